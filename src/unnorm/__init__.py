@@ -1,0 +1,38 @@
+"""unnorm: replace the norms of a pretrained language model, and measure honestly what that costs and buys.
+
+Whatever is not listed in `__all__` is private. Names are imported when first used: the command line starts fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unnorm.evaluation.held_out import evaluate
+    from unnorm.foundation.errors import UnnormError
+    from unnorm.norms.dyt import DyT
+    from unnorm.surgery.artefact import load, save
+    from unnorm.surgery.sites import find_sites
+    from unnorm.surgery.swap import swap_, unswap_
+
+__all__ = ["DyT", "UnnormError", "evaluate", "find_sites", "load", "save", "swap_", "unswap_"]
+
+_HOME = {
+    "DyT": "unnorm.norms.dyt",
+    "UnnormError": "unnorm.foundation.errors",
+    "evaluate": "unnorm.evaluation.held_out",
+    "find_sites": "unnorm.surgery.sites",
+    "load": "unnorm.surgery.artefact",
+    "save": "unnorm.surgery.artefact",
+    "swap_": "unnorm.surgery.swap",
+    "unswap_": "unnorm.surgery.swap",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'unnorm' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

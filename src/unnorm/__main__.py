@@ -1,0 +1,6 @@
+"""`python -m unnorm`."""
+
+from unnorm.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""`unnorm evaluate`."""
+
+from typing import Annotated
+
+import typer
+
+from unnorm.cli.output import JsonOption, emit_json, emit_table
+
+EXAMPLE = "Example: [bold]unnorm evaluate run/model --data alpaca[/bold]"
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, a model's folder, or an artefact's folder.")],
+    data: Annotated[str, typer.Option(metavar="DATA", help="alpaca, a .json or .jsonl file, or a hub id.")],
+    tokens: Annotated[int, typer.Option(min=1, help="Held-out tokens, prompts included.")] = 100_000,
+    max_length: Annotated[
+        int | None, typer.Option(min=2, help="Tokens a row; default 256, or the model's most.")
+    ] = None,
+    template: Annotated[str, typer.Option(help="alpaca or alpaca-short.")] = "alpaca",
+    loss_on: Annotated[str, typer.Option(help="answer, or all: prompts too.")] = "answer",
+    json: JsonOption = False,
+) -> None:
+    """Measure held-out loss and token accuracy: on the part of DATA that no run trains on."""
+    from unnorm.data.prepare import DataSettings
+    from unnorm.evaluation.held_out import evaluate as evaluate_model
+    from unnorm.foundation.errors import SettingsError
+    from unnorm.surgery.artefact import open_model
+    from unnorm.surgery.base import context_length
+
+    if loss_on not in ("answer", "all"):
+        raise SettingsError(f"--loss-on is answer or all, not {loss_on!r}.")
+    loaded, tokenizer = open_model(model)
+    context = context_length(loaded) or 256
+    if max_length is not None and max_length > context:
+        raise SettingsError(f"--max-length {max_length} is more than the {context} positions that {model} takes.")
+    settings = DataSettings(
+        source=data,
+        max_length=max_length or min(256, context),
+        template=template,
+        loss_on=loss_on,  # type: ignore[arg-type]
+    )
+    result = evaluate_model(loaded, settings, tokenizer, tokens=tokens)
+    if json:
+        emit_json({"model": model, "data": data, **result.to_dict()})
+        return
+    row = [model, f"{result.loss:.4f}", f"{result.token_accuracy:.1%}", f"{result.tokens:,}", f"{result.seconds:.1f}"]
+    emit_table(f"held out from {data}", ["model", "nats per token", "accuracy", "tokens", "seconds"], [row])

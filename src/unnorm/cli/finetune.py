@@ -1,0 +1,91 @@
+"""`unnorm finetune`: one cell, no YAML."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unnorm.cli.output import JsonOption, emit_json, emit_table, say
+
+EXAMPLE = (
+    "Example: [bold]unnorm finetune EleutherAI/pythia-14m --data alpaca --to dyt --strategy frozen --out run/[/bold]"
+)
+
+
+def finetune(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The base: a hub id or a folder.")],
+    data: Annotated[str, typer.Option(metavar="DATA", help="alpaca, a .json or .jsonl file, or a hub id.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run. An interrupted run in it is resumed.")],
+    to: Annotated[str, typer.Option(help="The arm: original, dyt (calibrated) or dyt-bare.")] = "dyt",
+    strategy: Annotated[str, typer.Option(help="What trains: frozen, selective or full.")] = "frozen",
+    alpha: Annotated[str, typer.Option(help="scalar: one α a site; channel: one a channel.")] = "scalar",
+    tokens: Annotated[int, typer.Option(min=1, help="Training tokens.")] = 1_000_000,
+    max_length: Annotated[int, typer.Option(min=2, help="Tokens a row.")] = 256,
+    batch_tokens: Annotated[int, typer.Option(min=2, help="Tokens a step.")] = 4096,
+    learning_rate: Annotated[float | None, typer.Option(help="Default: 3e-3 with LoRA, 4e-4 for full.")] = None,
+    schedule: Annotated[str, typer.Option(help="cosine, linear or constant.")] = "cosine",
+    precision: Annotated[str, typer.Option(help="bf16 or fp16 (autocast), or fp32.")] = "bf16",
+    template: Annotated[str, typer.Option(help="alpaca or alpaca-short.")] = "alpaca",
+    loss_on: Annotated[str, typer.Option(help="answer, or all: prompts too.")] = "answer",
+    lora_rank: Annotated[int, typer.Option(min=1, help="LoRA's r.")] = 8,
+    lora_targets: Annotated[list[str] | None, typer.Option(help="Module names; default: every linear layer.")] = None,
+    train_sites: Annotated[list[str] | None, typer.Option(help="selective: only these sites train.")] = None,
+    evaluation_tokens: Annotated[int, typer.Option(min=1, help="Held-out tokens.")] = 100_000,
+    evaluate_every: Annotated[int, typer.Option(min=1, help="Tokens between evaluations.")] = 200_000,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Tokens between checkpoints.")] = 200_000,
+    seed: Annotated[int, typer.Option(min=0, help="Data order, LoRA's start, dropout.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Swap a model's norms and fine-tune it, or fine-tune it as it is (--to original)."""
+    from pydantic import ValidationError
+
+    from unnorm.foundation.errors import SettingsError
+    from unnorm.study.cell import CellSettings, run_cell
+    from unnorm.tuning.settings import DEFAULT_LEARNING_RATE
+
+    rate = learning_rate if learning_rate is not None else DEFAULT_LEARNING_RATE.get(strategy, 3e-3)  # type: ignore[call-overload]
+    try:
+        settings = CellSettings.model_validate(
+            {
+                "model": model,
+                "arm": to,
+                "alpha": alpha,
+                "strategy": strategy,
+                "data": {"source": data, "max_length": max_length, "template": template, "loss_on": loss_on},
+                "training": {
+                    "tokens": tokens,
+                    "batch_tokens": batch_tokens,
+                    "learning_rate": rate,
+                    "schedule": schedule,
+                    "precision": precision,
+                    "lora": {"r": lora_rank, "targets": lora_targets or "auto"},
+                    "train_sites": train_sites,
+                },
+                "evaluation_tokens": evaluation_tokens,
+                "evaluate_every_tokens": evaluate_every,
+                "checkpoint_every_tokens": checkpoint_every,
+                "seed": seed,
+            }
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise SettingsError(f"{where} = {first['input']!r}: {first['msg']}. See unnorm finetune --help.") from error
+    result = run_cell(settings, out, say=say)
+    if json:
+        emit_json({"out": str(out), **result})
+        return
+    rows = [
+        [
+            f"{result['arm']} / {result['strategy']}",
+            f"{result['start_eval_loss']:.4f}",
+            f"{result['eval_loss']:.4f}",
+            f"{result['loss_drop']:.1%}",
+            f"{result['eval_token_accuracy']:.1%}",
+            f"{result['train_tokens']:,}",
+            f"{result['tokens_per_second']:,.0f}",
+        ]
+    ]
+    columns = ["cell", "start loss", "end loss", "drop", "accuracy", "tokens", "tokens/s"]
+    emit_table("held-out loss in nats per token", columns, rows)
+    say(f"the model is in {out / 'model'}")

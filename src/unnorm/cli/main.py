@@ -1,0 +1,74 @@
+"""Entry point: the verbs, and what becomes of errors. Exit codes: 0 done; 1 a run failed, what finished is kept; 2 the
+user's mistake, nothing started; 130 interrupted, resumable."""
+
+import sys
+from typing import Annotated, NoReturn
+
+import click
+import typer
+
+from unnorm.cli import demo, doctor, evaluate, finetune, models
+from unnorm.foundation.errors import UnnormError
+
+app = typer.Typer(
+    name="unnorm",
+    help="Replace the norms of a pretrained language model by Dynamic Tanh, fine-tune it, and measure what that cost.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
+app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
+app.command("sites", epilog=models.SITES_EXAMPLE)(models.sites)
+app.command("swap", epilog=models.SWAP_EXAMPLE)(models.swap)
+app.command("finetune", epilog=finetune.EXAMPLE)(finetune.finetune)
+app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. May stand anywhere.")] = False,
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    sys.exit(run([argument for argument in arguments if argument != "--debug"], debug))
+
+
+def run(arguments: list[str], debug: bool = False) -> int:
+    """Run with `arguments`; the exit code. With `debug`, errors are raised instead."""
+    try:
+        return int(app(args=arguments, prog_name="unnorm", standalone_mode=False) or 0)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        return _interrupted()
+    except UnnormError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception as error:
+        if type(error).__name__ == "Interrupted":  # tuning's own; not imported here, since that would import torch
+            return _interrupted()
+        if debug:
+            raise
+        print(
+            f"error: unexpected {type(error).__name__}: {error}\nThis is a fault of unnorm or of a library. "
+            "Run again with --debug for the traceback; what was finished is kept.",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _interrupted() -> int:
+    print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+    return 130

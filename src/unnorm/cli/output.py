@@ -1,0 +1,37 @@
+"""What verbs print: results on stdout (a table, or one JSON object with --json), everything else on stderr."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+
+
+def emit_json(content: Any) -> None:
+    """Print `content` as JSON."""
+    import orjson
+
+    sys.stdout.write(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode() + "\n")
+
+
+def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], align_right_from: int = 1) -> None:
+    """Print a table of plain text cells; columns from `align_right_from` on are numbers."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from unnorm.foundation.terminal import plain
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number >= align_right_from else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(plain(cell)) for cell in row))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def say(text: str) -> None:
+    """A line about what is going on, on stderr."""
+    print(text, file=sys.stderr, flush=True)

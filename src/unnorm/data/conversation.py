@@ -1,0 +1,42 @@
+"""The one internal form of training data: a conversation, with where it came from."""
+
+from dataclasses import dataclass
+
+from unnorm.foundation.hashing import hash_text
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. `input` is Alpaca's second field, material for the instruction in `content`; elsewhere empty."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    content: str
+    input: str = ""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns in order, and the source and row they came from."""
+
+    messages: tuple[Message, ...]
+    source: str
+    row: int
+
+
+def prompt_hash(conversation: Conversation) -> int:
+    """64-bit hash of everything before the first answer, the same on every machine.
+
+    Splits are made by it: two rows with the same prompt, copies or not, always fall on the same side.
+    """
+    parts = []
+    for message in conversation.messages:
+        if message.role == "assistant":
+            break
+        parts += [message.role, message.content.strip(), message.input.strip()]
+    return hash_text("\x1f".join(parts))
+
+
+def is_validation(conversation: Conversation, share: float) -> bool:
+    """Whether the conversation belongs to the held-out `share` of the data."""
+    return prompt_hash(conversation) < share * 2**64

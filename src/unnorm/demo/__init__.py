@@ -1,0 +1,1 @@
+"""The offline story: a generated corpus and a base pretrained on it."""

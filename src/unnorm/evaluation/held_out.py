@@ -1,0 +1,83 @@
+"""Held-out loss: the sum of nats over the number of tokens, whatever the batches were."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from unnorm.data.prepare import DataSettings, Rows, Source
+from unnorm.foundation.errors import DataError
+from unnorm.foundation.progress import track
+from unnorm.metrics.token_sums import token_sums
+from unnorm.tuning.packing_probe import packing_is_clean
+
+_TOKENS_A_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """loss: nats per token; token_accuracy: share of tokens that were the most likely one; tokens: how many counted."""
+
+    loss: float
+    token_accuracy: float
+    tokens: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@torch.no_grad()
+def evaluate_batches(model: Any, batches: Iterable[Mapping[str, torch.Tensor]]) -> HeldOut:
+    """Loss over batches of `input_ids`, `labels` [B, T] and other model inputs. The model is left in its mode."""
+    started = time.perf_counter()
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    device = next(model.parameters()).device
+    nats = torch.zeros((), dtype=torch.float64)
+    correct = tokens = 0
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in batches:
+            here = {name: tensor.to(device) for name, tensor in batch.items()}
+            sums = token_sums(model, inner.get_output_embeddings(), here)
+            nats += sums.nats.double().cpu()
+            correct, tokens = correct + int(sums.correct), tokens + int(sums.tokens)
+    finally:
+        model.train(was_training)
+    if tokens == 0:
+        raise DataError("there is no labelled token to evaluate on: every label is -100.")
+    return HeldOut(float(nats) / tokens, correct / tokens, tokens, time.perf_counter() - started)
+
+
+def evaluate_rows(model: Any, rows: Rows, *, quiet: bool = False) -> HeldOut:
+    """Loss over prepared rows."""
+    rows_a_batch = max(1, _TOKENS_A_BATCH // rows.max_length)
+    total = -(-len(rows.rows) // rows_a_batch)
+    return evaluate_batches(model, track(rows.batches(rows_a_batch), "evaluating", total, quiet=quiet))
+
+
+def evaluate(
+    model: Any,
+    data: str | DataSettings | Iterable[Mapping[str, torch.Tensor]],
+    tokenizer: Any = None,
+    *,
+    tokens: int = 100_000,
+    quiet: bool = False,
+) -> HeldOut:
+    """Held-out loss, in nats per token, of `model` on `data`.
+
+    data: a known name, file or hub id (its held-out part, about `tokens` tokens of it, needs `tokenizer`), the same as
+    `DataSettings`, or batches of `input_ids` and `labels` [B, T] (a label of -100 does not count; labels are not
+    shifted by the caller). Raises `DataError` for data that cannot be used.
+    """
+    if isinstance(data, str):
+        data = DataSettings(source=data)
+    if not isinstance(data, DataSettings):
+        return evaluate_batches(model, data)
+    if tokenizer is None:
+        raise DataError(f"evaluating on {data.source!r} needs the model's tokenizer: evaluate(model, data, tokenizer).")
+    rows = Source(data, tokenizer, quiet=quiet).validation(tokens, packed=packing_is_clean(model))
+    return evaluate_rows(model, rows, quiet=quiet)

@@ -1,0 +1,105 @@
+"""Atomic writes: a reader, or a run that comes after a kill, sees the old content or the new, never a part."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from unnorm.foundation.errors import DataError, DiskError
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn an `OSError` while writing to `path` into a `DiskError` that says where and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskError(
+                f"the disk is full: could not write {path}. Free some space and run the same command again; "
+                "what was finished is intact."
+            ) from error
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            raise DiskError(
+                f"cannot write {path}: {error.strerror}. Choose another --out, or mend the rights."
+            ) from error
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` in one rename, flushed to disk before it."""
+    path = Path(path)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, atomically. NaN is written as null, as JSON has no NaN."""
+    write_bytes(path, orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON file of ours; a damaged one is a `DataError` that names it."""
+    try:
+        return orjson.loads(Path(path).read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise DataError(f"{path} is not valid JSON ({error}). Delete the folder it stands in and run again.") from error
+
+
+@contextmanager
+def folder(path: Path) -> Iterator[Path]:
+    """A fresh folder beside `path` to write into; on success it takes the place of `path` whole, on failure it goes.
+
+    Replacing a folder takes two renames, so the old one is moved aside first and deleted last: a kill in between
+    leaves it whole beside the place, under the name `.NAME.old`, and `restore_folder` brings it back.
+    """
+    path = Path(path)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        aside = path.parent / f".{path.name}.old"
+        try:
+            yield fresh
+            _sync(fresh)
+            fresh.chmod(0o755)
+            if path.exists():
+                shutil.rmtree(aside, ignore_errors=True)
+                os.replace(path, aside)
+            os.replace(fresh, path)
+            shutil.rmtree(aside, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            restore_folder(path)
+            raise
+
+
+def restore_folder(path: Path) -> None:
+    """Bring back what `folder` had moved aside, if it was interrupted before the new folder stood in its place."""
+    aside = Path(path).parent / f".{Path(path).name}.old"
+    if aside.exists() and not Path(path).exists():
+        os.replace(aside, path)
+
+
+def _sync(root: Path) -> None:
+    for file in root.rglob("*"):
+        if file.is_file():
+            file.chmod(0o644)
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())

@@ -1,0 +1,44 @@
+"""Every error a user can cause, and the exit code each one carries.
+
+A message says what was wrong, where, and what to do next. Bugs of our own are `assert`s, never these.
+"""
+
+
+class UnnormError(Exception):
+    """Base of every error a user can cause. `exit_code` is what the command line returns for it."""
+
+    exit_code = 2
+
+
+class ModelError(UnnormError):
+    """The model cannot be loaded, or has no place for what was asked."""
+
+
+class SiteError(UnnormError):
+    """No norm site, or no site that a pattern matches."""
+
+
+class DataError(UnnormError):
+    """The data is missing, empty, or of a form that is not understood."""
+
+
+class SettingsError(UnnormError):
+    """A setting contradicts another one, or the model, or the machine."""
+
+
+class ArtefactError(UnnormError):
+    """A saved folder is damaged, of a newer version, or does not belong to the base it is put on."""
+
+
+class RunError(UnnormError):
+    """A run started and failed; what it had finished is kept."""
+
+    exit_code = 1
+
+
+class NonFiniteError(RunError):
+    """The loss or the gradient is NaN or infinite."""
+
+
+class DiskError(RunError):
+    """The disk is full, or the folder cannot be written."""

@@ -1,0 +1,68 @@
+"""Progress on stderr, for everything that takes over two seconds: a bar on a terminal, sparse lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+_LINE_EVERY_SECONDS = 10.0
+
+
+class Bar:
+    """One running count with a note beside it. Use as a context manager; `quiet` shows nothing."""
+
+    def __init__(self, title: str, total: int | None, *, quiet: bool = False) -> None:
+        self.title, self.total, self.done, self.note = title, total, 0, ""
+        self._progress: Progress | None = None
+        self._lines = False
+        self._last_line = time.monotonic()
+        if quiet:
+            return
+        console = Console(file=sys.stderr)
+        if console.is_terminal:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed:.0f}/{task.total:.0f}" if total else "{task.completed:.0f}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=console,
+                transient=True,
+            )
+            self._task = self._progress.add_task(title, total=total, note="")
+        else:
+            self._lines = True
+
+    def __enter__(self) -> "Bar":
+        if self._progress:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress:
+            self._progress.stop()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Count `count` more as done, and show `note` (our own words, never text from a model or a file)."""
+        self.done += count
+        self.note = note or self.note
+        if self._progress:
+            self._progress.update(self._task, advance=count, note=self.note)
+        elif self._lines and time.monotonic() - self._last_line > _LINE_EVERY_SECONDS:
+            self._last_line = time.monotonic()
+            total = f"/{self.total}" if self.total else ""
+            print(f"{self.title}: {self.done}{total} {self.note}".rstrip(), file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[T], title: str, total: int | None = None, *, quiet: bool = False) -> Iterator[T]:
+    """Yield `items` while a bar counts them."""
+    with Bar(title, total, quiet=quiet) as bar:
+        for item in items:
+            yield item
+            bar.advance()

@@ -1,0 +1,1 @@
+"""Studies: cells that join data, surgery, tuning and evaluation."""

@@ -1,0 +1,131 @@
+"""Checkpoints of a run in training: everything needed to go on bit for bit, without pickle.
+
+`weights.safetensors` holds the parameters that train, `optimizer.safetensors` AdamW's moments, `random-N.safetensors`
+each process's random state, `state.json` the rest. A checkpoint is a folder put in place by one rename. Every key must
+be there and no other: Trainer's own resume only warns when GPT-NeoX's head is missing.
+"""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from unnorm.foundation import atomic, seeds
+from unnorm.foundation.errors import ArtefactError
+
+_STATE = "state.json"
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def path_of(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest whole checkpoint in `folder`, or None."""
+    found = sorted(p for p in folder.glob("step-*") if re.fullmatch(r"step-\d{8}", p.name))
+    return found[-1] if found else None
+
+
+def write(
+    path: Path,
+    run: str,
+    parameters: dict[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
+    scaler: Any,
+    random_states: list[tuple[dict[str, torch.Tensor], dict[str, Any]]],
+    trainer_state: Any,
+) -> None:
+    """Write a checkpoint and, once it is whole, delete the ones before it. `run` names the run it belongs to."""
+    with atomic.folder(path) as folder:
+        save_file({n: p.detach().contiguous() for n, p in parameters.items()}, str(folder / "weights.safetensors"))
+        moments = {
+            f"{moment}:{name}": optimizer.state[parameter][moment].contiguous()
+            for name, parameter in parameters.items()
+            for moment in _MOMENTS
+        }
+        save_file(moments, str(folder / "optimizer.safetensors"))
+        for rank, (tensors, _) in enumerate(random_states):
+            save_file(tensors, str(folder / f"random-{rank}.safetensors"))
+        trainer_state.save_to_json(str(folder / "trainer_state.json"))
+        schedule = {key: value for key, value in scheduler.state_dict().items() if key != "lr_lambdas"}
+        state = {
+            "run": run,
+            "schedule": schedule,
+            "random": [rest for _, rest in random_states],
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        atomic.write_json(folder / _STATE, state)
+    for older in path.parent.glob("step-*"):
+        if older.name < path.name:
+            shutil.rmtree(older, ignore_errors=True)
+
+
+def check_run(path: Path, run: str) -> None:
+    """Refuse a checkpoint that another run wrote."""
+    found = atomic.read_json(path / _STATE)["run"]
+    if found != run:
+        raise ArtefactError(
+            f"{path} is a checkpoint of another run ({found}, this one is {run}): its settings or data differ. "
+            "Give another --out, or delete the folder to start afresh."
+        )
+
+
+@torch.no_grad()
+def load_weights(path: Path, parameters: dict[str, torch.nn.Parameter]) -> None:
+    """Restore the parameters that train. Any missing, unexpected or misshapen one is an `ArtefactError`."""
+    stored = _read(path / "weights.safetensors", set(parameters))
+    for name, parameter in parameters.items():
+        if stored[name].shape != parameter.shape:
+            raise ArtefactError(f"{path}: {name} has shape {tuple(stored[name].shape)}, not {tuple(parameter.shape)}.")
+        parameter.copy_(stored[name])
+
+
+def load_optimizer(
+    path: Path, parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, scheduler: Any
+) -> None:
+    """Restore AdamW's moments and the schedule."""
+    names = {f"{moment}:{name}" for name in parameters for moment in _MOMENTS}
+    stored = _read(path / "optimizer.safetensors", names)
+    for name, parameter in parameters.items():
+        state = {moment: stored[f"{moment}:{name}"] for moment in _MOMENTS}
+        for moment in ("exp_avg", "exp_avg_sq"):
+            state[moment] = state[moment].to(parameter.device)
+        optimizer.state[parameter] = state
+    schedule = atomic.read_json(path / _STATE)["schedule"]
+    scheduler.load_state_dict({**schedule, "lr_lambdas": [None] * len(scheduler.lr_lambdas)})
+    for group, rate in zip(optimizer.param_groups, schedule["_last_lr"], strict=True):
+        group["lr"] = rate
+
+
+def load_scaler(path: Path, scaler: Any) -> None:
+    """Restore the gradient scaler of fp16, where there is one."""
+    state = atomic.read_json(path / _STATE)["scaler"]
+    if scaler is not None and state is not None:
+        scaler.load_state_dict(state)
+
+
+def load_random(path: Path, rank: int) -> None:
+    """Restore this process's random state."""
+    rest = atomic.read_json(path / _STATE)["random"]
+    if rank >= len(rest):
+        raise ArtefactError(f"{path} was written by {len(rest)} processes; resume it with as many.")
+    seeds.restore(load_file(str(path / f"random-{rank}.safetensors")), rest[rank])
+
+
+def _read(path: Path, wanted: set[str]) -> dict[str, torch.Tensor]:
+    try:
+        stored = load_file(str(path))
+    except (SafetensorError, OSError) as error:
+        raise ArtefactError(f"{path} cannot be read ({error}). Delete this checkpoint and run again.") from error
+    if stored.keys() != wanted:
+        raise ArtefactError(
+            f"{path} does not hold what this run trains: missing {sorted(wanted - stored.keys())[:3]}, "
+            f"unexpected {sorted(stored.keys() - wanted)[:3]}. Delete this checkpoint and run again."
+        )
+    return stored

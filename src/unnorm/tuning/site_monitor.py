@@ -1,0 +1,42 @@
+"""α and saturation at every Dynamic Tanh site while it trains, from a few tokens a step, so that it costs nothing."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from unnorm.norms.dyt import DynamicTanh, saturation
+
+_TOKENS = 64
+
+
+class SiteMonitor:
+    """Watches the sites' active modules through forward hooks. `read` gives the last training step's values."""
+
+    def __init__(self, model: Any, site_paths: list[str]) -> None:
+        inner = model.get_base_model() if hasattr(model, "peft_config") else model
+        self._modules: dict[str, DynamicTanh] = {}
+        self._saturation: dict[str, float] = {}
+        for path in site_paths:
+            module = active_module(inner.get_submodule(path))
+            if isinstance(module, DynamicTanh):
+                self._modules[path] = module
+                module.register_forward_hook(lambda m, args, out, path=path: self._see(path, m, args[0]))
+
+    def _see(self, path: str, module: DynamicTanh, x: torch.Tensor) -> None:
+        if module.training:
+            tokens = x.detach().flatten(0, -2)
+            self._saturation[path] = saturation(module, tokens[:: max(1, len(tokens) // _TOKENS)])
+
+    def read(self) -> dict[str, dict[str, float]]:
+        """`alpha` (its mean over channels) and `saturation`, each path -> value."""
+        if not self._modules:
+            return {}
+        alpha = {path: float(module.alpha.detach().mean()) for path, module in self._modules.items()}
+        return {"alpha": alpha, "saturation": dict(self._saturation)}
+
+
+def active_module(module: nn.Module) -> nn.Module:
+    """The module that runs at a site: peft's trained copy where there is one."""
+    copies = getattr(module, "modules_to_save", None)
+    return copies["default"] if copies is not None and "default" in copies else module

@@ -1,0 +1,311 @@
+"""The training loop: transformers' Trainer, which does not decide parameter groups, loss, evaluation or restoring.
+
+Rows come in a fixed order, once (the order is the data's business), so that every arm of one seed sees the same.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from unnorm.foundation import seeds
+from unnorm.foundation.errors import NonFiniteError, SettingsError
+from unnorm.foundation.progress import Bar
+from unnorm.metrics.token_sums import token_sums
+from unnorm.tuning import checkpoint
+from unnorm.tuning.parameter_groups import parameter_groups
+from unnorm.tuning.precision import plain_forward, plain_forward_after
+from unnorm.tuning.run_log import RunLog
+from unnorm.tuning.settings import TrainingSettings
+from unnorm.tuning.site_monitor import SiteMonitor
+
+_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+_SKIPPED_IN_A_ROW = 20  # fp16 skips a step when its scaled gradient overflows; this many in a row is no accident
+
+
+class Interrupted(Exception):
+    """The user asked to stop; the run was checkpointed at the step it had reached."""
+
+
+class TokenTrainer(Trainer):
+    """Trains on rows in order, by sums of nats over all trained tokens of a step, on however many devices."""
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: Any,
+        settings: TrainingSettings,
+        *,
+        rows: Sequence[Any],
+        collate: Callable[[Sequence[Any]], dict[str, torch.Tensor]],
+        rows_per_step: int,
+        run: str,
+        folder: Path,
+        seed: int,
+        monitor: SiteMonitor,
+        evaluate: Callable[[int], None],
+        evaluate_every: int,
+        checkpoint_every: int,
+        quiet: bool = False,
+    ) -> None:
+        self.settings, self.run, self.folder = settings, run, folder
+        self.log_file = RunLog(folder / "steps.jsonl")
+        self.monitor, self.evaluate_now = monitor, evaluate
+        self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
+        self.quiet = quiet
+        self.sums = torch.zeros(3, dtype=torch.float64)  # nats, correct, tokens of the step, over all processes
+        self.step_tokens = torch.zeros((), dtype=torch.int64)
+        self.train_tokens = 0
+        self.unclipped_norm = float("nan")
+        self.learning_rate_used = settings.learning_rate
+        self.skipped = 0
+        super().__init__(
+            model=model,
+            args=_arguments(settings, folder, rows_per_step, seed),
+            train_dataset=list(rows),  # type: ignore[arg-type]
+            data_collator=collate,
+        )
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        inner = model.get_base_model() if hasattr(model, "peft_config") else model
+        self.head = inner.get_output_embeddings()
+        self.remove_callback(PrinterCallback)
+        self.step_callback = _StepCallback(self)
+        self.add_callback(self.step_callback)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            assert isinstance(self.model, torch.nn.Module)
+            groups = parameter_groups(self.model, self.settings.weight_decay)
+            self.optimizer = torch.optim.AdamW(groups, lr=self.settings.learning_rate, fused=False)
+        return self.optimizer
+
+    def compute_loss(  # type: ignore[override]
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Nats of this micro-batch over the tokens of the whole step: gradients then add up to those of the mean.
+
+        Data-parallel training averages gradients over processes, hence the factor.
+        """
+        sums = token_sums(model, self.head, inputs)
+        self.sums += torch.stack([sums.nats.detach().double(), sums.correct.double(), sums.tokens.double()]).cpu()
+        self.step_tokens += inputs["tokens"].sum().cpu()
+        return sums.nats * (self.accelerator.num_processes / num_items_in_batch)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
+        tokens = sum(batch["labels"][:, 1:].ne(-100).sum() for batch in batch_samples)
+        total: torch.Tensor = self.accelerator.gather(torch.as_tensor(tokens, device=device).reshape(1)).sum()
+        return total.clamp_min(1)
+
+    def _clip_grad_norm(self, model: Any) -> torch.Tensor:
+        norm: torch.Tensor = super()._clip_grad_norm(model)
+        self.unclipped_norm = float(norm)
+        return norm
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[Any]:
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)  # type: ignore[arg-type]
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        states = [seeds.capture()]
+        if self.accelerator.num_processes > 1:
+            gathered: list[Any] = [None] * self.accelerator.num_processes
+            torch.distributed.all_gather_object(gathered, states[0])
+            states = gathered
+        if self.args.should_save:
+            checkpoint.write(
+                checkpoint.path_of(self.folder / "checkpoints", self.state.global_step),
+                self.run,
+                self.parameters,  # type: ignore[arg-type]
+                _plain(self.optimizer),
+                self.lr_scheduler,
+                getattr(self.accelerator, "scaler", None),
+                states,
+                self.state,
+            )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        checkpoint.load_weights(Path(resume_from_checkpoint), self.parameters)  # type: ignore[arg-type]
+
+    def _load_optimizer_and_scheduler(self, checkpoint_path: str | None) -> None:  # type: ignore[override]
+        if checkpoint_path is not None:
+            checkpoint.load_optimizer(
+                Path(checkpoint_path),
+                self.parameters,
+                _plain(self.optimizer),
+                self.lr_scheduler,  # type: ignore[arg-type]
+            )
+
+    def _load_scaler(self, checkpoint_path: str | None) -> None:  # type: ignore[override]
+        if checkpoint_path is not None:
+            checkpoint.load_scaler(Path(checkpoint_path), getattr(self.accelerator, "scaler", None))
+
+    def _load_rng_state(self, checkpoint_path: str | None) -> None:  # type: ignore[override]
+        if checkpoint_path is not None:
+            checkpoint.load_random(Path(checkpoint_path), self.args.process_index)
+
+    def fit(self) -> None:
+        """Train to the end, from the newest checkpoint of this run if there is one. Raises `Interrupted`."""
+        last = checkpoint.latest(self.folder / "checkpoints")
+        step = 0
+        if last is not None:
+            checkpoint.check_run(last, self.run)
+            step = int(last.name.removeprefix("step-"))
+        if self.args.should_save:
+            self.log_file.cut_after(step)
+        records = self.log_file.read()
+        self.train_tokens = records[-1]["train_tokens"] if step and records else 0
+        with plain_forward_after(self.model), self.step_callback.stop_signals():
+            self.train(resume_from_checkpoint=str(last) if last else None)
+        if self.step_callback.stopping:
+            raise Interrupted
+
+
+class _StepCallback(TrainerCallback):
+    """After each step: the log, the checks, validation and checkpoints at their intervals, and a wish to stop."""
+
+    def __init__(self, trainer: TokenTrainer) -> None:
+        self.trainer = trainer
+        self.stopping = False
+        self.started = time.perf_counter()
+        self.bar: Bar | None = None
+
+    @contextlib.contextmanager
+    def stop_signals(self) -> Iterator[None]:
+        """The first Ctrl-C or SIGTERM asks to stop at the next step; a second one interrupts at once."""
+
+        def ask(number: int, frame: Any) -> None:
+            if self.stopping:
+                raise KeyboardInterrupt
+            self.stopping = True
+
+        try:
+            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread: whoever runs us there handles signals
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        quiet = self.trainer.quiet or not state.is_world_process_zero
+        self.bar = Bar("training", state.max_steps, quiet=quiet).__enter__()
+        self.bar.advance(state.global_step)
+        self.started = time.perf_counter()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar:
+            self.bar.__exit__()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.learning_rate_used = self.trainer.optimizer.param_groups[0]["lr"]  # type: ignore[union-attr]
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer, step = self.trainer, state.global_step
+        seconds = time.perf_counter() - self.started
+        record = self._record(step, seconds)
+        self._check_finite(record)
+        if state.is_world_process_zero:
+            trainer.log_file.append(record)
+        if self.bar:
+            self.bar.advance(1, f"loss {record['loss']:.3f}")
+        is_last = step >= state.max_steps
+        if state.is_world_process_zero and (step % trainer.evaluate_every == 0 or is_last):
+            with plain_forward(trainer.model):
+                trainer.evaluate_now(step)
+        control.should_save = step % trainer.checkpoint_every == 0 or is_last or self.stopping
+        control.should_training_stop = self.stopping or is_last
+        if is_last:
+            self.stopping = False
+        self.started = time.perf_counter()
+
+    def _record(self, step: int, seconds: float) -> dict[str, Any]:
+        trainer = self.trainer
+        device = trainer.args.device
+        sums = trainer.accelerator.reduce(trainer.sums.to(device), "sum")
+        tokens = int(trainer.accelerator.reduce(trainer.step_tokens.to(device), "sum"))
+        trainer.sums.zero_()
+        trainer.step_tokens.zero_()
+        trainer.train_tokens += tokens
+        nats, correct, trained = sums.tolist()
+        return {
+            "step": step,
+            "train_tokens": trainer.train_tokens,
+            "loss": nats / max(trained, 1),
+            "token_accuracy": correct / max(trained, 1),
+            "grad_norm": trainer.unclipped_norm,
+            "learning_rate": trainer.learning_rate_used,
+            "tokens_per_second": tokens / seconds,
+            "memory_bytes": _memory(device),
+            **trainer.monitor.read(),
+        }
+
+    def _check_finite(self, record: dict[str, Any]) -> None:
+        trainer = self.trainer
+        bad = [name for name in ("loss", "grad_norm") if not abs(record[name]) < float("inf")]
+        overflow = bad == ["grad_norm"] and trainer.settings.precision == "fp16"
+        trainer.skipped = trainer.skipped + 1 if overflow else 0
+        if bad and not (overflow and trainer.skipped <= _SKIPPED_IN_A_ROW):
+            raise NonFiniteError(
+                f"{' and '.join(bad)} became non-finite at step {record['step']} "
+                f"(learning rate {record['learning_rate']:.2e}). Lower the learning rate, lengthen the warm-up, "
+                "or use precision fp32. The log up to this step is kept."
+            )
+
+
+def _arguments(settings: TrainingSettings, folder: Path, rows_per_step: int, seed: int) -> TrainingArguments:
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if rows_per_step % world:
+        raise SettingsError(
+            f"{rows_per_step} rows a step cannot be shared by {world} processes. "
+            "Choose batch_tokens / max_length as a multiple of the number of processes."
+        )
+    if settings.precision == "fp16" and not torch.cuda.is_available():
+        raise SettingsError("precision fp16 needs a GPU. Use bf16 or fp32.")
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=rows_per_step // world,
+        num_train_epochs=1,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=_SCHEDULES[settings.schedule],
+        warmup_steps=settings.warmup,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=settings.precision == "bf16",
+        fp16=settings.precision == "fp16",
+        use_cpu=not torch.accelerator.is_available(),
+        seed=seed,
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        eval_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs mean several processes here, never DataParallel
+    return arguments
+
+
+def _plain(optimizer: Any) -> torch.optim.Optimizer:
+    return getattr(optimizer, "optimizer", optimizer)  # type: ignore[no-any-return]
+
+
+def _memory(device: torch.device) -> int:
+    """Peak memory on a GPU, resident memory of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import psutil
+
+    return int(psutil.Process(os.getpid()).memory_info().rss)

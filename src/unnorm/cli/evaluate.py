@@ -30,12 +30,9 @@ def evaluate(
     if loss_on not in ("answer", "all"):
         raise SettingsError(f"--loss-on is answer or all, not {loss_on!r}.")
     loaded, tokenizer = open_model(model)
-    context = context_length(loaded) or 256
-    if max_length is not None and max_length > context:
-        raise SettingsError(f"--max-length {max_length} is more than the {context} positions that {model} takes.")
     settings = DataSettings(
         source=data,
-        max_length=max_length or min(256, context),
+        max_length=max_length or min(256, context_length(loaded) or 256),
         template=template,
         loss_on=loss_on,  # type: ignore[arg-type]
     )

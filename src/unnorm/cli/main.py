@@ -4,11 +4,12 @@ user's mistake, nothing started; 130 interrupted, resumable."""
 import sys
 from typing import Annotated, NoReturn
 
-import click
 import typer
 
 from unnorm.cli import demo, doctor, evaluate, finetune, models
 from unnorm.foundation.errors import UnnormError
+
+_INTERRUPTED = 130  # also what typer makes of a KeyboardInterrupt
 
 app = typer.Typer(
     name="unnorm",
@@ -43,14 +44,9 @@ def main() -> NoReturn:
 def run(arguments: list[str], debug: bool = False) -> int:
     """Run with `arguments`; the exit code. With `debug`, errors are raised instead."""
     try:
-        return int(app(args=arguments, prog_name="unnorm", standalone_mode=False) or 0)
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        return _interrupted()
+        app(args=arguments, prog_name="unnorm")
+    except SystemExit as stop:
+        return _interrupted() if stop.code == _INTERRUPTED else int(stop.code or 0)
     except UnnormError as error:
         if debug:
             raise
@@ -67,8 +63,9 @@ def run(arguments: list[str], debug: bool = False) -> int:
             file=sys.stderr,
         )
         return 1
+    return 0
 
 
 def _interrupted() -> int:
     print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
-    return 130
+    return _INTERRUPTED

@@ -11,6 +11,7 @@ from unnorm.data.prepare import DataSettings, Rows, Source
 from unnorm.foundation.errors import DataError
 from unnorm.foundation.progress import track
 from unnorm.metrics.token_sums import token_sums
+from unnorm.surgery.base import check_length, context_length
 from unnorm.tuning.packing_probe import packing_is_clean
 
 _TOKENS_A_BATCH = 4096
@@ -74,10 +75,11 @@ def evaluate(
     shifted by the caller). Raises `DataError` for data that cannot be used.
     """
     if isinstance(data, str):
-        data = DataSettings(source=data)
+        data = DataSettings(source=data, max_length=min(256, context_length(model) or 256))
     if not isinstance(data, DataSettings):
         return evaluate_batches(model, data)
     if tokenizer is None:
         raise DataError(f"evaluating on {data.source!r} needs the model's tokenizer: evaluate(model, data, tokenizer).")
+    check_length(model, data.max_length)
     rows = Source(data, tokenizer, quiet=quiet).validation(tokens, packed=packing_is_clean(model))
     return evaluate_rows(model, rows, quiet=quiet)

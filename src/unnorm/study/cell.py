@@ -11,7 +11,7 @@ OUT/model/             the artefact, at the end;  OUT/result.json  the numbers
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,9 +20,9 @@ from unnorm.evaluation.held_out import evaluate_rows
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, SettingsError, UnnormError
 from unnorm.foundation.hashing import hash_json, hash_tensors
-from unnorm.study.arms import arm_of
+from unnorm.study.arms import Arm, arm_of
 from unnorm.surgery.artefact import save
-from unnorm.surgery.base import context_length, load_base, load_tokenizer
+from unnorm.surgery.base import check_length, load_base, load_tokenizer
 from unnorm.surgery.patterns import select
 from unnorm.surgery.sites import find_sites
 from unnorm.surgery.swap import SwapReport, swap_
@@ -30,7 +30,7 @@ from unnorm.tuning.packing_probe import packing_is_clean
 from unnorm.tuning.run_log import RunLog
 from unnorm.tuning.settings import Strategy, TrainingSettings
 from unnorm.tuning.site_monitor import SiteMonitor
-from unnorm.tuning.strategies import apply_strategy
+from unnorm.tuning.strategies import Trainable, apply_strategy
 
 Say = Callable[[str], None]
 
@@ -64,19 +64,21 @@ def run_cell(settings: CellSettings, out: Path, *, quiet: bool = False, say: Say
     Returns the numbers of result.json. say: called with a line for people at each stage. Raises `UnnormError`;
     what was finished stays, and the state in cell.json tells. Raises `Interrupted` when asked to stop.
     """
-    steps_of(settings)
+    rows_per_step = steps_of(settings)
     arm = arm_of(settings.arm, settings.alpha)
     model = load_base(settings.model)
     tokenizer = load_tokenizer(settings.model)
-    _check_length(model, settings)
+    check_length(model, settings.data.max_length)
     resolved = settings.resolved(hash_tensors(model.state_dict()))
-    cell = hash_json(resolved)
-    out = Path(out)
-    if (finished := _claim(out, cell, resolved)) is not None:
+    cell, out = hash_json(resolved), Path(out)
+    if _is_finished(out, cell, resolved):
         say(f"{out} is finished already; nothing to do")
-        return finished
+        return atomic.read_json(out / "result.json")  # type: ignore[no-any-return]
+    # Whatever the user may have got wrong shows up to here, or while this is prepared; nothing is written before it.
+    ready = _prepare(settings, arm, model, tokenizer, rows_per_step, cell, out, quiet, say)
+    _write_state(out, cell, resolved, "running", None)
     try:
-        result = _run(settings, arm, model, tokenizer, cell, out, quiet, say)
+        result = _train(settings, ready, tokenizer, cell, out, say)
     except UnnormError as error:
         _write_state(out, cell, resolved, "failed", f"{type(error).__name__}: {error}")
         raise
@@ -97,9 +99,27 @@ def steps_of(settings: CellSettings) -> int:
     return rows
 
 
-def _run(
-    settings: CellSettings, arm: Any, model: Any, tokenizer: Any, cell: str, out: Path, quiet: bool, say: Say
-) -> dict[str, Any]:
+class _Ready(NamedTuple):
+    """Everything that a cell's training needs."""
+
+    trainer: Any
+    swap: SwapReport | None
+    trainable: Trainable
+    evaluations: RunLog
+    evaluated: dict[int, dict[str, Any]]
+
+
+def _prepare(
+    settings: CellSettings,
+    arm: Arm,
+    model: Any,
+    tokenizer: Any,
+    rows_per_step: int,
+    cell: str,
+    out: Path,
+    quiet: bool,
+    say: Say,
+) -> _Ready:
     from unnorm.tuning.trainer import TokenTrainer
 
     packed = packing_is_clean(model)
@@ -108,14 +128,11 @@ def _run(
     source = Source(settings.data, tokenizer, quiet=quiet)
     validation = source.validation(settings.evaluation_tokens, packed)
     train = source.train(settings.training.tokens, settings.seed, packed)
-    rows_per_step = steps_of(settings)
     say(
         f"{train.tokens:,} tokens to train on in {len(train.rows):,} rows, {validation.tokens:,} to evaluate on; "
         f"dropped: {', '.join(f'{n} {reason}' for reason, n in source.dropped.items()) or 'none'}"
     )
-    if arm.spec is not None:
-        report = _swap(model, arm, train, settings, say)
-        atomic.write_json(out / "calibration.json", report.to_dict())
+    swap = _swap(model, arm, train, settings, say) if arm.spec is not None else None
     sites = find_sites(model)
     paths = [site.path for site in sites]
     chosen = settings.training.train_sites
@@ -123,17 +140,15 @@ def _run(
     model, trainable = apply_strategy(
         model, settings.strategy, site_paths=trained_paths, lora=settings.training.lora, seed=settings.seed
     )
-    atomic.write_json(out / "trainable.json", trainable.to_dict())
     say(trainable.describe())
-
     evaluations = RunLog(out / "evaluations.jsonl")
-    done = {record["step"]: record for record in evaluations.read()}
+    evaluated = {record["step"]: record for record in evaluations.read()}
 
     def evaluate_at(step: int) -> None:
-        if step not in done:
+        if step not in evaluated:
             held_out = evaluate_rows(model, validation, quiet=True)
-            done[step] = {"step": step, "train_tokens": trainer.train_tokens, **held_out.to_dict()}
-            evaluations.append(done[step])
+            evaluated[step] = {"step": step, "train_tokens": trainer.train_tokens, **held_out.to_dict()}
+            evaluations.append(evaluated[step])
 
     trainer = TokenTrainer(
         model,
@@ -150,16 +165,24 @@ def _run(
         checkpoint_every=max(1, settings.checkpoint_every_tokens // settings.training.batch_tokens),
         quiet=quiet,
     )
-    evaluate_at(0)
-    say(f"held-out loss before training {done[0]['loss']:.4f}")
-    trainer.fit()
-    save(model, out / "model", tokenizer)
-    return _result(settings, cell, trainable, trainer.log_file.read(), done)
+    return _Ready(trainer, swap, trainable, evaluations, evaluated)
 
 
-def _swap(model: Any, arm: Any, train: Any, settings: CellSettings, say: Say) -> SwapReport:
+def _train(settings: CellSettings, ready: _Ready, tokenizer: Any, cell: str, out: Path, say: Say) -> dict[str, Any]:
+    if ready.swap is not None:
+        atomic.write_json(out / "calibration.json", ready.swap.to_dict())
+    atomic.write_json(out / "trainable.json", ready.trainable.to_dict())
+    ready.trainer.evaluate_now(0)
+    say(f"held-out loss before training {ready.evaluated[0]['loss']:.4f}")
+    ready.trainer.fit()
+    save(ready.trainer.model, out / "model", tokenizer)
+    return _result(settings, cell, ready.trainable, ready.trainer.log_file.read(), ready.evaluated)
+
+
+def _swap(model: Any, arm: Arm, train: Any, settings: CellSettings, say: Say) -> SwapReport:
     rows = max(1, settings.calibration_tokens // settings.data.max_length)
     batch = train.collate(train.rows[:rows]) if arm.calibrated else None
+    assert arm.spec is not None
     report = swap_(model, arm.spec, calibrate_on=batch)
     fit = report.calibration
     if fit is None:
@@ -194,6 +217,7 @@ def _result(
         "eval_loss": last["loss"],
         "loss_drop": 1 - last["loss"] / first["loss"],
         "eval_token_accuracy": last["token_accuracy"],
+        "eval_tokens": last["tokens"],
         "grad_norm_last": steps[-1]["grad_norm"],
         "tokens_per_second": steps[-1]["train_tokens"] / wall,
         "wall_seconds": wall,
@@ -206,32 +230,21 @@ def _tokens_of(steps: list[dict[str, Any]], index: int) -> int:
     return int(steps[index]["train_tokens"] - before)
 
 
-def _check_length(model: Any, settings: CellSettings) -> None:
-    context = context_length(model)
-    if context is not None and settings.data.max_length > context:
-        raise SettingsError(
-            f"max_length {settings.data.max_length} is more than the {context} positions that {settings.model!r} "
-            f"takes. Use {context} or less."
-        )
-
-
-def _claim(out: Path, cell: str, resolved: dict[str, Any]) -> dict[str, Any] | None:
-    """Make `out` this cell's folder. Its result, if it is finished; an `ArtefactError` if it is another run's."""
+def _is_finished(out: Path, cell: str, resolved: dict[str, Any]) -> bool:
+    """Whether this cell is done in the folder `out`. An `ArtefactError` if the folder is another run's, or no run's."""
     state = out / "cell.json"
-    if state.is_file():
-        found = atomic.read_json(state)
-        if found["cell"] != cell:
-            different = [key for key in resolved if found["settings"].get(key) != resolved[key]]
-            raise ArtefactError(
-                f"{out} holds another run: it differs in {', '.join(different) or 'its version'}. "
-                "Give another --out, or delete the folder."
-            )
-        if found["state"] == "done":
-            return atomic.read_json(out / "result.json")  # type: ignore[no-any-return]
-    elif out.exists() and any(out.iterdir()):
-        raise ArtefactError(f"{out} is not empty and holds no run. Give another --out.")
-    _write_state(out, cell, resolved, "running", None)
-    return None
+    if not state.is_file():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ArtefactError(f"{out} is not empty and holds no run. Give another --out.")
+        return False
+    found = atomic.read_json(state)
+    if found["cell"] != cell:
+        different = [key for key in resolved if found["settings"].get(key) != resolved[key]]
+        raise ArtefactError(
+            f"{out} holds another run: it differs in {', '.join(different) or 'its version'}. "
+            "Give another --out, or delete the folder."
+        )
+    return bool(found["state"] == "done")
 
 
 def _write_state(out: Path, cell: str, resolved: dict[str, Any], state: str, error: str | None) -> None:

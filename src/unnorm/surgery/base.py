@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from unnorm.foundation.errors import ModelError
+from unnorm.foundation.errors import ModelError, SettingsError
 
 _OFFLINE_HINT = "Give a folder that holds config.json and safetensors weights, or a hub id that this machine can reach."
 
@@ -49,6 +49,16 @@ def load_tokenizer(name: str) -> Any:
 def context_length(model: Any) -> int | None:
     """The most positions `model` takes, where its configuration says so."""
     return getattr(model.config, "max_position_embeddings", None)
+
+
+def check_length(model: Any, max_length: int) -> None:
+    """Refuse rows that are longer than the positions `model` has: a `SettingsError`."""
+    context = context_length(model)
+    if context is not None and max_length > context:
+        raise SettingsError(
+            f"max_length {max_length} is more than the {context} positions that {model.config._name_or_path!r} takes. "
+            f"Use {context} or less."
+        )
 
 
 def first_line(error: BaseException) -> str:

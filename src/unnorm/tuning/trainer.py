@@ -97,7 +97,8 @@ class TokenTrainer(Trainer):
         sums = token_sums(model, self.head, inputs)
         self.sums += torch.stack([sums.nats.detach().double(), sums.correct.double(), sums.tokens.double()]).cpu()
         self.step_tokens += inputs["tokens"].sum().cpu()
-        return sums.nats * (self.accelerator.num_processes / num_items_in_batch)
+        loss: torch.Tensor = sums.nats * (self.accelerator.num_processes / num_items_in_batch)
+        return loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
         tokens = sum(batch["labels"][:, 1:].ne(-100).sum() for batch in batch_samples)
@@ -105,7 +106,7 @@ class TokenTrainer(Trainer):
         return total.clamp_min(1)
 
     def _clip_grad_norm(self, model: Any) -> torch.Tensor:
-        norm: torch.Tensor = super()._clip_grad_norm(model)
+        norm: torch.Tensor = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
         self.unclipped_norm = float(norm)
         return norm
 

@@ -1,0 +1,199 @@
+"""The command line: what it prints, and what becomes of bad input: one clear message, its exit code, no traceback."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from unnorm.cli.main import run
+
+
+def call(capsys, *arguments: str) -> tuple[int, str, str]:
+    code = run([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def finetune_options(base, data, out, *more):
+    return (
+        "finetune", base, "--data", data, "--out", out, "--max-length", 64, "--batch-tokens", 128, "--tokens", 600,
+        "--template", "alpaca-short", "--precision", "fp32", "--evaluation-tokens", 300, *more,
+    )  # fmt: skip
+
+
+def test_help_is_fast():
+    best = min(_seconds([sys.executable, "-m", "unnorm", "--help"]) for _ in range(3))
+    floor = min(_seconds([sys.executable, "-c", "pass"]) for _ in range(3))
+    assert best - floor < 0.5
+
+
+def _seconds(command) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+@pytest.mark.parametrize("verb", ["demo", "doctor", "sites", "swap", "finetune", "evaluate"])
+def test_every_verbs_help_ends_in_an_example(capsys, verb):
+    code, out, _ = call(capsys, verb, "--help")
+    assert code == 0
+    assert "Example: unnorm " + verb in out
+    assert "--json" in out
+
+
+def test_sites(capsys, bases):
+    code, out, _ = call(capsys, "sites", bases["llama"])
+    assert code == 0
+    assert "model.layers.0.input_layernorm" in out
+    code, out, _ = call(capsys, "sites", bases["llama"], "--json")
+    assert [site["role"] for site in json.loads(out)] == ["attention", "mlp", "attention", "mlp", "final"]
+
+
+def test_swap_then_sites_then_evaluate(capsys, bases, data_file, tmp_path):
+    out = tmp_path / "swapped"
+    options = ("--to", "dyt", "--calibrate", data_file, "--template", "alpaca-short", "--tokens", 500)
+    code, stdout, stderr = call(capsys, "swap", bases["gpt2"], *options, "--out", out)
+    assert code == 0, stderr
+    assert "R²" in stdout
+    code, stdout, _ = call(capsys, "sites", out, "--json")
+    assert {site["kind"] for site in json.loads(stdout)} == {"dyt"}
+    losses = {}
+    for model in (bases["gpt2"], out):
+        code, stdout, stderr = call(
+            capsys, "evaluate", model, "--data", data_file, "--template", "alpaca-short", "--json"
+        )
+        assert code == 0, stderr
+        losses[str(model)] = json.loads(stdout)["loss"]
+    assert len(set(losses.values())) == 2
+    code, stdout, _ = call(
+        capsys, "swap", bases["gpt2"], "--bare", "--sites", "final", "--out", tmp_path / "b", "--json"
+    )
+    assert code == 0
+    assert [site["path"] for site in json.loads(stdout)["sites"]] == ["transformer.ln_f"]
+
+
+@pytest.mark.parametrize("strategy", ["frozen", "selective", "full"])
+def test_finetune_and_again(capsys, bases, data_file, tmp_path, strategy):
+    options = finetune_options(bases["gpt2"], data_file, tmp_path / "run", "--strategy", strategy, "--json")
+    code, out, err = call(capsys, *options)
+    assert code == 0, err
+    first = json.loads(out)
+    assert f"{strategy} trains" in err
+    code, out, err = call(capsys, *options)
+    assert code == 0
+    assert json.loads(out) == first
+    assert "finished already" in err
+
+
+def test_doctor(capsys):
+    code, out, _ = call(capsys, "doctor", "--json")
+    assert code == 0
+    facts = json.loads(out)
+    assert (
+        facts["versions"]["torch"] == torch.__version__.split("+")[0] or facts["versions"]["torch"] == torch.__version__
+    )
+    assert call(capsys, "doctor")[0] == 0
+
+
+def bad_input_cases(base, data, tmp):
+    empty, garbled, csv = tmp / "empty.json", tmp / "garbled.json", tmp / "rows.csv"
+    empty.write_text("")
+    garbled.write_text('[{"instruction": ')
+    csv.write_text("a,b\n")
+    (tmp / "occupied").mkdir()
+    (tmp / "occupied" / "thesis.txt").write_text("precious")
+    (tmp / "no-model").mkdir()
+    out = tmp / "out"
+    return {
+        "missing file": (finetune_options(base, tmp / "absent.json", out), "there is no file"),
+        "empty file": (finetune_options(base, empty, out), "is empty"),
+        "garbled file": (finetune_options(base, garbled, out), "not valid JSON"),
+        "wrong kind of file": (finetune_options(base, csv, out), "only .json"),
+        "wrong data name": (finetune_options(base, "alpacca", out), "known name"),
+        "wrong model": (finetune_options("./absent", data, out), "there is no folder"),
+        "hub out of reach": (("sites", "nobody/nothing"), "cannot load the model"),
+        "not a model": (("sites", tmp / "no-model"), "no config.json"),
+        "no such site": (("swap", base, "--bare", "--sites", "h.9.*", "--out", out), "no site matches 'h.9.*'"),
+        "no such norm": (("swap", base, "--bare", "--to", "dit", "--out", out), "Known norms: dyt"),
+        "neither bare nor calibrated": (("swap", base, "--out", out), "--calibrate DATA"),
+        "no such arm": (finetune_options(base, data, out, "--to", "dit"), "Known arms"),
+        "no such strategy": (finetune_options(base, data, out, "--strategy", "half"), "strategy"),
+        "no such LoRA target": (
+            finetune_options(base, data, out, "--lora-targets", "q_proj"),
+            "matches no linear layer",
+        ),
+        "no such trained site": (
+            finetune_options(base, data, out, "--strategy", "selective", "--train-sites", "qk"),
+            "no site matches",
+        ),
+        "rows longer than the model": (finetune_options(base, data, out, "--max-length", 128), "64 positions"),
+        "rows that do not fill a step": (finetune_options(base, data, out, "--batch-tokens", 100), "multiple"),
+        "a folder of something else": (finetune_options(base, data, tmp / "occupied"), "holds no run"),
+        "swap into a folder of something else": (("swap", base, "--bare", "--out", tmp / "occupied"), "not replaced"),
+        "an option that is none": (("sites", base, "--colour"), "--colour"),
+    }
+
+
+def test_bad_input_is_one_clear_message_and_exit_code_2(capsys, bases, data_file, tmp_path):
+    for name, (arguments, message) in bad_input_cases(bases["gpt2"], data_file, tmp_path).items():
+        code, _, err = call(capsys, *arguments)
+        assert code == 2, (name, code, err)
+        assert message in " ".join(err.split()), (name, err)
+        assert "Traceback" not in err, name
+    assert (tmp_path / "occupied" / "thesis.txt").read_text() == "precious"
+    assert not (tmp_path / "out").exists()  # nothing was started
+
+
+def test_a_model_without_norms(capsys, bases, data_file, tmp_path, monkeypatch):
+    import unnorm.surgery.base as base_module
+
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+    real = base_module.load_base
+    monkeypatch.setattr("unnorm.surgery.artefact.load_base", lambda name: Plain())
+    code, _, err = call(capsys, "sites", bases["gpt2"])
+    assert code == 2
+    assert "no norm sites" in err
+    assert base_module.load_base is real
+
+
+def test_a_failed_run_is_exit_code_1_and_keeps_its_log(capsys, bases, data_file, tmp_path):
+    out = tmp_path / "out"
+    options = finetune_options(bases["gpt2"], data_file, out, "--strategy", "full", "--learning-rate", "1e30")
+    code, _, err = call(capsys, *options)
+    assert code == 1
+    assert "non-finite at step" in err
+    assert "Traceback" not in err
+    assert (out / "evaluations.jsonl").is_file()
+
+
+def test_debug_raises(bases):
+    from unnorm import UnnormError
+
+    with pytest.raises(UnnormError):
+        run(["sites", "nobody/nothing"], debug=True)
+
+
+def test_a_full_disk_is_one_message_and_leaves_what_was_there(capsys, bases, data_file, tmp_path, monkeypatch):
+    import errno
+
+    out = tmp_path / "swapped"
+    assert call(capsys, "swap", bases["gpt2"], "--bare", "--out", out)[0] == 0
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("unnorm.surgery.artefact.save_model", full)
+    code, _, err = call(capsys, "swap", bases["gpt2"], "--bare", "--out", out)
+    assert code == 1
+    assert "the disk is full" in err
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

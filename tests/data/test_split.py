@@ -1,0 +1,38 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unnorm.data.conversation import Conversation, Message, is_validation
+from unnorm.data.split import VALIDATION_SHARE, shuffled, split
+
+
+def conversation(prompt: str, answer: str, row: int = 0, given: str = "") -> Conversation:
+    return Conversation((Message("user", prompt, given), Message("assistant", answer)), "test", row)
+
+
+@given(st.lists(st.tuples(st.text(max_size=8), st.text(max_size=8)), max_size=200))
+def test_no_prompt_is_on_both_sides(pairs):
+    rows = [conversation(prompt, answer, i) for i, (prompt, answer) in enumerate(pairs)]
+    rows += [conversation(f"filler {i}", "x", i) for i in range(200)]
+    train, held_out = split(rows)
+    assert len(train) + len(held_out) == len(rows)
+    keys = [{(c.messages[0].content.strip(), c.messages[0].input.strip()) for c in side} for side in (train, held_out)]
+    assert not keys[0] & keys[1]
+
+
+def test_the_split_is_pinned():
+    """The same on every machine and in every version: runs made years apart share their held-out rows."""
+    chosen = [i for i in range(100) if is_validation(conversation(f"prompt {i}", "x"), 0.05)]
+    assert chosen == [19, 29, 61, 71, 81, 98]
+
+
+def test_the_share_is_about_right():
+    rows = [conversation(f"prompt {i}", "x") for i in range(20_000)]
+    _, held_out = split(rows)
+    assert abs(len(held_out) / len(rows) - VALIDATION_SHARE) < 0.01
+
+
+def test_order_depends_on_the_seed_alone():
+    rows = [conversation(f"prompt {i}", "x", i) for i in range(50)]
+    assert shuffled(rows, 3) == shuffled(rows, 3)
+    assert shuffled(rows, 3) != shuffled(rows, 4)
+    assert sorted(c.row for c in shuffled(rows, 3)) == list(range(50))

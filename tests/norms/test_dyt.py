@@ -1,0 +1,122 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from unnorm import DyT
+from unnorm.foundation.errors import SettingsError
+from unnorm.norms.dyt import saturation
+from unnorm.norms.spec import spec_from
+
+
+@given(
+    width=st.integers(1, 17),
+    rows=st.integers(1, 5),
+    alpha=st.sampled_from(["scalar", "channel"]),
+    affine=st.booleans(),
+    bias=st.booleans(),
+    seed=st.integers(0, 10**6),
+)
+@settings(max_examples=40, deadline=None)
+def test_forward_is_the_papers_formula(width, rows, alpha, affine, bias, seed):
+    torch.manual_seed(seed)
+    norm = DyT(alpha=alpha, affine=affine, bias=bias).build(width)
+    for parameter in norm.parameters():
+        parameter.data.normal_()
+    x = torch.randn(2, rows, width)
+    gamma = norm.weight.double() if affine else 1.0
+    beta = norm.bias.double() if affine and bias else 0.0
+    expected = gamma * torch.tanh(norm.alpha.double() * x.double()) + beta
+    torch.testing.assert_close(norm(x).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_bare_start_is_the_papers():
+    norm = DyT().build(4)
+    assert norm.alpha.tolist() == [0.5]
+    assert norm.weight.tolist() == [1.0] * 4
+    assert norm.bias.tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_rule_17_output_has_the_inputs_dtype_and_parameters_stay_fp32(dtype):
+    norm = DyT().build(8)
+    x = torch.randn(3, 8).to(dtype)
+    assert norm(x).dtype == dtype
+    assert {parameter.dtype for parameter in norm.parameters()} == {torch.float32}
+    exact = torch.tanh(0.5 * x.float()).to(dtype)
+    torch.testing.assert_close(norm(x), exact, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("alpha", ["scalar", "channel"])
+def test_fit_recovers_a_dyt_from_its_own_outputs(alpha):
+    torch.manual_seed(0)
+    x = 3 * torch.randn(2000, 6)
+    truth = DyT(alpha=alpha).build(6)
+    truth.alpha.data.uniform_(0.2, 0.6)
+    truth.weight.data.normal_()
+    truth.bias.data.normal_()
+    spec = DyT(alpha=alpha)
+    norm = spec.build(6)
+    fit = spec.fit_(norm, x, truth(x).detach())
+    assert fit.r2 > 0.9999
+    torch.testing.assert_close(norm.alpha, truth.alpha, rtol=0.02, atol=0)
+    torch.testing.assert_close(norm.weight, truth.weight, rtol=0.03, atol=0.01)
+
+
+@given(scale=st.floats(1e-3, 1e3), seed=st.integers(0, 10**6), bias=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_fit_is_the_least_squares_optimum_for_its_alpha(scale, seed, bias):
+    torch.manual_seed(seed)
+    x = scale * torch.randn(300, 5) * torch.tensor([0.1, 1.0, 2.0, 5.0, 0.0])
+    y = torch.randn(300, 5) + torch.tanh(x / scale)
+    spec = DyT(bias=bias)
+    norm = spec.build(5)
+    spec.fit_(norm, x, y)
+    with torch.no_grad():
+        best = (norm(x) - y).square().sum()
+        t = torch.tanh(norm.alpha * x)
+        for channel in range(5):
+            columns = [t[:, channel], torch.ones(300)] if bias else [t[:, channel]]
+            design = torch.stack(columns, 1).double()
+            solution = torch.linalg.lstsq(design, y[:, channel].double(), driver="gelsd").solution
+            error = (design @ solution - y[:, channel].double()).square().sum()
+            ours = (norm(x)[:, channel].double() - y[:, channel].double()).square().sum()
+            assert ours <= error * (1 + 1e-4) + 1e-6
+        for factor in (0.5, 0.8, 1.25, 2.0):  # and no other alpha does better by more than the grid's grain
+            other = spec.build(5)
+            other.alpha.copy_(norm.alpha * factor)
+            t = torch.tanh(other.alpha * x)
+            if bias:
+                centred, target = t - t.mean(0), y - y.mean(0)
+            else:
+                centred, target = t, y
+            explained = (centred * target).sum(0).square() / centred.square().sum(0).clamp_min(1e-12)
+            assert best <= (target.square().sum(0) - explained).sum() * 1.001
+
+
+def test_fit_of_a_dead_channel_is_its_mean():
+    x = torch.randn(50, 2)
+    x[:, 1] = 0
+    y = torch.randn(50, 2)
+    spec = DyT()
+    norm = spec.build(2)
+    spec.fit_(norm, x, y)
+    assert norm.weight[1] == 0
+    torch.testing.assert_close(norm.bias[1], y[:, 1].mean())
+
+
+def test_saturation_counts_beyond_two():
+    norm = DyT(alpha_init=1.0).build(4)
+    assert saturation(norm, torch.tensor([[0.0, 1.9, 2.1, -3.0]])) == 0.5
+
+
+def test_spec_round_trip_and_bad_settings():
+    spec = DyT(alpha="channel", bias=False)
+    assert spec_from(spec.to_dict()) == spec
+    with pytest.raises(SettingsError, match="Known norms: dyt"):
+        spec_from({"norm": "dynamic"})
+    with pytest.raises(SettingsError, match="alhpa"):
+        spec_from({"norm": "dyt", "alhpa": "scalar"})
+    with pytest.raises(ValidationError):
+        DyT(alpha_init=-1.0)

@@ -1,0 +1,254 @@
+"""One cell, end to end: arms and strategies, killed and resumed, refused and failed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import unnorm
+from conftest import FAMILIES
+from unnorm.foundation.errors import ArtefactError, NonFiniteError, SettingsError
+from unnorm.study.cell import CellSettings, run_cell
+from unnorm.tuning import checkpoint
+
+STRATEGIES = ("frozen", "selective", "full")
+TIMINGS = ("tokens_per_second", "memory_bytes", "wall_seconds", "seconds")
+
+
+def settings_of(base: str, data: str, **changes) -> CellSettings:
+    training = {
+        "tokens": 1500,
+        "batch_tokens": 128,
+        "learning_rate": 3e-3,
+        "precision": "fp32",
+        **changes.pop("training", {}),
+    }
+    return CellSettings.model_validate(
+        {
+            "model": base,
+            "data": {"source": data, "template": "alpaca-short", "max_length": changes.pop("max_length", 64)},
+            "training": training,
+            "calibration_tokens": 256,
+            "evaluation_tokens": 300,
+            "evaluate_every_tokens": 512,
+            "checkpoint_every_tokens": 256,
+            **changes,
+        }
+    )
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def without_timings(records):
+    return [{key: value for key, value in record.items() if key not in TIMINGS} for record in records]
+
+
+def weights_of(out: Path) -> dict[str, torch.Tensor]:
+    files = sorted((out / "model").glob("*.safetensors"))
+    return {f"{file.name}:{name}": tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    a, b = weights_of(one), weights_of(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    for name in ("steps.jsonl", "evaluations.jsonl"):
+        assert without_timings(lines(one / name)) == without_timings(lines(other / name))
+
+
+def killed_run(settings: CellSettings, out: Path, kill_after_step: int) -> None:
+    """Run the cell in a process of its own, and SIGKILL it once its log has reached a step."""
+    program = (
+        "import sys, torch; torch.set_num_threads(1); from pathlib import Path;"
+        "from unnorm.study.cell import CellSettings, run_cell;"
+        "run_cell(CellSettings.model_validate_json(sys.argv[1]), Path(sys.argv[2]), quiet=True)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, settings.model_dump_json(), str(out)])
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        log = out / "steps.jsonl"
+        if log.is_file() and log.read_bytes().count(b"\n") >= kill_after_step:
+            break
+        time.sleep(0.002)
+    assert process.poll() is None, "the run ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint.latest(out / "checkpoints") is not None, "there is nothing to resume from"
+    assert json.loads((out / "cell.json").read_text())["state"] == "running"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_rule_19_killed_and_resumed_ends_bitwise_the_same(family, strategy, bases, data_file, tmp_path):
+    settings = settings_of(bases[family], data_file, strategy=strategy)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    result = run_cell(settings, whole, quiet=True)
+    killed_run(settings, killed, kill_after_step=5)
+    steps = len(lines(whole / "steps.jsonl"))
+    assert steps > 8
+    resumed = run_cell(settings, killed, quiet=True)
+    assert_same_end(whole, killed)
+    assert without_timings([resumed]) == without_timings([result])
+
+
+def test_resuming_under_bf16_is_bitwise_too(bases, data_file, tmp_path):
+    settings = settings_of(bases["llama"], data_file, strategy="selective", training={"precision": "bf16"})
+    run_cell(settings, tmp_path / "whole", quiet=True)
+    killed_run(settings, tmp_path / "killed", kill_after_step=5)
+    run_cell(settings, tmp_path / "killed", quiet=True)
+    assert_same_end(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("arm", ["original", "dyt", "dyt-bare"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_arm_under_every_strategy_trains_logs_and_loads(arm, strategy, bases, data_file, tmp_path):
+    out = tmp_path / "out"
+    result = run_cell(settings_of(bases["gpt_neox"], data_file, arm=arm, strategy=strategy), out, quiet=True)
+    steps = lines(out / "steps.jsonl")
+    assert [record["step"] for record in steps] == list(range(1, result["steps"] + 1))
+    assert steps[-1]["train_tokens"] == result["train_tokens"] >= 1500
+    for record in steps:
+        assert record["loss"] > 0
+        assert 0 <= record["token_accuracy"] <= 1
+        assert record["grad_norm"] > 0
+        assert record["tokens_per_second"] > 0
+        assert record["memory_bytes"] > 0
+        assert ("alpha" in record) == ("saturation" in record) == (arm != "original")
+    if arm != "original":
+        assert len(steps[0]["alpha"]) == len(steps[0]["saturation"]) == 5
+        moved = steps[0]["alpha"] != steps[-1]["alpha"]
+        assert moved == (strategy != "frozen")
+    evaluations = lines(out / "evaluations.jsonl")
+    assert [e["step"] for e in evaluations] == [0, *range(4, result["steps"], 4), result["steps"]]
+    assert evaluations[0]["loss"] == result["start_eval_loss"]
+    assert evaluations[-1]["loss"] == result["eval_loss"]
+    trainable = json.loads((out / "trainable.json").read_text())
+    assert sum(trainable["parameters"].values()) == result["trainable_parameters"]
+    assert (out / "calibration.json").is_file() == (arm != "original")
+    assert not (out / "checkpoints").exists()
+    loaded = unnorm.load(out / "model")
+    adapter = out / "model" / "adapter_model.safetensors"
+    assert adapter.is_file() == (strategy != "full")
+    if strategy == "selective":  # the norms that trained are in the saved adapter
+        stored = load_file(adapter)
+        assert sum("layer_norm" in name or "layernorm" in name for name in stored) == 5 * (
+            2 if arm == "original" else 3
+        )
+    from unnorm.data.prepare import DataSettings
+    from unnorm.surgery.base import load_tokenizer
+
+    data = DataSettings(source=data_file, template="alpaca-short", max_length=64)
+    again = unnorm.evaluate(loaded, data, load_tokenizer(str(out / "model")), tokens=300, quiet=True)
+    assert again.loss == pytest.approx(result["eval_loss"], rel=1e-6)  # rule 13: evaluated and saved are the same
+
+
+def test_rule_06_arms_of_one_seed_see_the_same_rows_in_the_same_order(bases, data_file, tmp_path):
+    tokens = []
+    for arm in ("original", "dyt"):
+        run_cell(settings_of(bases["gpt2"], data_file, arm=arm), tmp_path / arm, quiet=True)
+        tokens.append([record["train_tokens"] for record in lines(tmp_path / arm / "steps.jsonl")])
+        resolved = json.loads((tmp_path / arm / "cell.json").read_text())["settings"]
+        assert resolved.pop("arm") == arm
+        tokens.append(resolved)
+    assert tokens[0] == tokens[2]
+    assert tokens[1] == tokens[3]
+
+
+def test_a_finished_cell_is_not_run_again_and_another_one_is_refused(bases, data_file, tmp_path):
+    settings = settings_of(bases["gpt2"], data_file)
+    result = run_cell(settings, tmp_path / "out", quiet=True)
+    stamp = (tmp_path / "out" / "result.json").stat().st_mtime_ns
+    assert run_cell(settings, tmp_path / "out", quiet=True) == result
+    assert (tmp_path / "out" / "result.json").stat().st_mtime_ns == stamp
+    with pytest.raises(ArtefactError, match="another run: it differs in strategy"):
+        run_cell(settings_of(bases["gpt2"], data_file, strategy="full"), tmp_path / "out", quiet=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(ArtefactError, match="holds no run"):
+        run_cell(settings, tmp_path / "mine", quiet=True)
+
+
+def test_rule_10_a_non_finite_loss_ends_the_cell_as_failed_with_the_step(bases, data_file, tmp_path):
+    out = tmp_path / "out"
+    training = {"learning_rate": 1e30, "schedule": "constant", "warmup": 0.0}
+    with pytest.raises(NonFiniteError, match=r"at step [0-9]+"):
+        run_cell(settings_of(bases["gpt2"], data_file, strategy="full", training=training), out, quiet=True)
+    cell = json.loads((out / "cell.json").read_text())
+    assert cell["state"] == "failed"
+    assert re.search(r"NonFiniteError: .* at step \d+", cell["error"])
+    assert not (out / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training": {"batch_tokens": 100}}, "multiple of max_length"),
+        ({"max_length": 128}, "64 positions"),
+        ({"arm": "dit"}, "Known arms"),
+        ({"training": {"lora": {"targets": ["nowhere"]}}}, "matches no linear layer"),
+        ({"training": {"train_sites": ["nowhere"]}, "strategy": "selective"}, "no site matches"),
+    ],
+)
+def test_settings_that_cannot_be(changes, message, bases, data_file, tmp_path):
+    with pytest.raises(unnorm.UnnormError, match=message):
+        run_cell(settings_of(bases["gpt2"], data_file, **changes), tmp_path / "out", quiet=True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 works on a GPU")
+def test_fp16_without_a_gpu_is_refused(bases, data_file, tmp_path):
+    with pytest.raises(SettingsError, match="needs a GPU"):
+        run_cell(settings_of(bases["gpt2"], data_file, training={"precision": "fp16"}), tmp_path / "out", quiet=True)
+
+
+def test_a_model_that_cannot_be_packed_is_padded_and_that_is_said(tokenizer, data_file, tmp_path):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model("bloom", hidden_size=32, n_layer=1, n_head=2, vocab_size=384, eos_token_id=0)
+    base = tmp_path / "bloom"
+    AutoModelForCausalLM.from_config(config).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    said: list[str] = []
+    result = run_cell(settings_of(str(base), data_file), tmp_path / "out", quiet=True, say=said.append)
+    assert any("padding instead" in line for line in said)
+    assert result["train_tokens"] >= 1500
+
+
+def test_a_checkpoint_of_another_run_is_refused(bases, data_file, tmp_path):
+    settings = settings_of(bases["gpt2"], data_file)
+    killed_run(settings, tmp_path / "out", kill_after_step=5)
+    (step,) = (tmp_path / "out" / "checkpoints").glob("step-*")
+    state = json.loads((step / "state.json").read_text())
+    (step / "state.json").write_text(json.dumps({**state, "run": "0123456789abcdef"}))
+    with pytest.raises(ArtefactError, match="checkpoint of another run"):
+        run_cell(settings, tmp_path / "out", quiet=True)
+
+
+def test_ctrl_c_checkpoints_and_the_same_command_goes_on(bases, data_file, tmp_path):
+    settings = settings_of(bases["gpt2"], data_file, training={"tokens": 6000}, checkpoint_every_tokens=10**9)
+    program = (
+        "import sys, torch; torch.set_num_threads(1); from pathlib import Path;"
+        "from unnorm.study.cell import CellSettings, run_cell; from unnorm.tuning.trainer import Interrupted\n"
+        "try: run_cell(CellSettings.model_validate_json(sys.argv[1]), Path(sys.argv[2]), quiet=True)\n"
+        "except Interrupted: sys.exit(77)"
+    )
+    out = tmp_path / "out"
+    process = subprocess.Popen([sys.executable, "-c", program, settings.model_dump_json(), str(out)])
+    while process.poll() is None and not (out / "steps.jsonl").is_file():
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait() == 77
+    reached = len(lines(out / "steps.jsonl"))
+    assert [p.name for p in (out / "checkpoints").iterdir()] == [f"step-{reached:08d}"]
+    run_cell(settings, out, quiet=True)
+    run_cell(settings, tmp_path / "whole", quiet=True)
+    assert_same_end(out, tmp_path / "whole")

@@ -1,8 +1,8 @@
 """Three arms × three strategies on the real Alpaca file and the stand-in base `neox-4m`: results/alpaca.md.
 
-    python benchmarks/alpaca_table.py [--tokens 1000000] [--work FOLDER] [--threads N]
+    python benchmarks/alpaca_table.py [--tokens 1000000] [--ledger FOLDER] [--threads N]
 
-Resumable: cells that are done in FOLDER are not run again.
+Resumable: cells that are done in the ledger are not run again.
 """
 
 import argparse
@@ -12,7 +12,10 @@ import torch
 from machine import SHARED, machine_line
 
 from unnorm.data.prepare import DataSettings
-from unnorm.study.cell import CellSettings, run_cell
+from unnorm.study.arms import arm_from
+from unnorm.study.cell import CellSettings, cell_of, run_cell
+from unnorm.study.ledger import cell_folder
+from unnorm.study.workbench import Workbench
 from unnorm.tuning.settings import DEFAULT_LEARNING_RATE, STRATEGIES, TrainingSettings
 
 ARMS = ("original", "dyt-bare", "dyt")
@@ -32,26 +35,28 @@ Made by `python benchmarks/alpaca_table.py`. {machine}.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=1_000_000)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/unnorm-alpaca-table"))
+    parser.add_argument("--ledger", type=Path, default=Path("studies"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "alpaca.md")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    rows, held_out = [], 0
+    rows, held_out, bench = [], 0, Workbench()
     for strategy in STRATEGIES:
         results = {}
         for arm in ARMS:
-            out = arguments.work / f"{strategy}-{arm}"
             settings = CellSettings(
                 model=str(SHARED / "bases" / "neox-4m"),
-                arm=arm,
+                arm=arm_from(arm),
                 strategy=strategy,
                 data=DataSettings(source="alpaca", path=str(SHARED / "data" / "alpaca" / "alpaca_data.json")),
                 training=TrainingSettings(
                     tokens=arguments.tokens, learning_rate=DEFAULT_LEARNING_RATE[strategy], precision="bf16"
                 ),
             )
-            results[arm] = run_cell(settings, out, say=lambda text, s=strategy, a=arm: print(f"{s} {a}: {text}"))
+            out = cell_folder(arguments.ledger, settings, cell_of(settings, bench)[0])
+            results[arm] = run_cell(
+                settings, out, bench=bench, say=lambda text, s=strategy, a=arm: print(f"{s} {a}: {text}")
+            )
             held_out = results[arm]["eval_tokens"]
         for arm, result in results.items():
             gap = result["eval_loss"] / results["original"]["eval_loss"] - 1

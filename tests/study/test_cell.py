@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import unnorm
 from conftest import FAMILIES
 from unnorm.foundation.errors import ArtefactError, NonFiniteError, SettingsError
+from unnorm.study.arms import arm_from
 from unnorm.study.cell import CellSettings, run_cell
 from unnorm.tuning import checkpoint
 
@@ -34,9 +35,9 @@ def settings_of(base: str, data: str, **changes) -> CellSettings:
     return CellSettings.model_validate(
         {
             "model": base,
+            "arm": arm_from(changes.pop("arm", "dyt")).model_copy(update=changes.pop("arm_changes", {})),
             "data": {"source": data, "template": "alpaca-short", "max_length": changes.pop("max_length", 64)},
             "training": training,
-            "calibration_tokens": 256,
             "evaluation_tokens": 300,
             "evaluate_every_tokens": 512,
             "checkpoint_every_tokens": 256,
@@ -158,7 +159,7 @@ def test_rule_06_arms_of_one_seed_see_the_same_rows_in_the_same_order(bases, dat
         run_cell(settings_of(bases["gpt2"], data_file, arm=arm), tmp_path / arm, quiet=True)
         tokens.append([record["train_tokens"] for record in lines(tmp_path / arm / "steps.jsonl")])
         resolved = json.loads((tmp_path / arm / "cell.json").read_text())["settings"]
-        assert resolved.pop("arm") == arm
+        assert resolved.pop("arm")["id"] == arm
         tokens.append(resolved)
     assert tokens[0] == tokens[2]
     assert tokens[1] == tokens[3]

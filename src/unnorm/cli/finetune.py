@@ -40,16 +40,21 @@ def finetune(
     from pydantic import ValidationError
 
     from unnorm.foundation.errors import SettingsError
+    from unnorm.study.arms import Arm, arm_from
     from unnorm.study.cell import CellSettings, run_cell
     from unnorm.tuning.settings import DEFAULT_LEARNING_RATE
 
     rate = learning_rate if learning_rate is not None else DEFAULT_LEARNING_RATE.get(strategy, 3e-3)  # type: ignore[call-overload]
+    arm = arm_from(to)
+    if alpha != "scalar":
+        if arm.norm is None:
+            raise SettingsError(f"arm {to!r} keeps the pretrained norms, which have no alpha.")
+        arm = Arm(id=f"{to}-{alpha}", norm={**arm.norm, "alpha": alpha}, calibration_tokens=arm.calibration_tokens)
     try:
         settings = CellSettings.model_validate(
             {
                 "model": model,
-                "arm": to,
-                "alpha": alpha,
+                "arm": arm.model_dump(),
                 "strategy": strategy,
                 "data": {"source": data, "max_length": max_length, "template": template, "loss_on": loss_on},
                 "training": {

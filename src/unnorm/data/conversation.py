@@ -1,5 +1,7 @@
 """The one internal form of training data: a conversation, with where it came from."""
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from unnorm.foundation.hashing import hash_text
@@ -35,6 +37,17 @@ def prompt_hash(conversation: Conversation) -> int:
             break
         parts += [message.role, message.content.strip(), message.input.strip()]
     return hash_text("\x1f".join(parts))
+
+
+def content_hash(conversations: Iterable[Conversation]) -> str:
+    """Hex digest of what is said in `conversations`, in order, wherever they came from."""
+    digest = hashlib.sha256()
+    for conversation in conversations:
+        for message in conversation.messages:
+            parts = (message.role, message.content, message.input)
+            digest.update("\x1f".join(parts).encode("utf-8", "surrogatepass") + b"\x1e")
+        digest.update(b"\x1d")
+    return digest.hexdigest()[:32]
 
 
 def is_validation(conversation: Conversation, share: float) -> bool:

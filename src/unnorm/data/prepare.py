@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from unnorm.data import packing
-from unnorm.data.conversation import Conversation
+from unnorm.data.conversation import Conversation, content_hash
 from unnorm.data.encode import Encoded, LossOn, encode
 from unnorm.data.sources import read
 from unnorm.data.split import shuffled, split
@@ -63,7 +63,9 @@ class Source:
             raise SettingsError(f"there is no template {settings.template!r}. Known templates: {', '.join(TEMPLATES)}.")
         self.settings, self.tokenizer, self.quiet = settings, tokenizer, quiet
         conversations, self.dropped = read(settings.source, settings.path)
-        self.train_conversations, self.held_out = split(conversations[: settings.rows])
+        conversations = conversations[: settings.rows]
+        self.hash = content_hash(conversations)
+        self.train_conversations, self.held_out = split(conversations)
 
     def train(self, tokens: int, seed: int, packed: bool = True) -> Rows:
         """Training rows of about `tokens` tokens, in an order that depends on the seed alone.

@@ -19,6 +19,7 @@ from unnorm.foundation.cache import cache_folder
 from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.progress import Bar
 from unnorm.metrics.token_sums import token_sums
+from unnorm.tuning.parameter_groups import parameter_groups
 
 TEMPLATE = "alpaca-short"
 MAX_LENGTH = 128
@@ -29,14 +30,18 @@ _EOS = "<|endoftext|>"
 class BaseRecipe:
     """How the base is made. Its hash, with the corpus's, names the cached folder."""
 
-    rows: int = 24_000
-    vocabulary: int = 1024
+    rows: int = 20_000
+    vocabulary: int = 1000
     hidden_size: int = 160
     layers: int = 6
-    heads: int = 5
-    rows_a_step: int = 16
-    steps: int = 500
-    learning_rate: float = 3e-3
+    heads: int = 4
+    rotary_share: float = 1.0
+    initializer_range: float = 0.08
+    rows_a_step: int = 4
+    steps: int = 640
+    learning_rate: float = 2e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.1
     seed: int = 0
 
 
@@ -70,13 +75,16 @@ def _tokenizer(rows: Sequence[dict[str, str]], vocabulary: int) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = (f"### Instruction:\n{r['instruction']}\n{r['input']}\n\n### Response:\n{r['output']}" for r in rows)
+    texts = (f"{r['instruction']}\n{r['input']}\n{r['output']}" for r in rows)
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens(
+        ["### Instruction:\n", "\n\n### Input:\n", "\n\n### Response:\n"]
+    )  # one token each: short rows
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=_EOS, pad_token=_EOS)
 
 
 def _pretrain(rows: Sequence[dict[str, str]], tokenizer: Any, recipe: BaseRecipe, quiet: bool) -> Any:
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, get_cosine_schedule_with_warmup
 
     seeds.seed_everything(recipe.seed)
     model = GPTNeoXForCausalLM(
@@ -87,6 +95,12 @@ def _pretrain(rows: Sequence[dict[str, str]], tokenizer: Any, recipe: BaseRecipe
             num_attention_heads=recipe.heads,
             intermediate_size=4 * recipe.hidden_size,
             max_position_embeddings=MAX_LENGTH,
+            rope_parameters={
+                "rope_type": "default",
+                "rope_theta": 10_000.0,
+                "partial_rotary_factor": recipe.rotary_share,
+            },
+            initializer_range=recipe.initializer_range,
             eos_token_id=tokenizer.eos_token_id,
             bos_token_id=tokenizer.eos_token_id,
             hidden_dropout=0.0,
@@ -96,13 +110,12 @@ def _pretrain(rows: Sequence[dict[str, str]], tokenizer: Any, recipe: BaseRecipe
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     model.to(device).train()  # type: ignore[arg-type]
     conversations, _ = conversations_of(list(rows), "the demo's corpus")
-    encoded, _ = encode(conversations, tokenizer, template=TEMPLATE, max_length=MAX_LENGTH, loss_on="all", quiet=True)
+    encoded, _ = encode(conversations, tokenizer, template=TEMPLATE, max_length=MAX_LENGTH, quiet=True)
     packed = pack(encoded, MAX_LENGTH).rows
     generator = np.random.Generator(np.random.PCG64(recipe.seed))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1, anneal_strategy="cos"
-    )
+    groups = parameter_groups(model, recipe.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95))
+    schedule = get_cosine_schedule_with_warmup(optimizer, int(recipe.warmup * recipe.steps), recipe.steps)
     order: list[int] = []
     with Bar("pretraining the demo's base", recipe.steps, quiet=quiet) as bar:
         for _ in range(recipe.steps):

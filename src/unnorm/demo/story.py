@@ -13,6 +13,7 @@ from unnorm.evaluation.completions import complete
 from unnorm.foundation import atomic
 from unnorm.foundation.cache import cache_folder
 from unnorm.foundation.hashing import hash_json
+from unnorm.study.arms import arm_from
 from unnorm.study.cell import CellSettings, run_cell
 from unnorm.surgery.artefact import load
 from unnorm.surgery.base import load_tokenizer
@@ -20,7 +21,7 @@ from unnorm.tuning.settings import TrainingSettings
 
 ARMS = ("original", "dyt-bare", "dyt")
 _ROWS = 6_000
-_TRAINING = TrainingSettings(tokens=150_000, batch_tokens=2048, learning_rate=3e-3)
+_TRAINING = TrainingSettings(tokens=150_000, batch_tokens=512, learning_rate=3e-3)
 
 
 def tell(out: Path, say: Callable[[str], None], *, quiet: bool = False) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def tell(out: Path, say: Callable[[str], None], *, quiet: bool = False) -> dict[
         say(f"     {arm}")
         settings = CellSettings(
             model=str(base),
-            arm=arm,
+            arm=arm_from(arm),
             strategy="frozen",
             data=DataSettings(source=str(data), template=TEMPLATE, max_length=MAX_LENGTH),
             training=_TRAINING,

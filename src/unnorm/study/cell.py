@@ -11,22 +11,21 @@ OUT/model/             the artefact, at the end;  OUT/result.json  the numbers
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from unnorm.data.prepare import DataSettings, Source
+from unnorm.data.prepare import DataSettings
 from unnorm.evaluation.held_out import evaluate_rows
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, SettingsError, UnnormError
-from unnorm.foundation.hashing import hash_json, hash_tensors
-from unnorm.study.arms import Arm, arm_of
+from unnorm.foundation.hashing import hash_json
+from unnorm.study.arms import Arm
+from unnorm.study.workbench import Workbench
 from unnorm.surgery.artefact import save
-from unnorm.surgery.base import check_length, load_base, load_tokenizer
 from unnorm.surgery.patterns import select
 from unnorm.surgery.sites import find_sites
-from unnorm.surgery.swap import SwapReport, swap_
-from unnorm.tuning.packing_probe import packing_is_clean
+from unnorm.surgery.swap import SwapReport
 from unnorm.tuning.run_log import RunLog
 from unnorm.tuning.settings import Strategy, TrainingSettings
 from unnorm.tuning.site_monitor import SiteMonitor
@@ -34,17 +33,13 @@ from unnorm.tuning.strategies import Trainable, apply_strategy
 
 Say = Callable[[str], None]
 
-_CALIBRATION_TOKENS = 4096
-
 
 class CellSettings(BaseModel):
-    """Everything that shapes a cell's result. Its hash is the cell's name."""
+    """Everything that shapes a cell's result."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     model: str
-    arm: str = "dyt"
-    alpha: Literal["scalar", "channel"] = "scalar"
-    calibration_tokens: int = Field(default=_CALIBRATION_TOKENS, gt=0)
+    arm: Arm
     strategy: Strategy = "frozen"
     data: DataSettings
     training: TrainingSettings = TrainingSettings()
@@ -53,32 +48,82 @@ class CellSettings(BaseModel):
     checkpoint_every_tokens: int = Field(default=200_000, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**32)
 
-    def resolved(self, base_hash: str) -> dict[str, Any]:
-        """The configuration as plain values, with the base's identity. Where it is saved how often is no part of it."""
-        return {**self.model_dump(exclude={"checkpoint_every_tokens"}), "base_hash": base_hash}
+    @property
+    def model_name(self) -> str:
+        """A hub id as it is; of a folder its last part."""
+        return short_name(self.model)
+
+    @property
+    def dataset_name(self) -> str:
+        return short_name(self.data.source)
+
+    def resolved(self, base_hash: str, data_hash: str) -> dict[str, Any]:
+        """The configuration as plain values: its hash is the cell's name.
+
+        Base and data are named by their content, not by where they lie; how often the run is saved changes no result.
+        """
+        left_out = {"model", "checkpoint_every_tokens", "data"}
+        return {
+            "format": 1,
+            "model": {"name": self.model_name, "hash": base_hash},
+            "data": {
+                "name": self.dataset_name,
+                "hash": data_hash,
+                **self.data.model_dump(exclude={"source", "path", "rows"}),
+            },
+            **self.model_dump(exclude=left_out),
+        }
+
+    def rows_per_step(self) -> int:
+        """Rows a step: batch_tokens / max_length, which must come out whole."""
+        rows, rest = divmod(self.training.batch_tokens, self.data.max_length)
+        if rest or not rows:
+            raise SettingsError(
+                f"batch_tokens ({self.training.batch_tokens}) must be a multiple of max_length "
+                f"({self.data.max_length}): a step is made of whole rows."
+            )
+        return rows
 
 
-def run_cell(settings: CellSettings, out: Path, *, quiet: bool = False, say: Say = lambda text: None) -> dict[str, Any]:
+def short_name(name: str) -> str:
+    """A hub id as it is; of a path its last part, without a file's suffix."""
+    path = Path(name).expanduser()
+    return path.resolve().stem if path.is_file() else path.resolve().name if path.is_dir() else name
+
+
+def cell_of(settings: CellSettings, bench: Workbench) -> tuple[str, dict[str, Any]]:
+    """(hash, resolved configuration) of a cell. Reads base and data, trains nothing; the user's mistakes show here."""
+    settings.rows_per_step()
+    base = bench.base(settings.model)
+    resolved = settings.resolved(base.hash, bench.source(settings.data, settings.model).hash)
+    return hash_json(resolved), resolved
+
+
+def run_cell(
+    settings: CellSettings,
+    out: Path,
+    *,
+    bench: Workbench | None = None,
+    quiet: bool = False,
+    say: Say = lambda text: None,
+) -> dict[str, Any]:
     """Run the cell in the folder `out`, or go on with it, or hand back its result if it is done.
 
-    Returns the numbers of result.json. say: called with a line for people at each stage. Raises `UnnormError`;
-    what was finished stays, and the state in cell.json tells. Raises `Interrupted` when asked to stop.
+    Returns the numbers of result.json. bench: what the cell may share with others. say: called with a line for people
+    at each stage. Raises `UnnormError`; what was finished stays, and the state in cell.json tells. Raises
+    `Interrupted` when asked to stop.
     """
-    rows_per_step = steps_of(settings)
-    arm = arm_of(settings.arm, settings.alpha)
-    model = load_base(settings.model)
-    tokenizer = load_tokenizer(settings.model)
-    check_length(model, settings.data.max_length)
-    resolved = settings.resolved(hash_tensors(model.state_dict()))
-    cell, out = hash_json(resolved), Path(out)
+    bench = bench or Workbench(quiet=quiet)
+    out = Path(out)
+    cell, resolved = cell_of(settings, bench)
     if _is_finished(out, cell, resolved):
         say(f"{out} is finished already; nothing to do")
         return atomic.read_json(out / "result.json")  # type: ignore[no-any-return]
     # Whatever the user may have got wrong shows up to here, or while this is prepared; nothing is written before it.
-    ready = _prepare(settings, arm, model, tokenizer, rows_per_step, cell, out, quiet, say)
+    ready = _prepare(settings, bench, cell, out, quiet, say)
     _write_state(out, cell, resolved, "running", None)
     try:
-        result = _train(settings, ready, tokenizer, cell, out, say)
+        result = _train(settings, ready, bench.base(settings.model).tokenizer, cell, out, say)
     except UnnormError as error:
         _write_state(out, cell, resolved, "failed", f"{type(error).__name__}: {error}")
         raise
@@ -86,17 +131,6 @@ def run_cell(settings: CellSettings, out: Path, *, quiet: bool = False, say: Say
     _write_state(out, cell, resolved, "done", None)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return result
-
-
-def steps_of(settings: CellSettings) -> int:
-    """Rows a step: batch_tokens / max_length, which must come out whole."""
-    rows, rest = divmod(settings.training.batch_tokens, settings.data.max_length)
-    if rest or not rows:
-        raise SettingsError(
-            f"batch_tokens ({settings.training.batch_tokens}) must be a multiple of max_length "
-            f"({settings.data.max_length}): a step is made of whole rows."
-        )
-    return rows
 
 
 class _Ready(NamedTuple):
@@ -109,30 +143,21 @@ class _Ready(NamedTuple):
     evaluated: dict[int, dict[str, Any]]
 
 
-def _prepare(
-    settings: CellSettings,
-    arm: Arm,
-    model: Any,
-    tokenizer: Any,
-    rows_per_step: int,
-    cell: str,
-    out: Path,
-    quiet: bool,
-    say: Say,
-) -> _Ready:
+def _prepare(settings: CellSettings, bench: Workbench, cell: str, out: Path, quiet: bool, say: Say) -> _Ready:
     from unnorm.tuning.trainer import TokenTrainer
 
-    packed = packing_is_clean(model)
-    if not packed:
-        say(f"rows packed into {type(model).__name__} would leak into each other: padding instead, one row each")
-    source = Source(settings.data, tokenizer, quiet=quiet)
-    validation = source.validation(settings.evaluation_tokens, packed)
-    train = source.train(settings.training.tokens, settings.seed, packed)
+    if not bench.base(settings.model).packs:
+        say(f"rows packed into {settings.model_name} would leak into each other: padding instead, one row each")
+    source = bench.source(settings.data, settings.model)
+    validation = bench.validation_rows(settings.data, settings.model, settings.evaluation_tokens)
+    train = bench.train_rows(settings.data, settings.model, settings.training.tokens, settings.seed)
     say(
         f"{train.tokens:,} tokens to train on in {len(train.rows):,} rows, {validation.tokens:,} to evaluate on; "
         f"dropped: {', '.join(f'{n} {reason}' for reason, n in source.dropped.items()) or 'none'}"
     )
-    swap = _swap(model, arm, train, settings, say) if arm.spec is not None else None
+    model, swap = bench.start(settings.model, settings.arm, train)
+    if swap is not None:
+        say(_describe(swap))
     sites = find_sites(model)
     paths = [site.path for site in sites]
     chosen = settings.training.train_sites
@@ -155,7 +180,7 @@ def _prepare(
         settings.training,
         rows=train.rows,
         collate=train.collate,
-        rows_per_step=rows_per_step,
+        rows_per_step=settings.rows_per_step(),
         run=cell,
         folder=out,
         seed=settings.seed,
@@ -172,6 +197,7 @@ def _train(settings: CellSettings, ready: _Ready, tokenizer: Any, cell: str, out
     if ready.swap is not None:
         atomic.write_json(out / "calibration.json", ready.swap.to_dict())
     atomic.write_json(out / "trainable.json", ready.trainable.to_dict())
+    ready.evaluations.cut_after(2**62)  # mends a line that a kill cut short
     ready.trainer.evaluate_now(0)
     say(f"held-out loss before training {ready.evaluated[0]['loss']:.4f}")
     ready.trainer.fit()
@@ -179,21 +205,15 @@ def _train(settings: CellSettings, ready: _Ready, tokenizer: Any, cell: str, out
     return _result(settings, cell, ready.trainable, ready.trainer.log_file.read(), ready.evaluated)
 
 
-def _swap(model: Any, arm: Arm, train: Any, settings: CellSettings, say: Say) -> SwapReport:
-    rows = max(1, settings.calibration_tokens // settings.data.max_length)
-    batch = train.collate(train.rows[:rows]) if arm.calibrated else None
-    assert arm.spec is not None
-    report = swap_(model, arm.spec, calibrate_on=batch)
-    fit = report.calibration
+def _describe(swap: SwapReport) -> str:
+    fit = swap.calibration
     if fit is None:
-        say(f"swapped {len(report.sites)} sites, bare")
-    else:
-        worst = min(fit.sites, key=lambda site: site.r2)
-        say(
-            f"swapped {len(report.sites)} sites, calibrated on {fit.tokens:,} tokens in {fit.seconds:.1f} s; "
-            f"lowest R² {worst.r2:.3f} at {worst.path}"
-        )
-    return report
+        return f"swapped {len(swap.sites)} sites, bare"
+    worst = min(fit.sites, key=lambda site: site.r2)
+    return (
+        f"swapped {len(swap.sites)} sites, calibrated on {fit.tokens:,} tokens in {fit.seconds:.1f} s; "
+        f"lowest R² {worst.r2:.3f} at {worst.path}"
+    )
 
 
 def _result(
@@ -204,9 +224,9 @@ def _result(
         step["tokens_per_second"] and _tokens_of(steps, i) / step["tokens_per_second"] for i, step in enumerate(steps)
     )
     return {
-        "model": settings.model,
-        "dataset": settings.data.source,
-        "arm": settings.arm,
+        "model": settings.model_name,
+        "dataset": settings.dataset_name,
+        "arm": settings.arm.id,
         "strategy": settings.strategy,
         "seed": settings.seed,
         "steps": steps[-1]["step"],

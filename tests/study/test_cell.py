@@ -238,7 +238,7 @@ def test_ctrl_c_checkpoints_and_the_same_command_goes_on(bases, data_file, tmp_p
     settings = settings_of(bases["gpt2"], data_file, training={"tokens": 6000}, checkpoint_every_tokens=10**9)
     program = (
         "import sys, torch; torch.set_num_threads(1); from pathlib import Path;"
-        "from unnorm.study.cell import CellSettings, run_cell; from unnorm.tuning.trainer import Interrupted\n"
+        "from unnorm.study.cell import CellSettings, run_cell; from unnorm.foundation.errors import Interrupted\n"
         "try: run_cell(CellSettings.model_validate_json(sys.argv[1]), Path(sys.argv[2]), quiet=True)\n"
         "except Interrupted: sys.exit(77)"
     )

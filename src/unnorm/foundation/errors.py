@@ -42,3 +42,9 @@ class NonFiniteError(RunError):
 
 class DiskError(RunError):
     """The disk is full, or the folder cannot be written."""
+
+
+class Interrupted(UnnormError):
+    """The user asked to stop; what had been reached was checkpointed, and the same command goes on from there."""
+
+    exit_code = 130

@@ -3,6 +3,8 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from rich.console import Console
@@ -10,13 +12,26 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 T = TypeVar("T")
 
+_scope: ContextVar[str] = ContextVar("scope", default="")
+
 _LINE_EVERY_SECONDS = 10.0
+
+
+@contextmanager
+def scope(text: str) -> Iterator[None]:
+    """While open, every bar's title begins with `text`: which part of a longer work it belongs to."""
+    token = _scope.set(text)
+    try:
+        yield
+    finally:
+        _scope.reset(token)
 
 
 class Bar:
     """One running count with a note beside it. Use as a context manager; `quiet` shows nothing."""
 
     def __init__(self, title: str, total: int | None, *, quiet: bool = False) -> None:
+        title = _scope.get() + title
         self.title, self.total, self.done, self.note = title, total, 0, ""
         self._progress: Progress | None = None
         self._lines = False

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from unnorm.data.prepare import DataSettings
 from unnorm.evaluation.held_out import evaluate_rows
 from unnorm.foundation import atomic
-from unnorm.foundation.errors import ArtefactError, SettingsError, UnnormError
+from unnorm.foundation.errors import ArtefactError, Interrupted, SettingsError
 from unnorm.foundation.hashing import hash_json
 from unnorm.study.arms import Arm
 from unnorm.study.workbench import Workbench
@@ -121,14 +121,16 @@ def run_cell(
         return atomic.read_json(out / "result.json")  # type: ignore[no-any-return]
     # Whatever the user may have got wrong shows up to here, or while this is prepared; nothing is written before it.
     ready = _prepare(settings, bench, cell, out, quiet, say)
-    _write_state(out, cell, resolved, "running", None)
+    write_state(out, cell, resolved, "running", None)
     try:
         result = _train(settings, ready, bench.base(settings.model).tokenizer, cell, out, say)
-    except UnnormError as error:
-        _write_state(out, cell, resolved, "failed", f"{type(error).__name__}: {error}")
+    except Interrupted:
+        raise
+    except Exception as error:
+        write_state(out, cell, resolved, "failed", f"{type(error).__name__}: {error}")
         raise
     atomic.write_json(out / "result.json", result)
-    _write_state(out, cell, resolved, "done", None)
+    write_state(out, cell, resolved, "done", None)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return result
 
@@ -267,6 +269,7 @@ def _is_finished(out: Path, cell: str, resolved: dict[str, Any]) -> bool:
     return bool(found["state"] == "done")
 
 
-def _write_state(out: Path, cell: str, resolved: dict[str, Any], state: str, error: str | None) -> None:
+def write_state(out: Path, cell: str, resolved: dict[str, Any], state: str, error: str | None) -> None:
+    """Put a cell into a state, by one rename."""
     content = {"cell": cell, "state": state, "settings": resolved, "error": error}
     atomic.write_json(out / "cell.json", content)

@@ -16,7 +16,7 @@ from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from unnorm.foundation import seeds
-from unnorm.foundation.errors import NonFiniteError, SettingsError
+from unnorm.foundation.errors import Interrupted, NonFiniteError, SettingsError
 from unnorm.foundation.progress import Bar
 from unnorm.metrics.token_sums import token_sums
 from unnorm.tuning import checkpoint
@@ -28,10 +28,6 @@ from unnorm.tuning.site_monitor import SiteMonitor
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 _SKIPPED_IN_A_ROW = 20  # fp16 skips a step when its scaled gradient overflows; this many in a row is no accident
-
-
-class Interrupted(Exception):
-    """The user asked to stop; the run was checkpointed at the step it had reached."""
 
 
 class TokenTrainer(Trainer):

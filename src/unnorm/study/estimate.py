@@ -1,0 +1,86 @@
+"""What a study will take: exact tokens and steps, and time and memory from one measured step of each kind of cell."""
+
+import os
+import time
+from typing import Any, NamedTuple
+
+import torch
+
+from unnorm.evaluation.held_out import evaluate_batches
+from unnorm.metrics.token_sums import token_sums
+from unnorm.study.runner import Planned
+from unnorm.study.workbench import Workbench
+from unnorm.surgery.sites import find_sites
+from unnorm.tuning.parameter_groups import parameter_groups
+from unnorm.tuning.strategies import Trainable, apply_strategy
+
+
+class Estimate(NamedTuple):
+    """tokens, steps: exact; seconds: training and evaluation; memory_bytes: of the process after a measured step."""
+
+    tokens: int
+    steps: int
+    trainable: Trainable
+    seconds: float
+    memory_bytes: int
+
+
+class _Measured(NamedTuple):
+    trainable: Trainable
+    step_seconds: float
+    evaluation_seconds: float
+    memory_bytes: int
+
+
+def estimates(planned: list[Planned], bench: Workbench) -> list[Estimate]:
+    """One estimate a cell. A step is measured once for each base, arm and strategy; nothing is kept of it."""
+    measured: dict[tuple[str, str, str], _Measured] = {}
+    found = []
+    for cell in planned:
+        settings = cell.settings
+        key = (settings.model, settings.arm.id, settings.strategy)
+        rows = bench.train_rows(settings.data, settings.model, settings.training.tokens, settings.seed)
+        steps = -(-len(rows.rows) // settings.rows_per_step())
+        if key not in measured:
+            measured[key] = _measure(cell, bench)
+        one = measured[key]
+        evaluations = 2 + rows.tokens // settings.evaluate_every_tokens
+        seconds = steps * one.step_seconds + evaluations * one.evaluation_seconds
+        found.append(Estimate(rows.tokens, steps, one.trainable, seconds, one.memory_bytes))
+    return found
+
+
+def _measure(cell: Planned, bench: Workbench) -> _Measured:
+    settings = cell.settings
+    rows = bench.train_rows(settings.data, settings.model, settings.training.tokens, settings.seed)
+    model, _ = bench.start(settings.model, settings.arm, rows)
+    paths = [site.path for site in find_sites(model)]
+    model, trainable = apply_strategy(
+        model, settings.strategy, site_paths=paths, lora=settings.training.lora, seed=settings.seed
+    )
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    model.to(device).train()
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    batch = {k: v.to(device) for k, v in rows.collate(rows.rows[: settings.rows_per_step()]).items()}
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings.training.weight_decay))
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[settings.training.precision]
+    seconds = 0.0
+    for _ in range(2):  # the first one warms up
+        started = time.perf_counter()
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            sums = token_sums(model, inner.get_output_embeddings(), batch)
+        (sums.nats / sums.tokens.clamp_min(1)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds = time.perf_counter() - started
+    one = evaluate_batches(model, [batch]).seconds
+    share = settings.evaluation_tokens / max(1, int(batch["tokens"].sum()))
+    return _Measured(trainable, seconds, one * share, _memory(device))
+
+
+def _memory(device: Any) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import psutil
+
+    return int(psutil.Process(os.getpid()).memory_info().rss)

@@ -1,0 +1,120 @@
+"""A study as it stands on disk, for whoever draws or counts it: plain records; nothing computed or written."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unnorm.foundation import atomic
+from unnorm.foundation.errors import ArtefactError, DataError
+from unnorm.study.ledger import FORMAT, check_format, result_of, state_of
+from unnorm.tuning.run_log import RunLog
+
+STUDY = "study.json"
+COMPLETIONS = "completions.jsonl"
+
+
+@dataclass(frozen=True)
+class CellView:
+    """One cell. `result`, `steps`, `evaluations` and so on: what the files of its folder hold; empty where absent."""
+
+    cell: str
+    model: str
+    dataset: str
+    arm: str
+    strategy: str
+    seed: int
+    state: str
+    """`waiting`, `running`, `done` or `failed`."""
+    error: str | None
+    result: dict[str, Any] | None
+    """The numbers of result.json; only of a cell that is done."""
+    steps: list[dict[str, Any]] = field(repr=False, default_factory=list)
+    """One record a training step: step, train_tokens, loss, token_accuracy, grad_norm, alpha {path: value}, ..."""
+    evaluations: list[dict[str, Any]] = field(repr=False, default_factory=list)
+    """step, train_tokens, loss, token_accuracy, tokens."""
+    calibration: dict[str, Any] | None = field(repr=False, default=None)
+    """sites, specs, and `calibration` {tokens, seconds, sites: [{path, r2, alpha, saturation, seconds}]} or None."""
+    completions: list[dict[str, Any]] = field(repr=False, default_factory=list)
+    """prompt_id, category, turn, prompt, text, finish_reason, ...; untrusted text."""
+
+    @property
+    def done(self) -> bool:
+        return self.state == "done"
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """A study: its name, its file as it was run, its arms and strategies and so on in order, its cells, its audit."""
+
+    name: str
+    folder: Path
+    source: str
+    arms: list[str]
+    strategies: list[str]
+    models: list[str]
+    datasets: list[str]
+    seeds: list[int]
+    cells: list[CellView]
+    audit: dict[str, Any]
+    """`matched` (bool) and `comparisons`: model, dataset, strategy, seed, arm, against, matched, differences."""
+    versions: dict[str, str]
+
+
+def read_study(folder: Path, *, logs: bool = True) -> StudyView:
+    """The study in `folder` (LEDGER/STUDY). logs: read steps, evaluations and completions too.
+
+    A folder that holds no study, a damaged or a newer ledger: `ArtefactError`.
+    """
+    folder = Path(folder)
+    path = folder / STUDY
+    if not path.is_file():
+        raise ArtefactError(
+            f"{folder} holds no {STUDY}, so no study was run there. Give the folder that a run printed."
+        )
+    ledger = folder.resolve().parent
+    check_format(ledger)
+    try:
+        content = atomic.read_json(path)
+        found = content["format"]
+        if not isinstance(found, int) or found > FORMAT:
+            raise ArtefactError(f"{path} has format {found}; this unnorm reads up to {FORMAT}. Install a newer unnorm.")
+        cells = [_cell(ledger / "cells", entry, logs) for entry in content["cells"]]
+        audit_path = folder / "audit.json"
+        return StudyView(
+            name=content["name"],
+            folder=folder,
+            source=content["source"],
+            arms=content["arms"],
+            strategies=content["strategies"],
+            models=content["models"],
+            datasets=content["datasets"],
+            seeds=content["seeds"],
+            cells=cells,
+            audit=atomic.read_json(audit_path) if audit_path.is_file() else {"matched": None, "comparisons": []},
+            versions=content["versions"],
+        )
+    except DataError as error:
+        raise ArtefactError(str(error)) from error
+    except (KeyError, TypeError) as error:
+        raise ArtefactError(f"{path} is damaged ({error!r}). Run the study again; finished cells are kept.") from error
+
+
+def _cell(cells: Path, entry: dict[str, Any], logs: bool) -> CellView:
+    folder = cells / Path(entry["folder"]).name
+    state, error = state_of(folder)
+    calibration = folder / "calibration.json"
+    return CellView(
+        cell=entry["cell"],
+        model=entry["model"],
+        dataset=entry["dataset"],
+        arm=entry["arm"],
+        strategy=entry["strategy"],
+        seed=entry["seed"],
+        state=state,
+        error=error,
+        result=result_of(folder) if state == "done" else None,
+        steps=RunLog(folder / "steps.jsonl").read() if logs else [],
+        evaluations=RunLog(folder / "evaluations.jsonl").read() if logs else [],
+        calibration=atomic.read_json(calibration) if calibration.is_file() else None,
+        completions=RunLog(folder / COMPLETIONS).read() if logs else [],
+    )

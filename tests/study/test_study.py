@@ -1,0 +1,231 @@
+"""A small study: run, killed and resumed, shared, failed, refused."""
+
+import csv
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from unnorm.cli.main import run
+from unnorm.foundation.errors import ArtefactError, DiskError, Interrupted
+from unnorm.study import ledger as ledger_module
+from unnorm.study.results import COLUMNS
+from unnorm.study.runner import run_study
+from unnorm.study.spec import parse_spec
+from unnorm.study.view import read_study
+
+TIMINGS = ("tokens_per_second", "wall_seconds")
+
+
+def study_text(base: str, data: str, **changes) -> str:
+    content = {
+        "name": "small",
+        "models": [base],
+        "datasets": [{"source": data, "template": "alpaca-short"}],
+        "arms": ["original", "dyt"],
+        "strategies": ["frozen", "full"],
+        "training": {"tokens": 1000, "max_length": 64, "batch_tokens": 128, "precision": "fp32"},
+        "evaluation": {"every_tokens": 256, "tokens": 300},
+        **changes,
+    }
+    return json.dumps(content)  # JSON is YAML
+
+
+def run_text(text: str, ledger: Path, **options):
+    return run_study(parse_spec(text, "study"), text, ledger, quiet=True, **options)
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "results.csv") as file:
+        return [{k: v for k, v in row.items() if k not in TIMINGS} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def small(bases, data_file, tmp_path_factory):
+    """(study text, ledger) of a study that ran in one go, with completions."""
+    ledger = tmp_path_factory.mktemp("ledger")
+    text = study_text(bases["gpt2"], data_file, after={"completions": {"prompts": "builtin", "max_new_tokens": 4}})
+    long_prompts = Path(data_file).parent / "prompts.jsonl"
+    long_prompts.write_text('{"prompt_id": "a", "category": "c", "instruction": "Join red and blue"}\n')
+    text = text.replace("builtin", str(long_prompts))
+    run_text(text, ledger)
+    return text, ledger
+
+
+def test_results_have_the_designs_columns_and_one_row_a_cell(small):
+    _, ledger = small
+    with open(ledger / "small" / "results.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS
+    assert [(row["arm"], row["strategy"]) for row in rows] == [
+        ("original", "frozen"), ("original", "full"), ("dyt", "frozen"), ("dyt", "full"),
+    ]  # fmt: skip
+    assert {row["state"] for row in rows} == {"done"}
+    for row in rows:
+        drop = 1 - float(row["eval_loss"]) / float(row["start_eval_loss"])
+        assert float(row["loss_drop"]) == pytest.approx(drop)
+    parquet = pq.read_table(ledger / "small" / "results.parquet").to_pylist()
+    assert [row["cell"] for row in parquet] == [row["cell"] for row in rows]
+    assert [str(row["eval_loss"]) for row in parquet] == [row["eval_loss"] for row in rows]
+
+
+def test_the_view_holds_logs_completions_and_a_matched_audit(small):
+    _, ledger = small
+    view = read_study(ledger / "small")
+    assert view.arms == ["original", "dyt"]
+    assert view.audit["matched"] is True
+    assert [c["arm"] for c in view.audit["comparisons"]] == ["dyt", "dyt"]
+    for cell in view.cells:
+        assert cell.steps[-1]["step"] == cell.result["steps"]
+        assert cell.evaluations[0]["step"] == 0
+        (completion,) = cell.completions
+        wanted = "prompt_id category turn prompt text token_ids finish_reason seconds seed temperature model_hash"
+        assert list(completion) == wanted.split()
+        assert (cell.calibration is not None) == (cell.arm == "dyt")
+
+
+def test_a_second_run_computes_nothing(small):
+    text, ledger = small
+    before = {path: path.stat().st_mtime_ns for path in (ledger / "cells").rglob("*") if path.is_file()}
+    run_text(text, ledger)
+    assert before == {path: path.stat().st_mtime_ns for path in (ledger / "cells").rglob("*") if path.is_file()}
+
+
+def test_two_studies_share_a_cell(small, bases, data_file):
+    _, ledger = small
+    said: list[str] = []
+    text = study_text(
+        bases["gpt2"], data_file, name="other", arms=["original", "dyt", "dyt-bare"], strategies=["frozen"]
+    )
+    run_text(text, ledger, say=said.append)
+    assert said[0] == "3 cells: 2 finished before, 1 to run"
+
+
+def test_killed_at_random_moments_the_results_are_the_same(small, bases, data_file, tmp_path):
+    text, ledger = small
+    program = (
+        "import sys, torch; torch.set_num_threads(1); from pathlib import Path;"
+        "from unnorm.study.runner import run_study; from unnorm.study.spec import parse_spec;"
+        "text = sys.argv[1]; run_study(parse_spec(text, 'study'), text, Path(sys.argv[2]), quiet=True)"
+    )
+    command = [sys.executable, "-c", program, text, str(tmp_path)]
+    random_moments = random.Random(0)
+    kills = 0
+    for _ in range(10):
+        process = subprocess.Popen(command)
+        # Kill within the work, not within the import of torch: wait for the first sign of life of this attempt.
+        begun = time.monotonic()
+        before = _progress(tmp_path)
+        while process.poll() is None and _progress(tmp_path) == before and time.monotonic() - begun < 60:
+            time.sleep(0.01)
+        time.sleep(random_moments.uniform(0.0, 0.6))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills >= 5
+    subprocess.run(command, check=True)
+    assert table(tmp_path / "small") == table(ledger / "small")
+
+
+def _progress(ledger: Path) -> int:
+    return sum(path.stat().st_mtime_ns for path in ledger.rglob("*.json*") if path.is_file() and path.exists())
+
+
+def test_a_failed_cell_is_recorded_and_does_not_stop_the_others(bases, data_file, tmp_path):
+    rates = {"frozen": 3e-3, "full": 1e30}
+    training = {"tokens": 600, "max_length": 64, "batch_tokens": 128, "precision": "fp32", "learning_rate": rates,
+                "schedule": "constant", "warmup": 0.0}  # fmt: skip
+    text = study_text(bases["gpt2"], data_file, training=training, strategies=["full", "frozen"])
+    view = run_text(text, tmp_path)
+    assert [(c.strategy, c.state) for c in view.cells] == [("full", "failed"), ("frozen", "done")] * 2
+    assert all("non-finite at step" in c.error for c in view.cells if c.state == "failed")
+    rows = table(tmp_path / "small")
+    assert rows[0]["state"] == "failed"
+    assert rows[0]["eval_loss"] == ""
+    said: list[str] = []
+    run_text(text, tmp_path, say=said.append)
+    assert said[0].endswith("0 to run")
+    said.clear()
+    run_text(text, tmp_path, retry_failed=True, say=said.append)
+    assert said[0].endswith("2 to run")
+
+
+def test_interruption_keeps_what_was_done(bases, data_file, tmp_path, monkeypatch):
+    import unnorm.study.runner as runner
+
+    real, calls = runner.run_cell, []
+
+    def second_is_interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise Interrupted
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(runner, "run_cell", second_is_interrupted)
+    text = study_text(bases["gpt2"], data_file)
+    with pytest.raises(Interrupted):
+        run_text(text, tmp_path)
+    assert [row["state"] for row in table(tmp_path / "small")] == ["done", "waiting", "waiting", "waiting"]
+
+
+def test_an_unmatched_pair_is_named(small):
+    from unnorm.study.audit import audit
+
+    _, ledger = small
+    content = json.loads((ledger / "small" / "study.json").read_text())
+    folders = {entry["cell"]: ledger / "cells" / entry["folder"] for entry in content["cells"]}
+    frozen, full = (e for e in content["cells"] if e["arm"] == "original")
+    forged = [{**frozen, "arm": "original"}, {**full, "arm": "dyt", "strategy": "frozen"}]
+    report = audit(forged, ["original", "dyt"], folders)
+    assert report["matched"] is False
+    assert any(text.startswith("strategy: 'full' against 'frozen'") for text in report["comparisons"][0]["differences"])
+
+
+def test_ledgers_that_cannot_be_used(small, bases, data_file, tmp_path, monkeypatch):
+    text, _ = small
+    (tmp_path / "format.json").write_text('{"format": 2}')
+    with pytest.raises(ArtefactError, match="newer unnorm"):
+        run_text(text, tmp_path)
+    (tmp_path / "format.json").write_text('{"format": 1}')
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "study.json").write_text('{"format": 1, "na')
+    with pytest.raises(ArtefactError, match="not valid JSON"):
+        read_study(tmp_path / "small")
+    (tmp_path / "small" / "study.json").write_text('{"format": 1}')
+    with pytest.raises(ArtefactError, match="damaged"):
+        read_study(tmp_path / "small")
+    folder = tmp_path / "cells" / "x"
+    folder.mkdir(parents=True)
+    (folder / "cell.json").write_text('{"state": "half"}')
+    with pytest.raises(ArtefactError, match="no state"):
+        ledger_module.state_of(folder)
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(DiskError, match="cannot write"):
+        run_text(text, blocked / "ledger")
+
+
+def test_the_verbs(capsys, small, tmp_path):
+    text, ledger = small
+    file = tmp_path / "study.yaml"
+    file.write_text(text)
+    options = ["--ledger", str(ledger)]
+    for verb in ("run", "status", "table", "plan"):
+        assert run(["study", verb, str(file), *options]) == 0, verb
+        out, _ = capsys.readouterr()
+        assert "frozen" in out
+        assert run(["study", verb, str(file), "--json", *options]) == 0
+        content = json.loads(capsys.readouterr()[0])
+        cells = content if isinstance(content, list) else content["cells"]
+        assert len(cells) == 4
+    assert run(["study", "schema"]) == 0
+    assert "properties" in json.loads(capsys.readouterr()[0])
+    assert run(["study", "status", str(file), "--ledger", str(tmp_path / "none")]) == 2
+    assert "has not been run" in capsys.readouterr()[1]

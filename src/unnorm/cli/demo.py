@@ -1,55 +1,51 @@
 """`unnorm demo`: the whole story, offline."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
+from unnorm.cli.study import emit_results
+
+if TYPE_CHECKING:
+    from unnorm.study.view import StudyView
 
 EXAMPLE = "Example: [bold]unnorm demo[/bold]"
+_SHOWN_STRATEGY = "frozen"
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the runs. An interrupted demo in it is resumed.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for the study. An interrupted demo in it is resumed.")] = Path(
         "unnorm-demo"
     ),
     json: JsonOption = False,
 ) -> None:
-    """The whole story, offline: a tiny model made on the spot, swapped bare and calibrated, fine-tuned, compared."""
+    """The whole story, offline: a tiny model made on the spot, its norms swapped, fine-tuned, compared, reported."""
     from unnorm.demo.story import tell
+    from unnorm.study.results import rows_of
 
-    story = tell(out, say)
+    study, page = tell(out, say)
     if json:
-        emit_json(story)
-        return
-    original = next(result for result in story["results"] if result["arm"] == "original")
-    emit_table(
-        "held-out loss in nats per token (frozen: LoRA only; a tiny stand-in, not a claim about real models)",
-        ["arm", "before training", "after", "gap to original", "token accuracy"],
-        [_row(result, original) for result in story["results"]],
-    )
-    _show_completions(story["completions"])
-    say(f"everything is in {out}/; the second time it is read from there")
+        emit_json({"page": str(page), "results": rows_of(study)})
+    else:
+        emit_results(study)
+        _show_completions(study)
+        say("a tiny stand-in, not a claim about real models; the second time all this is read from the folder")
+        say(f"the page: {page}")
+    if any(cell.state == "failed" for cell in study.cells):
+        raise typer.Exit(1)
 
 
-def _row(result: dict[str, Any], original: dict[str, Any]) -> list[str]:
-    gap = "" if result is original else f"{result['eval_loss'] / original['eval_loss'] - 1:+.1%}"
-    return [
-        result["arm"],
-        f"{result['start_eval_loss']:.3f}",
-        f"{result['eval_loss']:.3f}",
-        gap,
-        f"{result['eval_token_accuracy']:.1%}",
-    ]
-
-
-def _show_completions(completions: list[dict[str, str]]) -> None:
+def _show_completions(study: "StudyView") -> None:
     from unnorm.foundation.terminal import shorten
 
-    arms = [key for key in completions[0] if key not in ("instruction", "input")]
+    cells = [cell for cell in study.cells if cell.strategy == _SHOWN_STRATEGY and cell.completions]
+    if not cells:
+        return
     rows = []
-    for item in completions:
-        asked = item["instruction"] + (f" [{item['input']}]" if item["input"] else "")
-        rows.append([shorten(asked, 160), *(shorten(item[arm], 120) for arm in arms)])
-    emit_table("completions, greedy", ["prompt", *arms], rows, align_right_from=99)
+    for number, item in enumerate(cells[0].completions):
+        answers = [shorten(cell.completions[number]["text"], 120) for cell in cells]
+        rows.append([shorten(item["prompt"], 160), *answers])
+    columns = ["prompt", *(cell.arm for cell in cells)]
+    emit_table(f"completions, greedy ({_SHOWN_STRATEGY}; the page has all)", columns, rows, align_right_from=99)

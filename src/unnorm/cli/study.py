@@ -148,7 +148,14 @@ def emit_results(view: "StudyView") -> None:
     """Print a study's results as a table, the gap to the first arm beside each."""
     done = {(c.model, c.dataset, c.strategy, c.seed, c.arm): c.result for c in view.cells if c.result is not None}
     rows = []
-    for cell in view.cells:
+    order = (view.models, view.datasets, view.strategies, view.seeds, view.arms)
+    for cell in sorted(
+        view.cells,
+        key=lambda c: [
+            known.index(value)  # type: ignore[attr-defined]
+            for known, value in zip(order, (c.model, c.dataset, c.strategy, c.seed, c.arm), strict=True)
+        ],
+    ):
         result = cell.result
         name = f"{cell.model} / {cell.dataset}" if len(view.models) * len(view.datasets) > 1 else cell.strategy
         names = [name, cell.strategy] if name != cell.strategy else [name]

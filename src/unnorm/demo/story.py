@@ -1,76 +1,82 @@
-"""The demo: a base made on the spot, three arms fine-tuned on a corpus that it has not seen, a table, completions."""
+"""The demo: a base made on the spot, then a study of three arms under three strategies, and the page about it."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from unnorm.data.conversation import Message
-from unnorm.data.prepare import DataSettings
-from unnorm.data.templates import prompt_text
+import orjson
+
 from unnorm.demo.base import MAX_LENGTH, TEMPLATE, demo_base
 from unnorm.demo.grammar import DEMO_PROMPTS, generate
-from unnorm.evaluation.completions import complete
 from unnorm.foundation import atomic
 from unnorm.foundation.cache import cache_folder
 from unnorm.foundation.hashing import hash_json
-from unnorm.study.arms import arm_from
-from unnorm.study.cell import CellSettings, run_cell
-from unnorm.surgery.artefact import load
-from unnorm.surgery.base import load_tokenizer
-from unnorm.tuning.settings import TrainingSettings
+from unnorm.report.page import write_report
+from unnorm.study.runner import run_study
+from unnorm.study.spec import parse_spec
+from unnorm.study.view import StudyView
 
-ARMS = ("original", "dyt-bare", "dyt")
 _ROWS = 6_000
-_TRAINING = TrainingSettings(tokens=150_000, batch_tokens=512, learning_rate=3e-3)
+_STUDY = """\
+# Made by unnorm demo. Run it again by hand: unnorm study run {file} --ledger {ledger}
+name: demo
+models: [{base}]
+datasets: [{{source: {data}, template: {template}}}]
+arms: [original, dyt-bare, dyt]
+strategies: [frozen, selective, full]
+seeds: [0]
+training: {{tokens: 150_000, max_length: {length}, batch_tokens: 512, precision: bf16,
+           learning_rate: {{frozen: 3.0e-3, selective: 3.0e-3, full: 1.0e-3}}}}
+evaluation: {{every_tokens: 50_000, tokens: 30_000}}
+after: {{completions: {{prompts: {prompts}, max_new_tokens: 48}}}}
+"""
 
 
-def tell(out: Path, say: Callable[[str], None], *, quiet: bool = False) -> dict[str, Any]:
-    """Run the demo in the folder `out`, or go on with it. Returns {results, completions, base}.
+def tell(out: Path, say: Callable[[str], None], *, quiet: bool = False) -> tuple[StudyView, Path]:
+    """Run the demo in the folder `out`, or go on with it. Returns the study, and where the page about it is.
 
-    say: called with a line for people at each stage. A run that finished before is not repeated.
+    say: called with a line for people at each stage. What finished before is not repeated.
     """
-    say("1/3  a base: a GPT-NeoX of a few million parameters, pretrained here on a generated corpus (cached)")
+    say("1/3  a base: a GPT-NeoX of two million parameters, pretrained here on a generated corpus (kept in the cache)")
     base = demo_base(quiet=quiet)
-    data = _data_file()
-    results = []
-    say("2/3  three arms, each fine-tuned with LoRA on instructions that the base has not seen")
-    for arm in ARMS:
-        say(f"     {arm}")
-        settings = CellSettings(
-            model=str(base),
-            arm=arm_from(arm),
-            strategy="frozen",
-            data=DataSettings(source=str(data), template=TEMPLATE, max_length=MAX_LENGTH),
-            training=_TRAINING,
-            evaluation_tokens=30_000,
-            evaluate_every_tokens=_TRAINING.tokens,
-            checkpoint_every_tokens=_TRAINING.tokens // 3,
-        )
-        results.append(run_cell(settings, out / arm, quiet=quiet, say=lambda text: say(f"       {text}")))
-    say("3/3  completions")
-    completions = out / "completions.json"
-    key = hash_json([result["cell"] for result in results])
-    stored = atomic.read_json(completions) if completions.is_file() else {}
-    if stored.get("cells") != key:
-        stored = {"cells": key, "completions": _complete(out)}
-        atomic.write_json(completions, stored)
-    return {"base": str(base), "results": results, "completions": stored["completions"]}
+    say("2/3  a study: the original norms, Dynamic Tanh bare, and calibrated, each under three strategies")
+    out = Path(out).resolve()
+    file = out / "study.yaml"
+    text = _STUDY.format(
+        file=_quoted(file),
+        ledger=_quoted(out),
+        base=_quoted(base),
+        data=_quoted(_data_file()),
+        prompts=_quoted(_prompts_file()),
+        template=TEMPLATE,
+        length=MAX_LENGTH,
+    )
+    atomic.write_bytes(file, text.encode())
+    study = run_study(parse_spec(text, str(file)), text, out, quiet=quiet, say=lambda line: say(f"     {line}"))
+    say("3/3  figures and a page")
+    write_report(study, study.folder / "report")
+    return study, study.folder / "report" / "index.html"
+
+
+def _quoted(path: Path) -> str:
+    return orjson.dumps(str(path)).decode()  # a JSON string is a YAML string
 
 
 def _data_file() -> Path:
-    rows = generate(_ROWS, seed=1, part="finetune")
-    path = cache_folder() / f"demo-finetune-{hash_json(rows)}.json"
-    if not path.is_file():
-        atomic.write_json(path, rows)
-    return path
+    return _cached("demo-finetune", "json", generate(_ROWS, seed=1, part="finetune"))
 
 
-def _complete(out: Path) -> list[dict[str, Any]]:
-    prompts = [prompt_text(Message("user", instruction, given), TEMPLATE) for instruction, given in DEMO_PROMPTS]
-    answers = {
-        arm: complete(load(out / arm / "model"), load_tokenizer(str(out / arm / "model")), prompts) for arm in ARMS
-    }
-    return [
-        {"instruction": instruction, "input": given, **{arm: answers[arm][number] for arm in ARMS}}
-        for number, (instruction, given) in enumerate(DEMO_PROMPTS)
+def _prompts_file() -> Path:
+    rows: list[Any] = [
+        {"prompt_id": f"demo-{number}", "category": "demo", "instruction": instruction, "input": given}
+        for number, (instruction, given) in enumerate(DEMO_PROMPTS, 1)
     ]
+    return _cached("demo-prompts", "jsonl", rows)
+
+
+def _cached(name: str, suffix: str, rows: list[Any]) -> Path:
+    path = cache_folder() / f"{name}-{hash_json(rows)}.{suffix}"
+    if not path.is_file():
+        lines = b"\n".join(orjson.dumps(row) for row in rows)
+        atomic.write_bytes(path, lines if suffix == "jsonl" else orjson.dumps(rows))
+    return path

@@ -145,9 +145,9 @@ def parse_spec(text: str, where: str) -> StudyFile:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
+        at = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "cannot be read"
-        raise SettingsError(f"{where}{line}: not valid YAML: {problem}.") from error
+        raise SettingsError(f"{where}{at}: not valid YAML: {problem}.") from error
     if not isinstance(content, dict):
         raise SettingsError(f"{where} must hold a mapping with name, models, datasets and arms.")
     version = content.get("version", VERSION)
@@ -198,17 +198,18 @@ def _locate(node: Any, location: tuple[int | str, ...]) -> tuple[int, list[str]]
 
     A key's own line, not its value's. pydantic's names for the branches of a union are no keys, and end the way down.
     """
-    line, keys = node.start_mark.line + 1, []
+    line = int(node.start_mark.line + 1)
+    keys: list[str] = []
     for part in location:
         if isinstance(node, yaml.MappingNode):
             found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
             if found is None:
                 break
-            line, node = found[0].start_mark.line + 1, found[1]
+            line, node = int(found[0].start_mark.line + 1), found[1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]
             line = node.start_mark.line + 1
         else:
             break
         keys.append(str(part))
-    return int(line), keys
+    return line, keys

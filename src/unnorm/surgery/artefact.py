@@ -19,7 +19,7 @@ from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, SettingsError
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.norms.spec import Norm, spec_from
-from unnorm.surgery.base import first_line, load_base, load_tokenizer
+from unnorm.surgery.base import first_line, load_base, load_tokenizer, without_peft_notice
 from unnorm.surgery.fingerprint import fingerprint
 from unnorm.surgery.manifest import NAME, Base, Manifest, SiteEntry, library_versions, read_manifest
 from unnorm.surgery.sites import Site
@@ -154,7 +154,8 @@ def _load_swapped_base(folder: Path, manifest: Manifest, base: str) -> Any:
 def _load_adapter(model: Any, folder: Path) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
 
-    loaded = PeftModel.from_pretrained(model, str(folder)).eval()
+    with without_peft_notice():
+        loaded = PeftModel.from_pretrained(model, str(folder)).eval()
     stored = _read_tensors(folder / "adapter_model.safetensors")
     wanted = get_peft_model_state_dict(loaded, save_embedding_layers=False)
     if stored.keys() != wanted.keys():

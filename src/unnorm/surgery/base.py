@@ -1,6 +1,9 @@
 """Load a pretrained base and its tokenizer from the hub or a folder, with errors that say what to do."""
 
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +62,14 @@ def check_length(model: Any, max_length: int) -> None:
             f"max_length {max_length} is more than the {context} positions that {model.config._name_or_path!r} takes. "
             f"Use {context} or less."
         )
+
+
+@contextmanager
+def without_peft_notice() -> Iterator[None]:
+    """Silence peft's use of a name that transformers 5 has deprecated: nothing that a user could act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def first_line(error: BaseException) -> str:

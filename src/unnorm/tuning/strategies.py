@@ -5,7 +5,6 @@ set of trainable parameters is compared with what the strategy means, since peft
 find, freezes what it was not told to train, and matches module names by their ends.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from torch import nn
 
 from unnorm.foundation.errors import ModelError, SettingsError
 from unnorm.foundation.seeds import seed_everything
+from unnorm.surgery.base import without_peft_notice
 from unnorm.tuning.settings import LoraSettings, Strategy
 
 
@@ -127,8 +127,7 @@ def _with_lora(
         task_type="CAUSAL_LM",
     )
     seed_everything(seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers 5 for a name it will lose in 6
+    with without_peft_notice():
         return get_peft_model(model, config), expected
 
 

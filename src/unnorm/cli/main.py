@@ -6,8 +6,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from unnorm.cli import demo, doctor, evaluate, finetune, models
-from unnorm.foundation.errors import UnnormError
+from unnorm.cli import demo, doctor, evaluate, finetune, models, report, study
+from unnorm.foundation.errors import Interrupted, UnnormError
 
 _INTERRUPTED = 130  # also what typer makes of a KeyboardInterrupt
 
@@ -25,6 +25,8 @@ app.command("sites", epilog=models.SITES_EXAMPLE)(models.sites)
 app.command("swap", epilog=models.SWAP_EXAMPLE)(models.swap)
 app.command("finetune", epilog=finetune.EXAMPLE)(finetune.finetune)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
+app.command("report", epilog=report.EXAMPLE)(report.report)
+app.add_typer(study.app, name="study")
 
 
 @app.callback()
@@ -47,14 +49,14 @@ def run(arguments: list[str], debug: bool = False) -> int:
         app(args=arguments, prog_name="unnorm")
     except SystemExit as stop:
         return _interrupted() if stop.code == _INTERRUPTED else int(stop.code or 0)
+    except Interrupted:
+        return _interrupted()
     except UnnormError as error:
         if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except Exception as error:
-        if type(error).__name__ == "Interrupted":  # tuning's own; not imported here, since that would import torch
-            return _interrupted()
         if debug:
             raise
         print(

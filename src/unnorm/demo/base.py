@@ -19,6 +19,7 @@ from unnorm.foundation.cache import cache_folder
 from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.progress import Bar
 from unnorm.metrics.token_sums import token_sums
+from unnorm.surgery.base import bars_on_a_terminal_only
 from unnorm.tuning.parameter_groups import parameter_groups
 
 TEMPLATE = "alpaca-short"
@@ -30,10 +31,11 @@ _EOS = "<|endoftext|>"
 class BaseRecipe:
     """How the base is made. Its hash, with the corpus's, names the cached folder."""
 
-    rows: int = 20_000
+    rows: int = 16_000
+    finetune_rows: int = 4_000
     vocabulary: int = 1000
     hidden_size: int = 160
-    layers: int = 6
+    layers: int = 4
     heads: int = 4
     rotary_share: float = 1.0
     initializer_range: float = 0.08
@@ -48,13 +50,14 @@ class BaseRecipe:
 def demo_base(recipe: BaseRecipe | None = None, *, quiet: bool = False) -> Path:
     """The folder of the base, made now if it is not in the cache."""
     recipe = recipe or BaseRecipe()
-    rows = generate(recipe.rows, recipe.seed)
+    rows = generate(recipe.rows, recipe.seed) + generate(recipe.finetune_rows, recipe.seed, "finetune")
     name = f"demo-base-{hash_json([asdict(recipe), rows])}"
     folder = cache_folder() / name
     atomic.restore_folder(folder)
     if not folder.is_dir():
         tokenizer = _tokenizer(rows, recipe.vocabulary)
         model = _pretrain(rows, tokenizer, recipe, quiet)
+        bars_on_a_terminal_only()
         with atomic.folder(folder) as fresh:
             model.save_pretrained(str(fresh))
             tokenizer.save_pretrained(str(fresh))
@@ -132,7 +135,7 @@ def _pretrain(rows: Sequence[dict[str, str]], tokenizer: Any, recipe: BaseRecipe
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-            bar.advance(1, f"loss {float(loss):.3f}")
+            bar.advance(1, f"loss {float(loss.detach()):.3f}")
     return model.cpu().eval()
 
 

@@ -20,16 +20,22 @@ def load_base(name: str, dtype: torch.dtype | str = torch.float32) -> Any:
     Safetensors only, remote code off. Anything that prevents loading is a `ModelError`.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
     _check_folder(name)
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
+    bars_on_a_terminal_only()
     try:
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True)
     except Exception as error:  # transformers, the hub and safetensors each raise their own kinds
         raise ModelError(f"cannot load the model {name!r}: {first_line(error)} {_OFFLINE_HINT}") from error
     return model.eval()
+
+
+def bars_on_a_terminal_only() -> None:
+    """Keep transformers' progress bars out of logs and pipes."""
+    from transformers.utils import logging
+
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
 
 
 def load_tokenizer(name: str) -> Any:

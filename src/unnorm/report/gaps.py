@@ -1,0 +1,52 @@
+"""The gap to `original`: how much higher an arm's held-out loss ends, paired by seed."""
+
+import math
+from typing import NamedTuple
+
+from scipy import stats
+
+from unnorm.study.view import StudyView
+
+
+class Gap(NamedTuple):
+    """mean: eval_loss / eval_loss of `against` − 1, over seeds; low, high: its 95 % t interval, None with one seed."""
+
+    model: str
+    dataset: str
+    strategy: str
+    arm: str
+    against: str
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: tuple[int, ...]
+    loss: float
+    against_loss: float
+
+
+def gaps(study: StudyView) -> list[Gap]:
+    """Every arm against the study's first one, wherever both are done with the same seed."""
+    done = {(c.model, c.dataset, c.strategy, c.arm, c.seed): c.result["eval_loss"] for c in study.cells if c.result}
+    found = []
+    for model in study.models:
+        for dataset in study.datasets:
+            for strategy in study.strategies:
+                for arm in study.arms[1:]:
+                    ours = {s: done.get((model, dataset, strategy, arm, s)) for s in study.seeds}
+                    theirs = {s: done.get((model, dataset, strategy, study.arms[0], s)) for s in study.seeds}
+                    pairs = {s: (ours[s], theirs[s]) for s in study.seeds if ours[s] and theirs[s]}
+                    if pairs:
+                        found.append(_gap(model, dataset, strategy, arm, study.arms[0], pairs))
+    return found
+
+
+def _gap(model: str, dataset: str, strategy: str, arm: str, against: str, pairs: dict[int, tuple[float, float]]) -> Gap:
+    values = [one / other - 1 for one, other in pairs.values()]
+    mean = sum(values) / len(values)
+    low = high = None
+    if len(values) > 1:
+        error = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
+        reach = float(stats.t.ppf(0.975, len(values) - 1)) * error
+        low, high = mean - reach, mean + reach
+    losses = [sum(pair[i] for pair in pairs.values()) / len(pairs) for i in (0, 1)]
+    return Gap(model, dataset, strategy, arm, against, mean, low, high, tuple(pairs), losses[0], losses[1])

@@ -128,7 +128,7 @@ def _alpha(study: StudyView, cells: list[CellView], model: str, dataset: str) ->
         .mark_line(strokeWidth=1.5)
         .encode(
             x=alt.X("tokens:Q", title="training tokens", axis=alt.Axis(format="~s", tickCount=4)),
-            y=alt.Y("alpha:Q", title="α", scale=alt.Scale(type="log")),
+            y=alt.Y("alpha:Q", title="α", scale=alt.Scale(type="log", nice=False)),
             color=alt.Color("order:Q", title="site, in execution order", scale=alt.Scale(scheme="viridis")),
             detail="site:N",
             tooltip=["site:N", "tokens:Q", alt.Tooltip("alpha:Q", format=".4f")],
@@ -182,7 +182,9 @@ def _arm_colour(study: StudyView, shown: list[str] | None = None) -> alt.Color:
 def _panels(chart: alt.Chart, field: str, values: list[str]) -> dict[str, Any]:
     """One panel a value, side by side where there is room."""
     facet = alt.Facet(f"{field}:N", sort=values, title=None)
-    return _finish(chart.properties(width=_WIDTH, height=_HEIGHT).facet(facet, columns=3))
+    return _finish(
+        chart.properties(width=_WIDTH, height=_HEIGHT).facet(facet, columns=2 if len(values) in (2, 4) else 3)
+    )
 
 
 def _finish(chart: Any) -> dict[str, Any]:

@@ -34,7 +34,9 @@ def gaps(study: StudyView) -> list[Gap]:
                 for arm in study.arms[1:]:
                     ours = {s: done.get((model, dataset, strategy, arm, s)) for s in study.seeds}
                     theirs = {s: done.get((model, dataset, strategy, study.arms[0], s)) for s in study.seeds}
-                    pairs = {s: (ours[s], theirs[s]) for s in study.seeds if ours[s] and theirs[s]}
+                    pairs = {
+                        s: (a, b) for s in study.seeds if (a := ours[s]) is not None and (b := theirs[s]) is not None
+                    }
                     if pairs:
                         found.append(_gap(model, dataset, strategy, arm, study.arms[0], pairs))
     return found

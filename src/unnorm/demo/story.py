@@ -25,9 +25,9 @@ datasets: [{{source: {data}, template: {template}}}]
 arms: [original, dyt-bare, dyt]
 strategies: [frozen, selective, full]
 seeds: [0]
-training: {{tokens: 150_000, max_length: {length}, batch_tokens: 512, precision: bf16,
-           learning_rate: {{frozen: 3.0e-3, selective: 3.0e-3, full: 1.0e-3}}}}
-evaluation: {{every_tokens: 50_000, tokens: 30_000}}
+training: {{tokens: 120_000, max_length: {length}, batch_tokens: 512, precision: bf16,
+           learning_rate: {{frozen: 2.0e-3, selective: 2.0e-3, full: 3.0e-4}}}}
+evaluation: {{every_tokens: 40_000, tokens: 30_000}}
 after: {{completions: {{prompts: {prompts}, max_new_tokens: 48}}}}
 """
 
@@ -37,7 +37,7 @@ def tell(out: Path, say: Callable[[str], None], *, quiet: bool = False) -> tuple
 
     say: called with a line for people at each stage. What finished before is not repeated.
     """
-    say("1/3  a base: a GPT-NeoX of two million parameters, pretrained here on a generated corpus (kept in the cache)")
+    say("1/3  a base: a GPT-NeoX of 1.6 million parameters, pretrained here on a generated corpus (kept in the cache)")
     base = demo_base(quiet=quiet)
     say("2/3  a study: the original norms, Dynamic Tanh bare, and calibrated, each under three strategies")
     out = Path(out).resolve()

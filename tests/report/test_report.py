@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import statistics
@@ -5,6 +6,7 @@ import statistics
 import pytest
 
 from report.views import ARMS, STRATEGIES, loss_of, study
+from unnorm.foundation.errors import SettingsError
 from unnorm.report.figures import figures
 from unnorm.report.gaps import gaps
 from unnorm.report.page import render, write_report
@@ -52,7 +54,8 @@ def test_rule_18_the_figures_hold_the_ledgers_numbers():
     alpha = values(named(drawn, "alpha"))
     assert {row["panel"] for row in alpha} == {"dyt-bare, full", "dyt, full"}  # where α moves
     assert len(alpha) == 2 * 8 * 3
-    assert all("12 finished cells" in figure.caption for figure in drawn if figure.name != "fit")
+    for name, count in (("loss", 12), ("gap", 12), ("alpha", 2)):
+        assert f"Drawn from {count} finished cells" in named(drawn, name).caption
 
 
 def test_rule_07_a_cell_that_is_not_done_is_never_drawn():
@@ -79,6 +82,37 @@ def test_the_summary_says_the_numbers_and_how_sure():
     assert any(line.startswith(wanted) and "one seed, so no interval" in line for line in lines)
     assert any("95 % interval" in line for line in summary(study(seeds=(0, 1, 2))))
     assert any("NOT MATCHED" in line for line in summary(study(matched=False)))
+
+
+def test_alpha_is_drawn_from_the_first_seed_that_is_done():
+    alpha = named(figures(study(seeds=(0, 1), broken={("dyt", "full", 0): "failed"})), "alpha")
+    assert {row["panel"] for row in values(alpha)} == {"dyt-bare, full", "dyt, full"}
+    assert "Drawn from 2 finished cells (seeds 0, 1). 1 cells" in alpha.caption
+    assert max(row["tokens"] for row in values(alpha)) == 800
+
+
+def test_what_could_not_be_compared_is_said():
+    lines = summary(study(broken={("original", "full", 0): "failed"}))
+    assert any(line.startswith("Under full, dyt could not be compared") for line in lines)
+
+
+def test_the_reference_is_original_wherever_it_stands():
+    made = dataclasses.replace(study(), arms=["dyt", "original", "dyt-bare"])
+    assert {gap.against for gap in gaps(made)} == {"original"}
+    assert {gap.arm for gap in gaps(made)} == {"dyt", "dyt-bare"}
+
+
+def test_a_second_report_leaves_no_figure_of_the_first(tmp_path):
+    write_report(study(), tmp_path)
+    broken = {(arm, strategy, 0): "failed" for arm in ARMS for strategy in STRATEGIES}
+    write_report(study(broken=broken), tmp_path)
+    assert list((tmp_path / "figures").iterdir()) == []
+
+
+def test_a_report_into_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="is a file"):
+        write_report(study(), tmp_path / "file")
 
 
 def test_a_study_with_nothing_done_still_has_a_page():

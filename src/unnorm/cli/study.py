@@ -159,10 +159,10 @@ def emit_results(view: "StudyView") -> None:
         result = cell.result
         name = f"{cell.model} / {cell.dataset}" if len(view.models) * len(view.datasets) > 1 else cell.strategy
         names = [name, cell.strategy] if name != cell.strategy else [name]
-        against = done.get((cell.model, cell.dataset, cell.strategy, cell.seed, view.arms[0]))
+        against = done.get((cell.model, cell.dataset, cell.strategy, cell.seed, view.reference))
         rows.append([*names, cell.arm, str(cell.seed), *_numbers(cell.state, result, against)])
     first = ["model / data", "strategy"] if len(view.models) * len(view.datasets) > 1 else ["strategy"]
-    columns = [*first, "arm", "seed", "start loss", "end loss", f"gap to {view.arms[0]}", "accuracy"]
+    columns = [*first, "arm", "seed", "start loss", "end loss", f"gap to {view.reference}", "accuracy"]
     emit_table(f"{view.name}: held-out loss in nats per token", columns, rows, align_right_from=len(first) + 2)
 
 

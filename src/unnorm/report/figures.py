@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import altair as alt
 
-from unnorm.report.gaps import gaps
+from unnorm.report.gaps import gaps, others
 from unnorm.report.theme import CONFIG, colours
 from unnorm.study.view import CellView, StudyView
 
@@ -80,7 +80,7 @@ def _gap(study: StudyView, cells: list[CellView], model: str, dataset: str) -> F
     ]
     if not rows:
         return None
-    arms = [arm for arm in study.arms[1:] if any(row["arm"] == arm for row in rows)]
+    arms = [arm for arm in others(study) if any(row["arm"] == arm for row in rows)]
     y = alt.Y("strategy:N", title=None, sort=study.strategies)
     offset = alt.YOffset("arm:N", sort=arms)
     base = alt.Chart(alt.Data(values=rows)).encode(y=y, yOffset=offset)
@@ -88,9 +88,9 @@ def _gap(study: StudyView, cells: list[CellView], model: str, dataset: str) -> F
     top = max([0.0, *(row["high"] or row["gap"] for row in rows)])
     bottom = min([0.0, *(row["low"] or row["gap"] for row in rows)])
     span = (top - bottom) or 0.01
-    scale = alt.Scale(domain=[bottom - 0.18 * span if bottom < 0 else 0, top + 0.18 * span])
+    scale = alt.Scale(domain=[bottom - 0.18 * span if bottom < 0 else 0, top + 0.3 * span])
     gap = alt.X(
-        "gap:Q", title=f"held-out loss above {study.arms[0]}", axis=alt.Axis(format="+.0%", tickCount=5), scale=scale
+        "gap:Q", title=f"held-out loss above {study.reference}", axis=alt.Axis(format="+.0%", tickCount=5), scale=scale
     )
     bars = base.mark_bar().encode(
         x=gap, color=_arm_colour(study, arms), tooltip=["strategy:N", "arm:N", alt.Tooltip("gap:Q", format="+.2%")]
@@ -103,20 +103,21 @@ def _gap(study: StudyView, cells: list[CellView], model: str, dataset: str) -> F
         layers.append(base.mark_rule(strokeWidth=2, color="#222222").encode(x="low:Q", x2="high:Q"))
     chart = alt.layer(*layers).properties(width="container", height=max(120, 34 * len(rows)))
     shown = "Lines: 95 % t interval over seeds." if len(layers) > 2 else "One seed: no interval."
-    caption = f"How much higher the held-out loss ends than {study.arms[0]}'s. {_behind(cells, study)} {shown}"
-    return Figure("gap", f"Gap to {study.arms[0]}", caption, _finish(chart))
+    caption = f"How much higher the held-out loss ends than {study.reference}'s. {_behind(cells, study)} {shown}"
+    return Figure("gap", f"Gap to {study.reference}", caption, _finish(chart))
 
 
 def _alpha(study: StudyView, cells: list[CellView], model: str, dataset: str) -> Figure | None:
     rows: list[dict[str, Any]] = []
-    panels: list[str] = []
+    drawn: dict[str, CellView] = {}  # the first finished seed of each arm and strategy
     for cell in cells:
-        steps = [record for record in cell.steps if "alpha" in record]
-        if cell.seed != study.seeds[0] or not steps or steps[0]["alpha"] == steps[-1]["alpha"]:
-            continue
         panel = f"{cell.arm}, {cell.strategy}"
-        panels.append(panel)
-        for record in steps[:: max(1, len(steps) // _MAX_STEPS)]:
+        steps = [record for record in cell.steps if "alpha" in record]
+        if panel in drawn or not steps or steps[0]["alpha"] == steps[-1]["alpha"]:
+            continue
+        drawn[panel] = cell
+        kept = [*steps[: -1 : max(1, len(steps) // _MAX_STEPS)], steps[-1]]
+        for record in kept:
             rows += [
                 {"panel": panel, "tokens": record["train_tokens"], "site": path, "order": order, "alpha": value}
                 for order, (path, value) in enumerate(record["alpha"].items())
@@ -128,17 +129,17 @@ def _alpha(study: StudyView, cells: list[CellView], model: str, dataset: str) ->
         .mark_line(strokeWidth=1.5)
         .encode(
             x=alt.X("tokens:Q", title="training tokens", axis=alt.Axis(format="~s", tickCount=4)),
-            y=alt.Y("alpha:Q", title="α", scale=alt.Scale(type="log", nice=False)),
+            y=alt.Y("alpha:Q", title="α", scale=alt.Scale(type="log", nice=False, padding=12)),
             color=alt.Color("order:Q", title="site, in execution order", scale=alt.Scale(scheme="viridis")),
             detail="site:N",
             tooltip=["site:N", "tokens:Q", alt.Tooltip("alpha:Q", format=".4f")],
         )
     )
     caption = (
-        f"α at every site while it trains, first seed; arms and strategies under which no α moves are left out. "
-        f"{_behind(cells, study)}"
+        "α at every site while it trains, one seed each; arms and strategies under which no α moves are left out. "
+        f"{_behind(list(drawn.values()), study)}"
     )
-    return Figure("alpha", "α by site", caption, _panels(chart, "panel", panels))
+    return Figure("alpha", "α by site", caption, _panels(chart, "panel", list(drawn)))
 
 
 def _fit(study: StudyView, cells: list[CellView], model: str, dataset: str) -> Figure | None:
@@ -194,9 +195,11 @@ def _finish(chart: Any) -> dict[str, Any]:
     return spec
 
 
-def _behind(cells: list[CellView], study: StudyView) -> str:
-    seeds = ", ".join(map(str, study.seeds))
-    plural = "s" if len(study.seeds) > 1 else ""
-    text = f"Drawn from {len(cells)} finished cells (seed{plural} {seeds})."
-    left_out = sum(not cell.done for cell in study.cells)
+def _behind(drawn: list[CellView], study: StudyView) -> str:
+    """Which cells a figure is drawn from, and how many of its model and data set are not done."""
+    seeds = sorted({cell.seed for cell in drawn})
+    plural = "s" if len(seeds) > 1 else ""
+    text = f"Drawn from {len(drawn)} finished cells (seed{plural} {', '.join(map(str, seeds))})."
+    place = {(cell.model, cell.dataset) for cell in drawn}
+    left_out = sum(not cell.done and (cell.model, cell.dataset) in place for cell in study.cells)
     return text + (f" {left_out} cells that are not done are left out." if left_out else "")

@@ -25,21 +25,26 @@ class Gap(NamedTuple):
 
 
 def gaps(study: StudyView) -> list[Gap]:
-    """Every arm against the study's first one, wherever both are done with the same seed."""
+    """Every arm against the study's reference, wherever both are done with the same seed."""
     done = {(c.model, c.dataset, c.strategy, c.arm, c.seed): c.result["eval_loss"] for c in study.cells if c.result}
     found = []
     for model in study.models:
         for dataset in study.datasets:
             for strategy in study.strategies:
-                for arm in study.arms[1:]:
+                for arm in others(study):
                     ours = {s: done.get((model, dataset, strategy, arm, s)) for s in study.seeds}
-                    theirs = {s: done.get((model, dataset, strategy, study.arms[0], s)) for s in study.seeds}
+                    theirs = {s: done.get((model, dataset, strategy, study.reference, s)) for s in study.seeds}
                     pairs = {
                         s: (a, b) for s in study.seeds if (a := ours[s]) is not None and (b := theirs[s]) is not None
                     }
                     if pairs:
-                        found.append(_gap(model, dataset, strategy, arm, study.arms[0], pairs))
+                        found.append(_gap(model, dataset, strategy, arm, study.reference, pairs))
     return found
+
+
+def others(study: StudyView) -> list[str]:
+    """The arms that are compared with the reference."""
+    return [arm for arm in study.arms if arm != study.reference]
 
 
 def _gap(model: str, dataset: str, strategy: str, arm: str, against: str, pairs: dict[int, tuple[float, float]]) -> Gap:

@@ -15,6 +15,7 @@ import orjson
 from jinja2 import Environment
 
 from unnorm.foundation import atomic
+from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.terminal import plain
 from unnorm.report.export import export
 from unnorm.report.figures import Figure, figures
@@ -28,8 +29,12 @@ _MAX_TEXT = 4_000  # characters of a completion on the page; the ledger has the 
 
 def write_report(study: StudyView, out: Path) -> dict[str, Any]:
     """Write `index.html` and `figures/` into the folder `out`. Returns their paths and the summary."""
+    if out.exists() and not out.is_dir():
+        raise SettingsError(f"{out} is a file, so no report can be written into it. Give a folder.")
     drawn = figures(study)
-    written = export(drawn, out / "figures")
+    with atomic.folder(out / "figures") as fresh:  # whole, so that no figure of an earlier state stays behind
+        names = export(drawn, fresh)
+    written = [out / "figures" / name for name in names]
     lines = summary(study)
     page = out / "index.html"
     atomic.write_bytes(page, render(study, drawn, lines).encode())
@@ -41,6 +46,7 @@ def render(study: StudyView, drawn: list[Figure], lines: list[str]) -> str:
     script = _text("page.js")
     bundle = _vega()
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["fixed"] = lambda number, digits: "–" if number is None else f"{number:.{digits}f}"
     environment.filters["plain"] = lambda text: plain(str(text))
     # Vega writes style attributes and its tooltip's style sheet, which no hash can name: styles may be inline, and
     # style alone can load nothing, since every other source is closed.

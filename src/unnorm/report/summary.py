@@ -2,8 +2,10 @@
 
 from collections import Counter
 
-from unnorm.report.gaps import Gap, gaps
+from unnorm.report.gaps import Gap, gaps, others
 from unnorm.study.view import StudyView
+
+_NOT_DONE = "it and the arm it is compared with are not both done with any seed"
 
 
 def summary(study: StudyView) -> list[str]:
@@ -14,14 +16,20 @@ def summary(study: StudyView) -> list[str]:
         f"{_list(study.models)}, {_count(len(study.seeds), 'seed')}: {done} of {_count(len(study.cells), 'cell')} done."
     ]
     many = len(study.models) * len(study.datasets) > 1
-    lines += [_finding(gap, many) for gap in gaps(study)]
+    found = {(gap.model, gap.dataset, gap.strategy, gap.arm): gap for gap in gaps(study)}
+    for model in study.models:
+        for dataset in study.datasets:
+            for strategy in study.strategies:
+                where = f"With {model} on {dataset} under {strategy}" if many else f"Under {strategy}"
+                for arm in others(study):
+                    gap = found.get((model, dataset, strategy, arm))
+                    lines.append(_finding(gap, where) if gap else f"{where}, {arm} could not be compared: {_NOT_DONE}.")
     lines += _certainty(study)
     return lines
 
 
-def _finding(gap: Gap, many: bool) -> str:
-    where = f"With {gap.model} on {gap.dataset} under {gap.strategy}" if many else f"Under {gap.strategy}"
-    size = f"{abs(gap.mean):.1%} {'above' if gap.mean >= 0 else 'below'} {gap.against}"
+def _finding(gap: Gap, where: str) -> str:
+    size = f"{_percent(abs(gap.mean))} {'above' if gap.mean >= 0 else 'below'} {gap.against}"
     numbers = f"{gap.loss:.4f} against {gap.against_loss:.4f} nats per token"
     if gap.low is None or gap.high is None:
         return f"{where}, {gap.arm} ends {size} ({numbers}; one seed, so no interval)."
@@ -47,6 +55,11 @@ def _certainty(study: StudyView) -> list[str]:
         states = ", ".join(f"{count} {state}" for state, count in left_out.items())
         lines.append(f"Not drawn and not counted: cells that are not done ({states}).")
     return lines
+
+
+def _percent(share: float) -> str:
+    """One decimal, or as many as a small share needs to be more than zero."""
+    return f"{share:.1%}" if share >= 0.001 or share == 0 else f"{share:.3%}"
 
 
 def _list(items: list[str]) -> str:

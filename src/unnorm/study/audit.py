@@ -5,28 +5,30 @@ from typing import Any
 
 from unnorm.foundation import atomic
 from unnorm.study.ledger import result_of
+from unnorm.study.view import reference_of
 
 _MUST_AGREE = ("steps", "train_tokens")
 
 
 def audit(cells: list[dict[str, Any]], arms: list[str], folders: dict[str, Any]) -> dict[str, Any]:
-    """Compare every arm with the first one, within model, dataset, strategy and seed, among the cells that are done.
+    """Compare every arm with the reference (`original`, else the first) where both are done.
 
     cells: the entries of study.json; folders: cell hash -> its folder. Returns `matched` (None where nothing could be
     compared) and `comparisons`, each with what differs.
     """
+    reference = reference_of(arms)
     by_place: dict[tuple[Any, ...], dict[str, str]] = {}
     for entry in cells:
         place = (entry["model"], entry["dataset"], entry["strategy"], entry["seed"])
         by_place.setdefault(place, {})[entry["arm"]] = entry["cell"]
     comparisons = []
     for (model, dataset, strategy, seed), found in by_place.items():
-        if arms[0] not in found:
+        if reference not in found:
             continue
-        for arm in arms[1:]:
-            if arm not in found:
+        for arm in arms:
+            if arm == reference or arm not in found:
                 continue
-            differences = _differences(folders[found[arm]], folders[found[arms[0]]])
+            differences = _differences(folders[found[arm]], folders[found[reference]])
             comparisons.append(
                 {
                     "model": model,
@@ -34,7 +36,7 @@ def audit(cells: list[dict[str, Any]], arms: list[str], folders: dict[str, Any])
                     "strategy": strategy,
                     "seed": seed,
                     "arm": arm,
-                    "against": arms[0],
+                    "against": reference,
                     "matched": not differences,
                     "differences": differences,
                 }

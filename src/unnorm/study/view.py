@@ -59,6 +59,16 @@ class StudyView:
     """`matched` (bool) and `comparisons`: model, dataset, strategy, seed, arm, against, matched, differences."""
     versions: dict[str, str]
 
+    @property
+    def reference(self) -> str:
+        """The arm that the others are compared with."""
+        return reference_of(self.arms)
+
+
+def reference_of(arms: list[str]) -> str:
+    """`original` where there is one, else the first arm."""
+    return "original" if "original" in arms else arms[0]
+
 
 def read_study(folder: Path, *, logs: bool = True) -> StudyView:
     """The study in `folder` (LEDGER/STUDY). logs: read steps, evaluations and completions too.

@@ -63,6 +63,8 @@ def test_it_opens_draws_fetches_nothing_and_fits(browser, page, width, dark):
     assert browser.get_log("browser") == []
     assert browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)") == []
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    sizes = "return [...document.querySelectorAll('.figure svg')].map(e => e.getBoundingClientRect().width)"
+    assert min(browser.execute_script(sizes)) > 200
     wide = "[...document.querySelectorAll('.figure')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
     assert browser.execute_script(f"return {wide}") == 0
     background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")

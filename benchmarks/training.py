@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import SHARED, machine_line
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from machine import SHARED, machine_line
 from unnorm.data.encode import Encoded
 from unnorm.data.packing import collate_padded, pack, token_count
 from unnorm.data.prepare import DataSettings, Rows, Source

@@ -112,7 +112,9 @@ def test_resuming_under_bf16_is_bitwise_too(bases, data_file, tmp_path):
 
 @pytest.mark.parametrize("arm", ["original", "dyt", "dyt-bare"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_every_arm_under_every_strategy_trains_logs_and_loads(arm, strategy, bases, data_file, tmp_path):
+def test_rule_13_every_arm_trains_and_logs_and_the_saved_weights_are_the_evaluated_ones(
+    arm, strategy, bases, data_file, tmp_path
+):
     out = tmp_path / "out"
     result = run_cell(settings_of(bases["gpt_neox"], data_file, arm=arm, strategy=strategy), out, quiet=True)
     steps = lines(out / "steps.jsonl")
@@ -150,7 +152,7 @@ def test_every_arm_under_every_strategy_trains_logs_and_loads(arm, strategy, bas
 
     data = DataSettings(source=data_file, template="alpaca-short", max_length=64)
     again = unnorm.evaluate(loaded, data, load_tokenizer(str(out / "model")), tokens=300, quiet=True)
-    assert again.loss == pytest.approx(result["eval_loss"], rel=1e-6)  # rule 13: evaluated and saved are the same
+    assert again.loss == pytest.approx(result["eval_loss"], rel=1e-6)
 
 
 def test_rule_06_arms_of_one_seed_see_the_same_rows_in_the_same_order(bases, data_file, tmp_path):

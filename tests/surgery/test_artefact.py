@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -141,3 +144,17 @@ def test_a_saved_swap_cannot_be_undone(tmp_path):
     unnorm.save(model, tmp_path / "m")
     with pytest.raises(unnorm.UnnormError, match="saved"):
         unnorm.unswap_(model)
+
+
+def test_a_fresh_process_loads_it(tmp_path):
+    folder = saved(tmp_path)
+    expected = float(unnorm.load(folder)(tokens()).logits.detach().sum())
+    program = f"""
+import sys, unnorm
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from conftest import tokens
+print(float(unnorm.load({str(folder)!r})(tokens()).logits.detach().sum()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) == pytest.approx(expected, rel=1e-4)

@@ -48,13 +48,14 @@ def swap(
     DATA is a known name (alpaca), a .json or .jsonl file in Alpaca form, or a hub id.
     """
     from unnorm.data.prepare import DataSettings, Source
+    from unnorm.norms.spec import spec_from
     from unnorm.surgery.artefact import is_artefact, save
     from unnorm.surgery.base import context_length, load_base, load_tokenizer
     from unnorm.surgery.swap import swap_
 
     if bare == (calibrate is not None):
         raise SettingsError("give either --calibrate DATA, to fit the new norms, or --bare, to start them unfitted.")
-    spec = _spec(to, alpha)
+    spec = spec_from({"norm": to, "alpha": alpha})
     if is_artefact(model):
         raise SettingsError(f"{model} is an artefact of unnorm already. Swap its base instead.")
     loaded, tokenizer = load_base(model), load_tokenizer(model)
@@ -79,10 +80,3 @@ def swap(
         title = f"calibrated on {fit.tokens:,} tokens in {fit.seconds:.2f} s"
         emit_table(title, ["site", "R²", "α", "|αx| > 2", "seconds"], rows_)
     say(f"saved {out}")
-
-
-def _spec(to: str, alpha: str):  # type: ignore[no-untyped-def]
-    import unnorm.norms.dyt  # noqa: F401  (registers itself)
-    from unnorm.norms.spec import spec_from
-
-    return spec_from({"norm": to, "alpha": alpha})

@@ -5,7 +5,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-import unnorm.norms.dyt  # noqa: F401  (registers itself)
 from unnorm.foundation.errors import SettingsError
 from unnorm.norms.spec import NormSpec, spec_from
 

@@ -62,7 +62,7 @@ def plan(study: StudyFile, ledger: Ledger = _LEDGER, json: JsonOption = False) -
         return
     rows = [
         [
-            f"{r['model']} / {r['dataset']} / {r['arm']} / {r['strategy']} / {r['seed']}",
+            _name(r),
             str(r["state"]),
             " + ".join(f"{n:,} {group}" for group, n in r["trainable_parameters"].items()),  # type: ignore[attr-defined]
             f"{r['tokens']:,}",
@@ -111,7 +111,7 @@ def status(study: StudyFile, ledger: Ledger = _LEDGER, json: JsonOption = False)
         return
     rows = [
         [
-            f"{r['model']} / {r['dataset']} / {r['arm']} / {r['strategy']} / {r['seed']}",
+            _name(r),
             str(r["state"]),
             str(r["step"] or ""),
             f"{r['loss']:.4f}" if r["loss"] is not None else "",
@@ -145,7 +145,7 @@ def schema(json: JsonOption = True) -> None:
 
 
 def emit_results(view: "StudyView") -> None:
-    """Print a study's results as a table, the gap to the first arm beside each."""
+    """Print a study's results as a table, the gap to the reference beside each."""
     done = {(c.model, c.dataset, c.strategy, c.seed, c.arm): c.result for c in view.cells if c.result is not None}
     rows = []
     order = (view.models, view.datasets, view.strategies, view.seeds, view.arms)
@@ -164,6 +164,10 @@ def emit_results(view: "StudyView") -> None:
     first = ["model / data", "strategy"] if len(view.models) * len(view.datasets) > 1 else ["strategy"]
     columns = [*first, "arm", "seed", "start loss", "end loss", f"gap to {view.reference}", "accuracy"]
     emit_table(f"{view.name}: held-out loss in nats per token", columns, rows, align_right_from=len(first) + 2)
+
+
+def _name(record: dict[str, Any]) -> str:
+    return " / ".join(str(record[key]) for key in ("model", "dataset", "arm", "strategy", "seed"))
 
 
 def _numbers(state: str, result: dict[str, Any] | None, against: dict[str, Any] | None) -> list[str]:

@@ -135,6 +135,21 @@ def run_cell(
     return result
 
 
+def set_up(model: Any, settings: CellSettings) -> tuple[Any, Trainable, list[str]]:
+    """Make a start train what the cell's strategy says: the model, what trains, and the paths of all its norm sites."""
+    sites = find_sites(model)
+    chosen = settings.training.train_sites
+    trained = select(sites, chosen) if chosen is not None else sites
+    model, trainable = apply_strategy(
+        model,
+        settings.strategy,
+        site_paths=[site.path for site in trained],
+        lora=settings.training.lora,
+        seed=settings.seed,
+    )
+    return model, trainable, [site.path for site in sites]
+
+
 class _Ready(NamedTuple):
     """Everything that a cell's training needs."""
 
@@ -157,16 +172,10 @@ def _prepare(settings: CellSettings, bench: Workbench, cell: str, out: Path, qui
         f"{train.tokens:,} tokens to train on in {len(train.rows):,} rows, {validation.tokens:,} to evaluate on; "
         f"dropped: {', '.join(f'{n} {reason}' for reason, n in source.dropped.items()) or 'none'}"
     )
-    model, swap = bench.start(settings.model, settings.arm, train)
+    model, swap = bench.start(settings.model, settings.arm, settings.data, settings.training.tokens, settings.seed)
     if swap is not None:
         say(_describe(swap))
-    sites = find_sites(model)
-    paths = [site.path for site in sites]
-    chosen = settings.training.train_sites
-    trained_paths = [site.path for site in select(sites, chosen)] if chosen is not None else paths
-    model, trainable = apply_strategy(
-        model, settings.strategy, site_paths=trained_paths, lora=settings.training.lora, seed=settings.seed
-    )
+    model, trainable, paths = set_up(model, settings)
     say(trainable.describe())
     evaluations = RunLog(out / "evaluations.jsonl")
     evaluated = {record["step"]: record for record in evaluations.read()}

@@ -1,18 +1,18 @@
 """What a study will take: exact tokens and steps, and time and memory from one measured step of each kind of cell."""
 
-import os
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from unnorm.evaluation.held_out import evaluate_batches
+from unnorm.foundation.memory import memory_in_use
 from unnorm.metrics.token_sums import token_sums
+from unnorm.study.cell import set_up
 from unnorm.study.runner import Planned
 from unnorm.study.workbench import Workbench
-from unnorm.surgery.sites import find_sites
 from unnorm.tuning.parameter_groups import parameter_groups
-from unnorm.tuning.strategies import Trainable, apply_strategy
+from unnorm.tuning.strategies import Trainable
 
 
 class Estimate(NamedTuple):
@@ -53,11 +53,8 @@ def estimates(planned: list[Planned], bench: Workbench) -> list[Estimate]:
 def _measure(cell: Planned, bench: Workbench) -> _Measured:
     settings = cell.settings
     rows = bench.train_rows(settings.data, settings.model, settings.training.tokens, settings.seed)
-    model, _ = bench.start(settings.model, settings.arm, rows)
-    paths = [site.path for site in find_sites(model)]
-    model, trainable = apply_strategy(
-        model, settings.strategy, site_paths=paths, lora=settings.training.lora, seed=settings.seed
-    )
+    model, _ = bench.start(settings.model, settings.arm, settings.data, settings.training.tokens, settings.seed)
+    model, trainable, _ = set_up(model, settings)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     model.to(device).train()
     inner = model.get_base_model() if hasattr(model, "peft_config") else model
@@ -75,12 +72,4 @@ def _measure(cell: Planned, bench: Workbench) -> _Measured:
         seconds = time.perf_counter() - started
     one = evaluate_batches(model, [batch]).seconds
     share = settings.evaluation_tokens / max(1, int(batch["tokens"].sum()))
-    return _Measured(trainable, seconds, one * share, _memory(device))
-
-
-def _memory(device: Any) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import psutil
-
-    return int(psutil.Process(os.getpid()).memory_info().rss)
+    return _Measured(trainable, seconds, one * share, memory_in_use(device))

@@ -62,9 +62,10 @@ class Workbench:
         key = (data, model, tokens)
         return self._keep("validation", key, lambda: self.source(data, model).validation(tokens, packs))
 
-    def start(self, model: str, arm: Arm, train: Rows) -> Start:
+    def start(self, model: str, arm: Arm, data: DataSettings, tokens: int, seed: int) -> Start:
         """A copy of the model as `arm` starts: swapped, and fitted to the first training rows where it calibrates."""
-        key = (model, arm.model_dump_json(), id(train))
+        key = (model, arm.model_dump_json(), data, tokens, seed)
+        train = self.train_rows(data, model, tokens, seed)
         kept = self._keep("start", key, lambda: self._swap(self.base(model).model, arm, train))
         return Start(copy.deepcopy(kept.model), kept.report)
 

@@ -17,6 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from unnorm.foundation import seeds
 from unnorm.foundation.errors import Interrupted, NonFiniteError, SettingsError
+from unnorm.foundation.memory import memory_in_use
 from unnorm.foundation.progress import Bar
 from unnorm.metrics.token_sums import token_sums
 from unnorm.tuning import checkpoint
@@ -244,7 +245,7 @@ class _StepCallback(TrainerCallback):
             "grad_norm": trainer.unclipped_norm,
             "learning_rate": trainer.learning_rate_used,
             "tokens_per_second": tokens / seconds,
-            "memory_bytes": _memory(device),
+            "memory_bytes": memory_in_use(device),
             **trainer.monitor.read(),
         }
 
@@ -297,12 +298,3 @@ def _arguments(settings: TrainingSettings, folder: Path, rows_per_step: int, see
 
 def _plain(optimizer: Any) -> torch.optim.Optimizer:
     return getattr(optimizer, "optimizer", optimizer)  # type: ignore[no-any-return]
-
-
-def _memory(device: torch.device) -> int:
-    """Peak memory on a GPU, resident memory of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import psutil
-
-    return int(psutil.Process(os.getpid()).memory_info().rss)

@@ -1,0 +1,15 @@
+from unnorm.data.prepare import DataSettings
+from unnorm.study.arms import arm_from
+from unnorm.study.workbench import Workbench
+
+
+def test_a_start_is_shared_by_strategies_and_made_anew_for_another_seed(bases, data_file, monkeypatch):
+    bench, made = Workbench(quiet=True), []
+    real = bench._swap
+    monkeypatch.setattr(bench, "_swap", lambda *args: made.append(1) or real(*args))
+    data = DataSettings(source=data_file, template="alpaca-short", max_length=64)
+    starts = [bench.start(bases["gpt2"], arm_from("dyt"), data, 600, seed) for seed in (0, 0, 1)]
+    assert len(made) == 2
+    alphas = [[site.alpha for site in start.report.calibration.sites] for start in starts]
+    assert alphas[0] == alphas[1] != alphas[2]
+    assert starts[0].model is not starts[1].model

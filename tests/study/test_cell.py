@@ -19,6 +19,7 @@ from unnorm.foundation.errors import ArtefactError, NonFiniteError, SettingsErro
 from unnorm.study.arms import arm_from
 from unnorm.study.cell import CellSettings, run_cell
 from unnorm.tuning import checkpoint
+from unnorm.tuning.run_log import RunLog
 
 STRATEGIES = ("frozen", "selective", "full")
 TIMINGS = ("tokens_per_second", "memory_bytes", "wall_seconds", "seconds")
@@ -236,7 +237,8 @@ def test_a_checkpoint_of_another_run_is_refused(bases, data_file, tmp_path):
         run_cell(settings, tmp_path / "out", quiet=True)
 
 
-def test_ctrl_c_checkpoints_and_the_same_command_goes_on(bases, data_file, tmp_path):
+@pytest.mark.parametrize("reached", ["cell.json", "trainable.json", "steps.jsonl"])
+def test_ctrl_c_at_any_stage_and_the_same_command_goes_on(reached, bases, data_file, tmp_path):
     settings = settings_of(bases["gpt2"], data_file, training={"tokens": 6000}, checkpoint_every_tokens=10**9)
     program = (
         "import sys, torch; torch.set_num_threads(1); from pathlib import Path;"
@@ -246,12 +248,14 @@ def test_ctrl_c_checkpoints_and_the_same_command_goes_on(bases, data_file, tmp_p
     )
     out = tmp_path / "out"
     process = subprocess.Popen([sys.executable, "-c", program, settings.model_dump_json(), str(out)])
-    while process.poll() is None and not (out / "steps.jsonl").is_file():
+    while process.poll() is None and not ((out / reached).is_file() and (out / reached).read_bytes()):
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGINT)
     assert process.wait() == 77
-    reached = len(lines(out / "steps.jsonl"))
-    assert [p.name for p in (out / "checkpoints").iterdir()] == [f"step-{reached:08d}"]
+    steps = len(RunLog(out / "steps.jsonl").read())
+    if reached == "steps.jsonl":
+        assert steps
+    assert [p.name for p in out.glob("checkpoints/*")] == [f"step-{steps:08d}"] * bool(steps)
     run_cell(settings, out, quiet=True)
     run_cell(settings, tmp_path / "whole", quiet=True)
     assert_same_end(out, tmp_path / "whole")

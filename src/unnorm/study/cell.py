@@ -124,8 +124,8 @@ def run_cell(
     write_state(out, cell, resolved, "running", None)
     try:
         result = _train(settings, ready, bench.base(settings.model).tokenizer, cell, out, say)
-    except Interrupted:
-        raise
+    except (Interrupted, KeyboardInterrupt) as stop:  # the latter outside of training, where there is nothing to save
+        raise Interrupted from stop
     except Exception as error:
         write_state(out, cell, resolved, "failed", f"{type(error).__name__}: {error}")
         raise

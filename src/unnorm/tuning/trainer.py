@@ -150,16 +150,16 @@ class TokenTrainer(Trainer):
 
     def fit(self) -> None:
         """Train to the end, from the newest checkpoint of this run if there is one. Raises `Interrupted`."""
-        last = checkpoint.latest(self.folder / "checkpoints")
-        step = 0
-        if last is not None:
-            checkpoint.check_run(last, self.run)
-            step = int(last.name.removeprefix("step-"))
-        if self.args.should_save:
-            self.log_file.cut_after(step)
-        records = self.log_file.read()
-        self.train_tokens = records[-1]["train_tokens"] if step and records else 0
         with plain_forward_after(self.model), self.step_callback.stop_signals():
+            last = checkpoint.latest(self.folder / "checkpoints")
+            step = 0
+            if last is not None:
+                checkpoint.check_run(last, self.run)
+                step = int(last.name.removeprefix("step-"))
+            if self.args.should_save:
+                self.log_file.cut_after(step)
+            records = self.log_file.read()
+            self.train_tokens = records[-1]["train_tokens"] if step and records else 0
             self.train(resume_from_checkpoint=str(last) if last else None)
         if self.step_callback.stopping:
             raise Interrupted

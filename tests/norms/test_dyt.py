@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from unnorm import DyT
 from unnorm.foundation.errors import SettingsError
-from unnorm.norms.dyt import saturation
+from unnorm.norms.curve import saturation
 from unnorm.norms.spec import spec_from
 
 
@@ -114,7 +114,7 @@ def test_saturation_counts_beyond_two():
 def test_spec_round_trip_and_bad_settings():
     spec = DyT(alpha="channel", bias=False)
     assert spec_from(spec.to_dict()) == spec
-    with pytest.raises(SettingsError, match="Known norms: dyt"):
+    with pytest.raises(SettingsError, match="Known norms: derf, dyisru, dyt"):
         spec_from({"norm": "dynamic"})
     with pytest.raises(SettingsError, match="alhpa"):
         spec_from({"norm": "dyt", "alhpa": "scalar"})

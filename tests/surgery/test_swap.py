@@ -5,7 +5,7 @@ import unnorm
 from conftest import FAMILIES, tiny_model, tokens
 from unnorm import DyT
 from unnorm.foundation.errors import DataError, ModelError, SiteError
-from unnorm.norms.dyt import DynamicTanh
+from unnorm.norms.curve import CurveNorm
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -37,7 +37,7 @@ def test_calibrate_on_must_be_said():
 
 
 def swapped(model) -> set[str]:
-    return {name for name, module in model.named_modules() if isinstance(module, DynamicTanh)}
+    return {name for name, module in model.named_modules() if isinstance(module, CurveNorm)}
 
 
 def test_patterns_path_before_role_before_glob_first_match_wins():

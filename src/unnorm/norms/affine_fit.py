@@ -1,65 +1,99 @@
-"""Closed-form fits of `γ · φ(α x) + β` to given outputs: least squares for γ and β, a one-dimensional search for α.
+"""Closed-form fits of `γ · t + β` to given outputs, from running sums, so that any number of tokens fits in memory.
 
-For a fixed α the best γ and β of each channel are a simple regression of y on t = φ(α x),
+For fixed features t the best γ and β of each channel are a simple regression of y on t,
 
-    γ = cov(t, y) / var(t),   β = mean(y) − γ mean(t),   SSE = var(y) − cov(t, y)² / var(t)   (each times N),
+    γ = cov(t, y) / var(t),   β = mean(y) − γ mean(t),   error = var(y) − cov(t, y)² / var(t)   (each times N),
 
-so the error of an α is known without solving anything, and α is found by a coarse grid followed by golden-section
-search on log α, for one α over all channels or for one α a channel at once.
+so the error of any candidate for t is known without solving anything: `search` uses that to find the scale of a curve.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 
-Curve = Callable[[torch.Tensor], torch.Tensor]
-
-_SEARCH_TOKENS = 1024
+_CHUNK = 8192
 _GRID = 14
 _GOLDEN_STEPS = 10
-_RANGE = (0.01, 8.0)  # of α · σ(x): from a curve that is as good as linear to one that is as good as a sign
+RANGE = (0.01, 8.0)
+"""Of α · σ(x): from a curve that is as good as linear to one that is as good as a sign."""
 
 
-class AffineFit(NamedTuple):
-    """Parameters in fp32: alpha [1] or [C], weight [C], bias [C]."""
+class Moments:
+    """Sums over tokens, a channel each, in float64: of t, y, t², t y and y². All [C]."""
 
-    alpha: torch.Tensor
-    weight: torch.Tensor
-    bias: torch.Tensor
+    def __init__(self) -> None:
+        self.n = 0
+        self._sums = torch.zeros(5, 0, dtype=torch.float64)
+
+    def add(self, t: torch.Tensor, y: torch.Tensor) -> "Moments":
+        """Take in t, y [n, C], any float dtype."""
+        t, y = t.float(), y.float()
+        # fp32 products of a chunk are summed in float64; squares of values near 1e3 keep their seventh digit
+        parts = [v.sum(0, dtype=torch.float64) for v in (t, y, t * t, t * y, y * y)]
+        self._sums = torch.stack(parts) + (self._sums.to(t.device) if self.n else 0)
+        self.n += t.shape[0]
+        return self
+
+    @classmethod
+    def by_channel(cls, sums: list["Moments"], chosen: list[int]) -> "Moments":
+        """For each channel the sums of `sums[chosen[channel]]`; all over the same tokens."""
+        picked = cls()
+        picked.n = sums[0].n
+        stacked = torch.stack([s._sums for s in sums], dim=-1)  # [5, C, K]
+        index = torch.tensor(chosen, device=stacked.device).expand(5, -1)[..., None]
+        picked._sums = stacked.gather(-1, index)[..., 0]
+        return picked
+
+    def solve(self, *, with_bias: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """(γ, β), each [C] in float64. A channel on which t is constant gets γ = 0."""
+        t, y, tt, ty, _ = self._sums / self.n
+        if with_bias:
+            tt, ty = tt - t * t, ty - t * y
+        weight = torch.where(tt > 1e-12, ty / tt.clamp_min(1e-30), torch.zeros_like(tt))
+        return weight, (y - weight * t if with_bias else torch.zeros_like(weight))
+
+    def r2(self, weight: torch.Tensor | float, bias: torch.Tensor | float) -> float:
+        """Share of the variance of y around each channel's mean that γ t + β explains, over all channels."""
+        error, total = self.error(weight, bias).sum(), (self._sums[4] - self._sums[1].square() / self.n).sum()
+        return float(1 - error / total) if total > 0 else float(error <= 0)
+
+    def error(self, weight: torch.Tensor | float, bias: torch.Tensor | float) -> torch.Tensor:
+        """Σ (y − γ t − β)² a channel, [C]."""
+        t, y, tt, ty, yy = self._sums
+        weight, bias = (torch.as_tensor(v, dtype=torch.float64, device=t.device) for v in (weight, bias))
+        cross = -2 * weight * ty - 2 * bias * y + 2 * weight * bias * t
+        return (yy + weight.square() * tt + bias.square() * self.n + cross).clamp_min(0)
 
 
-def fit_affine_curve(
-    x: torch.Tensor, y: torch.Tensor, curve: Curve, *, per_channel: bool, with_bias: bool
-) -> AffineFit:
-    """Fit γ · curve(α x) + β to y by least squares.
-
-    x, y [N, C], float. The search for α looks at 1,024 tokens at most, evenly spaced; γ and β use all N, with sums in
-    float64. A channel on which the curve is constant gets γ = 0.
-    """
-    x, y = x.float(), y.float()
-    stride = max(1, x.shape[0] // _SEARCH_TOKENS)
-    alpha = _search_alpha(x[::stride], y[::stride], curve, per_channel=per_channel, with_bias=with_bias)
-    t = curve(alpha * x)
-    n = x.shape[0]
-    t_mean = t.sum(0, dtype=torch.float64) / n if with_bias else x.new_zeros(x.shape[1], dtype=torch.float64)
-    y_mean = y.sum(0, dtype=torch.float64) / n
-    y_offset = y_mean if with_bias else torch.zeros_like(y_mean)
-    t = t - t_mean.float()
-    s_tt = (t * t).sum(0, dtype=torch.float64)
-    s_ty = (t * (y - y_offset.float())).sum(0, dtype=torch.float64)
-    weight = torch.where(s_tt > 1e-12 * n, s_ty / s_tt.clamp_min(1e-30), torch.zeros_like(s_tt))
-    bias = y_mean - weight * t_mean if with_bias else torch.zeros_like(weight)
-    return AffineFit(alpha.float(), weight.float(), bias.float())
+def moments(features: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> Moments:
+    """The sums for t = features(x) over all tokens of x, y [N, C], a chunk at a time."""
+    sums = Moments()
+    for at in range(0, x.shape[0], _CHUNK):
+        sums.add(features(x[at : at + _CHUNK].float()), y[at : at + _CHUNK])
+    return sums
 
 
-def _search_alpha(
-    x: torch.Tensor, y: torch.Tensor, curve: Curve, *, per_channel: bool, with_bias: bool
+def spread_of(x: torch.Tensor, *, per_channel: bool) -> torch.Tensor:
+    """Root mean square of x [N, C], over everything ([1]) or a channel ([C])."""
+    return (x.square().mean(0) if per_channel else x.square().mean().reshape(1)).sqrt().clamp_min(1e-12)
+
+
+def search(
+    curve: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    per_channel: bool,
+    with_bias: bool,
+    around: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The α [1] or [C] of the smallest summed squared error. x, y [n, C] fp32."""
+    """The α [1] or [C] for which γ curve(α x) + β has the smallest squared error. x, y [n, C] fp32.
+
+    A coarse grid over `RANGE` (times 1 / `around`, the spread of x unless given), then golden-section search on log α.
+    """
     if with_bias:
         y = y - y.mean(0)
-    spread = (x.square().mean(0) if per_channel else x.square().mean().reshape(1)).sqrt().clamp_min(1e-12)
+    spread = spread_of(x, per_channel=per_channel) if around is None else around
 
     def error(log_alpha: torch.Tensor) -> torch.Tensor:
         t = curve(log_alpha.exp() * x)
@@ -68,17 +102,22 @@ def _search_alpha(
         explained = (t * y).sum(0).square() / (t * t).sum(0).clamp_min(1e-20)
         return -(explained if per_channel else explained.sum().reshape(1))
 
-    low, high = (torch.tensor(bound, device=x.device).log() for bound in _RANGE)
+    low, high = (torch.tensor(bound, device=x.device).log() for bound in RANGE)
     grid = torch.linspace(low, high, _GRID, device=x.device)[:, None] - spread.log()
     errors = torch.stack([error(row) for row in grid])
-    best = errors.argmin(0)
     step = (high - low) / (_GRID - 1)
-    centre = grid.gather(0, best[None])[0]
-    left, right = centre - step, centre + step
+    centre = grid.gather(0, errors.argmin(0)[None])[0]
+    return golden(error, centre - step, centre + step, _GOLDEN_STEPS).exp()
+
+
+def golden(
+    error: Callable[[torch.Tensor], torch.Tensor], left: torch.Tensor, right: torch.Tensor, steps: int
+) -> torch.Tensor:
+    """Where `error` is smallest between `left` and `right`, an entry each, by golden-section search."""
     ratio = (5**0.5 - 1) / 2
     a, b = right - ratio * (right - left), left + ratio * (right - left)
     error_a, error_b = error(a), error(b)
-    for _ in range(_GOLDEN_STEPS):
+    for _ in range(steps):
         keep_left = error_a < error_b
         left, right = torch.where(keep_left, left, a), torch.where(keep_left, b, right)
         fresh = torch.where(keep_left, right - ratio * (right - left), left + ratio * (right - left))
@@ -88,4 +127,4 @@ def _search_alpha(
             torch.where(keep_left, error_fresh, error_b),
             torch.where(keep_left, error_a, error_fresh),
         )
-    return ((left + right) / 2).exp()
+    return (left + right) / 2

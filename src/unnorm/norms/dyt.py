@@ -1,81 +1,38 @@
 """Dynamic Tanh: `γ · tanh(α x) + β` (Zhu et al. 2025, arXiv 2503.10622, equation 1), element-wise, no statistics."""
 
-from typing import ClassVar, Literal
+import math
+from typing import ClassVar
 
 import torch
-from pydantic import Field
-from torch import nn
 
-from unnorm.norms.affine_fit import fit_affine_curve
-from unnorm.norms.spec import Fit, Norm, NormSpec, explained, register
+from unnorm.norms.curve import CurveSpec
+from unnorm.norms.spec import register
 
-SATURATED_BEYOND = 2.0  # |α x|: tanh(2) = 0.964, its slope there 0.07
-
-
-class DynamicTanh(Norm):
-    """`γ · tanh(α x) + β` over the last dimension. x [..., C] -> [..., C], in x's dtype; computed in fp32.
-
-    Parameters, fp32: `alpha` [1] or [C]; `weight` γ [C] and `bias` β [C] where the spec has them.
-    """
-
-    spec: "DyT"
-    alpha: nn.Parameter
-    weight: nn.Parameter | None
-    bias: nn.Parameter | None
-
-    def __init__(self, spec: "DyT", width: int, device: torch.device | str | None = None) -> None:
-        super().__init__()
-        self.spec, self.width = spec, width
-        size = width if spec.alpha == "channel" else 1
-        self.alpha = nn.Parameter(torch.full((size,), spec.alpha_init, dtype=torch.float32, device=device))
-        for name, present, value in (("weight", spec.affine, 1.0), ("bias", spec.affine and spec.bias, 0.0)):
-            parameter = nn.Parameter(torch.full((width,), value, dtype=torch.float32, device=device))
-            self.register_parameter(name, parameter if present else None)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = torch.tanh(self.alpha.float() * x.float())
-        if self.weight is not None and self.bias is not None:
-            out = torch.addcmul(self.bias.float(), self.weight.float(), out)
-        elif self.weight is not None:
-            out = self.weight.float() * out
-        return out.to(x.dtype)
-
-    def extra_repr(self) -> str:
-        return f"{self.width}, alpha={self.spec.alpha}, affine={self.spec.affine}, bias={self.spec.bias}"
+_PAPER = {1024: (1.0, 1.0), 2048: (1.0, 0.5), 4096: (0.8, 0.2), 8192: (0.2, 0.05)}
+"""Width -> α₀ before an attention and elsewhere, for language models (arXiv 2503.10622, the tuned α₀ of LLaMA)."""
+_PAPER_BELOW = 0.5
 
 
 @register
-class DyT(NormSpec):
+class DyT(CurveSpec):
     """Spec of Dynamic Tanh."""
 
     norm: ClassVar[str] = "dyt"
-    alpha: Literal["scalar", "channel"] = Field(default="scalar", description="one α a site, or one a channel")
-    affine: bool = Field(default=True, description="γ and β; without them the norm is tanh(α x)")
-    bias: bool = Field(default=True, description="β beside γ")
-    alpha_init: float = Field(default=0.5, gt=0, description="α of a bare start")
+    flat_beyond: ClassVar[float] = 2.0  # tanh(2) = 0.964, its slope there 0.07
 
-    def build(self, width: int, device: torch.device | str | None = None) -> DynamicTanh:
-        return DynamicTanh(self, width, device)
+    @staticmethod
+    def curve(u: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(u)
 
-    @torch.no_grad()
-    def fit_(self, module: Norm, x: torch.Tensor, y: torch.Tensor) -> Fit:
-        """Set α, γ, β so that module(x) is close to y in least squares. x, y [N, C].
-
-        Without affine parameters only α is set, to the best one a free γ and β would want.
-        """
-        assert isinstance(module, DynamicTanh)
-        fit = fit_affine_curve(
-            x, y, torch.tanh, per_channel=self.alpha == "channel", with_bias=self.affine and self.bias
-        )
-        module.alpha.copy_(fit.alpha)
-        if module.weight is not None:
-            module.weight.copy_(fit.weight)
-        if module.bias is not None:
-            module.bias.copy_(fit.bias)
-        return Fit(explained(module(x), y), float(fit.alpha.mean()), saturation(module, x))
+    def for_site(self, role: str, width: int) -> "DyT":
+        if self.alpha_init != "paper":
+            return self
+        return self.model_copy(update={"alpha_init": paper_alpha(role, width)})
 
 
-@torch.no_grad()
-def saturation(module: DynamicTanh, x: torch.Tensor) -> float:
-    """Share of activations x [..., C] at which |α x| > 2."""
-    return float(((module.alpha * x).abs() > SATURATED_BEYOND).float().mean())
+def paper_alpha(role: str, width: int) -> float:
+    """The DyT paper's α₀ for a language model's site: by width, the nearest of its table, and by role."""
+    if width < min(_PAPER):
+        return _PAPER_BELOW
+    nearest = min(_PAPER, key=lambda known: abs(math.log(known / width)))
+    return _PAPER[nearest][0 if role == "attention" else 1]

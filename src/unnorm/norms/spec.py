@@ -18,17 +18,10 @@ class Fit(NamedTuple):
 
     r2: float
     """Share of the old norm's output variance (around each channel's mean) that the new norm explains."""
-    alpha: float
-    """The input scale (its mean, where there is one a channel)."""
+    alpha: float | None
+    """The input scale (its mean, where there is one a channel); None for a norm that has none."""
     saturation: float
-    """Share of activations with |α x| > 2, where the curve is nearly flat."""
-
-
-def explained(prediction: torch.Tensor, y: torch.Tensor) -> float:
-    """R² of a prediction of y, both [N, C]: 1 − squared error / variance of y around each channel's mean."""
-    error = (prediction.float() - y.float()).square().sum(dtype=torch.float64)
-    total = (y.float() - y.float().mean(0)).square().sum(dtype=torch.float64)
-    return float(1 - error / total) if total > 0 else float(error == 0)
+    """Share of activations at which the norm is nearly flat."""
 
 
 class Norm(nn.Module):
@@ -52,6 +45,14 @@ class NormSpec(BaseModel):
         """Set `module`'s parameters so that module(x) is close to y. x, y [N, C], any float dtype."""
         raise NotImplementedError
 
+    def for_site(self, role: str, width: int) -> "NormSpec":
+        """This spec with whatever depends on the site settled. role: one of surgery's roles."""
+        return self
+
+    def inherit_(self, module: Norm, weight: torch.Tensor | None, bias: torch.Tensor | None) -> None:
+        """Give `module` the old norm's γ and β, [C] each, where it has such parameters."""
+        raise SettingsError(f"the norm {self.norm!r} has no γ and β to take over.")
+
     def to_dict(self) -> dict[str, Any]:
         """Name and settings, as `spec_from` reads them."""
         return {"norm": self.norm, **self.model_dump()}
@@ -61,7 +62,10 @@ _REGISTRY: dict[str, type[NormSpec]] = {}
 
 
 def register(spec: type[NormSpec]) -> type[NormSpec]:
-    """Class decorator: make a spec known by its `norm` name."""
+    """Class decorator: make a spec known by its `norm` name. A name that another class has is a `SettingsError`."""
+    known = _REGISTRY.get(spec.norm)
+    if known is not None and (known.__module__, known.__qualname__) != (spec.__module__, spec.__qualname__):
+        raise SettingsError(f"the norm name {spec.norm!r} is taken by {known.__module__}.{known.__qualname__}.")
     _REGISTRY[spec.norm] = spec
     return spec
 

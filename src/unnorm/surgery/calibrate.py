@@ -1,23 +1,32 @@
-"""Calibrate: fit each new norm to real tokens in one forward pass, before any training and without a gradient.
+"""Calibrate: fit each new norm to real tokens, before any training and without a gradient.
 
-The pass runs through the model as it is being converted. At each site, in execution order, the old norm says what it
-would give on the present input, the new norm is fitted to that in closed form, and the pass goes on with the new
-norm's output: so each site is fitted on the activations that it will really see, errors of earlier sites included.
+`one-pass` (the default) runs one batch through the model as it is being converted. At each site, in execution order,
+the old norm says what it would give on the present input, the new norm is fitted to that in closed form, and the pass
+goes on with the new norm's output: so each site is fitted on the activations that it will really see, errors of
+earlier sites included. `sequential` does the same for more tokens than memory holds, block by block (`blockwise`);
+`parallel` fits every site to the original model's activations, from running sums over any number of batches
+(`parallel`).
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from unnorm.foundation.errors import DataError
-from unnorm.metrics.token_sums import head_only_at
-from unnorm.norms.spec import Norm, NormSpec
+from unnorm.foundation.errors import DataError, SettingsError
+from unnorm.norms.spec import Fit, Norm, NormSpec
+from unnorm.surgery.blockwise import fit_blockwise
+from unnorm.surgery.correct import Correct, Corrector, LayerFix
+from unnorm.surgery.inputs import Inputs, as_batches, as_one_batch, counted, tokens_in
+from unnorm.surgery.outliers import without_outliers
+from unnorm.surgery.parallel import fit_parallel
+from unnorm.surgery.passes import hooked, run
+from unnorm.surgery.sites import Site
 
-Inputs = torch.Tensor | Mapping[str, torch.Tensor]
+Mode = Literal["one-pass", "sequential", "parallel"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,7 @@ class SiteFit:
 
     path: str
     r2: float
-    alpha: float
+    alpha: float | None
     saturation: float
     seconds: float
 
@@ -39,94 +48,132 @@ class CalibrationReport:
     seconds: float
     fit_seconds: float
     sites: tuple[SiteFit, ...]
+    mode: str = "one-pass"
+    outliers: float = 0.0
+    corrections: tuple[LayerFix, ...] = ()
+    """The linear layers that were corrected, where that was asked for."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """Fitted norms by path, the report, and the parameters of every corrected layer as they were."""
+
+    norms: dict[str, Norm]
+    report: CalibrationReport
+    originals: dict[str, dict[str, torch.Tensor]]
+
+
 @torch.no_grad()
 def calibrate(
-    model: nn.Module, specs: Mapping[str, NormSpec], data: Inputs | Iterable[Inputs]
-) -> tuple[dict[str, Norm], CalibrationReport]:
-    """Fitted norms for the sites `specs` names, and the report. `model` itself is left as it was.
+    model: nn.Module,
+    sites: list[Site],
+    specs: Mapping[str, NormSpec],
+    data: Inputs | Iterable[Inputs],
+    *,
+    mode: Mode = "one-pass",
+    outliers: float = 0.0,
+    correct: Correct = "none",
+) -> Calibrated:
+    """Fitted norms for the sites `specs` names. The norms of `model` stay; layers around them are corrected in place.
 
     data: token ids [B, T], model inputs (`input_ids` [B, T], perhaps `position_ids` and an `attention_mask`, whose
-    zeros are left out of the fit), or an iterable of either, which is put together into one batch.
+    zeros are left out of the fit), or an iterable of either. `one-pass` puts all of it together into one batch.
+    outliers: share of tokens, those of the largest input at a site, that its fit leaves out.
+    correct: the linear layers to correct as well, `none`, `readers`, or `all` (readers and writers); `one-pass` only.
     """
     started = time.perf_counter()
     device = next(model.parameters()).device
-    inputs = {name: tensor.to(device) for name, tensor in as_one_batch(data).items()}
-    keep = inputs["attention_mask"].bool() if "attention_mask" in inputs else None
+    if not 0 <= outliers < 0.5:
+        raise SettingsError(f"outliers is a share of tokens from 0 to below 0.5, not {outliers}.")
+    if correct != "none" and mode != "one-pass":
+        raise SettingsError(f"layers can be corrected in one pass only, not in mode {mode!r}. Use mode='one-pass'.")
+    batches = [as_one_batch(data)] if mode == "one-pass" else as_batches(data)
+    batches = [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
     norms: dict[str, Norm] = {}
-    fits: list[SiteFit] = []
+    fits: dict[str, SiteFit] = {}
 
-    def fit_here(path: str, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        if path not in norms:
-            before = time.perf_counter()
-            norm = specs[path].build(x.shape[-1], x.device)
-            counted = keep if keep is not None and x.shape[:2] == keep.shape else slice(None)
-            fit = specs[path].fit_(norm, x[counted].flatten(0, -2), y[counted].flatten(0, -2))
-            norms[path] = norm
-            fits.append(SiteFit(path, fit.r2, fit.alpha, fit.saturation, time.perf_counter() - before))
-        out: torch.Tensor = norms[path](x)
-        return out
+    def fit(path: str, x: torch.Tensor, y: torch.Tensor) -> Norm:
+        """Fit and keep the norm at `path`; x, y [N, C]."""
+        before = time.perf_counter()
+        norms[path] = specs[path].build(x.shape[-1], x.device)
+        result = specs[path].fit_(norms[path], *without_outliers(x, y, outliers))
+        note(path, result, time.perf_counter() - before)
+        return norms[path]
 
-    handles = [
-        model.get_submodule(path).register_forward_hook(
-            lambda module, args, out, path=path: fit_here(path, module, args[0], out)
-        )
-        for path in specs
-    ]
-    was_training = model.training
-    model.eval()
+    def note(path: str, result: Fit, seconds: float) -> None:
+        fits[path] = SiteFit(path, result.r2, result.alpha, result.saturation, seconds)
+
+    corrector = Corrector(model, sites, correct) if correct != "none" else None
     try:
-        head = getattr(model, "get_output_embeddings", lambda: None)()
-        if head is None:
-            model(**inputs, use_cache=False)
-        else:  # nothing is read from the logits: one position is enough
-            first = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool, device=device)
-            first[0, 0] = True
-            with head_only_at(head, first):
-                model(**inputs, use_cache=False)
-    finally:
-        model.train(was_training)
-        for handle in handles:
-            handle.remove()
+        if mode == "one-pass":
+            _one_pass(model, list(specs), batches[0], fit, norms, corrector)
+        elif mode == "sequential":
+            fit_blockwise(model, list(specs), batches, fit, norms)
+        else:
+            norms.update(fit_parallel(model, specs, batches, outliers, note))
+    except BaseException:
+        if corrector is not None:
+            restore_layers(model, corrector.originals)
+        raise
     missed = [path for path in specs if path not in norms]
     if missed:
         raise DataError(f"the forward pass did not reach {', '.join(missed)}, so there is nothing to calibrate on.")
-    tokens = int(keep.sum()) if keep is not None else inputs["input_ids"].numel()
     report = CalibrationReport(
-        tokens=tokens,
+        tokens=sum(tokens_in(batch) for batch in batches),
         seconds=time.perf_counter() - started,
-        fit_seconds=sum(fit.seconds for fit in fits),
-        sites=tuple(fits),
+        fit_seconds=sum(fit.seconds for fit in fits.values()),
+        sites=tuple(fits.values()),
+        mode=mode,
+        outliers=outliers,
+        corrections=tuple(corrector.fixes) if corrector else (),
     )
-    return norms, report
+    return Calibrated({path: norms[path] for path in specs}, report, corrector.originals if corrector else {})
 
 
-def as_one_batch(data: Inputs | Iterable[Inputs]) -> dict[str, torch.Tensor]:
-    """Model inputs of one batch from whatever `calibrate` takes; shorter batches are padded, with an attention mask."""
-    parts = [data] if isinstance(data, (torch.Tensor, Mapping)) else list(data)
-    batches = [{"input_ids": part} if isinstance(part, torch.Tensor) else dict(part) for part in parts]
-    if not batches or any("input_ids" not in batch or batch["input_ids"].numel() == 0 for batch in batches):
-        raise DataError("there are no tokens to calibrate on: give token ids [B, T] or model inputs with `input_ids`.")
-    for batch in batches:
-        if batch["input_ids"].ndim != 2 or batch["input_ids"].is_floating_point():
-            raise DataError(
-                f"calibration wants integer token ids of shape [B, T], not {tuple(batch['input_ids'].shape)} "
-                f"of {batch['input_ids'].dtype}. Tokenise the text and stack it into a batch first."
+def _one_pass(
+    model: nn.Module,
+    paths: list[str],
+    inputs: dict[str, torch.Tensor],
+    fit: Callable[[str, torch.Tensor, torch.Tensor], Norm],
+    norms: dict[str, Norm],
+    corrector: Corrector | None,
+) -> None:
+    keep = counted(inputs)
+
+    def fit_here(path: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if path not in norms:
+            here = keep if keep is not None and x.shape[:2] == keep.shape else slice(None)
+            fit(path, x[here].flatten(0, -2), y[here].flatten(0, -2))
+        out: torch.Tensor = norms[path](x)
+        if corrector is not None:
+            corrector.placed(path, out)
+        return out
+
+    def hooks() -> list[Any]:
+        return [
+            model.get_submodule(path).register_forward_hook(
+                lambda module, args, out, path=path: fit_here(path, args[0], out)
             )
-    wanted = ("input_ids", "position_ids", "attention_mask")
-    batches = [{name: batch[name] for name in wanted if name in batch} for batch in batches]
-    length = max(batch["input_ids"].shape[1] for batch in batches)
-    if any(batch["input_ids"].shape[1] != length or batch.keys() != batches[0].keys() for batch in batches):
-        if any("position_ids" in batch for batch in batches):
-            raise DataError("batches with position_ids (packed rows) must all have the same length.")
-        for batch in batches:
-            batch.setdefault("attention_mask", torch.ones_like(batch["input_ids"]))
-    return {name: torch.cat([_pad_to(batch[name], length) for batch in batches]) for name in batches[0]}
+            for path in paths
+        ]
+
+    if corrector is None:
+        with hooked(hooks()):
+            run(model, inputs)
+        return
+    with corrector.watch_original():
+        run(model, inputs)
+    with hooked(hooks()), corrector.at_work(keep):
+        run(model, inputs)
 
 
-def _pad_to(tensor: torch.Tensor, length: int) -> torch.Tensor:
-    return torch.nn.functional.pad(tensor, (0, length - tensor.shape[1]))
+def restore_layers(model: nn.Module, originals: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+    """Give corrected layers their parameters back."""
+    for path, parameters in originals.items():
+        layer = model.get_submodule(path)
+        with torch.no_grad():
+            for name, value in parameters.items():
+                layer.get_parameter(name).copy_(value)

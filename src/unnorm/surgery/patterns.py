@@ -19,7 +19,7 @@ def assign(sites: list[Site], specs: NormSpec | Mapping[str, NormSpec | None]) -
     A mapping, or one key of it, that matches no site is a `SiteError` that lists the sites there are.
     """
     if isinstance(specs, NormSpec):
-        return {site.path: specs for site in sites}
+        return {site.path: specs.for_site(site.role, site.width) for site in sites}
     used: set[str] = set()
     assigned: dict[str, NormSpec] = {}
     for site in sites:
@@ -27,7 +27,7 @@ def assign(sites: list[Site], specs: NormSpec | Mapping[str, NormSpec | None]) -
             if matches(pattern, site, sites):
                 used.add(pattern)
                 if spec is not None:
-                    assigned[site.path] = spec
+                    assigned[site.path] = spec.for_site(site.role, site.width)
                 break
     idle = [pattern for pattern in specs if pattern not in used and not any(matches(pattern, s, sites) for s in sites)]
     if idle:

@@ -6,10 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from unnorm.foundation.errors import ModelError
+from unnorm.foundation.errors import ModelError, SettingsError
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.norms.spec import Norm, NormSpec
-from unnorm.surgery.calibrate import CalibrationReport, Inputs, calibrate
+from unnorm.surgery.affine_of import affine_of
+from unnorm.surgery.calibrate import CalibrationReport, Mode, calibrate, restore_layers
+from unnorm.surgery.correct import Correct
+from unnorm.surgery.inputs import Inputs
 from unnorm.surgery.patterns import assign
 from unnorm.surgery.sites import Site, find_sites
 
@@ -27,6 +30,10 @@ class SwapRecord:
     calibration: CalibrationReport | None
     replaced: dict[str, nn.Module] = field(default_factory=dict, repr=False)
     """The old modules, until the model is saved."""
+    corrected: list[str] = field(default_factory=list)
+    """Paths of the linear layers whose weights were corrected."""
+    originals: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+    """The corrected layers' parameters as they were, until the model is saved."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,10 @@ def swap_(
     specs: NormSpec | Mapping[str, NormSpec | None],
     *,
     calibrate_on: Inputs | Iterable[Inputs] | None,
+    mode: Mode = "one-pass",
+    outliers: float = 0.0,
+    correct: Correct = "none",
+    inherit: bool = False,
 ) -> SwapReport:
     """Replace norms of `model`, in place.
 
@@ -58,28 +69,38 @@ def swap_(
     inputs, an iterable of them, or None for a bare start. New parameters are fp32 on the old ones' device; a norm's
     output has its input's dtype.
 
+    mode, outliers, correct: as in `calibrate`; `correct` changes the weights of linear layers around the sites too.
+    inherit: a bare start with the pretrained γ and β instead of 1 and 0.
+
     Raises `SiteError` if a pattern matches nothing, `ModelError` if the model is swapped already.
     """
     if record_of(model) is not None:
         raise ModelError("this model is swapped already. Undo it with unnorm.unswap_(model), or load the base afresh.")
+    if calibrate_on is None and (correct != "none" or outliers):
+        raise SettingsError("correct and outliers belong to a calibration: give tokens as calibrate_on.")
+    if calibrate_on is not None and inherit:
+        raise SettingsError("a calibration sets γ and β itself: inherit goes with calibrate_on=None.")
     sites = find_sites(model)
     assigned = assign(sites, specs)
     base_hash = "" if next(model.parameters()).is_meta else hash_tensors(model.state_dict())
+    chosen = [site for site in sites if site.path in assigned]
     report: CalibrationReport | None = None
+    originals: dict[str, dict[str, Any]] = {}
     if calibrate_on is None:
-        norms = {
-            site.path: assigned[site.path].build(site.width, _device_of(model, site.path))
-            for site in sites
-            if site.path in assigned
-        }
+        norms = {site.path: assigned[site.path].build(site.width, _device_of(model, site.path)) for site in chosen}
+        for site in chosen if inherit else []:
+            assigned[site.path].inherit_(norms[site.path], *affine_of(model.get_submodule(site.path), site))
     else:
-        norms, report = calibrate(model, assigned, calibrate_on)
+        done = calibrate(model, chosen, assigned, calibrate_on, mode=mode, outliers=outliers, correct=correct)
+        norms, report, originals = done.norms, done.report, done.originals
     record = SwapRecord(
         base_name=str(getattr(getattr(model, "config", None), "_name_or_path", "")),
         base_hash=base_hash,
-        sites=[site for site in sites if site.path in assigned],
+        sites=chosen,
         specs=assigned,
         calibration=report,
+        corrected=list(originals),
+        originals=originals,
     )
     record.replaced = place_(model, norms)
     set_record(model, record)
@@ -94,6 +115,7 @@ def unswap_(model: nn.Module) -> None:
     for path, module in record.replaced.items():
         device = _device_of(model, path)
         _set_submodule(model, path, module.to(device))
+    restore_layers(model, record.originals)
     delattr(model, _RECORD)
 
 

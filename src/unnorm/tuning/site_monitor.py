@@ -1,11 +1,11 @@
-"""α and saturation at every Dynamic Tanh site while it trains, from a few tokens a step, so that it costs nothing."""
+"""α and saturation at every site with a curve (DyT and its kin) while it trains, from a few tokens a step, so that it costs nothing."""
 
 from typing import Any
 
 import torch
 from torch import nn
 
-from unnorm.norms.dyt import DynamicTanh, saturation
+from unnorm.norms.curve import CurveNorm, saturation
 
 _TOKENS = 64
 
@@ -15,15 +15,15 @@ class SiteMonitor:
 
     def __init__(self, model: Any, site_paths: list[str]) -> None:
         inner = model.get_base_model() if hasattr(model, "peft_config") else model
-        self._modules: dict[str, DynamicTanh] = {}
+        self._modules: dict[str, CurveNorm] = {}
         self._saturation: dict[str, float] = {}
         for path in site_paths:
             module = active_module(inner.get_submodule(path))
-            if isinstance(module, DynamicTanh):
+            if isinstance(module, CurveNorm):
                 self._modules[path] = module
                 module.register_forward_hook(lambda m, args, out, path=path: self._see(path, m, args[0]))
 
-    def _see(self, path: str, module: DynamicTanh, x: torch.Tensor) -> None:
+    def _see(self, path: str, module: CurveNorm, x: torch.Tensor) -> None:
         if module.training:
             tokens = x.detach().flatten(0, -2)
             self._saturation[path] = saturation(module, tokens[:: max(1, len(tokens) // _TOKENS)])

@@ -1,0 +1,113 @@
+"""Norms that bend each activation by itself: `γ · φ(α x + s) + β` for a bounded curve φ. No statistics of the token."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from unnorm.foundation.errors import SettingsError
+from unnorm.norms.affine import AffineNorm, AffineSpec
+from unnorm.norms.affine_fit import RANGE, golden, search, spread_of
+
+_CANDIDATES = 32
+_SHIFT_STEPS = 8
+
+
+class CurveNorm(AffineNorm):
+    """`γ · φ(α x + s) + β`. Parameters, fp32: `alpha` [1] or [C]; `shift` s [1] where the curve has one; γ, β [C]."""
+
+    spec: "CurveSpec"
+    alpha: nn.Parameter
+    shift: nn.Parameter | None
+
+    def __init__(self, spec: "CurveSpec", width: int, device: torch.device | str | None = None) -> None:
+        super().__init__(spec, width, device)
+        size = width if spec.alpha == "channel" else 1
+        if spec.alpha_init == "paper":
+            raise SettingsError(f"alpha_init 'paper' depends on the site, and is not known for {spec.norm!r} by itself.")
+        self.alpha = nn.Parameter(torch.full((size,), spec.alpha_init, dtype=torch.float32, device=device))
+        shift = nn.Parameter(torch.zeros(1, device=device)) if spec.shifted else None
+        self.register_parameter("shift", shift)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.spec.curve(self.inner(x))
+
+    def inner(self, x: torch.Tensor) -> torch.Tensor:
+        """α x + s. x [..., C] fp32."""
+        scaled = self.alpha.float() * x
+        return scaled if self.shift is None else scaled + self.shift.float()
+
+
+class CurveSpec(AffineSpec):
+    """Spec of such a norm. A subclass gives `norm`, `curve` and `flat_beyond`, and that is all."""
+
+    shifted: ClassVar[bool] = False
+    """Whether the curve has a shift s."""
+    flat_beyond: ClassVar[float]
+    """|α x + s| from which on the curve's slope is below 7 % of its steepest (tanh: 2)."""
+
+    alpha: Literal["scalar", "channel"] = Field(default="scalar", description="one α a site, or one a channel")
+    alpha_init: Annotated[float, Field(gt=0)] | Literal["paper"] = Field(
+        default=0.5, description="α of a bare start; paper: DyT's, by role and width"
+    )
+
+    @staticmethod
+    def curve(u: torch.Tensor) -> torch.Tensor:
+        """φ(u), element-wise, fp32."""
+        raise NotImplementedError
+
+    def build(self, width: int, device: torch.device | str | None = None) -> CurveNorm:
+        return CurveNorm(self, width, device)
+
+    def shape_(self, module: CurveNorm, x: torch.Tensor, y: torch.Tensor) -> None:
+        def best_alpha() -> torch.Tensor:
+            shift = 0.0 if module.shift is None else module.shift.detach()
+            return search(
+                lambda u: self.curve(u + shift), x, y, per_channel=self.alpha == "channel", with_bias=self.has_bias
+            )
+
+        module.alpha.copy_(best_alpha())
+        if module.shift is not None:
+            module.shift.copy_(self._best_shift(module, x, y))
+            module.alpha.copy_(best_alpha())
+
+    def _best_shift(self, module: CurveNorm, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        scaled, centred = module.alpha.detach() * x, y - y.mean(0) if self.has_bias else y
+
+        def error(shift: torch.Tensor) -> torch.Tensor:
+            t = self.curve(scaled + shift)
+            t = t - t.mean(0) if self.has_bias else t
+            return -((t * centred).sum(0).square() / (t * t).sum(0).clamp_min(1e-20)).sum().reshape(1)
+
+        bound = torch.ones(1, device=x.device)
+        return golden(error, -bound, bound, _SHIFT_STEPS)
+
+    def candidates(self, width: int, x: torch.Tensor) -> list[CurveNorm]:
+        per_channel = self.alpha == "channel"
+        low, high = (torch.tensor(bound).log() for bound in RANGE)
+        modules = []
+        for scale in torch.linspace(low, high, _CANDIDATES).exp():
+            module = self.build(width, x.device)
+            module.alpha.copy_(scale / spread_of(x, per_channel=per_channel))
+            modules.append(module)
+        return modules
+
+    def choose_(self, module: CurveNorm, candidates: list[Any], errors: torch.Tensor) -> list[int]:
+        if self.alpha == "scalar":
+            return super().choose_(module, candidates, errors)
+        best = errors.argmin(0)
+        module.alpha.copy_(torch.stack([c.alpha.detach() for c in candidates]).gather(0, best[None])[0])
+        return best.tolist()
+
+    def input_scale(self, module: CurveNorm) -> float | None:
+        return float(module.alpha.detach().mean())
+
+    def saturated(self, module: CurveNorm, x: torch.Tensor) -> float:
+        return saturation(module, x)
+
+
+@torch.no_grad()
+def saturation(module: CurveNorm, x: torch.Tensor) -> float:
+    """Share of activations x [..., C] at which the curve is nearly flat: |α x + s| > `flat_beyond`."""
+    return float((module.inner(x.float()).abs() > module.spec.flat_beyond).float().mean())

@@ -1,0 +1,25 @@
+"""Identity with affine: `γ · x + β`. Nothing is normalized; what a linear fit can do, and the bound others must beat."""
+
+from typing import ClassVar
+
+import torch
+
+from unnorm.norms.affine import AffineNorm, AffineSpec
+from unnorm.norms.spec import register
+
+
+class IdentityNorm(AffineNorm):
+    """`γ · x + β`. x [..., C]; γ, β [C] fp32."""
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@register
+class Identity(AffineSpec):
+    """Spec of Identity."""
+
+    norm: ClassVar[str] = "identity"
+
+    def build(self, width: int, device: torch.device | str | None = None) -> IdentityNorm:
+        return IdentityNorm(self, width, device)

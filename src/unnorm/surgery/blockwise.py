@@ -1,0 +1,169 @@
+"""Calibration block by block, for more tokens than memory holds: what is between two blocks lies on disk.
+
+The first pass, with the original model, notes what each block is given besides the hidden states and writes the first
+block's hidden states to disk. Then, block by block: for each site in it the block runs over all batches, up to the
+site, and the site is fitted to what it saw; at last the converted block's outputs replace its inputs on disk. Sites
+outside of blocks (embedding norms, the final norm) are fitted in passes of the whole model.
+"""
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unnorm.foundation.progress import track
+from unnorm.norms.spec import Norm
+from unnorm.surgery.inputs import counted
+from unnorm.surgery.passes import Stop, hooked, in_eval, run
+
+FitSite = Callable[[str, torch.Tensor, torch.Tensor], Norm]
+_BLOCK = re.compile(r"^(.*?\.\d+)\.")
+
+
+class _Spill:
+    """Tensors in files, mapped into memory when they are wanted, so that the system decides what stays there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, name: str, parts: list[torch.Tensor]) -> torch.Tensor:
+        """`parts` [n_i, C], one after another, as a tensor [Σ n_i, C] that lies in the file `name`."""
+        rows, width = sum(len(part) for part in parts), parts[0].shape[1]
+        path = str(self.folder / name)
+        stored = torch.from_file(path, shared=True, size=rows * width, dtype=parts[0].dtype).view(rows, width)
+        for part, place in zip(parts, stored.split([len(part) for part in parts]), strict=True):
+            place.copy_(part)
+        return stored
+
+
+def fit_blockwise(
+    model: nn.Module,
+    paths: list[str],
+    batches: list[dict[str, torch.Tensor]],
+    fit: FitSite,
+    norms: dict[str, Norm],
+) -> None:
+    """Fit every site of `paths`, in order, on all batches; the norms are kept in `norms` by `fit`."""
+    groups: list[tuple[str, list[str]]] = []
+    for path in paths:
+        found = _BLOCK.match(path)
+        block = found.group(1) if found else ""
+        if not groups or groups[-1][0] != block or not block:
+            groups.append((block, []))
+        groups[-1][1].append(path)
+    with tempfile.TemporaryDirectory(prefix="unnorm-") as folder, _converted(model, norms, paths):
+        spill = _Spill(Path(folder))
+        given: list[dict[str, Any]] = []
+        previous = ""
+        for block, inside in track(groups, "calibrating"):
+            if not block:
+                _fit_sites(model, inside, [lambda b=b: run(model, b) for b in batches], batches, spill, fit)
+                continue
+            if not given or not _follows(previous, block):
+                given = _enter(model, [name for name, _ in groups if name], block, batches, spill)
+            module = model.get_submodule(block)
+            runs = [lambda i=i, block=block: _call(module, given[i][block]) for i in range(len(batches))]
+            with in_eval(model):
+                _fit_sites(model, inside, runs, batches, spill, fit)
+                _advance(module, block, given)
+            previous = block
+
+
+@contextmanager
+def _converted(model: nn.Module, norms: dict[str, Norm], paths: list[str]) -> Iterator[None]:
+    """While open, a site that has been fitted gives its new norm's output."""
+    handles = [
+        model.get_submodule(path).register_forward_hook(
+            lambda m, args, out, path=path: norms[path](args[0]) if path in norms else None
+        )
+        for path in paths
+    ]
+    with hooked(handles):
+        yield
+
+
+def _fit_sites(
+    model: nn.Module,
+    paths: list[str],
+    runs: list[Callable[[], None]],
+    batches: list[dict[str, torch.Tensor]],
+    spill: _Spill,
+    fit: FitSite,
+) -> None:
+    for path in paths:
+        parts: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for go, batch in zip(runs, batches, strict=True):
+            keep = counted(batch)
+
+            def see(_m: nn.Module, args: Any, out: torch.Tensor, keep: Any = keep) -> None:
+                here = keep if keep is not None and args[0].shape[:2] == keep.shape else slice(None)
+                pair = (args[0][here].flatten(0, -2), out[here].flatten(0, -2))
+                parts.append((spill.put(f"x{len(parts)}", [pair[0]]), spill.put(f"y{len(parts)}", [pair[1]])))
+                raise Stop
+
+            # Before the hook that gives the new norm's output: what is wanted is the old norm's.
+            with hooked([model.get_submodule(path).register_forward_hook(see, prepend=True)]):
+                try:
+                    go()
+                except Stop:
+                    pass
+        if len(parts) == len(runs):  # else not reached, and the caller says so
+            device = next(model.parameters()).device
+            fit(path, spill.put("x", [x for x, _ in parts]).to(device), spill.put("y", [y for _, y in parts]).to(device))
+
+
+def _enter(
+    model: nn.Module, blocks: list[str], first: str, batches: list[dict[str, torch.Tensor]], spill: _Spill
+) -> list[dict[str, Any]]:
+    """For each batch: block -> [args, kwargs] as it is called, hidden states of the first one on disk."""
+    later = blocks[blocks.index(first) :]
+    given: list[dict[str, Any]] = []
+    for index, batch in enumerate(batches):
+        calls: dict[str, Any] = {}
+
+        def see(
+            _m: nn.Module, args: Any, kwargs: Any, block: str, calls: dict[str, Any] = calls, index: int = index
+        ) -> None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            if block == first:
+                stored = spill.put(f"hidden{index}", [hidden.flatten(0, -2)])
+                calls["hidden"] = (stored.view(hidden.shape), hidden.device)
+            rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+            calls[block] = (args[1:], rest, bool(args), calls["hidden"])
+            if block == later[-1]:
+                raise Stop
+
+        handles = [
+            model.get_submodule(block).register_forward_pre_hook(
+                lambda m, args, kwargs, block=block: see(m, args, kwargs, block), with_kwargs=True
+            )
+            for block in dict.fromkeys(later)
+        ]
+        with hooked(handles):
+            run(model, batch)
+        given.append(calls)
+    return given
+
+
+def _call(module: nn.Module, call: Any) -> Any:
+    args, kwargs, positional, (stored, device) = call
+    hidden = stored.to(device, copy=True)
+    return module(hidden, *args, **kwargs) if positional else module(*args, hidden_states=hidden, **kwargs)
+
+
+def _advance(module: nn.Module, block: str, given: list[dict[str, Any]]) -> None:
+    """Put the converted block's outputs where its inputs were."""
+    for calls in given:
+        out = _call(module, calls[block])
+        calls["hidden"][0].copy_(out[0] if isinstance(out, tuple) else out)
+
+
+def _follows(previous: str, block: str) -> bool:
+    stem, _, number = block.rpartition(".")
+    before, _, last = previous.rpartition(".")
+    return stem == before and int(number) == int(last) + 1

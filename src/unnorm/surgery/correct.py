@@ -1,0 +1,177 @@
+"""Correct the linear layers around new norms, in closed form: ridge regression, no gradient, no labels.
+
+A new norm's output t differs from the old norm's output y in the original model. *Readers*, the layers that read it,
+can make up for the part of y that is linear in t:  W' = W A, b' = b + W c, with A, c minimizing
+
+    Σ ‖A t + c − y‖² + λ ‖A − 1‖²      (t, y [C]; c = 0 where the layer has no bias)
+
+*Writers*, the layers whose output is added to the residual stream, can make up for what the stream has lost so far: the
+stream of the original is o + e away, e being the error before the layer writes, so  W' = W + D, b' = b + d  with D, d
+minimizing  Σ ‖D h + d − (o* + e − o)‖² + λ ‖D‖²  (h the layer's input, o and o* its output here and in the original).
+Layers are corrected in execution order, each on what it sees once all before it are. The head is a reader where its
+weight is its own; one tied to the embedding is left alone.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from unnorm.foundation.errors import ModelError
+from unnorm.surgery.linears import is_linear, shared_weights, stream_writers, weight_of
+from unnorm.surgery.sites import Site
+
+Correct = Literal["none", "readers", "all"]
+_RIDGE = 1e-2
+"""λ as a share of the mean variance of a feature."""
+
+
+@dataclass(frozen=True)
+class LayerFix:
+    """One corrected layer: its output's squared error against the wanted one, as a share of that one's size."""
+
+    path: str
+    role: str
+    """`reader` or `writer`."""
+    before: float
+    after: float
+
+
+class Corrector:
+    """Corrects layers while the model that is being converted runs its one pass. All tensors [N, ...] over tokens."""
+
+    def __init__(self, model: nn.Module, sites: list[Site], what: Correct) -> None:
+        self.model, self.what = model, what
+        self.fixes: list[LayerFix] = []
+        self.originals: dict[str, dict[str, torch.Tensor]] = {}
+        """Path of a corrected layer -> its parameters as they were."""
+        self._sites = sites
+        self._writers = self._find_writers() if what == "all" else {}
+        self._fixed_weights = shared_weights(model)
+        self._y: dict[str, torch.Tensor] = {}
+        self._o: dict[str, torch.Tensor] = {}
+        self._read: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._error: torch.Tensor | None = None
+        self._keep: Any = slice(None)
+
+    def _find_writers(self) -> dict[str, float]:
+        found = stream_writers(self.model, self._sites)
+        if found is None:
+            raise ModelError(
+                f"the writers of {type(self.model).__name__} cannot be corrected: its residual stream is not the sum "
+                "of linear layers' outputs (post-norms and fused experts are not). Correct the readers alone."
+            )
+        return found
+
+    @contextmanager
+    def watch_original(self) -> Iterator[None]:
+        """Around a pass of the original model over the calibration batch: keeps what it computes at sites and writers."""
+        handles = [
+            self.model.get_submodule(site.path).register_forward_hook(
+                lambda m, a, out, path=site.path: self._y.update({path: out.flatten(0, -2)})
+            )
+            for site in self._sites
+        ]
+        handles += [
+            self.model.get_submodule(path).register_forward_hook(
+                lambda m, a, out, path=path: self._o.update({path: out.flatten(0, -2)})
+            )
+            for path in self._writers
+        ]
+        with _removing(handles):
+            yield
+
+    @contextmanager
+    def at_work(self, keep: torch.Tensor | None) -> Iterator[None]:
+        """Around the pass that converts. keep [B, T]: tokens that count (no padding)."""
+        self._keep = keep.flatten() if keep is not None else slice(None)
+        handles = []
+        for path, module in self.model.named_modules():
+            if is_linear(module) and id(module.weight) not in self._fixed_weights:
+                handles.append(
+                    module.register_forward_pre_hook(lambda m, args, path=path: self._before(path, m, args[0]))
+                )
+            if path in self._writers:
+                handles.append(
+                    module.register_forward_hook(lambda m, args, out, path=path: self._after(path, m, args[0], out))
+                )
+        with _removing(handles):
+            yield
+
+    def placed(self, path: str, t: torch.Tensor) -> None:
+        """The new norm at `path` gave t [..., C]: whatever reads this very tensor is a reader of the site."""
+        self._read[t] = path
+
+    def _before(self, path: str, layer: Any, x: torch.Tensor) -> None:
+        site = self._read.get(x) or (self._read.get(x._base) if x._base is not None and x._base.shape == x.shape else None)
+        if site is None or path in self.originals:
+            return
+        t, y = x.flatten(0, -2)[self._keep], self._y[site][self._keep]
+        self._remember(path, layer)
+        weight = weight_of(layer)
+        slope, offset = _ridge(t, y, intercept=layer.bias is not None, towards_identity=True)
+        fixed, old = weight.double() @ slope, weight.double().clone()
+        shift = old @ offset
+        wanted = y.double() @ old.T
+        before = (t.double() @ old.T - wanted).square().sum()
+        after = (t.double() @ fixed.T + (shift if layer.bias is not None else 0) - wanted).square().sum()
+        weight.copy_(fixed)
+        if layer.bias is not None:
+            layer.bias.add_(shift.to(layer.bias.dtype))
+        self._note(path, "reader", before, after, wanted)
+
+    def _after(self, path: str, layer: Any, hidden: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        c = self._writers[path]
+        error = self._error if self._error is not None else torch.zeros((), dtype=torch.float64, device=out.device)
+        wanted = self._o[path].double() + error / c
+        lacking = wanted - out.flatten(0, -2).double()
+        if id(layer.weight) not in self._fixed_weights:
+            self._remember(path, layer)
+            h = hidden.flatten(0, -2)
+            slope, offset = _ridge(h[self._keep], lacking[self._keep], intercept=layer.bias is not None)
+            weight_of(layer).add_(slope.to(layer.weight.dtype))
+            if layer.bias is not None:
+                layer.bias.add_(offset.to(layer.bias.dtype))
+            out = layer.forward(hidden)  # not a call: the hooks are done
+            before, lacking = lacking, wanted - out.flatten(0, -2).double()
+            sums = [v[self._keep].square().sum() for v in (before, lacking)]
+            self._note(path, "writer", sums[0], sums[1], wanted[self._keep])
+        self._error = c * lacking
+        return out
+
+    def _remember(self, path: str, layer: Any) -> None:
+        state = {name: p.detach().clone() for name, p in layer.named_parameters(recurse=False)}
+        self.originals.setdefault(path, state)
+
+    def _note(self, path: str, role: str, before: Any, after: Any, wanted: torch.Tensor) -> None:
+        size = wanted.square().sum().clamp_min(1e-30)
+        self.fixes.append(LayerFix(path, role, float(before / size), float(after / size)))
+
+
+def _ridge(
+    t: torch.Tensor, y: torch.Tensor, *, intercept: bool, towards_identity: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(A [D, C], c [D]) in float64 that take t [N, C] to y [N, D]; the penalty draws A to 0, or to the identity."""
+    t, y = t.double(), y.double()
+    t_mean, y_mean = (t.mean(0), y.mean(0)) if intercept else (t.new_zeros(t.shape[1]), y.new_zeros(y.shape[1]))
+    t, y = t - t_mean, y - y_mean
+    gram, cross = t.T @ t, t.T @ y
+    eye = torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
+    penalty = _RIDGE * gram.diagonal().mean().clamp_min(1e-30)
+    if towards_identity:
+        cross = cross + penalty * eye
+    slope = torch.linalg.solve(gram + penalty * eye, cross).T
+    return slope, y_mean - slope @ t_mean
+
+
+@contextmanager
+def _removing(handles: list[Any]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,52 @@
+"""Token ids or model inputs, in whatever form they are given, as batches that a model takes."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from unnorm.foundation.errors import DataError
+
+Inputs = torch.Tensor | Mapping[str, torch.Tensor]
+_WANTED = ("input_ids", "position_ids", "attention_mask")
+
+
+def as_batches(data: Inputs | Iterable[Inputs]) -> list[dict[str, torch.Tensor]]:
+    """One dictionary of model inputs a batch. No tokens, or ids that are none: `DataError`."""
+    parts = [data] if isinstance(data, (torch.Tensor, Mapping)) else list(data)
+    batches = [{"input_ids": part} if isinstance(part, torch.Tensor) else dict(part) for part in parts]
+    if not batches or any("input_ids" not in batch or batch["input_ids"].numel() == 0 for batch in batches):
+        raise DataError("there are no tokens: give token ids [B, T] or model inputs with `input_ids`.")
+    for batch in batches:
+        if batch["input_ids"].ndim != 2 or batch["input_ids"].is_floating_point():
+            raise DataError(
+                f"calibration wants integer token ids of shape [B, T], not {tuple(batch['input_ids'].shape)} "
+                f"of {batch['input_ids'].dtype}. Tokenise the text and stack it into a batch first."
+            )
+    return [{name: batch[name] for name in _WANTED if name in batch} for batch in batches]
+
+
+def as_one_batch(data: Inputs | Iterable[Inputs]) -> dict[str, torch.Tensor]:
+    """Everything as one batch; shorter batches are padded, with an attention mask."""
+    batches = as_batches(data)
+    length = max(batch["input_ids"].shape[1] for batch in batches)
+    if any(batch["input_ids"].shape[1] != length or batch.keys() != batches[0].keys() for batch in batches):
+        if any("position_ids" in batch for batch in batches):
+            raise DataError("batches with position_ids (packed rows) must all have the same length.")
+        for batch in batches:
+            batch.setdefault("attention_mask", torch.ones_like(batch["input_ids"]))
+    return {name: torch.cat([_pad_to(batch[name], length) for batch in batches]) for name in batches[0]}
+
+
+def counted(batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+    """Which positions hold tokens, [B, T]; None: all."""
+    return batch["attention_mask"].bool() if "attention_mask" in batch else None
+
+
+def tokens_in(batch: Mapping[str, torch.Tensor]) -> int:
+    """How many tokens a batch holds, padding left out."""
+    keep = counted(batch)
+    return int(keep.sum()) if keep is not None else batch["input_ids"].numel()
+
+
+def _pad_to(tensor: torch.Tensor, length: int) -> torch.Tensor:
+    return torch.nn.functional.pad(tensor, (0, length - tensor.shape[1]))

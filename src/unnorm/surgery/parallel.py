@@ -1,0 +1,91 @@
+"""Calibration from running sums: one pass over any number of batches, every site at once, nothing kept but the sums.
+
+Each site is fitted to the original model's activations, so errors of earlier sites are not seen: a little worse than
+one pass through the model as it is being converted, and as much data as one likes.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from unnorm.foundation.errors import SettingsError
+from unnorm.foundation.progress import track
+from unnorm.norms.affine import SEARCH_TOKENS, AffineNorm, AffineSpec
+from unnorm.norms.affine_fit import Moments
+from unnorm.norms.spec import Fit, Norm, NormSpec
+from unnorm.surgery.inputs import counted
+from unnorm.surgery.outliers import threshold
+from unnorm.surgery.passes import hooked, run
+
+
+class _Sums:
+    """Running sums at one site, for each candidate shape."""
+
+    def __init__(self, spec: AffineSpec, x: torch.Tensor, share: float) -> None:
+        size = x.float().square().mean(-1)
+        self.limit = threshold(size, share) if share else None
+        kept = x if self.limit is None else x[size <= self.limit]
+        self.some = kept[:: -(-len(kept) // SEARCH_TOKENS)].float()
+        self.spec = spec
+        self.candidates: list[AffineNorm] = spec.candidates(x.shape[-1], self.some)
+        self.sums = [Moments() for _ in self.candidates]
+        self.seconds = 0.0
+
+    def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        if self.limit is not None:
+            keep = x.float().square().mean(-1) <= self.limit
+            x, y = x[keep], y[keep]
+        if not len(x):
+            return
+        for candidate, sums in zip(self.candidates, self.sums, strict=True):
+            sums.add(candidate.features(x.float()), y)
+
+    def finish(self) -> tuple[AffineNorm, Fit]:
+        errors = torch.stack([s.error(*s.solve(with_bias=self.spec.has_bias)) for s in self.sums])
+        module: Any = self.spec.build(self.some.shape[1], self.some.device)
+        chosen = self.spec.choose_(module, self.candidates, errors)
+        return module, self.spec.finish_(module, Moments.by_channel(self.sums, chosen), self.some)
+
+
+def fit_parallel(
+    model: nn.Module,
+    specs: Mapping[str, NormSpec],
+    batches: list[dict[str, torch.Tensor]],
+    share: float,
+    note: Callable[[str, Fit, float], None],
+) -> dict[str, Norm]:
+    """Fitted norms by path. share: of outlier tokens to leave out, judged by the first batch."""
+    foreign = sorted({spec.norm for spec in specs.values() if not isinstance(spec, AffineSpec)})
+    if foreign:
+        raise SettingsError(
+            f"the norm {foreign[0]!r} is not of the form γ t(x) + β (AffineSpec), so running sums do not fit it. "
+            "Calibrate in one pass."
+        )
+    sums: dict[str, _Sums] = {}
+    keep: torch.Tensor | None = None
+
+    def see(path: str, x: torch.Tensor, y: torch.Tensor) -> None:
+        before = time.perf_counter()
+        here = keep if keep is not None and x.shape[:2] == keep.shape else slice(None)
+        x, y = x[here].flatten(0, -2), y[here].flatten(0, -2)
+        if path not in sums:
+            sums[path] = _Sums(specs[path], x, share)  # type: ignore[arg-type]
+        sums[path].add(x, y)
+        sums[path].seconds += time.perf_counter() - before
+
+    handles = [
+        model.get_submodule(path).register_forward_hook(lambda m, args, out, path=path: see(path, args[0], out))
+        for path in specs
+    ]
+    with hooked(handles):
+        for batch in track(batches, "calibrating"):
+            keep = counted(batch)
+            run(model, batch)
+    norms: dict[str, Norm] = {}
+    for path in (path for path in specs if path in sums):
+        norms[path], fit = sums[path].finish()
+        note(path, fit, sums[path].seconds)
+    return norms

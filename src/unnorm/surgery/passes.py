@@ -1,0 +1,58 @@
+"""One forward pass for what its hooks see: eval mode, no cache, no gradient, and no logits beyond a single one."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from unnorm.metrics.token_sums import head_only_at
+
+
+class Stop(Exception):
+    """Raised by a hook that has seen enough: the rest of the pass is not run."""
+
+
+@contextmanager
+def in_eval(model: nn.Module) -> Iterator[None]:
+    """While open, `model` is in eval mode; each module's own mode is put back afterwards."""
+    training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training:
+            module.training = mode
+
+
+@contextmanager
+def hooked(handles: list[Any]) -> Iterator[None]:
+    """Takes the hooks away when closed."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def run(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
+    """Run `model` on `inputs`, for its hooks' sake alone; a hook may end it with `Stop`."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    first = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool, device=inputs["input_ids"].device)
+    first[0, 0] = True
+    with in_eval(model):
+        try:
+            if head is None:
+                model(**inputs, **_no_cache(model))
+            else:
+                with head_only_at(head, first):
+                    model(**inputs, **_no_cache(model))
+        except Stop:
+            pass
+
+
+def _no_cache(model: Any) -> dict[str, bool]:
+    # An encoder's forward has no such argument, and refuses it.
+    return {"use_cache": False} if hasattr(model.config, "use_cache") else {}

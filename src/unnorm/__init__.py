@@ -11,16 +11,18 @@ if TYPE_CHECKING:
     from unnorm.foundation.errors import UnnormError
     from unnorm.norms.dyt import DyT
     from unnorm.surgery.artefact import load, save
+    from unnorm.surgery.recover import recover_
     from unnorm.surgery.sites import find_sites
     from unnorm.surgery.swap import swap_, unswap_
 
-__all__ = ["DyT", "UnnormError", "evaluate", "find_sites", "load", "save", "swap_", "unswap_"]
+__all__ = ["DyT", "UnnormError", "evaluate", "find_sites", "load", "recover_", "save", "swap_", "unswap_"]
 
 _HOME = {
     "DyT": "unnorm.norms.dyt",
     "UnnormError": "unnorm.foundation.errors",
     "evaluate": "unnorm.evaluation.held_out",
     "find_sites": "unnorm.surgery.sites",
+    "recover_": "unnorm.surgery.recover",
     "load": "unnorm.surgery.artefact",
     "save": "unnorm.surgery.artefact",
     "swap_": "unnorm.surgery.swap",

@@ -49,7 +49,7 @@ def finetune(
     if alpha != "scalar":
         if arm.norm is None:
             raise SettingsError(f"arm {to!r} keeps the pretrained norms, which have no alpha.")
-        arm = Arm(id=f"{to}-{alpha}", norm={**arm.norm, "alpha": alpha}, calibration_tokens=arm.calibration_tokens)
+        arm = Arm(**{**arm.model_dump(), "id": f"{to}-{alpha}", "norm": {**arm.norm, "alpha": alpha}})
     try:
         settings = CellSettings.model_validate(
             {

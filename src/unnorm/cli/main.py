@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from unnorm.cli import demo, doctor, evaluate, finetune, models, report, study
+from unnorm.cli import demo, doctor, evaluate, finetune, models, report, study, swap
 from unnorm.foundation.errors import Interrupted, UnnormError
 
 _INTERRUPTED = 130  # also what typer makes of a KeyboardInterrupt
@@ -22,7 +22,7 @@ app = typer.Typer(
 app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
 app.command("sites", epilog=models.SITES_EXAMPLE)(models.sites)
-app.command("swap", epilog=models.SWAP_EXAMPLE)(models.swap)
+app.command("swap", epilog=swap.SWAP_EXAMPLE)(swap.swap)
 app.command("finetune", epilog=finetune.EXAMPLE)(finetune.finetune)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("report", epilog=report.EXAMPLE)(report.report)

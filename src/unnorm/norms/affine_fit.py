@@ -62,7 +62,8 @@ class Moments:
         t, y, tt, ty, yy = self._sums
         weight, bias = (torch.as_tensor(v, dtype=torch.float64, device=t.device) for v in (weight, bias))
         cross = -2 * weight * ty - 2 * bias * y + 2 * weight * bias * t
-        return (yy + weight.square() * tt + bias.square() * self.n + cross).clamp_min(0)
+        error: torch.Tensor = yy + weight.square() * tt + bias.square() * self.n + cross
+        return error.clamp_min(0)
 
 
 def moments(features: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> Moments:

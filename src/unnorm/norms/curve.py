@@ -25,7 +25,9 @@ class CurveNorm(AffineNorm):
         super().__init__(spec, width, device)
         size = width if spec.alpha == "channel" else 1
         if spec.alpha_init == "paper":
-            raise SettingsError(f"alpha_init 'paper' depends on the site, and is not known for {spec.norm!r} by itself.")
+            raise SettingsError(
+                f"alpha_init 'paper' depends on the site, and is not known for {spec.norm!r} by itself."
+            )
         self.alpha = nn.Parameter(torch.full((size,), spec.alpha_init, dtype=torch.float32, device=device))
         shift = nn.Parameter(torch.zeros(1, device=device)) if spec.shifted else None
         self.register_parameter("shift", shift)

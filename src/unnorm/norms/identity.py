@@ -1,4 +1,4 @@
-"""Identity with affine: `γ · x + β`. Nothing is normalized; what a linear fit can do, and the bound others must beat."""
+"""Identity with affine: `γ · x + β`. Nothing is normalized: what a linear fit can do, and the bound to beat."""
 
 from typing import ClassVar
 

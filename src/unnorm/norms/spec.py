@@ -4,6 +4,10 @@ A spec is a frozen pydantic model, so that one definition serves Python, the com
 registers itself by its class attribute `norm`; `spec_from` builds a spec from that name and its settings.
 """
 
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -70,12 +74,46 @@ def register(spec: type[NormSpec]) -> type[NormSpec]:
     return spec
 
 
+def known_norms() -> list[str]:
+    """Names of all norms there are, those of the user's own files included."""
+    _load_own()
+    return sorted(_REGISTRY)
+
+
+OWN_NORMS = "UNNORM_NORMS"
+"""Environment variable: Python files that define norms of the user's own, separated as in PATH."""
+
+
+def _load_own() -> None:
+    """Run each file of `UNNORM_NORMS` once; it registers what it defines."""
+    for entry in filter(None, os.environ.get(OWN_NORMS, "").split(os.pathsep)):
+        path = Path(entry).expanduser().resolve()
+        name = f"unnorm_norms_of_{path.stem}"
+        if name in sys.modules:
+            continue
+        if not path.is_file():
+            raise SettingsError(f"{OWN_NORMS} names {entry}, which is not a file.")
+        module = ModuleType(name)
+        module.__file__ = str(path)
+        sys.modules[name] = module
+        try:
+            exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+        except Exception as error:
+            del sys.modules[name]
+            raise SettingsError(f"{path}, named by {OWN_NORMS}, failed: {type(error).__name__}: {error}.") from error
+
+
 def spec_from(settings: dict[str, Any]) -> NormSpec:
     """The spec that `NormSpec.to_dict` wrote. A `SettingsError` for an unknown norm or setting lists what there is."""
     settings = dict(settings)
     name = settings.pop("norm", None)
     if name not in _REGISTRY:
-        raise SettingsError(f"there is no norm named {name!r}. Known norms: {', '.join(sorted(_REGISTRY))}.")
+        _load_own()
+    if name not in _REGISTRY:
+        raise SettingsError(
+            f"there is no norm named {name!r}. Known norms: {', '.join(sorted(_REGISTRY))}. "
+            f"One of your own: import the file that defines it, or name that file in {OWN_NORMS}."
+        )
     try:
         return _REGISTRY[name](**settings)
     except ValidationError as error:

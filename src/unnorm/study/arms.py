@@ -3,21 +3,30 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from unnorm.foundation.errors import SettingsError
-from unnorm.norms.spec import NormSpec, spec_from
+from unnorm.norms.spec import NormSpec, known_norms, spec_from
+from unnorm.surgery.calibrate import Mode
+from unnorm.surgery.correct import Correct
 
 CALIBRATION_TOKENS = 4096
+CORRECTION_TOKENS = 16384
+RECOVER_STEPS = 150
 
 
 class Arm(BaseModel):
     """One level of the factor under study."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    id: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=40)
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=40)
     norm: dict[str, Any] | None = Field(default=None, description="the norm spec; none: the pretrained norms stay")
     calibration_tokens: int | None = Field(default=None, gt=0, description="tokens of the fit; none: a bare start")
+    mode: Mode = Field(default="one-pass", description="how the fit goes over its tokens")
+    outliers: float = Field(default=0.0, ge=0, lt=0.5, description="share of largest tokens left out at each site")
+    correct: Correct = Field(default="none", description="linear layers corrected: none, readers, all")
+    inherit: bool = Field(default=False, description="a bare start with the pretrained γ and β")
+    recover_steps: int | None = Field(default=None, gt=0, description="steps of recovery before training")
 
     @field_validator("norm")
     @classmethod
@@ -29,42 +38,73 @@ class Arm(BaseModel):
         return spec_from(self.norm) if self.norm is not None else None
 
 
-def _known() -> dict[str, Arm]:
-    fit = CALIBRATION_TOKENS
-    return {
-        "original": Arm(id="original"),
-        "dyt": Arm(id="dyt", norm={"norm": "dyt"}, calibration_tokens=fit),
-        "dyt-bare": Arm(id="dyt-bare", norm={"norm": "dyt"}),
-        "dyt-plain": Arm(id="dyt-plain", norm={"norm": "dyt", "affine": False}),
-    }
+def known_arms() -> dict[str, Arm]:
+    """`original`; for every norm NAME: `NAME` (calibrated), `NAME-corrected` (and the layers around it), `NAME-bare`,
+    `NAME-inherit` (bare, with the pretrained γ and β); for DyT also `dyt-plain` and `dyt-paper`."""
+    arms = [Arm(id="original")]
+    for name in known_norms():
+        norm = {"norm": name}
+        arms += [
+            Arm(id=name, norm=norm, calibration_tokens=CALIBRATION_TOKENS),
+            Arm(id=f"{name}-corrected", norm=norm, calibration_tokens=CORRECTION_TOKENS, correct="all"),
+            Arm(id=f"{name}-bare", norm=norm),
+            Arm(id=f"{name}-inherit", norm=norm, inherit=True),
+        ]
+    arms += [
+        Arm(id="dyt-plain", norm={"norm": "dyt", "affine": False}),
+        Arm(id="dyt-paper", norm={"norm": "dyt", "alpha_init": "paper"}),
+    ]
+    return {arm.id: arm for arm in arms}
 
 
-KNOWN = _known()
+_CALIBRATE = {"tokens": "calibration_tokens", "mode": "mode", "outliers": "outliers", "correct": "correct"}
 
 
 def arm_from(entry: str | Mapping[str, Any]) -> Arm:
-    """The arm that an entry means: a known id, or `{id, norm, calibrate: {tokens}, ...the norm's own settings}`.
+    """The arm that an entry means: a known id, or `{id, norm, calibrate: {tokens, mode, outliers, correct}, inherit,
+    recover: {steps}, ...the norm's own settings}`.
 
     Without `calibrate` the start is bare. An unknown id, norm or setting is a `SettingsError`.
     """
+    known = known_arms()
     if isinstance(entry, str):
-        if entry not in KNOWN:
-            raise SettingsError(f"there is no arm {entry!r}. Known arms: {', '.join(KNOWN)}.")
-        return KNOWN[entry]
+        if entry not in known:
+            raise SettingsError(f"there is no arm {entry!r}. Known arms: {', '.join(known)}.")
+        return known[entry]
     settings = dict(entry)
-    name, norm, calibrate = settings.pop("id", None), settings.pop("norm", None), settings.pop("calibrate", None)
+    name, norm = settings.pop("id", None), settings.pop("norm", None)
     if not isinstance(name, str) or not isinstance(norm, str):
         raise SettingsError("an arm of your own needs an `id` and a `norm`, as in {id: dyt-channel, norm: dyt}.")
-    if name in KNOWN:
+    if name in known:
         raise SettingsError(f"{name!r} is the id of a known arm. Give yours another id.")
-    tokens = None
+    options: dict[str, Any] = {"inherit": settings.pop("inherit", False)}
+    calibrate = _options(settings, name, "calibrate", set(_CALIBRATE), "{tokens: 8192}")
     if calibrate is not None:
-        if not isinstance(calibrate, Mapping) or set(calibrate) - {"tokens"}:
-            raise SettingsError(f"arm {name!r}: calibrate takes `tokens` and nothing else, as in {{tokens: 8192}}.")
-        tokens = calibrate.get("tokens", CALIBRATION_TOKENS)
-        if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
-            raise SettingsError(f"arm {name!r}: calibrate.tokens must be a whole number above 0, not {tokens!r}.")
+        tokens = CORRECTION_TOKENS if calibrate.get("correct", "none") != "none" else CALIBRATION_TOKENS
+        options |= {"calibration_tokens": tokens, **{_CALIBRATE[key]: value for key, value in calibrate.items()}}
+    recover = _options(settings, name, "recover", {"steps"}, "{steps: 150}")
+    if recover is not None:
+        options["recover_steps"] = recover.get("steps", RECOVER_STEPS)
+    spec_from({"norm": norm, **settings})
     try:
-        return Arm(id=name, norm={"norm": norm, **settings}, calibration_tokens=tokens)
-    except ValueError as error:
-        raise SettingsError(f"arm id {name!r} must be lower-case letters, digits, dots and dashes.") from error
+        return Arm(id=name, norm={"norm": norm, **settings}, **options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["loc"] == ("id",):
+            raise SettingsError(f"arm id {name!r} must be lower-case letters, digits, dots and dashes.") from error
+        where = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"arm {name!r}, {where}: {first['msg']}.") from error
+
+
+def _options(settings: dict[str, Any], arm: str, key: str, allowed: set[str], example: str) -> dict[str, Any] | None:
+    """The options under `key`, taken out of `settings`; None where the key is not there."""
+    if key not in settings:
+        return None
+    options = settings.pop(key)
+    if not isinstance(options, Mapping) or set(options) - allowed:
+        raise SettingsError(f"arm {arm!r}: {key} takes {', '.join(sorted(allowed))} and nothing else, as in {example}.")
+    for name in ("tokens", "steps"):
+        value = options.get(name, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise SettingsError(f"arm {arm!r}: {key}.{name} must be a whole number above 0, not {value!r}.")
+    return dict(options)

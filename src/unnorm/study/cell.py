@@ -3,6 +3,7 @@
 OUT/cell.json          the resolved configuration, its hash, and the state: running, done or failed
 OUT/trainable.json     what trains, by group
 OUT/calibration.json   how the new norms were fitted
+OUT/recovery.json      how they were recovered, where they were
 OUT/steps.jsonl        the log of every step;  OUT/evaluations.jsonl  the held-out loss at intervals
 OUT/checkpoints/       to go on from
 OUT/model/             the artefact, at the end;  OUT/result.json  the numbers
@@ -24,6 +25,7 @@ from unnorm.study.arms import Arm
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.artefact import save
 from unnorm.surgery.patterns import select
+from unnorm.surgery.recover import RecoverReport
 from unnorm.surgery.sites import find_sites
 from unnorm.surgery.swap import SwapReport
 from unnorm.tuning.run_log import RunLog
@@ -155,6 +157,7 @@ class _Ready(NamedTuple):
 
     trainer: Any
     swap: SwapReport | None
+    recovery: RecoverReport | None
     trainable: Trainable
     evaluations: RunLog
     evaluated: dict[int, dict[str, Any]]
@@ -172,9 +175,13 @@ def _prepare(settings: CellSettings, bench: Workbench, cell: str, out: Path, qui
         f"{train.tokens:,} tokens to train on in {len(train.rows):,} rows, {validation.tokens:,} to evaluate on; "
         f"dropped: {', '.join(f'{n} {reason}' for reason, n in source.dropped.items()) or 'none'}"
     )
-    model, swap = bench.start(settings.model, settings.arm, settings.data, settings.training.tokens, settings.seed)
+    model, swap, recovery = bench.start(
+        settings.model, settings.arm, settings.data, settings.training.tokens, settings.seed
+    )
     if swap is not None:
         say(_describe(swap))
+    if recovery is not None:
+        say(_describe_recovery(recovery))
     model, trainable, paths = set_up(model, settings)
     say(trainable.describe())
     evaluations = RunLog(out / "evaluations.jsonl")
@@ -201,12 +208,14 @@ def _prepare(settings: CellSettings, bench: Workbench, cell: str, out: Path, qui
         checkpoint_every=max(1, settings.checkpoint_every_tokens // settings.training.batch_tokens),
         quiet=quiet,
     )
-    return _Ready(trainer, swap, trainable, evaluations, evaluated)
+    return _Ready(trainer, swap, recovery, trainable, evaluations, evaluated)
 
 
 def _train(settings: CellSettings, ready: _Ready, tokenizer: Any, cell: str, out: Path, say: Say) -> dict[str, Any]:
     if ready.swap is not None:
         atomic.write_json(out / "calibration.json", ready.swap.to_dict())
+    if ready.recovery is not None:
+        atomic.write_json(out / "recovery.json", ready.recovery.to_dict())
     atomic.write_json(out / "trainable.json", ready.trainable.to_dict())
     ready.evaluations.cut_after(2**62)  # mends a line that a kill cut short
     ready.trainer.evaluate_now(0)
@@ -221,9 +230,17 @@ def _describe(swap: SwapReport) -> str:
     if fit is None:
         return f"swapped {len(swap.sites)} sites, bare"
     worst = min(fit.sites, key=lambda site: site.r2)
+    corrected = f"; {len(fit.corrections)} linear layers corrected" if fit.corrections else ""
     return (
         f"swapped {len(swap.sites)} sites, calibrated on {fit.tokens:,} tokens in {fit.seconds:.1f} s; "
-        f"lowest R² {worst.r2:.3f} at {worst.path}"
+        f"lowest R² {worst.r2:.3f} at {worst.path}{corrected}"
+    )
+
+
+def _describe_recovery(recovery: RecoverReport) -> str:
+    return (
+        f"recovered in {recovery.steps} steps and {recovery.seconds:.0f} s: KL to the original "
+        f"{recovery.kl_before:.4f} -> {recovery.kl_after:.4f} nats a token{'' if recovery.kept else '; it got worse, so the start was kept'}"
     )
 
 

@@ -11,6 +11,8 @@ from unnorm.data.prepare import DataSettings, Rows, Source
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.study.arms import Arm
 from unnorm.surgery.base import check_length, load_base, load_tokenizer
+from unnorm.surgery.inputs import MODEL_INPUTS
+from unnorm.surgery.recover import RecoverReport, recover_
 from unnorm.surgery.swap import SwapReport, swap_
 from unnorm.tuning.packing_probe import packing_is_clean
 
@@ -31,6 +33,7 @@ class Start(NamedTuple):
 
     model: Any
     report: SwapReport | None
+    recovery: RecoverReport | None
 
 
 class Workbench:
@@ -66,8 +69,8 @@ class Workbench:
         """A copy of the model as `arm` starts: swapped, and fitted to the first training rows where it calibrates."""
         key = (model, arm.model_dump_json(), data, tokens, seed)
         train = self.train_rows(data, model, tokens, seed)
-        kept = self._keep("start", key, lambda: self._swap(self.base(model).model, arm, train))
-        return Start(copy.deepcopy(kept.model), kept.report)
+        kept = self._keep("start", key, lambda: self._swap(self.base(model).model, arm, train, seed))
+        return Start(copy.deepcopy(kept.model), kept.report, kept.recovery)
 
     def _keep(self, kind: str, key: Hashable, make: Callable[[], T]) -> T:
         if kind not in self._kept or self._kept[kind][0] != key:
@@ -80,13 +83,26 @@ class Workbench:
         model = load_base(name)
         return Base(model, load_tokenizer(name), hash_tensors(model.state_dict()), packing_is_clean(model))
 
-    def _swap(self, base: Any, arm: Arm, train: Rows) -> Start:
+    def _swap(self, base: Any, arm: Arm, train: Rows, seed: int) -> Start:
         spec = arm.spec()
         model = copy.deepcopy(base)
         if spec is None:
-            return Start(model, None)
+            return Start(model, None, None)
         batch = None
+        used = 0
         if arm.calibration_tokens is not None:
-            count = max(1, arm.calibration_tokens // train.max_length)
-            batch = train.collate(train.rows[:count])
-        return Start(model, swap_(model, spec, calibrate_on=batch))
+            used = max(1, arm.calibration_tokens // train.max_length)
+            batch = train.collate(train.rows[:used])
+        report = swap_(
+            model,
+            spec,
+            calibrate_on=batch,
+            mode=arm.mode,
+            outliers=arm.outliers,
+            correct=arm.correct,
+            inherit=arm.inherit,
+        )
+        if arm.recover_steps is None:
+            return Start(model, report, None)
+        rows = [{k: v for k, v in train.collate([row]).items() if k in MODEL_INPUTS} for row in train.rows[used:]]
+        return Start(model, report, recover_(model, base, rows, steps=arm.recover_steps, seed=seed, quiet=self.quiet))

@@ -62,6 +62,7 @@ def save(model: Any, out: str | Path, tokenizer: Any = None) -> None:
         dtype=str(inner.dtype).removeprefix("torch."),
         base=Base(name=_lasting_name(record.base_name), hash=record.base_hash),
         sites=[SiteEntry(**site.to_dict(), spec=record.specs[site.path].to_dict()) for site in record.sites],
+        corrected=record.corrected,
         libraries=library_versions(),
         fingerprint=fingerprint(model),
     )
@@ -77,7 +78,7 @@ def save(model: Any, out: str | Path, tokenizer: Any = None) -> None:
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
         atomic.write_json(folder / NAME, manifest.model_dump())
-    record.replaced = {}
+    record.replaced, record.originals = {}, {}
 
 
 def load(folder: str | Path, base: str | None = None) -> Any:
@@ -141,13 +142,13 @@ def _load_swapped_base(folder: Path, manifest: Manifest, base: str) -> Any:
         )
     _place_bare(model, manifest)
     tensors = _read_tensors(folder / NORMS)
-    for entry in manifest.sites:
-        prefix = entry.path + "."
+    for path in [entry.path for entry in manifest.sites] + manifest.corrected:
+        prefix = path + "."
         part = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         try:
-            model.get_submodule(entry.path).load_state_dict(part, strict=True)
-        except RuntimeError as error:
-            raise ArtefactError(f"{folder}/{NORMS} does not fit the site {entry.path}: {first_line(error)}") from error
+            model.get_submodule(path).load_state_dict(part, strict=True)
+        except (RuntimeError, AttributeError) as error:
+            raise ArtefactError(f"{folder}/{NORMS} does not fit {path}: {first_line(error)}") from error
     return model
 
 
@@ -179,7 +180,9 @@ def _place_bare(model: nn.Module, manifest: Manifest) -> None:
         norms[entry.path] = specs[entry.path].build(entry.width, next(model.parameters()).device)
         sites.append(Site(**entry.model_dump(exclude={"spec"})))
     place_(model, norms)
-    record = SwapRecord(manifest.base.name, manifest.base.hash, sites, specs, calibration=None)
+    record = SwapRecord(
+        manifest.base.name, manifest.base.hash, sites, specs, calibration=None, corrected=manifest.corrected
+    )
     set_record(model, record)
 
 
@@ -213,13 +216,13 @@ def _base_tensors(model: nn.Module) -> Mapping[str, torch.Tensor]:
 
 
 def _norm_tensors(model: nn.Module, record: SwapRecord) -> dict[str, torch.Tensor]:
-    """The swapped norms as they are without the adapter."""
+    """The swapped norms and the corrected layers as they are without the adapter."""
     tensors = {}
-    for site in record.sites:
-        module = model.get_submodule(site.path)
-        module = getattr(module, "original_module", module)
+    for path in [site.path for site in record.sites] + record.corrected:
+        module = model.get_submodule(path)
+        module = getattr(module, "original_module", getattr(module, "base_layer", module))
         for name, tensor in module.state_dict().items():
-            tensors[f"{site.path}.{name}"] = tensor.contiguous()
+            tensors[f"{path}.{name}"] = tensor.contiguous()
     return tensors
 
 

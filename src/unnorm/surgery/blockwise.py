@@ -8,8 +8,9 @@ outside of blocks (embedding norms, the final norm) are fitted in passes of the 
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,12 @@ def fit_blockwise(
         previous = ""
         for block, inside in track(groups, "calibrating"):
             if not block:
-                _fit_sites(model, inside, [lambda b=b: run(model, b) for b in batches], batches, spill, fit)
+                _fit_sites(model, inside, [partial(run, model, batch) for batch in batches], batches, spill, fit)
                 continue
             if not given or not _follows(previous, block):
                 given = _enter(model, [name for name, _ in groups if name], block, batches, spill)
             module = model.get_submodule(block)
-            runs = [lambda i=i, block=block: _call(module, given[i][block]) for i in range(len(batches))]
+            runs = [partial(_call, module, calls[block]) for calls in given]
             with in_eval(model):
                 _fit_sites(model, inside, runs, batches, spill, fit)
                 _advance(module, block, given)
@@ -90,7 +91,7 @@ def _converted(model: nn.Module, norms: dict[str, Norm], paths: list[str]) -> It
 def _fit_sites(
     model: nn.Module,
     paths: list[str],
-    runs: list[Callable[[], None]],
+    runs: Sequence[Callable[[], Any]],
     batches: list[dict[str, torch.Tensor]],
     spill: _Spill,
     fit: FitSite,
@@ -98,23 +99,30 @@ def _fit_sites(
     for path in paths:
         parts: list[tuple[torch.Tensor, torch.Tensor]] = []
         for go, batch in zip(runs, batches, strict=True):
-            keep = counted(batch)
-
-            def see(_m: nn.Module, args: Any, out: torch.Tensor, keep: Any = keep) -> None:
-                here = keep if keep is not None and args[0].shape[:2] == keep.shape else slice(None)
-                pair = (args[0][here].flatten(0, -2), out[here].flatten(0, -2))
-                parts.append((spill.put(f"x{len(parts)}", [pair[0]]), spill.put(f"y{len(parts)}", [pair[1]])))
-                raise Stop
-
+            see = partial(_keep_and_stop, spill, parts, counted(batch))
             # Before the hook that gives the new norm's output: what is wanted is the old norm's.
-            with hooked([model.get_submodule(path).register_forward_hook(see, prepend=True)]):
-                try:
-                    go()
-                except Stop:
-                    pass
+            with hooked([model.get_submodule(path).register_forward_hook(see, prepend=True)]), suppress(Stop):
+                go()
         if len(parts) == len(runs):  # else not reached, and the caller says so
             device = next(model.parameters()).device
-            fit(path, spill.put("x", [x for x, _ in parts]).to(device), spill.put("y", [y for _, y in parts]).to(device))
+            fit(
+                path, spill.put("x", [x for x, _ in parts]).to(device), spill.put("y", [y for _, y in parts]).to(device)
+            )
+
+
+def _keep_and_stop(
+    spill: _Spill,
+    parts: list[tuple[torch.Tensor, torch.Tensor]],
+    keep: torch.Tensor | None,
+    _module: nn.Module,
+    args: Any,
+    out: torch.Tensor,
+) -> None:
+    """A forward hook: a site's input and output go to disk, and the pass ends."""
+    here = keep if keep is not None and args[0].shape[:2] == keep.shape else slice(None)
+    x, y = args[0][here].flatten(0, -2), out[here].flatten(0, -2)
+    parts.append((spill.put(f"x{len(parts)}", [x]), spill.put(f"y{len(parts)}", [y])))
+    raise Stop
 
 
 def _enter(

@@ -26,6 +26,7 @@ from unnorm.surgery.linears import is_linear, shared_weights, stream_writers, we
 from unnorm.surgery.sites import Site
 
 Correct = Literal["none", "readers", "all"]
+_CHUNK = 2048
 _RIDGE = 1e-2
 """λ as a share of the mean variance of a feature."""
 
@@ -57,6 +58,7 @@ class Corrector:
         self._read: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._error: torch.Tensor | None = None
         self._keep: Any = slice(None)
+        self._maps: dict[tuple[str, bool], _Map] = {}
 
     def _find_writers(self) -> dict[str, float]:
         found = stream_writers(self.model, self._sites)
@@ -69,7 +71,7 @@ class Corrector:
 
     @contextmanager
     def watch_original(self) -> Iterator[None]:
-        """Around a pass of the original model over the calibration batch: keeps what it computes at sites and writers."""
+        """Around a pass of the original over the calibration batch: keeps what it computes at sites and writers."""
         handles = [
             self.model.get_submodule(site.path).register_forward_hook(
                 lambda m, a, out, path=site.path: self._y.update({path: out.flatten(0, -2)})
@@ -107,22 +109,23 @@ class Corrector:
         self._read[t] = path
 
     def _before(self, path: str, layer: Any, x: torch.Tensor) -> None:
-        site = self._read.get(x) or (self._read.get(x._base) if x._base is not None and x._base.shape == x.shape else None)
+        site = self._read.get(x) or (
+            self._read.get(x._base) if x._base is not None and x._base.shape == x.shape else None
+        )
         if site is None or path in self.originals:
             return
         t, y = x.flatten(0, -2)[self._keep], self._y[site][self._keep]
         self._remember(path, layer)
+        affine = layer.bias is not None
+        if (site, affine) not in self._maps:
+            self._maps = {(site, affine): _Map(t, y, affine)}  # readers of a site follow one another
+        found = self._maps[site, affine]
         weight = weight_of(layer)
-        slope, offset = _ridge(t, y, intercept=layer.bias is not None, towards_identity=True)
-        fixed, old = weight.double() @ slope, weight.double().clone()
-        shift = old @ offset
-        wanted = y.double() @ old.T
-        before = (t.double() @ old.T - wanted).square().sum()
-        after = (t.double() @ fixed.T + (shift if layer.bias is not None else 0) - wanted).square().sum()
-        weight.copy_(fixed)
-        if layer.bias is not None:
-            layer.bias.add_(shift.to(layer.bias.dtype))
-        self._note(path, "reader", before, after, wanted)
+        old = weight.double().clone()
+        weight.copy_(old @ found.slope)
+        if affine:
+            layer.bias.add_((old @ found.offset).to(layer.bias.dtype))
+        self._note(path, "reader", *(_size(old, gram) for gram in (found.before, found.after, found.wanted)))
 
     def _after(self, path: str, layer: Any, hidden: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         c = self._writers[path]
@@ -139,7 +142,7 @@ class Corrector:
             out = layer.forward(hidden)  # not a call: the hooks are done
             before, lacking = lacking, wanted - out.flatten(0, -2).double()
             sums = [v[self._keep].square().sum() for v in (before, lacking)]
-            self._note(path, "writer", sums[0], sums[1], wanted[self._keep])
+            self._note(path, "writer", sums[0], sums[1], wanted[self._keep].square().sum())
         self._error = c * lacking
         return out
 
@@ -147,19 +150,39 @@ class Corrector:
         state = {name: p.detach().clone() for name, p in layer.named_parameters(recurse=False)}
         self.originals.setdefault(path, state)
 
-    def _note(self, path: str, role: str, before: Any, after: Any, wanted: torch.Tensor) -> None:
-        size = wanted.square().sum().clamp_min(1e-30)
-        self.fixes.append(LayerFix(path, role, float(before / size), float(after / size)))
+    def _note(self, path: str, role: str, before: Any, after: Any, wanted: Any) -> None:
+        self.fixes.append(LayerFix(path, role, float(before / wanted), float(after / wanted)))
+
+
+class _Map:
+    """What every reader of a site is corrected by, and the grams [C, C] from which the errors of each follow."""
+
+    def __init__(self, t: torch.Tensor, y: torch.Tensor, intercept: bool) -> None:
+        self.slope, self.offset = _ridge(t, y, intercept=intercept, towards_identity=True)
+        fixed = (t.double() @ self.slope.T + self.offset).float()
+        self.before, self.after, self.wanted = (_gram(v, v) for v in (t.float() - y.float(), fixed - y.float(), y))
+
+
+def _size(weight: torch.Tensor, gram: torch.Tensor) -> float:
+    """Σ ‖W v‖² over tokens, from Σ v vᵀ."""
+    return float(((weight @ gram) * weight).sum().clamp_min(1e-30))
+
+
+def _gram(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """aᵀ b [C, D] for a [N, C], b [N, D]: products in fp32, a chunk's at a time, summed in float64."""
+    total = torch.zeros(a.shape[1], b.shape[1], dtype=torch.float64, device=a.device)
+    for i in range(0, a.shape[0], _CHUNK):
+        total += a[i : i + _CHUNK].float().T @ b[i : i + _CHUNK].float()
+    return total
 
 
 def _ridge(
     t: torch.Tensor, y: torch.Tensor, *, intercept: bool, towards_identity: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(A [D, C], c [D]) in float64 that take t [N, C] to y [N, D]; the penalty draws A to 0, or to the identity."""
-    t, y = t.double(), y.double()
-    t_mean, y_mean = (t.mean(0), y.mean(0)) if intercept else (t.new_zeros(t.shape[1]), y.new_zeros(y.shape[1]))
-    t, y = t - t_mean, y - y_mean
-    gram, cross = t.T @ t, t.T @ y
+    t_mean, y_mean = (v.mean(0, dtype=torch.float64) if intercept else v.new_zeros(v.shape[1]).double() for v in (t, y))
+    t, y = t.float() - t_mean.float(), y.float() - y_mean.float()
+    gram, cross = _gram(t, t), _gram(t, y)
     eye = torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
     penalty = _RIDGE * gram.diagonal().mean().clamp_min(1e-30)
     if towards_identity:

@@ -7,7 +7,7 @@ import torch
 from unnorm.foundation.errors import DataError
 
 Inputs = torch.Tensor | Mapping[str, torch.Tensor]
-_WANTED = ("input_ids", "position_ids", "attention_mask")
+MODEL_INPUTS = ("input_ids", "position_ids", "attention_mask")
 
 
 def as_batches(data: Inputs | Iterable[Inputs]) -> list[dict[str, torch.Tensor]]:
@@ -22,7 +22,7 @@ def as_batches(data: Inputs | Iterable[Inputs]) -> list[dict[str, torch.Tensor]]
                 f"calibration wants integer token ids of shape [B, T], not {tuple(batch['input_ids'].shape)} "
                 f"of {batch['input_ids'].dtype}. Tokenise the text and stack it into a batch first."
             )
-    return [{name: batch[name] for name in _WANTED if name in batch} for batch in batches]
+    return [{name: batch[name] for name in MODEL_INPUTS if name in batch} for batch in batches]
 
 
 def as_one_batch(data: Inputs | Iterable[Inputs]) -> dict[str, torch.Tensor]:

@@ -53,7 +53,9 @@ def stream_writers(model: nn.Module, sites: list[Site]) -> dict[str, float] | No
     for path, module in model.named_modules():
         if is_linear(module) and weight_of(module).shape[0] == width:
             handles.append(
-                module.register_forward_hook(lambda m, a, out, path=path: written.update({path: out.double().flatten()}))
+                module.register_forward_hook(
+                    lambda m, a, out, path=path: written.update({path: out.double().flatten()})
+                )
             )
     try:
         vocabulary = getattr(model.config, "vocab_size", _TOKENS)

@@ -47,6 +47,8 @@ class Manifest(BaseModel):
     dtype: str
     base: Base
     sites: list[SiteEntry]
+    corrected: list[str] = []
+    """Paths of linear layers whose weights were corrected; an adapter's folder holds them, since its base does not."""
     libraries: dict[str, str]
     fingerprint: Fingerprint
 

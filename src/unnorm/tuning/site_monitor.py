@@ -1,4 +1,4 @@
-"""α and saturation at every site with a curve (DyT and its kin) while it trains, from a few tokens a step, so that it costs nothing."""
+"""α and saturation at every site with a curve (DyT and kin) in training, from a few tokens a step: it costs nothing."""
 
 from typing import Any
 

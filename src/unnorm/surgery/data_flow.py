@@ -164,7 +164,7 @@ class _Recorder(TorchDispatchMode):
 def _category(func: Any, name: str, tensors: list[torch.Tensor], parents: list[Node]) -> str:
     if name == "embedding":
         return "embedding"
-    if func.is_view or name in _COPIES or name.removesuffix("_") in ("mul", "div") and _by_constant(tensors, parents):
+    if func.is_view or name in _COPIES or (name.removesuffix("_") in ("mul", "div") and _by_constant(tensors, parents)):
         return "alias"
     if name.removesuffix("_") == "add":
         return "add"
@@ -185,7 +185,7 @@ def _by_constant(tensors: list[torch.Tensor], parents: list[Node]) -> bool:
 def _dummy_inputs(model: nn.Module, device: torch.device) -> dict[str, Any]:
     """Token ids [1, 8] without ids that have a meaning, as padding or images have; no cache."""
     config = getattr(model, "config", None)
-    settings = config.to_dict() if hasattr(config, "to_dict") else {}
+    settings = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
     special = {v for k, value in settings.items() if "token" in k for v in _integers(value)}
     try:
         vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[operator]

@@ -63,8 +63,10 @@ class _Reading:
     scores: set[int] = field(default_factory=set)
 
     def places(self) -> dict[str, Place]:
-        for node in self.flow.nodes:
-            self.state[id(node)] = self._state(node)
+        known: set[int] | None = None
+        while known != (known := self.reads & self.writes):  # that a norm's output is the stream shows further on
+            for node in self.flow.nodes:
+                self.state[id(node)] = self._state(node)
         for node in self.flow.nodes:
             if node.op == "softmax":
                 self._mark_scores(node)
@@ -82,7 +84,8 @@ class _Reading:
         if node.op == "site":
             if stream:
                 self.reads.add(id(node))
-            return _State(written=any(parent.written for parent in parents), carries=node, sole=sole)
+            is_stream = id(node) in self.reads & self.writes
+            return _State(is_stream, any(parent.written for parent in parents), node, sole)
         if node.op == "alias":
             source = parents[0]
             return _State(source.stream, source.written, source.carries, sole)

@@ -193,8 +193,8 @@ def _dummy_inputs(model: nn.Module, device: torch.device) -> dict[str, Any]:
         vocabulary = int(getattr(config, "vocab_size", None) or _PROBE_TOKENS)
     plain = [token for token in range(min(vocabulary, 4 * _PROBE_TOKENS + len(special))) if token not in special]
     plain = plain or list(range(vocabulary))
-    context = settings.get("max_position_embeddings") or _PROBE_TOKENS
-    length = max(1, min(_PROBE_TOKENS, context if isinstance(context, int) else _PROBE_TOKENS))
+    context = getattr(config, "max_position_embeddings", None)
+    length = max(1, min(_PROBE_TOKENS, context)) if isinstance(context, int) else _PROBE_TOKENS
     ids = [plain[-1 - i % len(plain)] for i in range(length)]
     inputs: dict[str, Any] = {"input_ids": torch.tensor([ids], device=device)}
     if "use_cache" in inspect.signature(model.forward).parameters:

@@ -73,10 +73,7 @@ def find_sites(model: nn.Module) -> list[Site]:
     flow = trace(model, list(norms)) if norms else None
     paths = _in_order([path for path in norms if _replaceable(model, path, norms[path], flow)], flow)
     if not paths:
-        raise SiteError(
-            f"{type(model).__name__} has no norm sites: no module behaves like LayerNorm or RMSNorm. "
-            "Is it a transformer with its norms still in place?"
-        )
+        raise SiteError(f"{type(model).__name__} has no norm sites: {_why_none(norms)}")
     where = _places(paths, flow)
     sites = []
     for position, path in enumerate(paths):
@@ -96,6 +93,15 @@ def find_sites(model: nn.Module) -> list[Site]:
             )
         )
     return sites
+
+
+def _why_none(norms: dict[str, Behaviour]) -> str:
+    if norms:
+        return (
+            f"its {len(norms)} norms take a second input, or do not tell their width without a forward pass. "
+            "Load the model with its weights, if it was on the meta device."
+        )
+    return "no module behaves like LayerNorm or RMSNorm. Is it a transformer with its norms still in place?"
 
 
 def _replaceable(model: nn.Module, path: str, behaviour: Behaviour, flow: Flow | None) -> bool:

@@ -48,7 +48,9 @@ def test_every_verbs_help_ends_in_an_example(capsys, verb):
 def test_sites(capsys, bases):
     code, out, _ = call(capsys, "sites", bases["llama"])
     assert code == 0
-    assert "model.layers.0.input_layernorm" in out
+    row = next(line for line in out.splitlines() if "model.layers.0.input_layernorm" in line)
+    assert row.split() == ["model.layers.0.input_layernorm", "rmsnorm", "attention", "reads", "γ", "32", "1e-06"]
+    assert all(len(line.rstrip()) <= 100 for line in out.splitlines()[1:])
     code, out, _ = call(capsys, "sites", bases["llama"], "--json")
     assert [site["role"] for site in json.loads(out)] == ["attention", "mlp", "attention", "mlp", "final"]
 

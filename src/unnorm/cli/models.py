@@ -23,5 +23,13 @@ def sites(model: Model, json: JsonOption = False) -> None:
     if json:
         emit_json([site.to_dict() for site in found])
         return
-    rows = [[str(s.order), s.path, s.role, s.kind, str(s.width), f"{s.parameters:,}"] for s in found]
-    emit_table(f"{len(found)} norm sites of {model}", ["", "path", "role", "kind", "width", "parameters"], rows, 4)
+    title = f"{len(found)} norm sites of {model}"
+    if found[0].order_is == "module":
+        title += " (in module order: the model does not run on token ids alone)"
+    columns = ["path", "kind", "role", "residual", "affine", "width", "ε"]
+    letters = {"weight, bias": "γ, β", "weight": "γ", "bias": "β"}
+    rows = [
+        [s.path, s.kind, s.role, s.residual, letters.get(s.affine, s.affine), str(s.width), f"{s.eps:.3g}"]
+        for s in found
+    ]
+    emit_table(title, columns, rows, 5, compact=True)

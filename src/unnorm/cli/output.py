@@ -16,8 +16,18 @@ def emit_json(content: Any) -> None:
     sys.stdout.write(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode() + "\n")
 
 
-def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], align_right_from: int = 1) -> None:
-    """Print a table of plain text cells; columns from `align_right_from` on are numbers."""
+def emit_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    align_right_from: int = 1,
+    *,
+    compact: bool = False,
+) -> None:
+    """Print a table of plain text cells; columns from `align_right_from` on are numbers.
+
+    compact: without borders and one space apart, for tables of long paths.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -25,6 +35,8 @@ def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     from unnorm.foundation.terminal import plain
 
     table = Table(title=title, title_justify="left", title_style="bold")
+    if compact:
+        table.box, table.pad_edge, table.padding = None, False, (0, 1, 0, 0)
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number >= align_right_from else "left", overflow="fold")
     for row in rows:

@@ -238,9 +238,10 @@ def _describe(swap: SwapReport) -> str:
 
 
 def _describe_recovery(recovery: RecoverReport) -> str:
+    kept = "" if recovery.kept else "; it got worse, so the start was kept"
     return (
         f"recovered in {recovery.steps} steps and {recovery.seconds:.0f} s: KL to the original "
-        f"{recovery.kl_before:.4f} -> {recovery.kl_after:.4f} nats a token{'' if recovery.kept else '; it got worse, so the start was kept'}"
+        f"{recovery.kl_before:.4f} -> {recovery.kl_after:.4f} nats a token{kept}"
     )
 
 

@@ -34,6 +34,10 @@ class SiteEntry(BaseModel):
     parameters: int = Field(ge=0)
     order: int
     order_is: str
+    # The first manifests were written without these three.
+    eps: float = 0.0
+    affine: str = "unknown"
+    residual: str = "unknown"
     spec: dict[str, Any]
 
 

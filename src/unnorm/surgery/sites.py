@@ -1,29 +1,27 @@
 """Find the norm sites of a model.
 
-A class name only narrows the search; what makes a module a norm is its behaviour: its output does not change when its
-input is scaled (LayerNorm and RMSNorm) or shifted (LayerNorm alone). Sites are listed in execution order, learnt from
-one forward pass over a few dummy tokens; on the meta device nothing can run, so there the order is the modules' own.
+What a module computes decides whether it is a norm (`norm_behaviour`); where it stands, what it serves and the order of
+the sites come from the data flow of one forward pass over a few dummy tokens (`data_flow`, `residual_stream`). On the
+meta device, and in a model that does not run on token ids alone, no forward is possible: there the order is the
+modules' own, roles come from names, and what a site does to the residual stream is not known.
 """
 
+import re
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from unnorm.foundation.errors import ModelError, SiteError
-from unnorm.norms.spec import Norm
+from unnorm.surgery.data_flow import Flow, trace
+from unnorm.surgery.norm_behaviour import Behaviour, behaviour_of, kind_of, takes_more_than_x, width_of
+from unnorm.surgery.residual_stream import Place, places
+from unnorm.surgery.site_names import role_from_name
+
+__all__ = ["ROLES", "Site", "find_sites", "kind_of", "width_of"]
 
 ROLES = ("attention", "mlp", "qk", "final", "embedding", "other")
-
-_ROLE_OF_NAME = {
-    "attention": ("ln_1", "input_layernorm", "attention_norm", "self_attn_layer_norm"),
-    "mlp": ("ln_2", "post_attention_layernorm", "ffn_norm", "pre_feedforward_layernorm"),
-    "qk": ("q_norm", "k_norm", "query_layernorm", "key_layernorm", "q_layernorm", "k_layernorm"),
-    "final": ("ln_f", "final_layer_norm", "norm", "norm_f", "final_norm", "final_layernorm"),
-    "embedding": ("word_embeddings_layernorm", "emb_ln", "embed_norm", "embedding_norm"),
-}
-_PROBE_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -33,17 +31,27 @@ class Site:
     path: str
     """Full module path, as `model.get_submodule` takes it."""
     role: str
-    """What reads its output: one of `ROLES`."""
+    """What it serves, one of `ROLES`: what reads its output, or, of a norm after a sub-layer, that sub-layer. A norm
+    that attention and MLP share is the attention's."""
     width: int
     """Channels, the size of the last dimension."""
     kind: str
-    """`layernorm`, `rmsnorm`, or the name of one of unnorm's norms where the site is swapped."""
+    """`layernorm` or `rmsnorm`, with `-plus-one` where the scale is 1 + weight (Gemma, Nemotron), or the name of one of
+    unnorm's norms where the site is swapped."""
     parameters: int
     """How many parameters stand at the site."""
     order: int
     """Position in execution order, from 0."""
     order_is: str
     """`execution`, or `module` where no forward pass was possible."""
+    eps: float = 0.0
+    """What is added to the variance; 0 where nothing is, or where an old manifest does not say."""
+    affine: str = "unknown"
+    """What it learns: `weight, bias`, `weight`, `bias` or `none`; `unknown` where an old manifest does not say."""
+    residual: str = "unknown"
+    """`reads` the residual stream (pre-norm), `writes` it (its output is added: post-norm), `both` (its output is the
+    stream from there on, as in BERT), `none` (queries, keys and other inner norms); `unknown` where no forward pass
+    was possible or it did not come by."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,96 +60,80 @@ class Site:
 def find_sites(model: nn.Module) -> list[Site]:
     """The norm sites of `model`, in execution order. A model without any is a `SiteError`.
 
-    Works on GPT-2, GPT-NeoX and Llama families and on swapped models; pass the model before it is wrapped by peft.
+    A norm that is called with a gate is left out, as an element-wise norm cannot stand there; so is, where no forward
+    pass was possible, a norm that could take a gate or that holds nothing to tell its width by. Works on swapped
+    models too; pass the model before it is wrapped by peft.
     """
     if hasattr(model, "peft_config"):
         raise ModelError(
             "find_sites was given a PeftModel, whose wrappers hide the norms. Give it the model before "
             "get_peft_model, or PeftModel.get_base_model() after merge_and_unload()."
         )
-    found = {path: kind for path, module in model.named_modules() if (kind := kind_of(module))}
-    if not found:
-        raise SiteError(
-            f"{type(model).__name__} has no norm sites: no module behaves like LayerNorm or RMSNorm. "
-            "Is it a transformer with its norms still in place?"
-        )
-    order, order_is = _execution_order(model, list(found))
+    norms = {path: found for path, module in model.named_modules() if (found := behaviour_of(module))}
+    flow = trace(model, list(norms)) if norms else None
+    paths = _in_order([path for path in norms if _replaceable(model, path, norms[path], flow)], flow)
+    if not paths:
+        raise SiteError(f"{type(model).__name__} has no norm sites: {_why_none(norms)}")
+    where = _places(paths, flow)
     sites = []
-    for position, path in enumerate(order):
-        module = model.get_submodule(path)
+    for position, path in enumerate(paths):
+        behaviour = norms[path]
         sites.append(
             Site(
                 path=path,
-                role=_role(path),
-                width=width_of(module),
-                kind=found[path],
-                parameters=sum(parameter.numel() for parameter in module.parameters()),
+                role=where[path].role,
+                width=flow.widths.get(path, behaviour.width) if flow else behaviour.width,
+                kind=behaviour.kind,
+                parameters=sum(parameter.numel() for parameter in model.get_submodule(path).parameters()),
                 order=position,
-                order_is=order_is,
+                order_is="execution" if flow else "module",
+                eps=behaviour.eps,
+                affine=behaviour.affine,
+                residual=where[path].residual,
             )
         )
     return sites
 
 
-@torch.no_grad()
-def kind_of(module: nn.Module) -> str | None:
-    """`layernorm`, `rmsnorm`, the name of an unnorm norm, or None for anything else."""
-    if isinstance(module, Norm):
-        return module.spec.norm
-    if not (isinstance(module, nn.LayerNorm) or "norm" in type(module).__name__.lower()):
-        return None
-    weight = getattr(module, "weight", None)
-    if next(module.children(), None) is not None or (weight is None and not hasattr(module, "normalized_shape")):
-        return None
-    if weight is not None and weight.is_meta:
-        return "layernorm" if isinstance(module, nn.LayerNorm) else "rmsnorm"
-    device, dtype = (weight.device, weight.dtype) if weight is not None else (torch.device("cpu"), torch.float32)
-    # A shift of 5 and a scale of 2 are exact enough in bf16, and large enough that ε does not matter.
-    x = 8 * torch.randn(3, width_of(module), generator=torch.Generator().manual_seed(0)).to(device, dtype)
-    try:
-        out = module(x)
-        tolerance = 0.05 * float(out.float().std()) + 1e-6
-        if not torch.allclose(module(2 * x).float(), out.float(), atol=tolerance):
-            return None
-        return "layernorm" if torch.allclose(module(x + 5).float(), out.float(), atol=tolerance) else "rmsnorm"
-    except (RuntimeError, TypeError, ValueError):  # it takes something other than [N, C]: not a norm over channels
-        return None
+def _why_none(norms: dict[str, Behaviour]) -> str:
+    if norms:
+        return (
+            f"its {len(norms)} norms take a second input, or do not tell their width without a forward pass. "
+            "Load the model with its weights, if it was on the meta device."
+        )
+    return "no module behaves like LayerNorm or RMSNorm. Is it a transformer with its norms still in place?"
 
 
-def width_of(module: nn.Module) -> int:
-    """Channels of a norm module."""
-    if isinstance(module, Norm):
-        return module.width
-    if isinstance(module, nn.LayerNorm):
-        return int(module.normalized_shape[-1])
-    return int(module.weight.shape[-1])  # type: ignore[union-attr,index]
+def _replaceable(model: nn.Module, path: str, behaviour: Behaviour, flow: Flow | None) -> bool:
+    """Whether a norm of x [..., C] alone stands at `path`, and its width is known."""
+    if flow is not None and path in flow.calls:
+        return path not in flow.gated
+    return behaviour.width > 0 and not takes_more_than_x(model.get_submodule(path))
 
 
-def _role(path: str) -> str:
-    leaf = path.rsplit(".", 1)[-1]
-    return next((role for role, names in _ROLE_OF_NAME.items() if leaf in names), "other")
+def _in_order(paths: list[str], flow: Flow | None) -> list[str]:
+    """`paths` in the order in which the forward pass first reaches them; those it does not reach come last."""
+    reached = [path for path in flow.calls if path in set(paths)] if flow else []
+    return reached + [path for path in paths if path not in set(reached)]
 
 
-@torch.no_grad()
-def _execution_order(model: nn.Module, paths: list[str]) -> tuple[list[str], str]:
-    """`paths` in the order in which one forward pass reaches them; sites that it does not reach come last."""
-    parameter = next(model.parameters())
-    if parameter.is_meta:
-        return paths, "module"
-    reached: list[str] = []
-    handles = [
-        model.get_submodule(path).register_forward_pre_hook(lambda *_, path=path: reached.append(path))
-        for path in paths
-    ]
-    was_training = model.training
-    model.eval()
-    try:
-        vocabulary = getattr(getattr(model, "config", None), "vocab_size", _PROBE_TOKENS)
-        tokens = torch.arange(_PROBE_TOKENS, device=parameter.device)[None] % vocabulary
-        model(input_ids=tokens, use_cache=False)
-    finally:
-        model.train(was_training)
-        for handle in handles:
-            handle.remove()
-    first = list(dict.fromkeys(reached))
-    return first + [path for path in paths if path not in first], "execution"
+def _places(paths: list[str], flow: Flow | None) -> dict[str, Place]:
+    found = places(flow) if flow else {}
+    where = {}
+    for path in paths:
+        place = found.get(path, Place("", "unknown"))
+        where[path] = Place(place.role or role_from_name(path, paths), place.residual)
+    return {path: _as_its_peers(path, where) for path in paths}
+
+
+def _as_its_peers(path: str, where: dict[str, Place]) -> Place:
+    """The place of `path`, or that of the same norm in the other layers if only it is called the final one.
+
+    In a BERT the last layer's norm is read by the head alone, exactly as the final norm of a GPT-2 is; what sets them
+    apart is that the other layers have one like it.
+    """
+    if where[path].role != "final":
+        return where[path]
+    pattern = re.sub(r"\.\d+\.", ".#.", path)
+    peers = [p for other, p in where.items() if other != path and re.sub(r"\.\d+\.", ".#.", other) == pattern]
+    return Counter(peers).most_common(1)[0][0] if peers else where[path]

@@ -1,0 +1,173 @@
+"""The forward pass that `find_sites` makes: what it leaves as it was, and what it does where none is possible."""
+
+import logging
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+import unnorm
+from conftest import tiny_config, tiny_model
+from surgery.architectures import architecture, architecture_config
+from unnorm.surgery.manifest import SiteEntry
+from unnorm.surgery.sites import Site
+
+
+class Twice(nn.Module):
+    """A block that is run twice, whose own late norm comes before an early one."""
+
+    def __init__(self):
+        super().__init__()
+        self.late, self.early, self.unused = nn.LayerNorm(8), nn.LayerNorm(8), nn.LayerNorm(8)
+        self.embedding, self.linear = nn.Embedding(16, 8), nn.Linear(8, 8)
+
+    def forward(self, input_ids):
+        x = self.embedding(input_ids)
+        for _ in range(2):
+            x = x + self.linear(self.early(x))
+        return self.late(x)
+
+
+class Failing(Twice):
+    def forward(self, input_ids):
+        torch.rand(3)
+        self.early(self.embedding(input_ids))
+        raise LookupError("halfway")
+
+
+def test_a_module_that_runs_twice_is_one_site_and_one_that_does_not_run_comes_last():
+    sites = unnorm.find_sites(Twice())
+    assert [(s.path, s.role, s.residual) for s in sites] == [
+        ("early", "mlp", "reads"),
+        ("late", "final", "reads"),
+        ("unused", "other", "unknown"),
+    ]
+
+
+@pytest.mark.parametrize("model", [Twice(), Failing()], ids=["runs", "fails"])
+def test_modes_hooks_and_random_state_are_as_before(model):
+    model.train()
+    model.linear.eval()
+    state = torch.get_rng_state()
+    sites = unnorm.find_sites(model)
+    assert sites[0].path == ("late" if isinstance(model, Failing) else "early")
+    assert {site.order_is for site in sites} == {"module" if isinstance(model, Failing) else "execution"}
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    assert model.early.training
+    assert not model.linear.training
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_an_encoder_decoder_degrades_to_module_order():
+    config = AutoConfig.for_model(
+        "t5", vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, decoder_start_token_id=0
+    )
+    sites = unnorm.find_sites(AutoModelForSeq2SeqLM.from_config(config))
+    assert len(sites) == 7
+    assert {(s.kind, s.order_is, s.residual) for s in sites} == {("rmsnorm", "module", "unknown")}
+
+
+def test_an_encoder_decoder_that_runs_on_token_ids_is_traced():
+    config = AutoConfig.for_model(
+        "bart",
+        vocab_size=64,
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        max_position_embeddings=32,
+    )
+    sites = unnorm.find_sites(AutoModelForSeq2SeqLM.from_config(config))
+    assert sites[0].path == "model.encoder.layernorm_embedding"
+    assert {s.order_is for s in sites} == {"execution"}
+
+
+def test_the_context_may_be_shorter_than_the_probe():
+    config = tiny_config("gpt2")
+    config.n_positions = 4
+    sites = unnorm.find_sites(AutoModelForCausalLM.from_config(config))
+    assert {site.order_is for site in sites} == {"execution"}
+
+
+@pytest.mark.parametrize("name", ["opt", "phi3", "mamba", "bert"])
+def test_nothing_is_printed(name, capfd):
+    model = architecture(name)
+    capfd.readouterr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unnorm.find_sites(model)
+    assert capfd.readouterr() == ("", "")
+    assert logging.root.manager.disable == 0
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3_text", "bert", "phi, qk norms", "olmo2"])
+def test_the_attention_implementation_does_not_matter(name, attention):
+    model = architecture(name)
+    expected = unnorm.find_sites(model)
+    model.set_attn_implementation(attention)
+    assert unnorm.find_sites(model) == expected
+
+
+def test_layers_that_share_their_weights_and_embeddings_of_another_width():
+    from transformers import AutoModelForMaskedLM
+
+    config = AutoConfig.for_model(
+        "albert",
+        vocab_size=64,
+        embedding_size=16,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=32,
+    )
+    sites = unnorm.find_sites(AutoModelForMaskedLM.from_config(config))
+    assert [(s.role, s.residual, s.width) for s in sites] == [
+        ("embedding", "both", 16),
+        ("attention", "both", 32),
+        ("mlp", "both", 32),
+        ("final", "none", 16),
+    ]
+
+
+def test_a_site_goes_through_json_and_old_manifests_still_load():
+    import orjson
+
+    site = unnorm.find_sites(tiny_model("llama"))[0]
+    assert Site(**orjson.loads(orjson.dumps(site.to_dict()))) == site
+    old = {name: value for name, value in site.to_dict().items() if name not in ("eps", "affine", "residual")}
+    entry = SiteEntry(**old, spec={"norm": "dyt"})
+    loaded = Site(**entry.model_dump(exclude={"spec"}))
+    assert (loaded.path, loaded.eps, loaded.affine, loaded.residual) == (site.path, 0.0, "unknown", "unknown")
+
+
+def test_a_whole_stand_in_base_takes_well_under_a_second(shared: Path):
+    import time
+
+    from unnorm.surgery.base import load_base
+
+    model = load_base(str(shared / "bases" / "llama-3m"))
+    unnorm.find_sites(model)
+    started = time.perf_counter()
+    assert len(unnorm.find_sites(model)) == 33
+    assert time.perf_counter() - started < 1
+
+
+def test_a_config_of_a_model_that_pads_with_a_low_id_is_not_probed_with_it():
+    from unnorm.surgery.data_flow import _dummy_inputs
+
+    config = architecture_config("phi3")
+    config.pad_token_id, config.eos_token_id = 30, [29, 28]
+    model = AutoModelForCausalLM.from_config(config)
+    ids = _dummy_inputs(model, torch.device("cpu"))["input_ids"]
+    assert ids.shape == (1, 8)
+    assert not {28, 29, 30} & set(ids[0].tolist())

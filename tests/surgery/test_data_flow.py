@@ -171,3 +171,78 @@ def test_a_config_of_a_model_that_pads_with_a_low_id_is_not_probed_with_it():
     ids = _dummy_inputs(model, torch.device("cpu"))["input_ids"]
     assert ids.shape == (1, 8)
     assert not {28, 29, 30} & set(ids[0].tolist())
+
+
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 64,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def places(model_type: str, **settings) -> list[tuple[str, str, str]]:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **{**SMALL, **settings}))
+    return [(s.path.removeprefix("model.layers."), s.role, s.residual) for s in unnorm.find_sites(model)]
+
+
+def test_a_hybrid_of_mamba_attention_and_experts():
+    """Jamba: layer 0 is a Mamba block and an MLP, layer 1 attention and experts."""
+    mamba = {"mamba_d_state": 4, "mamba_dt_rank": 4, "use_mamba_kernels": False}
+    assert places("jamba", num_experts=2, attn_layer_period=2, attn_layer_offset=1, **mamba) == [
+        ("0.input_layernorm", "other", "reads"),
+        ("0.mamba.dt_layernorm", "other", "none"),
+        ("0.mamba.b_layernorm", "other", "none"),
+        ("0.mamba.c_layernorm", "other", "none"),
+        ("0.pre_ff_layernorm", "mlp", "reads"),
+        ("1.input_layernorm", "attention", "reads"),
+        ("1.pre_ff_layernorm", "mlp", "reads"),
+        ("model.final_layernorm", "final", "reads"),
+    ]
+
+
+def test_norms_inside_attention_and_mlp_belong_to_them():
+    """BitNet has a norm before the output projection of each."""
+    assert places("bitnet")[:4] == [
+        ("0.input_layernorm", "attention", "reads"),
+        ("0.self_attn.attn_sub_norm", "attention", "none"),
+        ("0.post_attention_layernorm", "mlp", "reads"),
+        ("0.mlp.ffn_sub_norm", "mlp", "none"),
+    ]
+
+
+def test_a_stream_of_norm_outputs_with_experts():
+    """MiniMax: what is added to is each norm's output; the next norm is given the sum."""
+    assert places("minimax", num_local_experts=2, layer_types=["full_attention"] * 2) == [
+        ("0.input_layernorm", "embedding", "both"),
+        ("0.post_attention_layernorm", "attention", "both"),
+        ("1.input_layernorm", "mlp", "both"),
+        ("1.post_attention_layernorm", "attention", "both"),
+        ("model.norm", "final", "reads"),
+    ]
+
+
+def test_a_stream_that_cannot_be_followed_is_not_guessed_at():
+    """Gemma 3n keeps four streams in one tensor."""
+    found = places(
+        "gemma3n_text",
+        laurel_rank=4,
+        vocab_size_per_layer_input=64,
+        hidden_size_per_layer_input=8,
+        num_kv_shared_layers=0,
+        layer_types=["full_attention"] * 2,
+        activation_sparsity_pattern=[0.0] * 2,
+    )
+    assert {residual for _, _, residual in found} == {"unknown"}
+    roles = {path: role for path, role, _ in found}
+    assert roles["0.self_attn.q_norm"] == roles["0.self_attn.k_norm"] == "qk"
+    assert roles["0.input_layernorm"] == roles["0.post_attention_layernorm"] == "attention"
+    assert roles["0.pre_feedforward_layernorm"] == roles["0.post_feedforward_layernorm"] == "mlp"
+    assert roles["0.altup.router_norm"] == "other"

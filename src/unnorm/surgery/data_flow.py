@@ -35,7 +35,7 @@ class Node:
     parents: list["Node"]
     site: str = ""
     in_attention: bool = False
-    """Whether it was computed inside a module whose class is called an attention."""
+    """Whether it was computed inside a module whose class is called an attention: linear ones do not look like one."""
     children: list["Node"] = field(default_factory=list)
 
 
@@ -68,7 +68,7 @@ def trace(model: nn.Module, paths: list[str]) -> Flow | None:
         for path in paths:
             handles += recorder.watch_site(model.get_submodule(path), path)
         for module in training:
-            if "attention" in type(module).__name__.lower():
+            if _is_attention(module) and not any(_is_attention(m) for m in module.modules() if m is not module):
                 handles += recorder.watch_attention(module)
         with ExitStack() as stack:
             stack.enter_context(_quiet())
@@ -157,8 +157,15 @@ class _Recorder(TorchDispatchMode):
 
     def _tag(self, out: Any, node: Node) -> None:
         for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor):
+            # Integers are choices, as of experts, not data: weights picked by them are still weights.
+            if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
                 self._node_of[leaf] = node
+
+
+def _is_attention(module: nn.Module) -> bool:
+    """By its class name. Of several inside one another only the innermost counts: Jamba has an AttentionDecoderLayer,
+    its MLP included."""
+    return "attention" in type(module).__name__.lower()
 
 
 def _category(func: Any, name: str, tensors: list[torch.Tensor], parents: list[Node]) -> str:

@@ -46,7 +46,9 @@ class _Cone:
     def role(self) -> str:
         if self.attends or self.named_attention:
             return "attention"
-        return "mlp" if self.projects and not self.mixes else ""
+        if self.mixes:  # a state space, a recurrence, a convolution
+            return "other"
+        return "mlp" if self.projects else ""
 
 
 def places(flow: Flow) -> dict[str, Place]:
@@ -70,7 +72,11 @@ class _Reading:
         for node in self.flow.nodes:
             if node.op == "softmax":
                 self._mark_scores(node)
-        return {path: self._place(calls) for path, calls in self.flow.calls.items()}
+        found = {path: self._place(calls) for path, calls in self.flow.calls.items()}
+        if self.reads:
+            return found
+        # No stream that this could follow, as in Gemma 3n, which keeps four in one tensor.
+        return {path: Place(place.role if place.role == "qk" else "", "unknown") for path, place in found.items()}
 
     def _of(self, node: Node) -> _State:
         return self.state[id(node)]

@@ -32,7 +32,8 @@ class Site:
     """Full module path, as `model.get_submodule` takes it."""
     role: str
     """What it serves, one of `ROLES`: what reads its output, or, of a norm after a sub-layer, that sub-layer. A norm
-    that attention and MLP share is the attention's."""
+    that attention and MLP share is the attention's; one before a state space, a recurrence or a convolution is
+    `other`."""
     width: int
     """Channels, the size of the last dimension."""
     kind: str
@@ -51,7 +52,7 @@ class Site:
     residual: str = "unknown"
     """`reads` the residual stream (pre-norm), `writes` it (its output is added: post-norm), `both` (its output is the
     stream from there on, as in BERT), `none` (queries, keys and other inner norms); `unknown` where no forward pass
-    was possible or it did not come by."""
+    was possible or it did not come by, or where the stream is of an unusual make (Gemma 3n)."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

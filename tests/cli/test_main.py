@@ -78,6 +78,41 @@ def test_swap_then_sites_then_evaluate(capsys, bases, data_file, tmp_path):
     assert [site["path"] for site in json.loads(stdout)["sites"]] == ["transformer.ln_f"]
 
 
+def test_swap_to_another_norm_corrected_and_recovered(capsys, bases, data_file, tmp_path):
+    options = ("--calibrate", data_file, "--template", "alpaca-short", "--tokens", 500)
+    more = ("--to", "derf", "--set", "alpha_init=0.3", "--correct", "all", "--recover", "--recover-steps", 2)
+    code, stdout, stderr = call(capsys, "swap", bases["gpt2"], *options, *more, "--out", tmp_path / "a", "--json")
+    assert code == 0, stderr
+    report = json.loads(stdout)
+    assert {spec["norm"] for spec in report["specs"].values()} == {"derf"}
+    assert {fix["role"] for fix in report["calibration"]["corrections"]} == {"reader", "writer"}
+    assert report["recovery"]["kl_after"] <= report["recovery"]["kl_before"] or not report["recovery"]["kept"]
+    assert call(capsys, "evaluate", tmp_path / "a", "--data", data_file, "--template", "alpaca-short", "--json")[0] == 0
+    for mode in ("sequential", "parallel"):
+        code, stdout, stderr = call(capsys, "swap", bases["llama"], *options, "--mode", mode, "--out", tmp_path / mode)
+        assert code == 0, stderr
+    code, _, stderr = call(capsys, "swap", bases["gpt2"], "--bare", "--inherit", "--out", tmp_path / "i")
+    assert code == 0, stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--bare", "--recover"), "--recover needs text"),
+        (("--bare", "--mode", "fast"), "--mode is one of one-pass, sequential, parallel"),
+        (("--bare", "--correct", "some"), "none, readers, all"),
+        (("--bare", "--correct", "all"), "belong to a calibration"),
+        (("--bare", "--set", "colour"), "KEY=VALUE"),
+        (("--bare", "--set", "colour=red"), "Its settings are"),
+        (("--bare", "--to", "batchnorm"), "Known norms: derf"),
+    ],
+)
+def test_swap_options_that_cannot_be(capsys, bases, tmp_path, options, message):
+    code, _, stderr = call(capsys, "swap", bases["gpt2"], *options, "--out", tmp_path / "o")
+    assert code == 2 and message in stderr
+    assert not (tmp_path / "o").exists()
+
+
 @pytest.mark.parametrize("strategy", ["frozen", "selective", "full"])
 def test_finetune_and_again(capsys, bases, data_file, tmp_path, strategy):
     options = finetune_options(bases["gpt2"], data_file, tmp_path / "run", "--strategy", strategy, "--json")
@@ -120,7 +155,7 @@ def bad_input_cases(base, data, tmp):
         "hub out of reach": (("sites", "nobody/nothing"), "cannot load the model"),
         "not a model": (("sites", tmp / "no-model"), "no config.json"),
         "no such site": (("swap", base, "--bare", "--sites", "h.9.*", "--out", out), "no site matches 'h.9.*'"),
-        "no such norm": (("swap", base, "--bare", "--to", "dit", "--out", out), "Known norms: dyt"),
+        "no such norm": (("swap", base, "--bare", "--to", "dit", "--out", out), "Known norms: derf, dyisru, dyt"),
         "neither bare nor calibrated": (("swap", base, "--out", out), "--calibrate DATA"),
         "no such arm": (finetune_options(base, data, out, "--to", "dit"), "Known arms"),
         "no such strategy": (finetune_options(base, data, out, "--strategy", "half"), "strategy"),

@@ -44,7 +44,10 @@ def test_a_study_is_the_product_of_its_lists():
         (("rows: 100", "row: 100"), "line 4: datasets.0.row: there is no such key"),
         (("dyt-bare, dyt,", "dyt-bare, dit,"), "line 5: arms: there is no arm 'dit'"),
         (("alpha: channel", "alfa: channel"), "line 5: arms: norm 'dyt', setting 'alfa'"),
-        (("tokens: 8192", "token: 1"), "line 5: arms: arm 'dyt-channel': calibrate takes `tokens`"),
+        (
+            ("tokens: 8192", "token: 1"),
+            "line 5: arms: arm 'dyt-channel': calibrate takes correct, mode, outliers, tokens",
+        ),
         (("dyt-bare, dyt,", "dyt, dyt,"), "each id may stand once"),
         (("full: 4.0e-4", "selective: 1.0"), "names no rate for 'full'"),
         (("3.0e-3", "fast"), "line 10: training.learning_rate"),

@@ -12,6 +12,7 @@ from unnorm.norms.affine_fit import RANGE, golden, search, spread_of
 
 _CANDIDATES = 32
 _SHIFT_STEPS = 8
+_ROUNDS = 3
 
 
 class CurveNorm(AffineNorm):
@@ -70,7 +71,7 @@ class CurveSpec(AffineSpec):
             )
 
         module.alpha.copy_(best_alpha())
-        if module.shift is not None:
+        for _ in range(_ROUNDS if module.shift is not None else 0):
             module.shift.copy_(self._best_shift(module, x, y))
             module.alpha.copy_(best_alpha())
 

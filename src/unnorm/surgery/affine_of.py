@@ -1,4 +1,4 @@
-"""The γ and β that a pretrained norm applies, read from what it does, since Gemma stores γ − 1."""
+"""The γ and β that a pretrained norm applies, read from what it does, since Gemma and Nemotron store γ − 1."""
 
 import torch
 from torch import nn
@@ -12,5 +12,5 @@ def affine_of(module: nn.Module, site: Site) -> tuple[torch.Tensor | None, torch
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     if weight is None:
         return None, None
-    gamma = weight.float() + (1.0 if site.kind == "rmsnorm-plus-one" else 0.0)
+    gamma = weight.float() + (1.0 if site.kind.endswith("-plus-one") else 0.0)
     return gamma, bias.float() if bias is not None else None

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from unnorm.foundation.errors import DataError, SettingsError
+from unnorm.foundation.errors import DataError, ModelError, SettingsError
 from unnorm.norms.spec import Fit, Norm, NormSpec
 from unnorm.surgery.blockwise import fit_blockwise
 from unnorm.surgery.correct import Correct, Corrector, LayerFix
@@ -142,8 +142,15 @@ def _one_pass(
     corrector: Corrector | None,
 ) -> None:
     keep = counted(inputs)
+    called: set[str] = set()
 
     def fit_here(path: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if path in called:
+            raise ModelError(
+                f"{path} is called at several places of {type(model).__name__}, and one pass would fit it to the first "
+                "alone. Calibrate with mode='parallel', which fits it to all of them, or leave the site alone."
+            )
+        called.add(path)
         if path not in norms:
             here = keep if keep is not None and x.shape[:2] == keep.shape else slice(None)
             fit(path, x[here].flatten(0, -2), y[here].flatten(0, -2))

@@ -6,14 +6,17 @@ and what remains unexplained tells whether the model is of this form at all (pos
 not). Most models have c = 1; Granite scales.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import nn
 
+from unnorm.surgery.base import context_length
+from unnorm.surgery.passes import run
 from unnorm.surgery.sites import Site
 
-_TOKENS = 64
+_TOKENS = 64  # a power of two, so that any shorter context divides it
 _UNEXPLAINED = 0.02
 """Of the growth's size: above bf16's rounding over dozens of layers, far below a single layer's share."""
 
@@ -59,8 +62,10 @@ def stream_writers(model: nn.Module, sites: list[Site]) -> dict[str, float] | No
             )
     try:
         vocabulary = getattr(model.config, "vocab_size", _TOKENS)
-        ids = torch.arange(_TOKENS, device=parameter.device)[None] * 7919 % vocabulary
-        model(input_ids=ids, use_cache=False)
+        length = min(_TOKENS, context_length(model) or _TOKENS)
+        length = 2 ** int(math.log2(length))
+        ids = torch.arange(_TOKENS, device=parameter.device).view(-1, length) * 7919 % vocabulary
+        run(model, {"input_ids": ids})
     finally:
         for handle in handles:
             handle.remove()

@@ -1,0 +1,55 @@
+import pytest
+
+from unnorm.foundation.errors import SettingsError
+from unnorm.norms.spec import known_norms
+from unnorm.study.arms import arm_from, known_arms
+
+
+def test_every_norm_has_its_arms_and_dyt_its_variants():
+    known = known_arms()
+    for norm in known_norms():
+        for suffix in ("", "-bare", "-inherit", "-corrected"):
+            assert known[norm + suffix].norm["norm"] == norm
+    assert known["original"].norm is None
+    assert known["dyt-plain"].norm["affine"] is False
+    assert known["dyt-paper"].norm["alpha_init"] == "paper"
+    assert known["dyt"].calibration_tokens and known["dyt"].correct == "none"
+    assert known["dyt-corrected"].correct == "all"
+    assert known["dyt-bare"].calibration_tokens is None and not known["dyt-bare"].inherit
+    assert known["dyt-inherit"].inherit
+
+
+def test_an_arm_of_ones_own():
+    arm = arm_from(
+        {
+            "id": "mine",
+            "norm": "derf",
+            "alpha": "channel",
+            "calibrate": {"tokens": 512, "mode": "sequential", "outliers": 0.01},
+            "recover": {"steps": 10},
+        }
+    )
+    assert (arm.calibration_tokens, arm.mode, arm.outliers, arm.recover_steps) == (512, "sequential", 0.01, 10)
+    assert arm.norm["alpha"] == "channel"
+    assert arm_from({"id": "a", "norm": "dyt", "calibrate": {"correct": "readers"}}).calibration_tokens == 16384
+    assert arm_from({"id": "b", "norm": "dyt"}).calibration_tokens is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("dyt-fancy", "Known arms: original"),
+        ({"id": "dyt", "norm": "dyt"}, "known arm"),
+        ({"norm": "dyt"}, "needs an `id`"),
+        ({"id": "A B", "norm": "dyt"}, "lower-case"),
+        ({"id": "x", "norm": "dyt", "colour": 1}, "Its settings are"),
+        ({"id": "x", "norm": "dyt", "calibrate": {"tokens": 0}}, "above 0"),
+        ({"id": "x", "norm": "dyt", "calibrate": {"token": 5}}, "and nothing else"),
+        ({"id": "x", "norm": "dyt", "calibrate": {"mode": "fast"}}, "mode"),
+        ({"id": "x", "norm": "dyt", "calibrate": {"outliers": 0.9}}, "outliers"),
+        ({"id": "x", "norm": "dyt", "recover": 5}, "recover takes steps"),
+    ],
+)
+def test_arms_that_cannot_be(entry, message):
+    with pytest.raises(SettingsError, match=message):
+        arm_from(entry)

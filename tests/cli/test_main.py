@@ -109,7 +109,8 @@ def test_swap_to_another_norm_corrected_and_recovered(capsys, bases, data_file, 
 )
 def test_swap_options_that_cannot_be(capsys, bases, tmp_path, options, message):
     code, _, stderr = call(capsys, "swap", bases["gpt2"], *options, "--out", tmp_path / "o")
-    assert code == 2 and message in stderr
+    assert code == 2
+    assert message in stderr
     assert not (tmp_path / "o").exists()
 
 

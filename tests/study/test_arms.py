@@ -13,9 +13,11 @@ def test_every_norm_has_its_arms_and_dyt_its_variants():
     assert known["original"].norm is None
     assert known["dyt-plain"].norm["affine"] is False
     assert known["dyt-paper"].norm["alpha_init"] == "paper"
-    assert known["dyt"].calibration_tokens and known["dyt"].correct == "none"
+    assert known["dyt"].calibration_tokens
+    assert known["dyt"].correct == "none"
     assert known["dyt-corrected"].correct == "all"
-    assert known["dyt-bare"].calibration_tokens is None and not known["dyt-bare"].inherit
+    assert known["dyt-bare"].calibration_tokens is None
+    assert not known["dyt-bare"].inherit
     assert known["dyt-inherit"].inherit
 
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 import unnorm
-from surgery.architectures import architecture, architecture_tokens
 from conftest import FAMILIES, tiny_model, tokens
+from surgery.architectures import architecture, architecture_tokens
 from unnorm import DyT
 from unnorm.foundation.errors import ModelError
 from unnorm.surgery.linears import stream_writers
@@ -55,7 +55,8 @@ def test_readers_and_writers_of_the_families_are_found():
 def test_the_stream_is_the_sum_of_its_writers(name):
     model = architecture(name)
     found = stream_writers(model, unnorm.find_sites(model))
-    assert found is not None and len(found) == 4
+    assert found is not None
+    assert len(found) == 4
     assert all(c == pytest.approx(1.0, abs=1e-2) for c in found.values())
 
 
@@ -65,7 +66,8 @@ def test_a_scaled_stream_has_scaled_writers():
     for layer in model.model.layers:
         layer.residual_multiplier = 0.3
     found = stream_writers(model, unnorm.find_sites(model))
-    assert len(found) == 4 and all(c == pytest.approx(0.3, abs=1e-2) for c in found.values())
+    assert len(found) == 4
+    assert all(c == pytest.approx(0.3, abs=1e-2) for c in found.values())
 
 
 @pytest.mark.parametrize("name", ["olmo2", "gemma2", "mixtral", "bert"])
@@ -82,7 +84,8 @@ def test_a_tied_head_is_left_alone_and_an_untied_one_is_a_reader():
     tied = tiny_model("llama")
     weight = tied.lm_head.weight.clone()
     fixes = unnorm.swap_(tied, DyT(), calibrate_on=tokens(32), correct="all").calibration.corrections
-    assert torch.equal(tied.lm_head.weight, weight) and not any(fix.path == "lm_head" for fix in fixes)
+    assert torch.equal(tied.lm_head.weight, weight)
+    assert not any(fix.path == "lm_head" for fix in fixes)
     untied = tiny_model("gpt_neox")
     fixes = unnorm.swap_(untied, DyT(), calibrate_on=tokens(32), correct="readers").calibration.corrections
     assert untied.get_output_embeddings().weight is not untied.get_input_embeddings().weight
@@ -92,6 +95,7 @@ def test_a_tied_head_is_left_alone_and_an_untied_one_is_a_reader():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_corrected_model_and_an_adapter_on_it_survive_the_disk(family, bases, tmp_path):
     from peft import LoraConfig, get_peft_model
+
     from unnorm.surgery.base import load_base
 
     model = load_base(bases[family])

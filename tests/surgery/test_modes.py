@@ -22,7 +22,8 @@ def test_sequential_is_one_pass_over_the_same_tokens(family):
     ids = tokens(12)
     whole, one = state_after(family, ids)
     parts, many = state_after(family, ids.split(5), mode="sequential")
-    assert many.mode == "sequential" and many.tokens == one.tokens
+    assert many.mode == "sequential"
+    assert many.tokens == one.tokens
     for name, tensor in whole.items():
         torch.testing.assert_close(parts[name], tensor, rtol=1e-3, atol=1e-4)
 
@@ -58,7 +59,8 @@ def test_parallel_does_not_depend_on_how_tokens_are_cut(family):
     ids = tokens(12)
     whole, _ = state_after(family, [ids[:4], ids[4:]], mode="parallel")
     parts, report = state_after(family, [ids[:4], *ids[4:].split(2)], mode="parallel")
-    assert report.mode == "parallel" and report.tokens == ids.numel()
+    assert report.mode == "parallel"
+    assert report.tokens == ids.numel()
     assert all(0 <= site.r2 <= 1 and site.seconds > 0 for site in report.sites)
     for name, tensor in whole.items():
         torch.testing.assert_close(parts[name], tensor, rtol=1e-4, atol=1e-5)
@@ -104,7 +106,7 @@ def test_robust_fit_serves_the_tokens_that_are_no_outliers(mode):
         model = with_a_loud_first_position(tiny_model("gpt2"))
         site = model.transformer.h[0].ln_1
         seen = {}
-        site.register_forward_hook(lambda m, a, out: seen.update(x=a[0], y=out))
+        site.register_forward_hook(lambda m, a, out, seen=seen: seen.update(x=a[0], y=out))
         with torch.no_grad():
             model(tokens(16, seed=5))
         x, y = seen["x"].clone(), seen["y"].clone()

@@ -71,9 +71,10 @@ class CurveSpec(AffineSpec):
             )
 
         module.alpha.copy_(best_alpha())
-        for _ in range(_ROUNDS if module.shift is not None else 0):
-            module.shift.copy_(self._best_shift(module, x, y))
-            module.alpha.copy_(best_alpha())
+        if module.shift is not None:
+            for _ in range(_ROUNDS):  # in turns: neither moves the other far
+                module.shift.copy_(self._best_shift(module, x, y))
+                module.alpha.copy_(best_alpha())
 
     def _best_shift(self, module: CurveNorm, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         scaled, centred = module.alpha.detach() * x, y - y.mean(0) if self.has_bias else y

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 import unnorm
 from conftest import FAMILIES, tiny_model, tokens
 from unnorm import DyT
+from unnorm.norms.derf import Derf
 from unnorm.surgery.base import load_base
 
 
@@ -79,8 +80,10 @@ def test_a_bf16_model_is_calibrated_too():
     assert min(fit.r2 for fit in report.calibration.sites) > 0.5
 
 
-@pytest.mark.parametrize("base", ["neox-4m", "gpt2-4m", "llama-3m"])
-def test_calibration_costs_at_most_three_forward_passes(shared, base):
+@pytest.mark.parametrize(
+    ("base", "spec"), [("neox-4m", DyT()), ("gpt2-4m", DyT()), ("llama-3m", DyT()), ("llama-3m", Derf())]
+)
+def test_calibration_costs_at_most_three_forward_passes(shared, base, spec):
     model = load_base(str(shared / "bases" / base))
     ids = torch.randint(1, 4096, (16, 256), generator=torch.Generator().manual_seed(0))
     ratios = []
@@ -89,7 +92,7 @@ def test_calibration_costs_at_most_three_forward_passes(shared, base):
         with torch.no_grad():
             model(ids, use_cache=False)
         forward = time.perf_counter() - started
-        report = unnorm.swap_(model, DyT(), calibrate_on=ids)
+        report = unnorm.swap_(model, spec, calibrate_on=ids)
         ratios.append(report.calibration.seconds / forward)
         unnorm.unswap_(model)
     assert min(ratios) <= 3.0, ratios

@@ -7,15 +7,19 @@ For fixed features t the best γ and β of each channel are a simple regression 
 so the error of any candidate for t is known without solving anything: `search` uses that to find the scale of a curve.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
+
+Curve = Callable[[torch.Tensor], torch.Tensor]
 
 _CHUNK = 8192
 _GRID = 14
 _GOLDEN_STEPS = 10
 RANGE = (0.01, 8.0)
 """Of α · σ(x): from a curve that is as good as linear to one that is as good as a sign."""
+_STEP = math.log(RANGE[1] / RANGE[0]) / (_GRID - 1)
 
 
 class Moments:
@@ -79,22 +83,34 @@ def spread_of(x: torch.Tensor, *, per_channel: bool) -> torch.Tensor:
     return (x.square().mean(0) if per_channel else x.square().mean().reshape(1)).sqrt().clamp_min(1e-12)
 
 
-def search(
-    curve: Callable[[torch.Tensor], torch.Tensor],
-    x: torch.Tensor,
-    y: torch.Tensor,
-    *,
-    per_channel: bool,
-    with_bias: bool,
-    around: torch.Tensor | None = None,
-) -> torch.Tensor:
+def search(curve: Curve, x: torch.Tensor, y: torch.Tensor, *, per_channel: bool, with_bias: bool) -> torch.Tensor:
     """The α [1] or [C] for which γ curve(α x) + β has the smallest squared error. x, y [n, C] fp32.
 
-    A coarse grid over `RANGE` (times 1 / `around`, the spread of x unless given), then golden-section search on log α.
+    A coarse grid over `RANGE` times 1 / the spread of x, then golden-section search on log α.
     """
+    error = _error(curve, x, y, per_channel=per_channel, with_bias=with_bias)
+    low, high = (math.log(bound) for bound in RANGE)
+    spread = spread_of(x, per_channel=per_channel)
+    grid = torch.linspace(low, high, _GRID, device=x.device)[:, None] - spread.log()
+    errors = torch.stack([error(row) for row in grid])
+    centre = grid.gather(0, errors.argmin(0)[None])[0]
+    return golden(error, centre - _STEP, centre + _STEP, _GOLDEN_STEPS).exp()
+
+
+def refine(
+    curve: Curve, x: torch.Tensor, y: torch.Tensor, alpha: torch.Tensor, *, with_bias: bool, steps: int
+) -> torch.Tensor:
+    """The best α within half a step of the grid from `alpha` [1] or [C]."""
+    error = _error(curve, x, y, per_channel=alpha.numel() > 1, with_bias=with_bias)
+    return golden(error, alpha.log() - _STEP / 2, alpha.log() + _STEP / 2, steps).exp()
+
+
+def _error(
+    curve: Curve, x: torch.Tensor, y: torch.Tensor, *, per_channel: bool, with_bias: bool
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """log α -> minus the squares that γ curve(α x) + β explains, [1] or [C]."""
     if with_bias:
         y = y - y.mean(0)
-    spread = spread_of(x, per_channel=per_channel) if around is None else around
 
     def error(log_alpha: torch.Tensor) -> torch.Tensor:
         t = curve(log_alpha.exp() * x)
@@ -103,12 +119,7 @@ def search(
         explained = (t * y).sum(0).square() / (t * t).sum(0).clamp_min(1e-20)
         return -(explained if per_channel else explained.sum().reshape(1))
 
-    low, high = (torch.tensor(bound, device=x.device).log() for bound in RANGE)
-    grid = torch.linspace(low, high, _GRID, device=x.device)[:, None] - spread.log()
-    errors = torch.stack([error(row) for row in grid])
-    step = (high - low) / (_GRID - 1)
-    centre = grid.gather(0, errors.argmin(0)[None])[0]
-    return golden(error, centre - step, centre + step, _GOLDEN_STEPS).exp()
+    return error
 
 
 def golden(

@@ -65,6 +65,13 @@ def tokens(rows: int = 4, length: int = 32, seed: int = 0) -> torch.Tensor:
     return torch.randint(1, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
+def kl(model, ids: torch.Tensor, reference: torch.Tensor) -> float:
+    """KL of the model's next-token distributions to log-probabilities [B, T, V], in nats a row."""
+    with torch.no_grad():
+        found = model(ids).logits.log_softmax(-1)
+    return float(torch.nn.functional.kl_div(found, reference, log_target=True, reduction="batchmean"))
+
+
 def alpaca_rows(count: int = 160) -> list[dict[str, str]]:
     words = ("red", "blue", "green", "stone", "river", "cloud", "apple", "lamp")
     rows = []

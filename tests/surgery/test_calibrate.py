@@ -2,18 +2,12 @@ import time
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 import unnorm
-from conftest import FAMILIES, tiny_model, tokens
+from conftest import FAMILIES, kl, tiny_model, tokens
 from unnorm import DyT
 from unnorm.norms.derf import Derf
 from unnorm.surgery.base import load_base
-
-
-def kl(model, ids, reference) -> float:
-    with torch.no_grad():
-        return float(F.kl_div(model(ids).logits.log_softmax(-1), reference, log_target=True, reduction="batchmean"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

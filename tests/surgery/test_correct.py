@@ -2,19 +2,13 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 import unnorm
-from conftest import FAMILIES, tiny_model, tokens
+from conftest import FAMILIES, kl, tiny_model, tokens
 from surgery.architectures import architecture, architecture_tokens
 from unnorm import DyT
 from unnorm.foundation.errors import ModelError
 from unnorm.surgery.linears import stream_writers
-
-
-def distance(model, ids, reference) -> float:
-    with torch.no_grad():
-        return float(F.kl_div(model(ids).logits.log_softmax(-1), reference, log_target=True, reduction="batchmean"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -28,7 +22,7 @@ def test_correction_brings_the_model_closer_and_can_be_undone(family):
     found = {}
     for correct in ("none", "readers", "all"):
         report = unnorm.swap_(model, DyT(), calibrate_on=ids, correct=correct)
-        found[correct] = distance(model, held_out, reference)
+        found[correct] = kl(model, held_out, reference)
         fixes = report.calibration.corrections
         assert {fix.role for fix in fixes} == {"none": set(), "readers": {"reader"}, "all": {"reader", "writer"}}[
             correct

@@ -13,7 +13,7 @@ from unnorm.study.arms import Arm
 from unnorm.surgery.base import check_length, load_base, load_tokenizer
 from unnorm.surgery.inputs import MODEL_INPUTS
 from unnorm.surgery.recover import RecoverReport, recover_
-from unnorm.surgery.swap import SwapReport, swap_
+from unnorm.surgery.swap import SwapReport, settle_, swap_
 from unnorm.tuning.packing_probe import packing_is_clean
 
 T = TypeVar("T")
@@ -102,6 +102,7 @@ class Workbench:
             correct=arm.correct,
             inherit=arm.inherit,
         )
+        settle_(model)
         if arm.recover_steps is None:
             return Start(model, report, None)
         rows = [{k: v for k, v in train.collate([row]).items() if k in MODEL_INPUTS} for row in train.rows[used:]]

@@ -23,7 +23,7 @@ from unnorm.surgery.base import first_line, load_base, load_tokenizer, without_p
 from unnorm.surgery.fingerprint import fingerprint
 from unnorm.surgery.manifest import NAME, Base, Manifest, SiteEntry, library_versions, read_manifest
 from unnorm.surgery.sites import Site
-from unnorm.surgery.swap import SwapRecord, place_, record_of, set_record
+from unnorm.surgery.swap import SwapRecord, place_, record_of, set_record, settle_
 
 WEIGHTS = "weights.safetensors"
 NORMS = "norms.safetensors"
@@ -78,7 +78,7 @@ def save(model: Any, out: str | Path, tokenizer: Any = None) -> None:
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
         atomic.write_json(folder / NAME, manifest.model_dump())
-    record.replaced, record.originals = {}, {}
+    settle_(inner)
 
 
 def load(folder: str | Path, base: str | None = None) -> Any:

@@ -23,6 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from unnorm.foundation.errors import ModelError
 from unnorm.surgery.linears import is_linear, shared_weights, stream_writers, weight_of
+from unnorm.surgery.passes import hooked
 from unnorm.surgery.sites import Site
 
 Correct = Literal["none", "readers", "all"]
@@ -84,7 +85,7 @@ class Corrector:
             )
             for path in self._writers
         ]
-        with _removing(handles):
+        with hooked(handles):
             yield
 
     @contextmanager
@@ -101,7 +102,7 @@ class Corrector:
                 handles.append(
                     module.register_forward_hook(lambda m, args, out, path=path: self._after(path, m, args[0], out))
                 )
-        with _removing(handles):
+        with hooked(handles):
             yield
 
     def placed(self, path: str, t: torch.Tensor) -> None:
@@ -189,12 +190,3 @@ def _ridge(
         cross = cross + penalty * eye
     slope = torch.linalg.solve(gram + penalty * eye, cross).T
     return slope, y_mean - slope @ t_mean
-
-
-@contextmanager
-def _removing(handles: list[Any]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

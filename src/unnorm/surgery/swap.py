@@ -119,6 +119,13 @@ def unswap_(model: nn.Module) -> None:
     delattr(model, _RECORD)
 
 
+def settle_(model: nn.Module) -> None:
+    """Let go of what `unswap_` would put back: from here on the swap cannot be undone, and copies are smaller."""
+    record = record_of(model)
+    if record is not None:
+        record.replaced, record.originals = {}, {}
+
+
 def place_(model: nn.Module, norms: Mapping[str, Norm]) -> dict[str, nn.Module]:
     """Put `norms` at their paths, in the train/eval mode of what they replace, which is returned."""
     replaced = {}

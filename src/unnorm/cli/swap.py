@@ -54,7 +54,6 @@ def swap(
     from unnorm.surgery.base import context_length, load_base, load_tokenizer
     from unnorm.surgery.calibrate import Mode
     from unnorm.surgery.correct import Correct
-    from unnorm.surgery.inputs import MODEL_INPUTS
     from unnorm.surgery.recover import recover_
     from unnorm.surgery.swap import swap_
 
@@ -81,9 +80,7 @@ def swap(
         batch = rows.collate(rows.rows[:used])
         if mode != "one-pass":
             batch = [rows.collate(rows.rows[i : min(i + 16, used)]) for i in range(0, used, 16)]
-        rest = [
-            {k: v for k, v in rows.collate([row]).items() if k in MODEL_INPUTS} for row in rows.rows[used:] if recover
-        ]
+        rest = [rows.collate([row]) for row in rows.rows[used:] if recover]
     original = copy.deepcopy(loaded) if recover else None
     report = swap_(
         loaded,
@@ -120,11 +117,7 @@ def swap(
         if fit.corrections:
             say(f"corrected {len(fit.corrections)} linear layers: {_describe(fit.corrections)}")
     if recovery is not None:
-        kept = "" if recovery.kept else "; it got worse, so the start was kept"
-        say(
-            f"recovered in {recovery.steps} steps, {recovery.seconds:.0f} s: KL to the original "
-            f"{recovery.kl_before:.4f} -> {recovery.kl_after:.4f} nats a token{kept}"
-        )
+        say(recovery.describe())
     say(f"saved {out}")
 
 

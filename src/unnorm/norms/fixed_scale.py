@@ -24,8 +24,7 @@ class FixedScaleNorm(AffineNorm):
         self.register_buffer("sigma", torch.ones(1, device=device))
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        centred = x - x.mean(-1, keepdim=True) if self.spec.center else x
-        return centred / self.sigma.float()
+        return self.spec.centred(x) / self.sigma.float()
 
 
 @register
@@ -38,9 +37,12 @@ class FixedScale(AffineSpec):
     def build(self, width: int, device: torch.device | str | None = None) -> FixedScaleNorm:
         return FixedScaleNorm(self, width, device)
 
+    def centred(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., C] without each token's mean, where the spec centres."""
+        return x - x.mean(-1, keepdim=True) if self.center else x
+
     def shape_(self, module: FixedScaleNorm, x: torch.Tensor, y: torch.Tensor) -> None:
-        centred = x - x.mean(-1, keepdim=True) if self.center else x
-        module.sigma.copy_(centred.square().mean(-1).sqrt().mean().clamp_min(1e-12))
+        module.sigma.copy_(self.centred(x).square().mean(-1).sqrt().mean().clamp_min(1e-12))
 
     def input_scale(self, module: FixedScaleNorm) -> float | None:
         return float(1 / module.sigma)

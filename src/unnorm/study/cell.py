@@ -181,7 +181,7 @@ def _prepare(settings: CellSettings, bench: Workbench, cell: str, out: Path, qui
     if swap is not None:
         say(_describe(swap))
     if recovery is not None:
-        say(_describe_recovery(recovery))
+        say(recovery.describe())
     model, trainable, paths = set_up(model, settings)
     say(trainable.describe())
     evaluations = RunLog(out / "evaluations.jsonl")
@@ -234,14 +234,6 @@ def _describe(swap: SwapReport) -> str:
     return (
         f"swapped {len(swap.sites)} sites, calibrated on {fit.tokens:,} tokens in {fit.seconds:.1f} s; "
         f"lowest R² {worst.r2:.3f} at {worst.path}{corrected}"
-    )
-
-
-def _describe_recovery(recovery: RecoverReport) -> str:
-    kept = "" if recovery.kept else "; it got worse, so the start was kept"
-    return (
-        f"recovered in {recovery.steps} steps and {recovery.seconds:.0f} s: KL to the original "
-        f"{recovery.kl_before:.4f} -> {recovery.kl_after:.4f} nats a token{kept}"
     )
 
 

@@ -11,7 +11,6 @@ from unnorm.data.prepare import DataSettings, Rows, Source
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.study.arms import Arm
 from unnorm.surgery.base import check_length, load_base, load_tokenizer
-from unnorm.surgery.inputs import MODEL_INPUTS
 from unnorm.surgery.recover import RecoverReport, recover_
 from unnorm.surgery.swap import SwapReport, settle_, swap_
 from unnorm.tuning.packing_probe import packing_is_clean
@@ -105,5 +104,5 @@ class Workbench:
         settle_(model)
         if arm.recover_steps is None:
             return Start(model, report, None)
-        rows = [{k: v for k, v in train.collate([row]).items() if k in MODEL_INPUTS} for row in train.rows[used:]]
+        rows = [train.collate([row]) for row in train.rows[used:]]
         return Start(model, report, recover_(model, base, rows, steps=arm.recover_steps, seed=seed, quiet=self.quiet))

@@ -19,7 +19,7 @@ from torch import nn
 
 from unnorm.foundation.progress import track
 from unnorm.norms.spec import Norm
-from unnorm.surgery.inputs import counted
+from unnorm.surgery.inputs import counted, counted_rows
 from unnorm.surgery.passes import Stop, hooked, in_eval, run
 
 FitSite = Callable[[str, torch.Tensor, torch.Tensor], Norm]
@@ -119,8 +119,7 @@ def _keep_and_stop(
     out: torch.Tensor,
 ) -> None:
     """A forward hook: a site's input and output go to disk, and the pass ends."""
-    here = keep if keep is not None and args[0].shape[:2] == keep.shape else slice(None)
-    x, y = args[0][here].flatten(0, -2), out[here].flatten(0, -2)
+    x, y = counted_rows(keep, args[0], out)
     parts.append((spill.put(f"x{len(parts)}", [x]), spill.put(f"y{len(parts)}", [y])))
     raise Stop
 

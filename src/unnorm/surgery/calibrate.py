@@ -20,7 +20,7 @@ from unnorm.foundation.errors import DataError, ModelError, SettingsError
 from unnorm.norms.spec import Fit, Norm, NormSpec
 from unnorm.surgery.blockwise import fit_blockwise
 from unnorm.surgery.correct import Correct, Corrector, LayerFix
-from unnorm.surgery.inputs import Inputs, as_batches, as_one_batch, counted, tokens_in
+from unnorm.surgery.inputs import Inputs, as_batches, as_one_batch, counted, counted_rows, tokens_in
 from unnorm.surgery.outliers import without_outliers
 from unnorm.surgery.parallel import fit_parallel
 from unnorm.surgery.passes import hooked, run
@@ -142,19 +142,14 @@ def _one_pass(
     corrector: Corrector | None,
 ) -> None:
     keep = counted(inputs)
-    called: set[str] = set()
 
     def fit_here(path: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        if path in called:
+        if path in norms:
             raise ModelError(
                 f"{path} is called at several places of {type(model).__name__}, and one pass would fit it to the first "
                 "alone. Calibrate with mode='parallel', which fits it to all of them, or leave the site alone."
             )
-        called.add(path)
-        if path not in norms:
-            here = keep if keep is not None and x.shape[:2] == keep.shape else slice(None)
-            fit(path, x[here].flatten(0, -2), y[here].flatten(0, -2))
-        out: torch.Tensor = norms[path](x)
+        out: torch.Tensor = fit(path, *counted_rows(keep, x, y))(x)
         if corrector is not None:
             corrector.placed(path, out)
         return out

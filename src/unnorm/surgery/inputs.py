@@ -7,7 +7,7 @@ import torch
 from unnorm.foundation.errors import DataError
 
 Inputs = torch.Tensor | Mapping[str, torch.Tensor]
-MODEL_INPUTS = ("input_ids", "position_ids", "attention_mask")
+_WANTED = ("input_ids", "position_ids", "attention_mask")
 
 
 def as_batches(data: Inputs | Iterable[Inputs]) -> list[dict[str, torch.Tensor]]:
@@ -22,7 +22,7 @@ def as_batches(data: Inputs | Iterable[Inputs]) -> list[dict[str, torch.Tensor]]
                 f"calibration wants integer token ids of shape [B, T], not {tuple(batch['input_ids'].shape)} "
                 f"of {batch['input_ids'].dtype}. Tokenise the text and stack it into a batch first."
             )
-    return [{name: batch[name] for name in MODEL_INPUTS if name in batch} for batch in batches]
+    return [{name: batch[name] for name in _WANTED if name in batch} for batch in batches]
 
 
 def as_one_batch(data: Inputs | Iterable[Inputs]) -> dict[str, torch.Tensor]:
@@ -40,6 +40,12 @@ def as_one_batch(data: Inputs | Iterable[Inputs]) -> dict[str, torch.Tensor]:
 def counted(batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
     """Which positions hold tokens, [B, T]; None: all."""
     return batch["attention_mask"].bool() if "attention_mask" in batch else None
+
+
+def counted_rows(keep: torch.Tensor | None, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Each tensor [B, T, ..., C] as rows [N, C], without the positions that `keep` [B, T] leaves out."""
+    here = keep if keep is not None and tensors[0].shape[:2] == keep.shape else slice(None)
+    return tuple(tensor[here].flatten(0, -2) for tensor in tensors)
 
 
 def tokens_in(batch: Mapping[str, torch.Tensor]) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from unnorm.surgery.base import context_length
-from unnorm.surgery.passes import run
+from unnorm.surgery.passes import hooked, run
 from unnorm.surgery.sites import Site
 
 _TOKENS = 64  # a power of two, so that any shorter context divides it
@@ -60,15 +60,12 @@ def stream_writers(model: nn.Module, sites: list[Site]) -> dict[str, float] | No
                     lambda m, a, out, path=path: written.update({path: out.double().flatten()})
                 )
             )
-    try:
+    with hooked(handles):
         vocabulary = getattr(model.config, "vocab_size", _TOKENS)
         length = min(_TOKENS, context_length(model) or _TOKENS)
         length = 2 ** int(math.log2(length))
         ids = torch.arange(_TOKENS, device=parameter.device).view(-1, length) * 7919 % vocabulary
         run(model, {"input_ids": ids})
-    finally:
-        for handle in handles:
-            handle.remove()
     written = {path: out for path, out in written.items() if out.shape == reads[0].shape}
     if len(reads) < 2 or not written or any(read.shape != reads[0].shape for read in reads):
         return None

@@ -16,7 +16,7 @@ from unnorm.foundation.progress import track
 from unnorm.norms.affine import SEARCH_TOKENS, AffineNorm, AffineSpec
 from unnorm.norms.affine_fit import Moments
 from unnorm.norms.spec import Fit, Norm, NormSpec
-from unnorm.surgery.inputs import counted
+from unnorm.surgery.inputs import counted, counted_rows
 from unnorm.surgery.outliers import threshold
 from unnorm.surgery.passes import hooked, run
 
@@ -69,8 +69,7 @@ def fit_parallel(
 
     def see(path: str, x: torch.Tensor, y: torch.Tensor) -> None:
         before = time.perf_counter()
-        here = keep if keep is not None and x.shape[:2] == keep.shape else slice(None)
-        x, y = x[here].flatten(0, -2), y[here].flatten(0, -2)
+        x, y = counted_rows(keep, x, y)
         if path not in sums:
             sums[path] = _Sums(specs[path], x, share)  # type: ignore[arg-type]
         sums[path].add(x, y)

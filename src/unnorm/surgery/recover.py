@@ -42,6 +42,14 @@ class RecoverReport:
     losses: tuple[float, ...]
     """KL in nats a token, each step's on the tokens it learnt from."""
 
+    def describe(self) -> str:
+        """One line for people."""
+        kept = "" if self.kept else "; it got worse, so the start was kept"
+        return (
+            f"recovered in {self.steps} steps, {self.seconds:.0f} s: KL to the original "
+            f"{self.kl_before:.4f} -> {self.kl_after:.4f} nats a token{kept}"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

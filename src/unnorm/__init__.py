@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from unnorm.evaluation.held_out import evaluate
     from unnorm.foundation.errors import UnnormError
     from unnorm.norms.dyt import DyT
-    from unnorm.surgery.artefact import load, save
+    from unnorm.artefacts.loading import load
+    from unnorm.artefacts.saving import save
     from unnorm.surgery.recover import recover_
     from unnorm.surgery.sites import find_sites
     from unnorm.surgery.swap import swap_, unswap_
@@ -23,8 +24,8 @@ _HOME = {
     "evaluate": "unnorm.evaluation.held_out",
     "find_sites": "unnorm.surgery.sites",
     "recover_": "unnorm.surgery.recover",
-    "load": "unnorm.surgery.artefact",
-    "save": "unnorm.surgery.artefact",
+    "load": "unnorm.artefacts.loading",
+    "save": "unnorm.artefacts.saving",
     "swap_": "unnorm.surgery.swap",
     "unswap_": "unnorm.surgery.swap",
 }

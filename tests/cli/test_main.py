@@ -195,7 +195,7 @@ def test_a_model_without_norms(capsys, bases, data_file, tmp_path, monkeypatch):
             self.linear = nn.Linear(4, 4)
 
     real = base_module.load_base
-    monkeypatch.setattr("unnorm.surgery.artefact.load_base", lambda name: Plain())
+    monkeypatch.setattr("unnorm.artefacts.loading.load_base", lambda name: Plain())
     code, _, err = call(capsys, "sites", bases["gpt2"])
     assert code == 2
     assert "no norm sites" in err
@@ -229,7 +229,7 @@ def test_a_full_disk_is_one_message_and_leaves_what_was_there(capsys, bases, dat
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("unnorm.surgery.artefact.save_model", full)
+    monkeypatch.setattr("unnorm.artefacts.weights.save_file", full)
     code, _, err = call(capsys, "swap", bases["gpt2"], "--bare", "--out", out)
     assert code == 1
     assert "the disk is full" in err

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 import unnorm
 from conftest import tiny_config, tiny_model
 from surgery.architectures import architecture, architecture_config
-from unnorm.surgery.manifest import SiteEntry
+from unnorm.artefacts.manifest import SiteEntry
 from unnorm.surgery.sites import Site
 
 

@@ -24,7 +24,7 @@ def evaluate(
     from unnorm.data.prepare import DataSettings
     from unnorm.evaluation.held_out import evaluate as evaluate_model
     from unnorm.foundation.errors import SettingsError
-    from unnorm.surgery.artefact import open_model
+    from unnorm.artefacts.loading import open_model
     from unnorm.surgery.base import context_length
 
     if loss_on not in ("answer", "all"):

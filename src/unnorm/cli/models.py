@@ -13,7 +13,7 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, a model's
 
 def sites(model: Model, json: JsonOption = False) -> None:
     """List the norm sites of a model, in execution order."""
-    from unnorm.surgery.artefact import open_model
+    from unnorm.artefacts.loading import open_model
     from unnorm.surgery.sites import find_sites
 
     loaded, _ = open_model(model)

@@ -50,7 +50,7 @@ def swap(
     from unnorm.data.prepare import DataSettings, Source
     from unnorm.norms.spec import spec_from
     from unnorm.study.arms import CALIBRATION_TOKENS, CORRECTION_TOKENS
-    from unnorm.surgery.artefact import is_artefact, save
+    from unnorm.artefacts.saving import is_artefact, save
     from unnorm.surgery.base import context_length, load_base, load_tokenizer
     from unnorm.surgery.calibrate import Mode
     from unnorm.surgery.correct import Correct

@@ -13,7 +13,7 @@ from unnorm.foundation.hashing import hash_json, hash_tensors
 from unnorm.study.cell import CellSettings
 from unnorm.study.spec import Completions
 from unnorm.study.view import COMPLETIONS
-from unnorm.surgery.artefact import load
+from unnorm.artefacts.loading import load
 from unnorm.surgery.base import load_tokenizer
 
 

@@ -23,7 +23,7 @@ from unnorm.foundation.errors import ArtefactError, Interrupted, SettingsError
 from unnorm.foundation.hashing import hash_json
 from unnorm.study.arms import Arm
 from unnorm.study.workbench import Workbench
-from unnorm.surgery.artefact import save
+from unnorm.artefacts.saving import save
 from unnorm.surgery.patterns import select
 from unnorm.surgery.recover import RecoverReport
 from unnorm.surgery.sites import find_sites

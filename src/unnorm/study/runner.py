@@ -16,7 +16,7 @@ from unnorm.study.results import write_results
 from unnorm.study.spec import Completions, StudyFile
 from unnorm.study.view import STUDY, StudyView, read_study
 from unnorm.study.workbench import Workbench
-from unnorm.surgery.manifest import library_versions
+from unnorm.artefacts.manifest import library_versions
 
 Say = Callable[[str], None]
 

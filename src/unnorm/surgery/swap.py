@@ -1,13 +1,13 @@
 """Swap norms in place, and undo it until the model is saved."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
 from unnorm.foundation.errors import ModelError, SettingsError
-from unnorm.foundation.hashing import hash_tensors
+from unnorm.foundation.hashing import digest_tensors, hash_digests
 from unnorm.norms.spec import Norm, NormSpec
 from unnorm.surgery.affine_of import affine_of
 from unnorm.surgery.calibrate import CalibrationReport, Mode, calibrate, restore_layers
@@ -17,6 +17,18 @@ from unnorm.surgery.patterns import assign
 from unnorm.surgery.sites import Site, find_sites
 
 _RECORD = "_unnorm_record"
+
+
+@dataclass(frozen=True)
+class StandsOn:
+    """Where the weights around the swapped norms can be loaded from again: a base, or an artefact's folder."""
+
+    name: str
+    digests: dict[str, str] = field(repr=False)
+    """Name -> digest of its tensors (see `digest_tensors`)."""
+    artefact: bool = False
+    swapped: bool = False
+    """Whether the swapped norms are among those tensors, so that an adapter need not bring them."""
 
 
 @dataclass
@@ -34,6 +46,10 @@ class SwapRecord:
     """Paths of the linear layers whose weights were corrected."""
     originals: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     """The corrected layers' parameters as they were, until the model is saved."""
+    stands_on: StandsOn | None = field(default=None, repr=False)
+    """What an adapter on this model would have to be put on; None on the meta device."""
+    before: "SwapRecord | None" = field(default=None, repr=False)
+    """The record that this one took the place of: of an artefact in which nothing was swapped."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +90,8 @@ def swap_(
 
     Raises `SiteError` if a pattern matches nothing, `ModelError` if the model is swapped already.
     """
-    if record_of(model) is not None:
+    before = record_of(model)
+    if before is not None and before.sites:
         raise ModelError("this model is swapped already. Undo it with unnorm.unswap_(model), or load the base afresh.")
     if calibrate_on is None and (correct != "none" or outliers):
         raise SettingsError("correct and outliers belong to a calibration: give tokens as calibrate_on.")
@@ -82,7 +99,7 @@ def swap_(
         raise SettingsError("a calibration sets γ and β itself: inherit goes with calibrate_on=None.")
     sites = find_sites(model)
     assigned = assign(sites, specs)
-    base_hash = "" if next(model.parameters()).is_meta else hash_tensors(model.state_dict())
+    base_name, base_hash, stands_on = _base_of(model, before)
     chosen = [site for site in sites if site.path in assigned]
     report: CalibrationReport | None = None
     originals: dict[str, dict[str, Any]] = {}
@@ -94,13 +111,15 @@ def swap_(
         done = calibrate(model, chosen, assigned, calibrate_on, mode=mode, outliers=outliers, correct=correct)
         norms, report, originals = done.norms, done.report, done.originals
     record = SwapRecord(
-        base_name=str(getattr(getattr(model, "config", None), "_name_or_path", "")),
+        base_name=base_name,
         base_hash=base_hash,
         sites=chosen,
         specs=assigned,
         calibration=report,
         corrected=list(originals),
         originals=originals,
+        stands_on=stands_on,
+        before=before,
     )
     record.replaced = place_(model, norms)
     set_record(model, record)
@@ -116,7 +135,10 @@ def unswap_(model: nn.Module) -> None:
         device = _device_of(model, path)
         _set_submodule(model, path, module.to(device))
     restore_layers(model, record.originals)
-    delattr(model, _RECORD)
+    if record.before is not None:
+        set_record(model, record.before)
+    else:
+        delattr(model, _RECORD)
 
 
 def settle_(model: nn.Module) -> None:
@@ -144,6 +166,18 @@ def record_of(model: nn.Module) -> SwapRecord | None:
 def set_record(model: nn.Module, record: SwapRecord) -> None:
     """Keep `record` on `model`."""
     object.__setattr__(model, _RECORD, record)
+
+
+def _base_of(model: nn.Module, before: SwapRecord | None) -> tuple[str, str, StandsOn | None]:
+    """Name and hash of the pretrained base of an unswapped model, and where its weights lie."""
+    if before is not None:
+        stands_on = None if before.stands_on is None else replace(before.stands_on, swapped=False)
+        return before.base_name, before.base_hash, stands_on
+    name = str(getattr(getattr(model, "config", None), "_name_or_path", ""))
+    if next(model.parameters()).is_meta:
+        return name, "", None
+    digests = digest_tensors(model.state_dict())
+    return name, hash_digests(digests), StandsOn(name, digests)
 
 
 def _device_of(model: nn.Module, path: str) -> Any:

@@ -1,0 +1,199 @@
+"""The fingerprint of a model: some of its fp32 logits on fixed token ids. It tells a right load from a wrong one."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+_TOKENS = 64
+_COLUMNS = 16
+_RELATIVE_TOLERANCE = 1e-3
+_HALF = (torch.bfloat16, torch.float16)
+
+
+class Fingerprint(BaseModel):
+    """fp32 logits [T, 16] at T ≤ 64 fixed token ids and 16 fixed vocabulary columns, and how far they may differ."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    logits: list[list[float]] = Field(max_length=_TOKENS)
+    tolerance: float = Field(gt=0, lt=1e6, description="largest absolute difference that still counts as equal")
+
+    def difference(self, other: "Fingerprint") -> float:
+        """Largest absolute difference to another one; infinite where the shapes differ."""
+        mine, theirs = torch.tensor(self.logits), torch.tensor(other.logits)
+        return float((mine - theirs).abs().max()) if mine.shape == theirs.shape else float("inf")
+
+    def holds_for(self, other: "Fingerprint") -> bool:
+        """Whether the two are equal within the tolerance. A NaN is equal to nothing."""
+        return self.difference(other) <= self.tolerance
+
+
+@torch.no_grad()
+def fingerprint(model: Any, adapter: str | None = None) -> Fingerprint:
+    """Compute it, in eval mode and fp32, on the device that holds the model.
+
+    adapter: the name of the adapter that a PeftModel is to wear; None: without adapters. A model held in bf16 or fp16
+    is widened a block at a time, so that this takes little memory beside the model's own. The tolerance is 1e-3 of the
+    logits' root mean square: fp32 on another device or library differs by some 1e-5 of it, a wrong norm by all of it.
+    """
+    inner = _inner(model)
+    halves = any(p.dtype in _HALF for p in inner.parameters())
+    was_training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with _worn(model, adapter):
+            try:
+                logits = _logits(model, inner, widen=halves)
+            except RuntimeError:
+                if not halves:
+                    raise
+                # Some part computes with weights of a part that it does not call: all at once, then.
+                copied = copy.deepcopy(model).float()
+                logits = _logits(copied, _inner(copied))
+    finally:
+        for module, training in was_training:
+            module.training = training
+    tolerance = _RELATIVE_TOLERANCE * float(logits.square().mean().sqrt()) + 1e-6
+    return Fingerprint(
+        logits=[[round(v, 6) for v in row] for row in logits.tolist()],
+        tolerance=tolerance if tolerance < 1e6 else 1e-6,
+    )
+
+
+def _logits(model: Any, inner: Any, *, widen: bool = False) -> torch.Tensor:
+    config = inner.config.get_text_config()
+    length = min(_TOKENS, getattr(config, "max_position_embeddings", None) or _TOKENS)
+    device = inner.get_input_embeddings().weight.device
+    if device.type == "meta":  # offloaded: its hooks bring the weights to where they compute
+        device = torch.device("cpu")
+    tokens = (torch.arange(length, device=device) * 7919 + 13) % config.vocab_size
+    with ExitStack() as stack:
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        if widen:
+            stack.enter_context(_widened(inner))
+        chosen = stack.enter_context(_some_columns(inner))
+        logits: torch.Tensor = model(input_ids=tokens[None], use_cache=False).logits[0]
+    if not chosen:
+        logits = logits[:, _columns(inner).to(logits.device)]
+    return logits.float().cpu()
+
+
+def _inner(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def _columns(inner: Any) -> torch.Tensor:
+    return (torch.arange(_COLUMNS) * 104_729 + 7) % inner.config.get_text_config().vocab_size
+
+
+@contextmanager
+def _worn(model: Any, adapter: str | None) -> Iterator[None]:
+    if not hasattr(model, "peft_config"):
+        yield
+    elif adapter is None:
+        with model.disable_adapter():
+            yield
+    else:
+        active, trains = model.active_adapter, {p: p.requires_grad for p in model.parameters()}
+        model.set_adapter(adapter)
+        try:
+            yield
+        finally:
+            model.set_adapter(active)
+            for parameter, flag in trains.items():
+                parameter.requires_grad_(flag)
+
+
+@contextmanager
+def _some_columns(inner: Any) -> Iterator[bool]:
+    """Let the output layer compute the fingerprint's columns alone, in fp32, where it is a plain one; whether it is.
+
+    The whole vocabulary in fp32 may not fit beside a model in bf16.
+    """
+    head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+    if type(head) is not nn.Linear or head.weight.is_meta:
+        yield False
+        return
+    columns = _columns(inner).to(head.weight.device)
+    weight = head.weight[columns].float()
+    bias = None if head.bias is None else head.bias[columns].float()
+    before = head.forward
+    head.forward = lambda x: nn.functional.linear(x.to(weight.device, torch.float32), weight, bias)
+    try:
+        yield True
+    finally:
+        _restore_forward(head, before)
+
+
+def _restore_forward(module: nn.Module, before: Any) -> None:
+    if getattr(before, "__self__", None) is module and getattr(before, "__func__", None) is type(module).forward:
+        del module.forward  # it was the class's own
+    else:
+        module.forward = before
+
+
+@contextmanager
+def _widened(inner: nn.Module) -> Iterator[None]:
+    """Let a bf16 or fp16 model compute in fp32: each block is widened while it runs."""
+    with ExitStack() as stack:
+        for unit in _units(inner):
+            stack.enter_context(_widened_embedding(unit) if type(unit) is nn.Embedding else _widened_unit(unit))
+        yield
+
+
+def _units(inner: nn.Module) -> Iterator[nn.Module]:
+    """The blocks (entries of the outermost module lists), and every other module that has parameters of its own."""
+    head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+
+    def walk(module: nn.Module) -> Iterator[nn.Module]:
+        if module is head and type(head) is nn.Linear:
+            return
+        if isinstance(module, nn.ModuleList):
+            yield from module
+            return
+        if any(True for _ in module.parameters(recurse=False)):
+            yield module
+            return
+        for child in module.children():
+            yield from walk(child)
+
+    return walk(inner)
+
+
+@contextmanager
+def _widened_unit(unit: nn.Module) -> Iterator[None]:
+    narrow: dict[nn.Parameter | torch.Tensor, torch.Tensor] = {}
+
+    def widen(module: nn.Module, *_: Any) -> None:
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.dtype in _HALF and not tensor.is_meta:
+                narrow[tensor] = tensor.data
+                tensor.data = tensor.data.float()
+
+    def narrow_again(*_: Any) -> None:
+        for tensor, data in narrow.items():
+            tensor.data = data
+        narrow.clear()
+
+    before = unit.register_forward_pre_hook(widen)
+    after = unit.register_forward_hook(narrow_again, always_call=True)
+    try:
+        yield
+    finally:
+        before.remove()
+        after.remove()
+        narrow_again()
+
+
+@contextmanager
+def _widened_embedding(unit: nn.Module) -> Iterator[None]:
+    """An embedding only looks rows up: it is enough to widen what it gives."""
+    handle = unit.register_forward_hook(lambda module, args, out: out.float())
+    try:
+        yield
+    finally:
+        handle.remove()

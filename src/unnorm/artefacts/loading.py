@@ -1,0 +1,155 @@
+"""Load an artefact, and prove by its files' checksums and its fingerprint that it is what was saved."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from unnorm.artefacts.adapters import put_on_adapters, put_on_norms
+from unnorm.artefacts.dispatch import DeviceMap, dispatch
+from unnorm.artefacts.files import check_files
+from unnorm.artefacts.fingerprint import Fingerprint, fingerprint
+from unnorm.artefacts.manifest import Manifest, read_manifest
+from unnorm.artefacts.saving import is_artefact
+from unnorm.artefacts.whole import NORM_WEIGHTS, build_whole, check_architecture, dtype_of, place_bare, record_from
+from unnorm.foundation import atomic
+from unnorm.foundation.errors import ArtefactError, SettingsError
+from unnorm.foundation.hashing import digest_tensors, hash_digests
+from unnorm.surgery.base import load_base, load_tokenizer
+from unnorm.surgery.swap import set_record
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check` found: the largest difference of logits to those saved, and how large it may be."""
+
+    kind: str
+    architecture: str
+    files: int
+    bytes: int
+    difference: float
+    tolerance: float
+    adapters: dict[str, float]
+    """Adapter -> its own largest difference."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def load(folder: str | Path, base: str | None = None, *, device_map: DeviceMap = None) -> Any:
+    """Load what `save` or `package` wrote, in eval mode: a model, or a PeftModel with every adapter saved.
+
+    base: where an adapter's base lies now, if not where it lay when it was saved. device_map: None for the CPU, or as
+    in transformers ("auto", a device, a mapping from module to device); needs accelerate. A wrong base, a damaged
+    file, a newer manifest: `ArtefactError`.
+    """
+    return _load(Path(folder), base, device_map)[0]
+
+
+def check(folder: str | Path, base: str | None = None, *, device_map: DeviceMap = None) -> CheckReport:
+    """Load an artefact and say how close its logits are to those saved. Raises as `load` does."""
+    return _load(Path(folder), base, device_map)[1]
+
+
+def open_model(name: str) -> tuple[Any, Any]:
+    """The model and tokenizer of `name`: an artefact's folder, or a plain model's folder or hub id (in fp32)."""
+    if is_artefact(name):
+        return load(name), load_tokenizer(name)
+    if is_artefact(Path(name) / "model"):
+        raise ArtefactError(f"{name} is the folder of a run; its model is {Path(name) / 'model'}. Give that one.")
+    return load_base(name), load_tokenizer(name)
+
+
+def _load(folder: Path, base: str | None, device_map: DeviceMap) -> tuple[Any, CheckReport]:
+    atomic.restore_folder(folder)
+    manifest = read_manifest(folder)
+    if manifest.kind != "adapter" and base is not None:
+        raise SettingsError(f"{folder} holds a whole model, which needs no base.")
+    check_files(folder, manifest.files)
+    worn = {}
+    if manifest.kind == "adapter":
+        model = _load_base(folder, manifest, base or manifest.base.name, device_map)
+        difference = _compare(manifest.fingerprint, fingerprint(model), folder, "")
+        model = put_on_adapters(model, manifest, folder)
+        for name, saved in manifest.adapters.items():
+            worn[name] = _compare(saved, fingerprint(model, name), folder, f" with its adapter {name!r}")
+    else:
+        model = dispatch(build_whole(folder, manifest), device_map)
+        difference = _compare(manifest.fingerprint, fingerprint(model), folder, "")
+    size = sum(file.bytes for file in manifest.files.values())
+    report = CheckReport(
+        kind=manifest.kind,
+        architecture=manifest.architecture,
+        files=len(manifest.files),
+        bytes=size,
+        difference=difference,
+        tolerance=manifest.fingerprint.tolerance,
+        adapters=worn,
+    )
+    return model, report
+
+
+def _load_base(folder: Path, manifest: Manifest, base: str, device_map: DeviceMap) -> Any:
+    """The swapped base of an adapter, from the plain base or from the artefact that it stands on."""
+    if manifest.base.artefact != is_artefact(base):
+        stands, given = ("an artefact", "none") if manifest.base.artefact else ("a plain base", "an artefact")
+        raise ArtefactError(
+            f"the adapter in {folder} stands on {stands}, {manifest.base.name!r}, but {base!r} is {given}. "
+            "Give the right one as base."
+        )
+    brings_norms = NORM_WEIGHTS in manifest.files
+    if manifest.base.artefact:
+        theirs = read_manifest(Path(base))
+        _check_specs(folder, manifest, base, theirs, brings_norms=brings_norms)
+        _check_digests(folder, manifest, base, theirs.tensors)
+        if not brings_norms:
+            return load(base, device_map=device_map)
+        model = load(base)
+    else:
+        model = load_base(base, dtype_of(manifest))
+        check_architecture(model, manifest, folder)
+        _check_digests(folder, manifest, base, digest_tensors(model.state_dict()))
+    if manifest.sites:
+        place_bare(model, manifest, "cpu")
+        put_on_norms(model, manifest, folder)
+    set_record(model, record_from(manifest))
+    return dispatch(model, device_map)
+
+
+def _check_specs(folder: Path, manifest: Manifest, base: str, theirs: Manifest, *, brings_norms: bool) -> None:
+    if theirs.architecture != manifest.architecture:
+        raise ArtefactError(f"{folder} was saved from a {manifest.architecture}, but {base} is a {theirs.architecture}.")
+    mine = {} if brings_norms else {entry.path: entry.spec for entry in manifest.sites}
+    other = {entry.path: entry.spec for entry in theirs.sites}
+    for path in sorted(mine.keys() | other.keys()):
+        if mine.get(path) != other.get(path):
+            raise ArtefactError(
+                f"{folder} was trained on other norms than {base} has: at {path} on {mine.get(path, 'none')}, "
+                f"and there is {other.get(path, 'none')}. Give the right one as base."
+            )
+
+
+def _check_digests(folder: Path, manifest: Manifest, base: str, found: dict[str, str]) -> None:
+    wanted = manifest.tensors
+    if found == wanted:
+        return
+    lacking, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    changed = [name for name in sorted(wanted.keys() & found.keys()) if wanted[name] != found[name]]
+    parts = [
+        f"{len(names)} of {len(wanted)} weights {what} ({names[0]} first)"
+        for what, names in (("are missing", lacking), ("are unknown", unknown), ("differ", changed))
+        if names
+    ]
+    raise ArtefactError(
+        f"{folder} was trained on another base: its manifest names {manifest.base.name!r} with hash "
+        f"{manifest.base.hash[:12]}, but {base!r} has {hash_digests(found)[:12]}: {', '.join(parts)}. "
+        "Give the right one as base."
+    )
+
+
+def _compare(saved: Fingerprint, found: Fingerprint, folder: Path, what: str) -> float:
+    if not saved.holds_for(found):
+        raise ArtefactError(
+            f"{folder}{what} does not compute what was saved: its logits differ by {saved.difference(found):.3g}, "
+            f"more than {saved.tolerance:.3g}. The base, a file or a library is not the one it was made with."
+        )
+    return saved.difference(found)

@@ -1,0 +1,127 @@
+"""The manifest that travels with every artefact (`unnorm.json`): what was swapped, on which base, a fingerprint.
+
+An artefact may come from anywhere, so nothing in a manifest is believed before it is checked: names of files stay in
+the folder, sizes are bounded, an unknown key is an error.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from unnorm.artefacts.fingerprint import Fingerprint
+from unnorm.foundation.errors import ArtefactError
+from unnorm.surgery.sites import Site
+
+NAME = "unnorm.json"
+VERSION = 2
+_MAX_BYTES = 256 * 2**20
+_LIBRARIES = ("unnorm", "torch", "transformers", "peft")
+
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?$")]
+"""A file of the folder, or of a folder in it; never above it."""
+ModulePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$", max_length=1000)]
+AdapterName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)]
+ClassName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16,32}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Base(_Strict):
+    """A pretrained base (hub id or folder), or the artefact's folder that an adapter stands on; its tensors' hash."""
+
+    name: str = Field(max_length=4096)
+    hash: Digest | Literal[""]
+    artefact: bool = False
+
+
+class File(_Strict):
+    """A file of the artefact, as it was written."""
+
+    bytes: int = Field(ge=0)
+    digest: Digest
+
+
+class SiteEntry(_Strict):
+    """One swapped site: what `Site` holds, and the spec that stands there now."""
+
+    path: ModulePath
+    role: str
+    width: int = Field(gt=0, lt=2**24)
+    kind: str
+    parameters: int = Field(ge=0)
+    order: int
+    order_is: str
+    eps: float
+    affine: str
+    residual: str
+    spec: dict[str, Any]
+
+    def site(self) -> Site:
+        return Site(**self.model_dump(exclude={"spec"}))
+
+
+class Manifest(_Strict):
+    """Version 2. An unknown key is an error; another version is refused before anything else is read."""
+
+    version: Literal[2] = 2
+    kind: Literal["model", "adapter", "package"]
+    architecture: ClassName
+    dtype: Literal["float32", "bfloat16", "float16", "float64"]
+    base: Base
+    sites: list[SiteEntry] = Field(max_length=100_000)
+    corrected: list[ModulePath] = Field(default=[], max_length=100_000)
+    """Paths of linear layers whose weights were corrected; an adapter's folder holds them, since its base does not."""
+    tensors: dict[str, Digest]
+    """Name -> digest of the weights: a whole model's own, or those of the base that an adapter stands on."""
+    tied: dict[str, str] = {}
+    """Names that share another name's tensor, and are therefore not stored: name -> the other one."""
+    files: dict[FileName, File]
+    adapters: dict[AdapterName, Fingerprint] = Field(default={}, max_length=1000)
+    """The adapters of the folder, each with the fingerprint of the model that wears it."""
+    libraries: dict[str, str]
+    fingerprint: Fingerprint
+    """Of the swapped model without an adapter."""
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest in `folder`; a missing, damaged or newer one is an `ArtefactError`."""
+    import orjson
+
+    path = Path(folder) / NAME
+    if not path.is_file():
+        raise ArtefactError(
+            f"{folder} holds no {NAME}, so unnorm did not save it. A plain model is loaded by its name."
+        )
+    if path.stat().st_size > _MAX_BYTES:
+        raise ArtefactError(f"{path} is larger than any manifest can be; it is damaged or not ours.")
+    try:
+        content = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise ArtefactError(f"{path} is not valid JSON ({error}). Save the model again.") from error
+    found = content.get("version") if isinstance(content, dict) else None
+    if isinstance(found, int) and found > VERSION:
+        raise ArtefactError(f"{path} has version {found}; this unnorm reads version {VERSION}. Install a newer unnorm.")
+    if isinstance(found, int) and found < VERSION:
+        raise ArtefactError(f"{path} has version {found}, from before the first release. Save the model again.")
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise ArtefactError(f"{path} is not a manifest of version {VERSION}: {where}: {first['msg']}.") from error
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that shape an artefact."""
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,139 @@
+"""Build a whole swapped model from a folder: from its configuration and safetensors alone, no code of anyone's run."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unnorm.artefacts.manifest import Manifest
+from unnorm.artefacts.weights import read_into_, shapes_in
+from unnorm.foundation.errors import ArtefactError
+from unnorm.norms.spec import Norm, spec_from
+from unnorm.surgery.base import first_line
+from unnorm.surgery.swap import StandsOn, SwapRecord, place_, set_record
+
+MODEL_WEIGHTS = "weights"
+"""Stem of a whole model's files. transformers does not look for it: a swapped model is not to be taken for its base."""
+PACKAGE_WEIGHTS = "model"
+NORM_WEIGHTS = "norms.safetensors"
+"""In an adapter's folder: the swapped norms as they are without the adapter."""
+_DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+
+
+def dtype_of(manifest: Manifest) -> torch.dtype:
+    return _DTYPES[manifest.dtype]
+
+
+def build_whole(folder: Path, manifest: Manifest) -> Any:
+    """The model that `folder` holds, in eval mode on the CPU. Its weights are mapped from disk, not copied.
+
+    Raises `ArtefactError` if configuration, manifest and weights do not belong together.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    stem = PACKAGE_WEIGHTS if manifest.kind == "package" else MODEL_WEIGHTS
+    files = [
+        folder / name for name in manifest.files if name.startswith(stem) and name.endswith(".safetensors")
+    ]
+    shapes = shapes_in(files)
+    try:
+        config = read_config(folder)
+        with torch.device("meta"):
+            outline = AutoModelForCausalLM.from_config(config, dtype=dtype_of(manifest))
+    except Exception as error:  # a configuration can be wrong in many ways
+        raise ArtefactError(
+            f"{folder}/config.json cannot be used: {first_line(error)} Save the model again."
+        ) from error
+    check_architecture(outline, manifest, folder)
+    # An outline takes no memory, so whatever sizes the files claim are compared before anything is built.
+    place_bare(outline, manifest, "meta")
+    _check_shapes(outline, shapes, manifest, folder)
+    del outline
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype_of(manifest))
+    place_bare(model, manifest, "cpu")
+    read_into_(model, files, manifest.tied)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(str(folder))
+    model.config._name_or_path = str(folder.resolve())
+    record = record_from(manifest)
+    record.stands_on = StandsOn(str(folder.resolve()), manifest.tensors, artefact=True, swapped=True)
+    set_record(model, record)
+    return model.eval()
+
+
+def read_config(folder: Path) -> Any:
+    """The configuration in `folder`, of a class of transformers' own also where the folder is a package."""
+    import orjson
+    from transformers import AutoConfig
+
+    content = orjson.loads((folder / "config.json").read_bytes())
+    package = content.pop("unnorm", None)
+    if package is None:
+        return AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    for key in ("auto_map", "transformers_weights", "architectures"):
+        content.pop(key, None)
+    content.pop("model_type", None)
+    return AutoConfig.for_model(package["model_type"], **content)
+
+
+def place_bare(model: nn.Module, manifest: Manifest, device: torch.device | str) -> None:
+    """Put the manifest's norms into an unswapped model, at their bare start."""
+    norms: dict[str, Norm] = {}
+    for entry in manifest.sites:
+        try:
+            model.get_submodule(entry.path)
+        except AttributeError as error:
+            raise ArtefactError(
+                f"the manifest names a site {entry.path!r} that {manifest.architecture} lacks."
+            ) from error
+        norms[entry.path] = spec_from(entry.spec).build(entry.width, device)
+    place_(model, norms)
+
+
+def record_from(manifest: Manifest) -> SwapRecord:
+    """What `swap_` would have kept on the model."""
+    return SwapRecord(
+        base_name=manifest.base.name,
+        base_hash=manifest.base.hash,
+        sites=[entry.site() for entry in manifest.sites],
+        specs={entry.path: spec_from(entry.spec) for entry in manifest.sites},
+        calibration=None,
+        corrected=list(manifest.corrected),
+        stands_on=StandsOn(
+            manifest.base.name,
+            manifest.tensors,
+            artefact=manifest.base.artefact,
+            swapped=NORM_WEIGHTS not in manifest.files,
+        ),
+    )
+
+
+def check_architecture(model: Any, manifest: Manifest, folder: Path) -> None:
+    """Refuse a model of another class than the one that was saved."""
+    if type(model).__name__ != manifest.architecture:
+        raise ArtefactError(f"{folder} was saved from a {manifest.architecture}, not a {type(model).__name__}.")
+
+
+def _check_shapes(outline: nn.Module, found: dict[str, tuple[int, ...]], manifest: Manifest, folder: Path) -> None:
+    wanted = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
+    for name, other in manifest.tied.items():
+        if name not in wanted or other not in wanted or wanted[name] != wanted[other] or name in found:
+            raise ArtefactError(f"{folder}: the manifest ties {name!r} to {other!r}, which this model does not do.")
+        del wanted[name]
+    if found == wanted:
+        return
+    missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    shapes = [
+        f"{name} is {list(found[name])}, not {list(wanted[name])}"
+        for name in sorted(wanted.keys() & found.keys())
+        if found[name] != wanted[name]
+    ]
+    parts = [
+        f"{len(names)} {what}, {names[0]} first" for what, names in (("missing", missing), ("unknown", unknown)) if names
+    ]
+    raise ArtefactError(
+        f"the weights in {folder} do not fit its manifest and configuration: {'; '.join(parts + shapes[:1])}."
+    )

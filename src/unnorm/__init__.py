@@ -7,11 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unnorm.artefacts.loading import load
+    from unnorm.artefacts.saving import save
     from unnorm.evaluation.held_out import evaluate
     from unnorm.foundation.errors import UnnormError
     from unnorm.norms.dyt import DyT
-    from unnorm.artefacts.loading import load
-    from unnorm.artefacts.saving import save
     from unnorm.surgery.recover import recover_
     from unnorm.surgery.sites import find_sites
     from unnorm.surgery.swap import swap_, unswap_

@@ -1,4 +1,4 @@
-"""The part of an artefact that is peft's: adapters on a swapped base, and what tells them from adapters on a plain one."""
+"""The part of an artefact that is peft's: adapters on a swapped base, told from adapters on a plain one."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -8,7 +8,7 @@ DeviceMap = str | dict[str, int | str | torch.device] | None
 
 
 def dispatch(model: Any, device_map: DeviceMap) -> Any:
-    """`model` on the devices of `device_map`: None leaves it; "auto" fills what there is; a device's name; a mapping."""
+    """`model` on the devices of `device_map`: None leaves it; "auto" fills them; a device's name; a mapping."""
     if device_map is None:
         return model
     if isinstance(device_map, str) and device_map not in ("auto", "balanced", "balanced_low_0", "sequential"):
@@ -20,8 +20,6 @@ def dispatch(model: Any, device_map: DeviceMap) -> Any:
         whole = list(getattr(model, "_no_split_modules", None) or [])
         memory = None
         if device_map != "sequential":
-            memory = get_balanced_memory(
-                model, no_split_module_classes=whole, low_zero=device_map == "balanced_low_0"
-            )
+            memory = get_balanced_memory(model, no_split_module_classes=whole, low_zero=device_map == "balanced_low_0")
         device_map = infer_auto_device_map(model, max_memory=memory, no_split_module_classes=whole)
     return dispatch_model(model, device_map=device_map)

@@ -15,8 +15,7 @@ def inventory(folder: Path) -> dict[str, File]:
     """Relative name -> size and digest of every file in `folder` but the manifest."""
     found = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NAME)
     return {
-        path.relative_to(folder).as_posix(): File(bytes=path.stat().st_size, digest=digest_file(path))
-        for path in found
+        path.relative_to(folder).as_posix(): File(bytes=path.stat().st_size, digest=digest_file(path)) for path in found
     }
 
 

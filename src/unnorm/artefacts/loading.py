@@ -67,7 +67,7 @@ def _load(folder: Path, base: str | None, device_map: DeviceMap) -> tuple[Any, C
     check_files(folder, manifest.files)
     worn = {}
     if manifest.kind == "adapter":
-        model = _load_base(folder, manifest, base or manifest.base.name, device_map)
+        model = load_base_of(folder, manifest, base or manifest.base.name, device_map)
         difference = _compare(manifest.fingerprint, fingerprint(model), folder, "")
         model = put_on_adapters(model, manifest, folder)
         for name, saved in manifest.adapters.items():
@@ -88,8 +88,8 @@ def _load(folder: Path, base: str | None, device_map: DeviceMap) -> tuple[Any, C
     return model, report
 
 
-def _load_base(folder: Path, manifest: Manifest, base: str, device_map: DeviceMap) -> Any:
-    """The swapped base of an adapter, from the plain base or from the artefact that it stands on."""
+def load_base_of(folder: Path, manifest: Manifest, base: str, device_map: DeviceMap = None) -> Any:
+    """The swapped base of the adapters in `folder`, from the plain base or from the artefact that they stand on."""
     if manifest.base.artefact != is_artefact(base):
         stands, given = ("an artefact", "none") if manifest.base.artefact else ("a plain base", "an artefact")
         raise ArtefactError(
@@ -117,7 +117,9 @@ def _load_base(folder: Path, manifest: Manifest, base: str, device_map: DeviceMa
 
 def _check_specs(folder: Path, manifest: Manifest, base: str, theirs: Manifest, *, brings_norms: bool) -> None:
     if theirs.architecture != manifest.architecture:
-        raise ArtefactError(f"{folder} was saved from a {manifest.architecture}, but {base} is a {theirs.architecture}.")
+        raise ArtefactError(
+            f"{folder} was saved from a {manifest.architecture}, but {base} is a {theirs.architecture}."
+        )
     mine = {} if brings_norms else {entry.path: entry.spec for entry in manifest.sites}
     other = {entry.path: entry.spec for entry in theirs.sites}
     for path in sorted(mine.keys() | other.keys()):

@@ -112,5 +112,3 @@ def _name_of(model: Any) -> str:
 def lasting_name(name: str) -> str:
     """A folder's full path, so that the artefact can be loaded from another working directory; a hub id as it is."""
     return str(Path(name).resolve()) if name and Path(name).is_dir() else name
-
-

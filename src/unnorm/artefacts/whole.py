@@ -34,9 +34,7 @@ def build_whole(folder: Path, manifest: Manifest) -> Any:
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     stem = PACKAGE_WEIGHTS if manifest.kind == "package" else MODEL_WEIGHTS
-    files = [
-        folder / name for name in manifest.files if name.startswith(stem) and name.endswith(".safetensors")
-    ]
+    files = [folder / name for name in manifest.files if name.startswith(stem) and name.endswith(".safetensors")]
     shapes = shapes_in(files)
     try:
         config = read_config(folder)
@@ -76,7 +74,7 @@ def read_config(folder: Path) -> Any:
     for key in ("auto_map", "transformers_weights", "architectures"):
         content.pop(key, None)
     content.pop("model_type", None)
-    return AutoConfig.for_model(package["model_type"], **content)
+    return AutoConfig.for_model(package["of"], **content)
 
 
 def place_bare(model: nn.Module, manifest: Manifest, device: torch.device | str) -> None:
@@ -132,7 +130,9 @@ def _check_shapes(outline: nn.Module, found: dict[str, tuple[int, ...]], manifes
         if found[name] != wanted[name]
     ]
     parts = [
-        f"{len(names)} {what}, {names[0]} first" for what, names in (("missing", missing), ("unknown", unknown)) if names
+        f"{len(names)} {what}, {names[0]} first"
+        for what, names in (("missing", missing), ("unknown", unknown))
+        if names
     ]
     raise ArtefactError(
         f"the weights in {folder} do not fit its manifest and configuration: {'; '.join(parts + shapes[:1])}."

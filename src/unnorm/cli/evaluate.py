@@ -21,10 +21,10 @@ def evaluate(
     json: JsonOption = False,
 ) -> None:
     """Measure held-out loss and token accuracy: on the part of DATA that no run trains on."""
+    from unnorm.artefacts.loading import open_model
     from unnorm.data.prepare import DataSettings
     from unnorm.evaluation.held_out import evaluate as evaluate_model
     from unnorm.foundation.errors import SettingsError
-    from unnorm.artefacts.loading import open_model
     from unnorm.surgery.base import context_length
 
     if loss_on not in ("answer", "all"):

@@ -47,10 +47,10 @@ def swap(
     """
     import copy
 
+    from unnorm.artefacts.saving import is_artefact, save
     from unnorm.data.prepare import DataSettings, Source
     from unnorm.norms.spec import spec_from
     from unnorm.study.arms import CALIBRATION_TOKENS, CORRECTION_TOKENS
-    from unnorm.artefacts.saving import is_artefact, save
     from unnorm.surgery.base import context_length, load_base, load_tokenizer
     from unnorm.surgery.calibrate import Mode
     from unnorm.surgery.correct import Correct

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import orjson
 
+from unnorm.artefacts.loading import load
 from unnorm.data.conversation import Message
 from unnorm.data.templates import prompt_text
 from unnorm.evaluation.completions import complete
@@ -13,7 +14,6 @@ from unnorm.foundation.hashing import hash_json, hash_tensors
 from unnorm.study.cell import CellSettings
 from unnorm.study.spec import Completions
 from unnorm.study.view import COMPLETIONS
-from unnorm.artefacts.loading import load
 from unnorm.surgery.base import load_tokenizer
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from unnorm.artefacts.saving import save
 from unnorm.data.prepare import DataSettings
 from unnorm.evaluation.held_out import evaluate_rows
 from unnorm.foundation import atomic
@@ -23,7 +24,6 @@ from unnorm.foundation.errors import ArtefactError, Interrupted, SettingsError
 from unnorm.foundation.hashing import hash_json
 from unnorm.study.arms import Arm
 from unnorm.study.workbench import Workbench
-from unnorm.artefacts.saving import save
 from unnorm.surgery.patterns import select
 from unnorm.surgery.recover import RecoverReport
 from unnorm.surgery.sites import find_sites

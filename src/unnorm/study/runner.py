@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unnorm.artefacts.manifest import library_versions
 from unnorm.evaluation.prompts import read_prompts
 from unnorm.foundation import atomic, progress
 from unnorm.foundation.errors import DiskError, Interrupted, UnnormError
@@ -16,7 +17,6 @@ from unnorm.study.results import write_results
 from unnorm.study.spec import Completions, StudyFile
 from unnorm.study.view import STUDY, StudyView, read_study
 from unnorm.study.workbench import Workbench
-from unnorm.artefacts.manifest import library_versions
 
 Say = Callable[[str], None]
 

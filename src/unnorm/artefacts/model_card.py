@@ -1,0 +1,86 @@
+"""The model card of a package: what was done to which model, how to load it, and the numbers it was handed."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from unnorm.artefacts.manifest import Manifest
+
+
+def model_card(source: Manifest, merged: str | None, kept: Sequence[str], numbers: Mapping[str, Any], name: str) -> str:
+    """README.md with the hub's metadata on top. numbers: name -> value, shown as a table, in their order.
+
+    Nothing is said of the model's quality but what stands in `numbers`.
+    """
+    from huggingface_hub import ModelCardData
+
+    is_hub_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source.base.name) is not None
+    data = ModelCardData(
+        base_model=source.base.name if is_hub_id else None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["unnorm", "norm-free", *sorted({entry.spec["norm"] for entry in source.sites})],
+    )
+    base = _plain(source.base.name if is_hub_id else source.base.name.rstrip("/").rsplit("/", 1)[-1])
+    norms = Counter(_settings(entry.spec) for entry in source.sites)
+    kinds = Counter(entry.kind for entry in source.sites)
+    lines = [
+        "---",
+        data.to_yaml(),
+        "---",
+        "",
+        f"# {_plain(name)}",
+        "",
+        f"`{base}` ({source.architecture}) with {len(source.sites)} of its norms replaced.",
+        "",
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f'model = AutoModelForCausalLM.from_pretrained("{_plain(name)}", trust_remote_code=True)',
+        f'tokenizer = AutoTokenizer.from_pretrained("{_plain(name)}", trust_remote_code=True)',
+        "```",
+        "",
+        "The flag is needed: the code of the new norms (`modeling_unnorm.py`, torch alone) comes with the weights. Without",
+        "it, or by a class that does not know of them, loading stops with an error.",
+        "",
+        "## What was replaced",
+        "",
+        "| at | by | sites |",
+        "|---|---|---|",
+    ]
+    was = ", ".join(f"{kind}: {count}" for kind, count in sorted(kinds.items()))
+    lines += [f"| {was} | {norm} | {count} |" for norm, count in sorted(norms.items())]
+    if source.corrected:
+        lines += ["", f"{len(source.corrected)} linear layers around them were corrected in closed form."]
+    if merged is not None:
+        lines += ["", "An adapter that was trained on the swapped model is merged into the weights."]
+    if kept:
+        names = ", ".join(f"`adapters/{_plain(each)}`" for each in kept)
+        lines += ["", f"Adapters for this model, not for `{base}`: {names}."]
+    if numbers:
+        lines += ["", "## Measured", "", "| | |", "|---|---|"]
+        lines += [f"| {_plain(key)} | {_plain(_shown(value))} |" for key, value in numbers.items()]
+    else:
+        lines += ["", "No measurement was handed to this card."]
+    versions = ", ".join(f"{library} {version}" for library, version in sorted(source.libraries.items()))
+    lines += [
+        "",
+        f"Made with {versions}. `unnorm check` compares files and logits with those saved (`unnorm.json`).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _settings(spec: Mapping[str, Any]) -> str:
+    rest = ", ".join(f"{key}={value}" for key, value in spec.items() if key != "norm")
+    return _plain(f"{spec['norm']} ({rest})")
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _plain(text: str) -> str:
+    """One line of text that cannot end a cell, a code span or a string."""
+    return re.sub(r"[\x00-\x1f`|<>\"\\]", " ", text).strip()

@@ -21,8 +21,8 @@ from unnorm.surgery.swap import SwapRecord
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 _DEFAULT = "default"
-NO_BASE = "swapped-base-see-README.md"
-"""What peft's own configuration names as base where the swapped base lies nowhere: a folder that is never there."""
+NO_BASE = "./the-base/is-a-swapped-model/see-README.md"
+"""What peft's own configuration names as base where the swapped base lies nowhere: never a folder, nor a hub id."""
 
 
 def folder_of(name: str) -> str:

@@ -9,6 +9,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from unnorm.surgery.base import context_length
+
 _TOKENS = 64
 _COLUMNS = 16
 _RELATIVE_TOLERANCE = 1e-3
@@ -66,7 +68,7 @@ def fingerprint(model: Any, adapter: str | None = None) -> Fingerprint:
 
 def _logits(model: Any, inner: Any, *, widen: bool = False) -> torch.Tensor:
     config = inner.config.get_text_config()
-    length = min(_TOKENS, getattr(config, "max_position_embeddings", None) or _TOKENS)
+    length = min(_TOKENS, context_length(inner) or _TOKENS)
     device = inner.get_input_embeddings().weight.device
     if device.type == "meta":  # offloaded: its hooks bring the weights to where they compute
         device = torch.device("cpu")
@@ -87,7 +89,8 @@ def _inner(model: Any) -> Any:
 
 
 def _columns(inner: Any) -> torch.Tensor:
-    return (torch.arange(_COLUMNS) * 104_729 + 7) % inner.config.get_text_config().vocab_size
+    columns: torch.Tensor = (torch.arange(_COLUMNS) * 104_729 + 7) % inner.config.get_text_config().vocab_size
+    return columns
 
 
 @contextmanager
@@ -121,23 +124,22 @@ def _some_columns(inner: Any) -> Iterator[bool]:
     columns = _columns(inner).to(head.weight.device)
     weight = head.weight[columns].float()
     bias = None if head.bias is None else head.bias[columns].float()
-    before = head.forward
-    head.forward = lambda x: nn.functional.linear(x.to(weight.device, torch.float32), weight, bias)
+    own = vars(head).get("forward")  # where accelerate has put a hook around it
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x.to(weight.device, torch.float32), weight, bias)
+
+    object.__setattr__(head, "forward", forward)
     try:
         yield True
     finally:
-        _restore_forward(head, before)
-
-
-def _restore_forward(module: nn.Module, before: Any) -> None:
-    if getattr(before, "__self__", None) is module and getattr(before, "__func__", None) is type(module).forward:
-        del module.forward  # it was the class's own
-    else:
-        module.forward = before
+        object.__delattr__(head, "forward")
+        if own is not None:
+            object.__setattr__(head, "forward", own)
 
 
 @contextmanager
-def _widened(inner: nn.Module) -> Iterator[None]:
+def _widened(inner: Any) -> Iterator[None]:
     """Let a bf16 or fp16 model compute in fp32: each block is widened while it runs."""
     with ExitStack() as stack:
         for unit in _units(inner):
@@ -145,7 +147,7 @@ def _widened(inner: nn.Module) -> Iterator[None]:
         yield
 
 
-def _units(inner: nn.Module) -> Iterator[nn.Module]:
+def _units(inner: Any) -> Iterator[nn.Module]:
     """The blocks (entries of the outermost module lists), and every other module that has parameters of its own."""
     head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
 
@@ -153,7 +155,7 @@ def _units(inner: nn.Module) -> Iterator[nn.Module]:
         if module is head and type(head) is nn.Linear:
             return
         if isinstance(module, nn.ModuleList):
-            yield from module
+            yield from module.children()
             return
         if any(True for _ in module.parameters(recurse=False)):
             yield module

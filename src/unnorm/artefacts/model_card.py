@@ -8,7 +8,9 @@ from typing import Any
 from unnorm.artefacts.manifest import Manifest
 
 
-def model_card(source: Manifest, merged: str | None, kept: Sequence[str], numbers: Mapping[str, Any], name: str) -> str:
+def model_card(
+    source: Manifest, merged: str | None, kept: Sequence[str], numbers: Mapping[str, Any], *, name: str, auto: str
+) -> str:
     """README.md with the hub's metadata on top. numbers: name -> value, shown as a table, in their order.
 
     Nothing is said of the model's quality but what stands in `numbers`.
@@ -35,14 +37,14 @@ def model_card(source: Manifest, merged: str | None, kept: Sequence[str], number
         f"`{base}` ({source.architecture}) with {len(source.sites)} of its norms replaced.",
         "",
         "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f"from transformers import {auto}, AutoTokenizer",
         "",
-        f'model = AutoModelForCausalLM.from_pretrained("{_plain(name)}", trust_remote_code=True)',
+        f'model = {auto}.from_pretrained("{_plain(name)}", trust_remote_code=True)',
         f'tokenizer = AutoTokenizer.from_pretrained("{_plain(name)}", trust_remote_code=True)',
         "```",
         "",
-        "The flag is needed: the code of the new norms (`modeling_unnorm.py`, torch alone) comes with the weights. Without",
-        "it, or by a class that does not know of them, loading stops with an error.",
+        "The flag is needed: the code of the new norms (`modeling_unnorm.py`, torch alone) comes with the weights.",
+        "Without it, or by a class that does not know of them, loading stops with an error.",
         "",
         "## What was replaced",
         "",

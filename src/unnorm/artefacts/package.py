@@ -5,6 +5,7 @@ any class that does not know of the new norms, loading stops with an error: the 
 own, and names as weights a file that is never there.
 """
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -21,14 +22,14 @@ from unnorm.artefacts.model_card import model_card
 from unnorm.artefacts.norm_code import norm_code
 from unnorm.artefacts.saving import check_place, is_artefact
 from unnorm.artefacts.weights import SHARD, stored_tensors, write_tensors
-from unnorm.artefacts.whole import PACKAGE_WEIGHTS
+from unnorm.artefacts.whole import PACKAGE_WEIGHTS, auto_class
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ModelError, SettingsError
 from unnorm.foundation.hashing import digest_tensors
 from unnorm.surgery.base import load_tokenizer
 from unnorm.surgery.swap import record_of
 
-GUARD = "load-this-with-AutoModelForCausalLM-and-trust_remote_code.safetensors"
+GUARD = "needs-an-Auto-class-and-trust_remote_code.safetensors"
 CODE = "modeling_unnorm"
 ADAPTERS = "adapters"
 Adapters = Literal["merge", "keep"]
@@ -79,7 +80,8 @@ def package(
     }
     with atomic.folder(out) as folder:
         write_tensors(tensors, folder, PACKAGE_WEIGHTS, shard)
-        atomic.write_json(folder / "config.json", package_config(model))
+        config = json.dumps(package_config(model), indent=2, sort_keys=True)  # it may hold Infinity: not orjson's
+        atomic.write_bytes(folder / "config.json", config.encode())
         atomic.write_bytes(folder / f"{CODE}.py", code.encode())
         if getattr(model, "generation_config", None) is not None:
             model.generation_config.save_pretrained(str(folder))
@@ -87,7 +89,7 @@ def package(
             load_tokenizer(str(artefact)).save_pretrained(str(folder))
         for name in kept:
             _copy_adapter(artefact, name, folder, str(out.resolve()))
-        card = model_card(source, merged, kept, numbers or {}, out.name)
+        card = model_card(source, merged, kept, numbers or {}, name=out.name, auto=_auto_of(model))
         atomic.write_bytes(folder / "README.md", card.encode())
         manifest = Manifest.model_validate({**content, "files": inventory(folder)})
         atomic.write_json(folder / NAME, manifest.model_dump())
@@ -124,6 +126,7 @@ def package_config(model: Any) -> dict[str, Any]:
     own = model.config.to_diff_dict()
     model_type = own["model_type"]
     prefix, head = _class_name(model)
+    auto = _auto_of(model)
     sites = {}
     for site in record.sites:
         settings = record.specs[site.path].to_dict()
@@ -132,7 +135,7 @@ def package_config(model: Any) -> dict[str, Any]:
         **{key: value for key, value in own.items() if not key.startswith("_")},
         "model_type": _own_type(model_type),
         "architectures": [prefix + head],
-        "auto_map": {"AutoConfig": f"{CODE}.{prefix}Config", "AutoModelForCausalLM": f"{CODE}.{prefix}{head}"},
+        "auto_map": {"AutoConfig": f"{CODE}.{prefix}Config", auto: f"{CODE}.{prefix}{head}"},
         "transformers_weights": GUARD,
         "dtype": str(model.dtype).removeprefix("torch."),
         # Not "model_type": a class of transformers' own would take a part with its model type for the whole.
@@ -160,6 +163,7 @@ def model_code(model: Any) -> str:
     template = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(text)
     return template.render(
         architecture=kind.__name__,
+        auto=_auto_of(model),
         config_class=config.__name__,
         prefix=prefix,
         head=head,
@@ -171,6 +175,10 @@ def model_code(model: Any) -> str:
         norm_code=norm_code(specs.values()),
         specs=sorted((norm, spec.__name__) for norm, spec in specs.items()),
     )
+
+
+def _auto_of(model: Any) -> str:
+    return str(auto_class(model.config, type(model).__name__).__name__)
 
 
 def _own_type(model_type: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unnorm.artefacts.adapters import base_digests, write_adapters
+from unnorm.artefacts.buffers import as_loaded
 from unnorm.artefacts.files import inventory
 from unnorm.artefacts.fingerprint import fingerprint
 from unnorm.artefacts.manifest import NAME, Base, Manifest, SiteEntry, library_versions
@@ -57,7 +58,8 @@ def _save_whole(model: Any, out: Path, tokenizer: Any, shard: str) -> None:
         hash=record.base_hash if record else hash_digests(digests),
     )
     content = {**_common(model, record), "kind": "model", "base": base, "tensors": digests, "tied": tied}
-    content["fingerprint"] = fingerprint(model)
+    with as_loaded(model):
+        content["fingerprint"] = fingerprint(model)
     with atomic.folder(out) as folder:
         write_tensors(tensors, folder, MODEL_WEIGHTS, shard)
         model.config.save_pretrained(str(folder))
@@ -76,8 +78,9 @@ def _save_adapters(model: Any, out: Path, tokenizer: Any) -> None:
         artefact=stands_on is not None and stands_on.artefact,
     )
     content = {**_common(inner, record), "kind": "adapter", "base": base, "tensors": digests}
-    content["fingerprint"] = fingerprint(model)
-    content["adapters"] = {name: fingerprint(model, name) for name in model.peft_config}
+    with as_loaded(inner):
+        content["fingerprint"] = fingerprint(model)
+        content["adapters"] = {name: fingerprint(model, name) for name in model.peft_config}
     with atomic.folder(out) as folder:
         write_adapters(model, inner, record, Manifest(**content, files={}), folder)
         finish(folder, inner, tokenizer, content)

@@ -1,5 +1,6 @@
 """Build a whole swapped model from a folder: from its configuration and safetensors alone, no code of anyone's run."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ MODEL_WEIGHTS = "weights"
 PACKAGE_WEIGHTS = "model"
 NORM_WEIGHTS = "norms.safetensors"
 """In an adapter's folder: the swapped norms as they are without the adapter."""
-_DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 
 
 def dtype_of(manifest: Manifest) -> torch.dtype:
-    return _DTYPES[manifest.dtype]
+    dtype: torch.dtype = getattr(torch, manifest.dtype)  # one of four names
+    return dtype
 
 
 def build_whole(folder: Path, manifest: Manifest) -> Any:
@@ -30,16 +31,16 @@ def build_whole(folder: Path, manifest: Manifest) -> Any:
 
     Raises `ArtefactError` if configuration, manifest and weights do not belong together.
     """
-    from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import GenerationConfig
 
     stem = PACKAGE_WEIGHTS if manifest.kind == "package" else MODEL_WEIGHTS
     files = [folder / name for name in manifest.files if name.startswith(stem) and name.endswith(".safetensors")]
     shapes = shapes_in(files)
     try:
         config = read_config(folder)
+        auto = auto_class(config, manifest.architecture)
         with torch.device("meta"):
-            outline = AutoModelForCausalLM.from_config(config, dtype=dtype_of(manifest))
+            outline = auto.from_config(config, dtype=dtype_of(manifest))
     except Exception as error:  # a configuration can be wrong in many ways
         raise ArtefactError(
             f"{folder}/config.json cannot be used: {first_line(error)} Save the model again."
@@ -49,8 +50,7 @@ def build_whole(folder: Path, manifest: Manifest) -> Any:
     place_bare(outline, manifest, "meta")
     _check_shapes(outline, shapes, manifest, folder)
     del outline
-    with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype_of(manifest))
+    model = empty_model(config, manifest.architecture, dtype_of(manifest))
     place_bare(model, manifest, "cpu")
     read_into_(model, files, manifest.tied)
     if (folder / "generation_config.json").is_file():
@@ -62,12 +62,35 @@ def build_whole(folder: Path, manifest: Manifest) -> Any:
     return model.eval()
 
 
+def empty_model(config: Any, architecture: str, dtype: torch.dtype) -> Any:
+    """A model without memory for its parameters; what it computes from its configuration (buffers) is there."""
+    from accelerate import init_empty_weights
+
+    auto = auto_class(config, architecture)
+    with init_empty_weights(include_buffers=False):
+        return auto.from_config(config, dtype=dtype)
+
+
+def auto_class(config: Any, architecture: str) -> Any:
+    """The Auto class of transformers that makes a model of the class `architecture` from `config`."""
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    for auto in (AutoModelForCausalLM, AutoModelForMaskedLM):
+        try:
+            with torch.device("meta"):
+                made = auto.from_config(config)
+        except ValueError:  # it knows no model for this configuration
+            continue
+        if type(made).__name__ == architecture:
+            return auto
+    return AutoModelForCausalLM
+
+
 def read_config(folder: Path) -> Any:
     """The configuration in `folder`, of a class of transformers' own also where the folder is a package."""
-    import orjson
     from transformers import AutoConfig
 
-    content = orjson.loads((folder / "config.json").read_bytes())
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))  # it may hold Infinity: not orjson's
     package = content.pop("unnorm", None)
     if package is None:
         return AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
@@ -123,17 +146,13 @@ def _check_shapes(outline: nn.Module, found: dict[str, tuple[int, ...]], manifes
         del wanted[name]
     if found == wanted:
         return
-    missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    lists = {"missing": sorted(wanted.keys() - found.keys()), "unknown": sorted(found.keys() - wanted.keys())}
     shapes = [
         f"{name} is {list(found[name])}, not {list(wanted[name])}"
         for name in sorted(wanted.keys() & found.keys())
         if found[name] != wanted[name]
     ]
-    parts = [
-        f"{len(names)} {what}, {names[0]} first"
-        for what, names in (("missing", missing), ("unknown", unknown))
-        if names
-    ]
+    parts = [f"{len(names)} {what}, {names[0]} first" for what, names in lists.items() if names]
     raise ArtefactError(
         f"the weights in {folder} do not fit its manifest and configuration: {'; '.join(parts + shapes[:1])}."
     )

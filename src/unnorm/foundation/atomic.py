@@ -1,8 +1,10 @@
 """Atomic writes: a reader, or a run that comes after a kill, sees the old content or the new, never a part."""
 
 import errno
+import glob
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,7 +75,8 @@ def folder(path: Path) -> Iterator[Path]:
     path = Path(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        _clear_after_kills(path)
+        fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path, os.getpid())))
         aside = path.parent / f".{path.name}.old"
         try:
             yield fresh
@@ -88,6 +91,28 @@ def folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(fresh, ignore_errors=True)
             restore_folder(path)
             raise
+
+
+def _prefix(path: Path, process: int | str) -> str:
+    return f".{path.name}.{socket.gethostname()}.{process}."
+
+
+def _clear_after_kills(path: Path) -> None:
+    """Delete what processes of this machine that are gone had begun to write for `path`."""
+    for left in path.parent.glob(glob.escape(_prefix(path, "")[:-1]) + "*.*"):
+        process = left.name.removeprefix(_prefix(path, "")[:-1]).split(".")[0]
+        if process.isdigit() and not _is_alive(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def restore_folder(path: Path) -> None:

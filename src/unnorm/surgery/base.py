@@ -57,7 +57,8 @@ def load_tokenizer(name: str) -> Any:
 
 def context_length(model: Any) -> int | None:
     """The most positions `model` takes, where its configuration says so."""
-    return getattr(model.config, "max_position_embeddings", None)
+    config = model.config.get_text_config()
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)  # MPT's name for it
 
 
 def check_length(model: Any, max_length: int) -> None:

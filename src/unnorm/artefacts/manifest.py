@@ -4,6 +4,7 @@ An artefact may come from anywhere, so nothing in a manifest is believed before 
 the folder, sizes are bounded, an unknown key is an error.
 """
 
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,6 +39,16 @@ class Base(_Strict):
     name: str = Field(max_length=4096)
     hash: Digest | Literal[""]
     artefact: bool = False
+
+    @property
+    def hub_id(self) -> str | None:
+        """The name, if it can be one on the hub."""
+        return self.name if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.name) else None
+
+    @property
+    def public_name(self) -> str:
+        """A hub id as it is; of a folder its last part: where it lay is nobody's business."""
+        return self.hub_id or self.name.rstrip("/").rsplit("/", 1)[-1]
 
 
 class File(_Strict):

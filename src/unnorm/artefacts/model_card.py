@@ -17,14 +17,13 @@ def model_card(
     """
     from huggingface_hub import ModelCardData
 
-    is_hub_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source.base.name) is not None
     data = ModelCardData(
-        base_model=source.base.name if is_hub_id else None,
+        base_model=source.base.hub_id,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["unnorm", "norm-free", *sorted({entry.spec["norm"] for entry in source.sites})],
     )
-    base = _plain(source.base.name if is_hub_id else source.base.name.rstrip("/").rsplit("/", 1)[-1])
+    base = _plain(source.base.public_name)
     norms = Counter(_settings(entry.spec) for entry in source.sites)
     kinds = Counter(entry.kind for entry in source.sites)
     lines = [

@@ -17,7 +17,7 @@ from unnorm.artefacts.adapters import CONFIG, WEIGHTS, folder_of
 from unnorm.artefacts.files import check_files, inventory
 from unnorm.artefacts.fingerprint import fingerprint
 from unnorm.artefacts.loading import load, load_base_of
-from unnorm.artefacts.manifest import NAME, Manifest, library_versions, read_manifest
+from unnorm.artefacts.manifest import NAME, Base, Manifest, library_versions, read_manifest
 from unnorm.artefacts.model_card import model_card
 from unnorm.artefacts.norm_code import norm_code
 from unnorm.artefacts.saving import check_place, is_artefact
@@ -71,7 +71,8 @@ def package(
     code = model_code(model)
     tensors, tied = stored_tensors(model)
     content = {
-        **source.model_dump(include={"architecture", "dtype", "base", "sites", "corrected"}),
+        **source.model_dump(include={"architecture", "dtype", "sites", "corrected"}),
+        "base": Base(name=source.base.public_name, hash=source.base.hash),
         "kind": "package",
         "tensors": digest_tensors(tensors),
         "tied": tied,
@@ -139,7 +140,7 @@ def package_config(model: Any) -> dict[str, Any]:
         "transformers_weights": GUARD,
         "dtype": str(model.dtype).removeprefix("torch."),
         # Not "model_type": a class of transformers' own would take a part with its model type for the whole.
-        "unnorm": {"of": model_type, "base": record.base_name, "sites": sites},
+        "unnorm": {"of": model_type, "sites": sites},
     }
 
 
@@ -209,4 +210,7 @@ def _copy_adapter(artefact: Path, name: str, folder: Path, base: str) -> None:
     place.mkdir(parents=True)
     shutil.copyfile(artefact / folder_of(name) / WEIGHTS, place / WEIGHTS)
     config = atomic.read_json(artefact / folder_of(name) / CONFIG)
-    atomic.write_json(place / CONFIG, {**config, "base_model_name_or_path": base})
+    # peft's auto_mapping names the class of the plain base, which must not be loaded here; the task says enough.
+    task = config.get("task_type") or "CAUSAL_LM"
+    changed = {**config, "base_model_name_or_path": base, "auto_mapping": None, "task_type": task}
+    atomic.write_json(place / CONFIG, changed)

@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unnorm.artefacts.loading import load
+    from unnorm.artefacts.loading import check, load
+    from unnorm.artefacts.package import package
     from unnorm.artefacts.saving import save
     from unnorm.evaluation.held_out import evaluate
     from unnorm.foundation.errors import UnnormError
@@ -16,13 +17,27 @@ if TYPE_CHECKING:
     from unnorm.surgery.sites import find_sites
     from unnorm.surgery.swap import swap_, unswap_
 
-__all__ = ["DyT", "UnnormError", "evaluate", "find_sites", "load", "recover_", "save", "swap_", "unswap_"]
+__all__ = [
+    "DyT",
+    "UnnormError",
+    "check",
+    "evaluate",
+    "find_sites",
+    "load",
+    "package",
+    "recover_",
+    "save",
+    "swap_",
+    "unswap_",
+]
 
 _HOME = {
     "DyT": "unnorm.norms.dyt",
     "UnnormError": "unnorm.foundation.errors",
+    "check": "unnorm.artefacts.loading",
     "evaluate": "unnorm.evaluation.held_out",
     "find_sites": "unnorm.surgery.sites",
+    "package": "unnorm.artefacts.package",
     "recover_": "unnorm.surgery.recover",
     "load": "unnorm.artefacts.loading",
     "save": "unnorm.artefacts.saving",

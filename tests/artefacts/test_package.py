@@ -246,6 +246,13 @@ def test_the_model_card(tmp_path, bases, tokenizer):
     assert "No measurement was handed to this card." in (tmp_path / "bare" / "README.md").read_text()
 
 
+def test_the_card_names_the_package_as_its_reader_will(tmp_path):
+    package(artefact(tmp_path), tmp_path / "p", name="me/mine")
+    card = (tmp_path / "p" / "README.md").read_text()
+    assert "# me/mine" in card
+    assert 'AutoModelForCausalLM.from_pretrained("me/mine", trust_remote_code=True)' in card
+
+
 def test_the_card_does_not_tell_where_a_base_lay(tmp_path, bases):
     unnorm.save(adapter(bases["gpt2"], False), tmp_path / "a")
     package(tmp_path / "a", tmp_path / "p")

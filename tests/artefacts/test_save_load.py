@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, get_peft_model
 
 import unnorm
 from conftest import FAMILIES, tiny_model, tokens
@@ -109,6 +109,14 @@ def test_an_adapter_can_be_trained_on_and_saved_again(bases, tmp_path):
     torch.testing.assert_close(logits(unnorm.load(tmp_path / "b")), logits(loaded), **EXACT)
 
 
+def test_an_adapter_on_a_sharded_base(bases, tmp_path):
+    load_base(bases["gpt_neox"]).save_pretrained(tmp_path / "base", max_shard_size="40KB")
+    assert len(list((tmp_path / "base").glob("model-*.safetensors"))) > 2
+    model = adapter(str(tmp_path / "base"), True)
+    unnorm.save(model, tmp_path / "a")
+    torch.testing.assert_close(logits(unnorm.load(tmp_path / "a")), logits(model), **EXACT)
+
+
 def test_several_adapters_on_one_base(bases, tmp_path):
     model = adapter(bases["gpt2"], True)
     model.add_adapter("second", LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True))
@@ -132,6 +140,17 @@ def test_an_adapter_without_a_default_name(bases, tmp_path):
     model = load_base(bases["llama"])
     unnorm.swap_(model, DyT(), calibrate_on=tokens())
     model = shaken(get_peft_model(model, LoraConfig(target_modules="all-linear"), adapter_name="mine"))
+    unnorm.save(model, tmp_path / "a")
+    torch.testing.assert_close(logits(unnorm.load(tmp_path / "a")), logits(model), **EXACT)
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+def test_an_adapter_that_is_no_lora(swapped, bases, tmp_path):
+    model = load_base(bases["llama"])
+    if swapped:
+        unnorm.swap_(model, DyT(), calibrate_on=tokens())
+    config = IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])
+    model = shaken(get_peft_model(model, config))
     unnorm.save(model, tmp_path / "a")
     torch.testing.assert_close(logits(unnorm.load(tmp_path / "a")), logits(model), **EXACT)
 

@@ -1,7 +1,7 @@
 """The part of an artefact that is peft's: adapters on a swapped base, told from adapters on a plain one."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,26 +30,27 @@ def folder_of(name: str) -> str:
     return "" if name == _DEFAULT else name
 
 
-def base_tensors(model: nn.Module) -> Mapping[str, torch.Tensor]:
-    """The state of the model under adapters, as it was before peft wrapped it."""
+def base_tensors(model: nn.Module, adapters: Iterable[str]) -> Mapping[str, torch.Tensor]:
+    """The state of the model under `adapters`, as it was before peft wrapped it."""
+    theirs = set(adapters)  # peft keeps each of an adapter's tensors under the adapter's name
     state = {}
     for name, tensor in model.state_dict().items():
-        if ".lora_" in name or ".modules_to_save." in name:
+        if theirs.intersection(name.split(".")):
             continue
         state[name.replace(".base_layer.", ".").replace(".original_module.", ".")] = tensor
     return state
 
 
-def base_digests(inner: nn.Module, record: SwapRecord | None) -> dict[str, str]:
-    """Digests of the base that an adapter on `inner` stands on, once it is certain that it can be loaded again.
+def base_digests(inner: nn.Module, record: SwapRecord | None, adapters: Iterable[str]) -> dict[str, str]:
+    """Digests of the base that `adapters` on `inner` stand on, once it is certain that it can be loaded again.
 
     Raises `ArtefactError` if weights under the adapter are not those that were loaded: no adapter's folder holds them.
     """
     if record is None or record.stands_on is None:
-        return digest_tensors(base_tensors(inner))
+        return digest_tensors(base_tensors(inner, adapters))
     stands_on = record.stands_on
     ours = [] if stands_on.swapped else [site.path for site in record.sites] + record.corrected
-    kept = {n: t for n, t in base_tensors(inner).items() if n in stands_on.digests and not _is_under(n, ours)}
+    kept = {n: t for n, t in base_tensors(inner, adapters).items() if n in stands_on.digests and not _is_under(n, ours)}
     found = digest_tensors(kept)
     changed = [name for name, digest in found.items() if digest != stands_on.digests[name]]
     changed += [n for n in stands_on.digests if n not in found and not _is_under(n, ours)]

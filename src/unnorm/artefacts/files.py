@@ -3,12 +3,10 @@
 from pathlib import Path
 
 from unnorm.artefacts.manifest import NAME, File
+from unnorm.artefacts.weights import SHOW_FROM
 from unnorm.foundation.errors import ArtefactError
 from unnorm.foundation.hashing import digest_file
 from unnorm.foundation.progress import Bar
-
-_SHOW_FROM = 2**31
-"""Bytes from which on checking them takes seconds."""
 
 
 def inventory(folder: Path) -> dict[str, File]:
@@ -34,7 +32,7 @@ def check_files(folder: Path, files: dict[str, File]) -> None:
                 f"{path} is {what}: {size:,} bytes, {file.bytes:,} were saved. Copy it again, or save the model again."
             )
     total = sum(file.bytes for file in files.values())
-    with Bar("checking files", total, quiet=total < _SHOW_FROM) as bar:
+    with Bar("checking files (bytes)", total, quiet=total < SHOW_FROM) as bar:
         for name, file in files.items():
             if digest_file(folder / name) != file.digest:
                 raise ArtefactError(

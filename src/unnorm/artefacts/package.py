@@ -43,15 +43,17 @@ def package(
     adapters: Adapters = "merge",
     adapter: str | None = None,
     numbers: Mapping[str, Any] | None = None,
+    name: str | None = None,
     shard: str = SHARD,
 ) -> Manifest:
     """Write what the folder `artefact` holds as a package into the folder `out`, atomically; its manifest.
 
     base: where an adapter's base lies now, if it moved. adapters: "merge" the adapter (named by `adapter` where there
     are several) into the weights, or "keep" them all in out/adapters/NAME, beside the swapped base they stand on.
-    numbers: what is to stand in the model card, name -> value. shard: the largest file of weights. Raises `ModelError`
-    for an architecture whose code is not transformers' own, `SettingsError` for a norm whose code cannot be taken
-    along, `ArtefactError` as `load` does.
+    numbers: what is to stand in the model card, name -> value. name: what the card calls it (its id on the hub), by
+    default the folder's name. shard: the largest file of weights. Raises `ModelError` for an architecture whose code
+    is not transformers' own, `SettingsError` for a norm whose code cannot be taken along, `ArtefactError` as `load`
+    does.
     """
     artefact, out = Path(artefact), Path(out)
     check_place(out)
@@ -88,9 +90,9 @@ def package(
             model.generation_config.save_pretrained(str(folder))
         if (artefact / "tokenizer_config.json").is_file():
             load_tokenizer(str(artefact)).save_pretrained(str(folder))
-        for name in kept:
-            _copy_adapter(artefact, name, folder, str(out.resolve()))
-        card = model_card(source, merged, kept, numbers or {}, name=out.name, auto=_auto_of(model))
+        for each in kept:
+            _copy_adapter(artefact, each, folder, str(out.resolve()))
+        card = model_card(source, merged, kept, numbers or {}, name=name or out.name, auto=_auto_of(model))
         atomic.write_bytes(folder / "README.md", card.encode())
         manifest = Manifest.model_validate({**content, "files": inventory(folder)})
         atomic.write_json(folder / NAME, manifest.model_dump())

@@ -70,7 +70,7 @@ def _save_whole(model: Any, out: Path, tokenizer: Any, shard: str) -> None:
 def _save_adapters(model: Any, out: Path, tokenizer: Any) -> None:
     inner = model.get_base_model()
     record = record_of(inner)
-    digests = base_digests(inner, record)
+    digests = base_digests(inner, record, model.peft_config)
     stands_on = record.stands_on if record else None
     base = Base(
         name=lasting_name(stands_on.name if stands_on else _name_of(inner)),

@@ -11,9 +11,12 @@ from torch import nn
 
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, ModelError
+from unnorm.foundation.progress import Bar
 from unnorm.surgery.base import first_line
 
 SHARD = "5GB"
+SHOW_FROM = 2**31
+"""Bytes from which on reading or writing them takes seconds."""
 
 
 def stored_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -43,16 +46,19 @@ def write_tensors(tensors: dict[str, torch.Tensor], folder: Path, stem: str, sha
     plan = split_torch_state_dict_into_shards(
         tensors, filename_pattern=f"{stem}{{suffix}}.safetensors", max_shard_size=shard
     )
-    for file, names in plan.filename_to_tensors.items():
-        # Views that overlap are stored apart: safetensors knows no shared memory.
-        part = {name: tensors[name].detach().contiguous() for name in names}
-        save_file(_apart(part), str(folder / file), metadata={"format": "pt"})
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    with Bar("writing weights (bytes)", total, quiet=total < SHOW_FROM) as bar:
+        for file, names in plan.filename_to_tensors.items():
+            part = {name: tensors[name].detach().contiguous() for name in names}
+            save_file(_apart(part), str(folder / file), metadata={"format": "pt"})
+            bar.advance(sum(tensor.nbytes for tensor in part.values()))
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         atomic.write_json(folder / f"{stem}.safetensors.index.json", index)
 
 
 def _apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Views that share memory, each on its own: safetensors knows no shared memory."""
     seen: set[int] = set()
     result = {}
     for name, tensor in tensors.items():

@@ -43,7 +43,13 @@ def package(
         raise SettingsError("--public goes with --push.")
     numbers = card_numbers(artefact)
     manifest = make(
-        artefact, out, base=base, adapters="keep" if keep_adapters else "merge", adapter=adapter, numbers=numbers
+        artefact,
+        out,
+        base=base,
+        adapters="keep" if keep_adapters else "merge",
+        adapter=adapter,
+        numbers=numbers,
+        name=push,
     )
     size = sum(file.bytes for file in manifest.files.values())
     say(f"packaged {len(manifest.sites)} swapped sites of a {manifest.architecture} in {out} ({size / 1e6:,.1f} MB)")

@@ -58,8 +58,9 @@ def test_check(capsys, runs):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("check", "/nowhere"), "holds no unnorm.json"),
-        (("package", "/nowhere", "--out", "OUT"), "holds no unnorm.json"),
+        (("check", "/nowhere"), "there is no folder /nowhere"),
+        (("check", "DIR/.."), "is the folder of a run; its model is"),
+        (("package", "/nowhere", "--out", "OUT"), "there is no folder /nowhere"),
         (("package", "DIR", "--out", "OUT", "--adapter", "x", "--keep-adapters"), "Give one of them"),
         (("package", "DIR", "--out", "OUT", "--public"), "--public goes with --push"),
         (("package", "DIR", "--out", "OUT", "--adapter", "third"), "no adapter 'third'"),

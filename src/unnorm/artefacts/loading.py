@@ -55,7 +55,7 @@ def open_model(name: str) -> tuple[Any, Any]:
     if is_artefact(name):
         return load(name), load_tokenizer(name)
     if is_artefact(Path(name) / "model"):
-        raise ArtefactError(f"{name} is the folder of a run; its model is {Path(name) / 'model'}. Give that one.")
+        read_manifest(Path(name))  # says which folder to give
     return load_base(name), load_tokenizer(name)
 
 

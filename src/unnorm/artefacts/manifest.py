@@ -105,6 +105,10 @@ def read_manifest(folder: Path) -> Manifest:
     import orjson
 
     path = Path(folder) / NAME
+    if not Path(folder).is_dir():
+        raise ArtefactError(f"there is no folder {folder}.")
+    if (Path(folder) / "model" / NAME).is_file():
+        raise ArtefactError(f"{folder} is the folder of a run; its model is {Path(folder) / 'model'}. Give that one.")
     if not path.is_file():
         raise ArtefactError(
             f"{folder} holds no {NAME}, so unnorm did not save it. A plain model is loaded by its name."

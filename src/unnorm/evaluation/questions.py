@@ -1,0 +1,110 @@
+"""Questions for completions: the built-in ones, MT-Bench, or a user's file. One or more turns each."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from unnorm.data.conversation import Message
+from unnorm.foundation.errors import DataError
+
+MT_BENCH = "mt-bench"
+_MT_BENCH_HUB = "HuggingFaceH4/mt_bench_prompts"
+
+
+class Question(NamedTuple):
+    """What is asked, turn by turn: each turn after the first follows the answer to the one before."""
+
+    prompt_id: str
+    category: str
+    turns: tuple[Message, ...]
+
+
+def _one(prompt_id: str, category: str, instruction: str, given: str = "") -> Question:
+    return Question(prompt_id, category, (Message("user", instruction, given),))
+
+
+BUILTIN = (
+    _one("fact", "knowledge", "Name the three states of matter and give an example of each."),
+    _one("explain", "explanation", "Explain to a child why the sky is blue."),
+    _one("list", "lists", "List five things to pack for a trip to the mountains."),
+    _one("rewrite", "editing", "Rewrite the sentence in the past tense.", "She walks to school and talks to her friends."),
+    _one("sum", "arithmetic", "Tom has 12 apples and gives 5 away. How many apples are left?"),
+    _one("story", "writing", "Write a short story about a lost dog that finds its way home."),
+    _one("advice", "advice", "Give three tips for sleeping well."),
+    _one("compare", "reasoning", "Compare a bicycle and a car in two sentences."),
+)
+
+
+def read_questions(source: str) -> tuple[Question, ...]:
+    """`builtin`, `mt-bench` (from the hub), or a .jsonl file.
+
+    A line of a file has `prompt_id` (or `question_id`), `category`, and either `instruction` and perhaps `input`, or
+    `turns` (or `prompt`): a list of texts, as MT-Bench has it. A file that cannot be used is a `DataError` that names
+    the line.
+    """
+    if source == "builtin":
+        return BUILTIN
+    if source == MT_BENCH:
+        return _from_hub()
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise DataError(f"there is no prompts file {source!r}. Give a .jsonl file, builtin, or {MT_BENCH}.")
+    questions = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        where = f"{source}, line {number}"
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise DataError(f"{where}: not valid JSON ({error}).") from error
+        questions.append(_question(row, where))
+    return _checked(questions, source)
+
+
+def _from_hub() -> tuple[Question, ...]:
+    from datasets import load_dataset
+
+    try:
+        rows = list(load_dataset(_MT_BENCH_HUB, split="train"))
+    except Exception as error:  # the hub's client and datasets raise many kinds
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise DataError(
+            f"cannot read {_MT_BENCH_HUB} from the hub: {line} Give MT-Bench's question.jsonl as a file instead."
+        ) from error
+    return _checked([_question(row, f"{_MT_BENCH_HUB}, row {number}") for number, row in enumerate(rows)], MT_BENCH)
+
+
+def _checked(questions: list[Question], source: str) -> tuple[Question, ...]:
+    if not questions:
+        raise DataError(f"{source} holds no prompts.")
+    seen: set[str] = set()
+    for question in questions:
+        if question.prompt_id in seen:
+            raise DataError(f"{source} holds two prompts with the id {question.prompt_id!r}. Give each its own.")
+        seen.add(question.prompt_id)
+    return tuple(questions)
+
+
+def _question(row: Any, where: str) -> Question:
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: a prompt is an object, not a {type(row).__name__}.")
+    identity = row.get("prompt_id", row.get("question_id"))
+    category = row.get("category")
+    if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
+        raise DataError(f"{where}: a prompt needs a prompt_id (or question_id), a text or a number.")
+    if not isinstance(category, str) or not category:
+        raise DataError(f"{where}: a prompt needs a category, a text.")
+    turns = row.get("turns", row.get("prompt"))
+    if turns is None:
+        turns = [row.get("instruction")]
+    elif isinstance(turns, str):
+        turns = [turns]
+    if not isinstance(turns, list | tuple) or not turns or not all(isinstance(t, str) and t.strip() for t in turns):
+        raise DataError(f"{where}: a prompt needs an instruction, or turns: a list of texts that are not empty.")
+    given = row.get("input") or ""
+    if not isinstance(given, str):
+        raise DataError(f"{where}: input is a text.")
+    messages = (Message("user", turns[0], given), *(Message("user", turn) for turn in turns[1:]))
+    return Question(str(identity), category, messages)

@@ -3,8 +3,8 @@ import pytest
 
 from unnorm.data.conversation import Conversation, Message
 from unnorm.data.encode import encode
-from unnorm.data.templates import prompt_text
-from unnorm.foundation.errors import DataError
+from unnorm.data.templates import prompt_text, template_of
+from unnorm.foundation.errors import SettingsError
 from unnorm.metrics.token_sums import IGNORED
 
 
@@ -13,7 +13,7 @@ def conversation(prompt="Join red and blue", answer="red blue", given=""):
 
 
 def one(tokenizer, **options):
-    (row,), _ = encode([conversation()], tokenizer, template="alpaca-short", max_length=64, quiet=True, **options)
+    (row,) = encode([conversation()], tokenizer, template="alpaca-short", max_length=64, quiet=True, **options).rows
     return row
 
 
@@ -41,20 +41,20 @@ def test_templates_keep_braces_and_inputs_as_they_are():
     with_input = prompt_text(Message("user", "Use {input}", "some {input} here"), "alpaca")
     assert "### Instruction:\nUse {input}\n\n### Input:\nsome {input} here\n\n### Response:\n" in with_input
     assert "### Input" not in prompt_text(Message("user", "Do", "  "), "alpaca")
-    with pytest.raises(DataError, match="Known templates"):
-        prompt_text(Message("user", "Do"), "vicuna")
+    with pytest.raises(SettingsError, match="Known templates"):
+        template_of("vicuna", None)
 
 
 def test_long_conversations_are_dropped_whole_and_counted(tokenizer):
     rows = [conversation(), conversation(answer="blue " * 100), conversation()]
-    encoded, dropped = encode(rows, tokenizer, template="alpaca-short", max_length=64, quiet=True)
-    assert len(encoded) == 2
-    assert dropped == {"longer than 64 tokens": 1}
+    encoding = encode(rows, tokenizer, template="alpaca-short", max_length=64, quiet=True)
+    assert len(encoding.rows) == 2
+    assert encoding.dropped == {"longer than 64 tokens": 1}
 
 
 def test_the_token_budget_ends_encoding(tokenizer):
     rows = [conversation(f"Join {i}") for i in range(5000)]
-    encoded, _ = encode(rows, tokenizer, template="alpaca-short", max_length=64, tokens=500, quiet=True)
+    encoded = encode(rows, tokenizer, template="alpaca-short", max_length=64, tokens=500, quiet=True).rows
     total = sum(len(row.ids) for row in encoded)
     assert 500 <= total < 500 + 64
     assert all(row.ids.dtype == np.int64 for row in encoded)

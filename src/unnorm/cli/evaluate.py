@@ -21,7 +21,7 @@ def evaluate(
     json: JsonOption = False,
 ) -> None:
     """Measure held-out loss and token accuracy: on the part of DATA that no run trains on."""
-    from unnorm.data.prepare import DataSettings
+    from unnorm.data.settings import DataSettings
     from unnorm.evaluation.held_out import evaluate as evaluate_model
     from unnorm.foundation.errors import SettingsError
     from unnorm.surgery.artefact import open_model

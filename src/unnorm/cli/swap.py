@@ -47,7 +47,8 @@ def swap(
     """
     import copy
 
-    from unnorm.data.prepare import DataSettings, Source
+    from unnorm.data.prepare import Source
+    from unnorm.data.settings import DataSettings
     from unnorm.norms.spec import spec_from
     from unnorm.study.arms import CALIBRATION_TOKENS, CORRECTION_TOKENS
     from unnorm.surgery.artefact import is_artefact, save

@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from unnorm.cli import demo, doctor, evaluate, finetune, models, report, study, swap
+from unnorm.cli import data, demo, doctor, evaluate, finetune, models, report, study, swap
 from unnorm.foundation.errors import Interrupted, UnnormError
 
 _INTERRUPTED = 130  # also what typer makes of a KeyboardInterrupt
@@ -26,6 +26,7 @@ app.command("swap", epilog=swap.SWAP_EXAMPLE)(swap.swap)
 app.command("finetune", epilog=finetune.EXAMPLE)(finetune.finetune)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("report", epilog=report.EXAMPLE)(report.report)
+app.add_typer(data.app, name="data")
 app.add_typer(study.app, name="study")
 
 

@@ -62,24 +62,46 @@ def encode(
     encoder = Encoder(tokenizer, template, loss_on)
     result = Encoding([], Counter(), Counter())
     count = 0
+    for _, rows in encode_each(encoder, conversations, max_length, too_long, result, processes=processes, quiet=quiet):
+        for row in rows:
+            result.rows.append(row)
+            count += len(row.ids)
+            if tokens is not None and count >= tokens:
+                return result
+    return result
+
+
+def encode_each(
+    encoder: "Encoder",
+    conversations: Sequence[Conversation],
+    max_length: int,
+    too_long: TooLong,
+    result: Encoding,
+    *,
+    processes: int | None = None,
+    quiet: bool = False,
+) -> Iterator[tuple[int, list[Encoded]]]:
+    """For each conversation in order: its tokens (0 if the template takes it not), and the rows that are made of it.
+
+    What is dropped and changed is counted in `result`, to which the rows are left to be added.
+    """
     if processes is None:
         processes = processes_here() if len(conversations) > 2 * _CHUNK else 1
+    count = 0
     with Bar("encoding", len(conversations), quiet=quiet) as bar:
         for number, (conversation, row) in enumerate(encoder.stream(conversations, processes), 1):
             if number % _CHUNK == 0:
                 bar.advance(_CHUNK, f"{count:,} tokens")
             if isinstance(row, str):
                 result.dropped[row] += 1
+                yield 0, []
                 continue
-            for fitting in _fit(encoder, conversation, row, max_length, too_long, result):
-                if not (fitting.labels != IGNORED).any():
-                    result.dropped["nothing in it is trained"] += 1
-                    continue
-                result.rows.append(fitting)
-                count += len(fitting.ids)
-                if tokens is not None and count >= tokens:
-                    return result
-    return result
+            count += len(row.ids)
+            fitting = _fit(encoder, conversation, row, max_length, too_long, result)
+            trained = [fit for fit in fitting if (fit.labels != IGNORED).any()]
+            if len(trained) < len(fitting):
+                result.dropped["nothing in it is trained"] += len(fitting) - len(trained)
+            yield len(row.ids), trained
 
 
 def encode_prompt(text: str, tokenizer: Any) -> list[int]:

@@ -54,20 +54,20 @@ def tidy(conversation: Conversation, policies: Policies) -> Conversation | str:
             return "in another language"
     changes = list(conversation.changes)
     messages = _clean(conversation.messages, policies, changes)
-    if all(message.role == "text" for message in messages):
-        return replace(conversation, messages=tuple(messages), changes=tuple(changes)) if messages else "empty text"
+    if any(message.role == "text" for message in messages):
+        return replace(conversation, messages=tuple(messages), changes=tuple(changes))
+    if policies.leading_answer == "drop" and not any(message.role == "user" for message in messages):
+        return "no question"
+    messages = _lead(messages, policies, changes)
     if policies.same_role == "merge":
         messages = _merge(messages, changes)
     elif any(a.role == b.role != "tool" for a, b in pairwise(messages)):
         return "two turns of one role in a row"
-    messages = _lead(messages, policies, changes)
     while messages and messages[-1].role != "assistant":
         messages.pop()
         _note(changes, "closing turn without an answer dropped")
     if not any(message.role == "assistant" and message.weight != 0 for message in messages):
         return "no answer"
-    if not any(message.role == "user" for message in messages) and policies.leading_answer == "drop":
-        return "no question"
     return replace(conversation, messages=tuple(messages), changes=tuple(changes))
 
 

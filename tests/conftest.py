@@ -83,6 +83,12 @@ def alpaca_rows(count: int = 160) -> list[dict[str, str]]:
     return rows
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory):
+    """A cache of the tests' own: neither theirs nor the user's finds the other's."""
+    os.environ["UNNORM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

@@ -138,10 +138,10 @@ def test_doctor(capsys):
 
 
 def bad_input_cases(base, data, tmp):
-    empty, garbled, csv = tmp / "empty.json", tmp / "garbled.json", tmp / "rows.csv"
+    empty, garbled, tsv = tmp / "empty.json", tmp / "garbled.json", tmp / "rows.tsv"
     empty.write_text("")
     garbled.write_text('[{"instruction": ')
-    csv.write_text("a,b\n")
+    tsv.write_text("a\tb\n")
     (tmp / "occupied").mkdir()
     (tmp / "occupied" / "thesis.txt").write_text("precious")
     (tmp / "no-model").mkdir()
@@ -150,7 +150,7 @@ def bad_input_cases(base, data, tmp):
         "missing file": (finetune_options(base, tmp / "absent.json", out), "there is no file"),
         "empty file": (finetune_options(base, empty, out), "is empty"),
         "garbled file": (finetune_options(base, garbled, out), "not valid JSON"),
-        "wrong kind of file": (finetune_options(base, csv, out), "only .json"),
+        "wrong kind of file": (finetune_options(base, tsv, out), "only .json"),
         "wrong data name": (finetune_options(base, "alpacca", out), "known name"),
         "wrong model": (finetune_options("./absent", data, out), "there is no folder"),
         "hub out of reach": (("sites", "nobody/nothing"), "cannot load the model"),

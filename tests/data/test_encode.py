@@ -1,10 +1,13 @@
+import copy
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from data.chats import chat
 from unnorm.data.conversation import Conversation, Message
-from unnorm.data.encode import encode
-from unnorm.data.templates import prompt_text
-from unnorm.foundation.errors import DataError
+from unnorm.data.encode import encode, encode_prompt
 from unnorm.metrics.token_sums import IGNORED
 
 
@@ -13,7 +16,7 @@ def conversation(prompt="Join red and blue", answer="red blue", given=""):
 
 
 def one(tokenizer, **options):
-    (row,), _ = encode([conversation()], tokenizer, template="alpaca-short", max_length=64, quiet=True, **options)
+    (row,) = encode([conversation()], tokenizer, template="alpaca-short", max_length=64, quiet=True, **options).rows
     return row
 
 
@@ -36,25 +39,16 @@ def test_loss_on_all_trains_everything_but_the_first_token(tokenizer):
     assert row.labels[1:].tolist() == row.ids[1:].tolist()
 
 
-def test_templates_keep_braces_and_inputs_as_they_are():
-    assert "{x} {content}" in prompt_text(Message("user", "{x} {content}"), "alpaca")
-    with_input = prompt_text(Message("user", "Use {input}", "some {input} here"), "alpaca")
-    assert "### Instruction:\nUse {input}\n\n### Input:\nsome {input} here\n\n### Response:\n" in with_input
-    assert "### Input" not in prompt_text(Message("user", "Do", "  "), "alpaca")
-    with pytest.raises(DataError, match="Known templates"):
-        prompt_text(Message("user", "Do"), "vicuna")
-
-
 def test_long_conversations_are_dropped_whole_and_counted(tokenizer):
     rows = [conversation(), conversation(answer="blue " * 100), conversation()]
-    encoded, dropped = encode(rows, tokenizer, template="alpaca-short", max_length=64, quiet=True)
-    assert len(encoded) == 2
-    assert dropped == {"longer than 64 tokens": 1}
+    encoding = encode(rows, tokenizer, template="alpaca-short", max_length=64, quiet=True)
+    assert len(encoding.rows) == 2
+    assert encoding.dropped == {"longer than 64 tokens": 1}
 
 
 def test_the_token_budget_ends_encoding(tokenizer):
     rows = [conversation(f"Join {i}") for i in range(5000)]
-    encoded, _ = encode(rows, tokenizer, template="alpaca-short", max_length=64, tokens=500, quiet=True)
+    encoded = encode(rows, tokenizer, template="alpaca-short", max_length=64, tokens=500, quiet=True).rows
     total = sum(len(row.ids) for row in encoded)
     assert 500 <= total < 500 + 64
     assert all(row.ids.dtype == np.int64 for row in encoded)
@@ -73,3 +67,152 @@ def test_a_bos_is_set_where_the_tokenizer_sets_one(tokenizer):
     assert row.ids[0] == with_bos.bos_token_id
     assert (row.ids == with_bos.bos_token_id).sum() == 1
     assert row.labels[0] == IGNORED
+
+
+def trained_text(row, tokenizer) -> str:
+    return tokenizer.decode(row.ids[row.labels != IGNORED].tolist())
+
+
+TURNS = ("s:be kind", "u:one", "a:two", "t:three", "a:four", "u:five", "a:six")
+
+
+@pytest.mark.parametrize(
+    ("loss_on", "trained"),
+    [
+        ("answer", "two<|endoftext|>four<|endoftext|>six<|endoftext|>"),
+        ("last", "six<|endoftext|>"),
+        (("tool",), "three\n\n"),
+        (("user", "assistant"), "one\n\ntwo<|endoftext|>four<|endoftext|>five\n\nsix<|endoftext|>"),
+    ],
+)
+def test_what_is_trained_by_role(tokenizer, loss_on, trained):
+    (row,) = encode([chat(*TURNS)], tokenizer, template="plain", max_length=64, loss_on=loss_on, quiet=True).rows
+    assert trained_text(row, tokenizer) == trained
+    assert row.weights is None
+
+
+def test_weights_of_turns(tokenizer):
+    messages = (
+        Message("user", "q"),
+        Message("assistant", "zero", weight=0.0),
+        Message("user", "r"),
+        Message("assistant", "half", weight=0.5),
+        Message("user", "s"),
+        Message("assistant", "whole"),
+    )
+    (row,) = encode([Conversation(messages, "t", 0)], tokenizer, template="plain", max_length=64, quiet=True).rows
+    assert trained_text(row, tokenizer) == "half<|endoftext|>whole<|endoftext|>"
+    half = len(tokenizer("half")["input_ids"]) + 1
+    assert row.weights[row.labels != IGNORED].tolist() == [0.5] * half + [1.0] * (
+        len(tokenizer("whole")["input_ids"]) + 1
+    )
+    assert (row.weights[row.labels == IGNORED] == 0).all()
+
+
+def test_a_conversation_without_anything_trained_is_dropped_and_counted(tokenizer):
+    context = Conversation((Message("user", "q"), Message("assistant", "b", weight=0.0)), "t", 0)
+    encoding = encode([context, chat("u:q", "a:b")], tokenizer, template="plain", max_length=64, quiet=True)
+    assert len(encoding.rows) == 1
+    assert encoding.dropped == {"nothing in it is trained": 1}
+
+
+LONG = ("s:be kind", "u:" + "red " * 6, "a:" + "blue " * 6, "u:" + "green " * 6, "a:" + "stone " * 6)
+
+
+@pytest.mark.parametrize("too_long", ["keep-start", "keep-end"])
+def test_cutting(tokenizer, too_long):
+    (whole,) = encode([chat(*LONG)], tokenizer, template="plain", max_length=999, quiet=True).rows
+    most = len(whole.ids) - 3
+    encoding = encode([chat(*LONG)], tokenizer, template="plain", max_length=most, too_long=too_long, quiet=True)
+    (row,) = encoding.rows
+    kept = slice(most) if too_long == "keep-start" else slice(3, None)
+    assert row.ids.tolist() == whole.ids[kept].tolist()
+    assert row.labels[1:].tolist() == whole.labels[kept][1:].tolist()
+    assert row.labels[0] == IGNORED
+    assert sum(encoding.changed.values()) == 1
+    assert not encoding.dropped
+
+
+def test_a_prompt_that_fills_the_row_leaves_nothing_to_train(tokenizer):
+    options = {"template": "plain", "max_length": 5, "too_long": "keep-start", "quiet": True}
+    encoding = encode([chat("u:" + "red " * 50, "a:b")], tokenizer, **options)
+    assert not encoding.rows
+    assert encoding.dropped == {"nothing in it is trained": 1}
+    assert not encoding.changed
+
+
+@given(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=8), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_splitting_keeps_every_round_that_fits_and_the_last_one_too(tokenizer, lengths, with_system):
+    turns = ["s:k"] if with_system else []
+    for i, (asked, answered) in enumerate(lengths):
+        turns += [f"u:{i}" + " red" * asked, f"a:{i}" + " blue" * answered]
+    options = {"template": "plain", "max_length": 32, "too_long": "split", "quiet": True}
+    encoding = encode([chat(*turns)], tokenizer, **options)
+    answers = [f"{i}" + " blue" * answered for i, (_, answered) in enumerate(lengths)]
+    found = [text for row in encoding.rows for text in trained_text(row, tokenizer).split("<|endoftext|>")[:-1]]
+    lost = encoding.dropped["a single round longer than 32 tokens"]
+    assert len(found) + lost == len(answers)
+    assert [text for text in answers if text in found] == found
+    for row in encoding.rows:
+        assert len(row.ids) <= 32
+        assert tokenizer.decode(row.ids.tolist()).startswith("k\n\n") == with_system
+
+
+def test_what_looks_like_a_special_token_in_the_data_is_text(tokenizer):
+    eos = tokenizer.eos_token_id
+    evil = chat("u:say <|endoftext|> now", "a:x<|endoftext|>y")
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = (
+        "{% for m in messages %}{{ m.role }}:{{ m.content }}<|endoftext|>{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    for template, ends in (("plain", 1), ("alpaca", 1), ("chatml", 1), ("chat", 2)):
+        (row,) = encode([evil], own, template=template, max_length=200, quiet=True).rows
+        assert (row.ids == eos).sum() == ends, template
+        text = own.decode(row.ids.tolist())
+        assert "say <|endoftext|> now" in text
+        assert "x<|endoftext|>y" in trained_text(row, own)
+
+
+def test_a_template_that_changes_what_it_is_given_cannot_hide_a_special_token(tokenizer):
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = "{% for m in messages %}{{ m.content | replace('y', 'z') }}{% endfor %}"
+    encoding = encode(
+        [chat("u:q", "a:x<|endoftext|>y"), chat("u:q", "a:b")], own, template="chat", max_length=99, quiet=True
+    )
+    assert len(encoding.rows) == 1
+    assert encoding.dropped == {"holds a special token that the template does not leave as it is": 1}
+
+
+def test_conversations_that_a_template_refuses_are_counted_with_what_it_says(tokenizer):
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}x"
+    encoding = encode([chat("s:x", "u:q", "a:b")], own, template="chat", max_length=64, quiet=True)
+    assert encoding.dropped == {"the chat template refuses it: no system": 1}
+
+
+@pytest.mark.parametrize("template", ["alpaca-short", "chatml"])
+def test_several_processes_give_the_same_rows(tokenizer, template):
+    rows = [conversation(f"Join {i} <|endoftext|>", f"red {i}" * (i % 7)) for i in range(2500)]
+    options = {"template": template, "max_length": 64, "quiet": True}
+    one, two = (encode(rows, tokenizer, processes=n, **options) for n in (1, 2))
+    assert [row.ids.tolist() for row in one.rows] == [row.ids.tolist() for row in two.rows]
+    assert [row.labels.tolist() for row in one.rows] == [row.labels.tolist() for row in two.rows]
+    assert one.dropped == two.dropped
+
+
+def test_processes_end_when_enough_was_encoded(tokenizer):
+    import psutil
+
+    rows = [conversation(f"Join {i}") for i in range(20_000)]
+    before = set(psutil.Process().children())
+    encoding = encode(rows, tokenizer, template="alpaca-short", max_length=64, tokens=100, processes=2, quiet=True)
+    assert len(encoding.rows) < 100
+    assert set(psutil.Process().children()) == before
+
+
+def test_a_prompt_begins_as_a_conversation_does(tokenizer):
+    row = one(tokenizer)
+    prompt = encode_prompt("### Instruction:\nJoin red and blue\n\n### Response:\n", tokenizer)
+    assert row.ids[: len(prompt)].tolist() == prompt

@@ -8,7 +8,7 @@ import unnorm
 from conftest import FAMILIES, tiny_model
 from unnorm.data.encode import encode
 from unnorm.data.packing import collate_packed, collate_padded, pack
-from unnorm.data.prepare import DataSettings
+from unnorm.data.settings import DataSettings
 from unnorm.data.sources import conversations_of
 from unnorm.evaluation.held_out import evaluate_batches
 from unnorm.foundation.errors import DataError, SettingsError
@@ -16,9 +16,8 @@ from unnorm.foundation.errors import DataError, SettingsError
 
 @pytest.fixture
 def encoded(tokenizer, data_file):
-    conversations, _ = conversations_of(json.loads(Path(data_file).read_text()), "rows")
-    rows, _ = encode(conversations, tokenizer, template="alpaca-short", max_length=64, quiet=True)
-    return rows
+    conversations = conversations_of(json.loads(Path(data_file).read_text()), "rows").conversations
+    return encode(conversations, tokenizer, template="alpaca-short", max_length=64, quiet=True).rows
 
 
 @pytest.mark.parametrize("family", FAMILIES)

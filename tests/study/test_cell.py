@@ -148,7 +148,7 @@ def test_rule_13_every_arm_trains_and_logs_and_the_saved_weights_are_the_evaluat
         assert sum("layer_norm" in name or "layernorm" in name for name in stored) == 5 * (
             2 if arm == "original" else 3
         )
-    from unnorm.data.prepare import DataSettings
+    from unnorm.data.settings import DataSettings
     from unnorm.surgery.base import load_tokenizer
 
     data = DataSettings(source=data_file, template="alpaca-short", max_length=64)

@@ -1,4 +1,4 @@
-from unnorm.data.prepare import DataSettings
+from unnorm.data.settings import DataSettings
 from unnorm.study.arms import arm_from
 from unnorm.study.workbench import Workbench
 

@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from unnorm.cli import artefacts, demo, doctor, evaluate, finetune, models, report, study, swap
+from unnorm.cli import artefacts, data, demo, doctor, evaluate, finetune, models, report, study, swap
 from unnorm.foundation.errors import Interrupted, UnnormError
 
 _INTERRUPTED = 130  # also what typer makes of a KeyboardInterrupt
@@ -28,6 +28,7 @@ app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("package", epilog=artefacts.PACKAGE_EXAMPLE)(artefacts.package)
 app.command("check", epilog=artefacts.CHECK_EXAMPLE)(artefacts.check)
 app.command("report", epilog=report.EXAMPLE)(report.report)
+app.add_typer(data.app, name="data")
 app.add_typer(study.app, name="study")
 
 

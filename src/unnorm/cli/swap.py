@@ -6,6 +6,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from unnorm.cli.data_options import TEMPLATE_HELP
 from unnorm.cli.models import Model
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 from unnorm.foundation.errors import SettingsError
@@ -37,18 +38,19 @@ def swap(
     correct: Annotated[str, typer.Option(help="Linear layers to correct too: none, readers, all.")] = "none",
     recover: Annotated[bool, typer.Option("--recover", help="Distil the original into the new norms.")] = False,
     recover_steps: Annotated[int, typer.Option(min=1, help="Steps of --recover, 1,024 tokens each.")] = 150,
-    template: Annotated[str, typer.Option(help="How rows of DATA become text: alpaca, alpaca-short.")] = "alpaca",
+    template: Annotated[str, typer.Option(help=TEMPLATE_HELP)] = "alpaca",
     seed: Annotated[int, typer.Option(min=0, help="Which rows of DATA are taken.")] = 0,
     json: JsonOption = False,
 ) -> None:
     """Replace the norms of a model, fit the new ones to real tokens, and save it.
 
-    DATA is a known name (alpaca), a .json or .jsonl file in Alpaca form, or a hub id.
+    DATA is a known name (alpaca, sharegpt, rewild), a file, a folder, or a hub id.
     """
     import copy
 
     from unnorm.artefacts.saving import is_artefact, save
-    from unnorm.data.prepare import DataSettings, Source
+    from unnorm.data.prepare import Source
+    from unnorm.data.settings import DataSettings
     from unnorm.norms.spec import spec_from
     from unnorm.study.arms import CALIBRATION_TOKENS, CORRECTION_TOKENS
     from unnorm.surgery.base import context_length, load_base, load_tokenizer

@@ -1,4 +1,4 @@
-"""The one internal form of training data: a conversation, with where it came from."""
+"""The one internal form of training data: a conversation, with where it came from and what was changed in it."""
 
 import hashlib
 from collections.abc import Iterable
@@ -12,18 +12,23 @@ class Message:
     """One turn. `input` is Alpaca's second field, material for the instruction in `content`; elsewhere empty."""
 
     role: str
-    """`system`, `user` or `assistant`."""
+    """`system`, `user`, `assistant` or `tool`; or `text`: plain text, all of it trained, with no template around it."""
     content: str
     input: str = ""
+    weight: float | None = None
+    """What its tokens count in the loss, where they are trained at all; None is 1, and 0 is context only."""
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns in order, and the source and row they came from."""
+    """Turns in order, the source and row they came from, and the reason of every change that was made to them."""
 
     messages: tuple[Message, ...]
     source: str
     row: int
+    id: str | None = None
+    language: str | None = None
+    changes: tuple[str, ...] = ()
 
 
 def prompt_hash(conversation: Conversation) -> int:
@@ -31,9 +36,9 @@ def prompt_hash(conversation: Conversation) -> int:
 
     Splits are made by it: two rows with the same prompt, copies or not, always fall on the same side.
     """
-    parts = []
+    parts: list[str] = []
     for message in conversation.messages:
-        if message.role == "assistant":
+        if message.role == "assistant" and parts:
             break
         parts += [message.role, message.content.strip(), message.input.strip()]
     return hash_text("\x1f".join(parts))
@@ -44,7 +49,9 @@ def content_hash(conversations: Iterable[Conversation]) -> str:
     digest = hashlib.sha256()
     for conversation in conversations:
         for message in conversation.messages:
-            parts = (message.role, message.content, message.input)
+            parts: tuple[str, ...] = (message.role, message.content, message.input)
+            if message.weight is not None:
+                parts += (repr(message.weight),)
             digest.update("\x1f".join(parts).encode("utf-8", "surrogatepass") + b"\x1e")
         digest.update(b"\x1d")
     return digest.hexdigest()[:32]

@@ -1,29 +1,44 @@
 """Encode conversations: token ids, and for each token whether it is trained on.
 
-Prompt and answer are tokenised apart, so that the boundary is exact. The eos after an answer is trained, else stopping
-is never learnt. The first token's label is masked: in a packed row it would be predicted from another conversation.
+Prompt and answer are tokenized apart, so that the boundary is exact. The eos after a trained answer is trained, else
+stopping is never learnt. The first token's label is masked: in a packed row it would be predicted from another
+conversation. What looks like a special token in the data is text.
 """
 
-from collections import Counter
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from unnorm.data.conversation import Conversation
-from unnorm.data.templates import render
+from unnorm.data.chat_template import Refused
+from unnorm.data.conversation import Conversation, Message
+from unnorm.data.pieces import Piece
+from unnorm.data.rounds import group, part_of, rounds_of
+from unnorm.data.settings import LossOn, TooLong
+from unnorm.data.templates import Template, template_of
+from unnorm.data.tokenization import Text, Tokens, processes_here
 from unnorm.foundation.progress import Bar
 from unnorm.metrics.token_sums import IGNORED
 
-LossOn = Literal["answer", "all"]
 _CHUNK = 1024
 
 
 class Encoded(NamedTuple):
-    """One conversation. ids [T] int64; labels [T] int64, `IGNORED` where a token is not trained on."""
+    """One conversation. ids [T] int64; labels [T] int64, `IGNORED` where a token is not trained on; weights [T] fp32,
+    what each label counts in the loss, or None where each counts 1."""
 
     ids: np.ndarray
     labels: np.ndarray
+    weights: np.ndarray | None = None
+
+
+class Encoding(NamedTuple):
+    """Encoded conversations, those dropped by reason, and those cut or split by reason."""
+
+    rows: list[Encoded]
+    dropped: Counter[str]
+    changed: Counter[str]
 
 
 def encode(
@@ -33,55 +48,231 @@ def encode(
     template: str,
     max_length: int,
     loss_on: LossOn = "answer",
+    too_long: TooLong = "drop",
     tokens: int | None = None,
+    processes: int | None = None,
     quiet: bool = False,
-) -> tuple[list[Encoded], Counter[str]]:
-    """Encode in order, until `tokens` tokens are reached (all, if None). Returns the rows, and those dropped by reason.
+) -> Encoding:
+    """Encode in order, until `tokens` tokens are reached (all, if None).
 
-    A conversation longer than `max_length` tokens is dropped, not cut: a cut answer would teach never to stop.
+    too_long: what becomes of a conversation of more than `max_length` tokens. By default it is dropped, not cut: a cut
+    answer would teach never to stop. processes: default: one a core where there is enough to do. The rows do not depend
+    on it.
     """
-    start = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
-    encoded: list[Encoded] = []
-    dropped: Counter[str] = Counter()
+    encoder = Encoder(tokenizer, template, loss_on)
+    result = Encoding([], Counter(), Counter())
+    count = 0
+    for _, rows in encode_each(encoder, conversations, max_length, too_long, result, processes=processes, quiet=quiet):
+        for row in rows:
+            result.rows.append(row)
+            count += len(row.ids)
+            if tokens is not None and count >= tokens:
+                return result
+    return result
+
+
+def encode_each(
+    encoder: "Encoder",
+    conversations: Sequence[Conversation],
+    max_length: int,
+    too_long: TooLong,
+    result: Encoding,
+    *,
+    processes: int | None = None,
+    quiet: bool = False,
+) -> Iterator[tuple[int, list[Encoded]]]:
+    """For each conversation in order: its tokens (0 if the template takes it not), and the rows that are made of it.
+
+    What is dropped and changed is counted in `result`, to which the rows are left to be added.
+    """
+    if processes is None:
+        processes = processes_here() if len(conversations) > 2 * _CHUNK else 1
     count = 0
     with Bar("encoding", len(conversations), quiet=quiet) as bar:
-        for first in range(0, len(conversations), _CHUNK):
-            chunk = [render(conversation, template) for conversation in conversations[first : first + _CHUNK]]
-            texts = [text for pieces in chunk for text, _ in pieces]
-            ids = iter(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
-            for pieces in chunk:
-                row = _join([(next(ids), answer) for _, answer in pieces], start, tokenizer.eos_token_id, loss_on)
-                if len(row.ids) > max_length:
-                    dropped[f"longer than {max_length} tokens"] += 1
-                    continue
-                encoded.append(row)
-                count += len(row.ids)
-                if tokens is not None and count >= tokens:
-                    return encoded, dropped
-            bar.advance(len(chunk), f"{count:,} tokens")
-    return encoded, dropped
+        for number, (conversation, row) in enumerate(encoder.stream(conversations, processes), 1):
+            if number % _CHUNK == 0:
+                bar.advance(_CHUNK, f"{count:,} tokens")
+            if isinstance(row, str):
+                result.dropped[row] += 1
+                yield 0, []
+                continue
+            count += len(row.ids)
+            fitting = _fit(encoder, conversation, row, max_length, too_long, result)
+            trained = [fit for fit in fitting if (fit.labels != IGNORED).any()]
+            if len(trained) < len(fitting):
+                result.dropped["nothing in it is trained"] += len(fitting) - len(trained)
+            yield len(row.ids), trained
 
 
 def encode_prompt(text: str, tokenizer: Any) -> list[int]:
-    """Token ids of a prompt, as `encode` would begin a conversation with it."""
-    start = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
-    return start + list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    """Token ids of a prompt, as `encode` would begin a conversation with it. Special tokens in it are special."""
+    tokens = Tokens(tokenizer)
+    ids: list[int] = tokens.ids([Text(text, False)])[0].tolist()
+    return ids if tokens.bos is None or ids[:1] == [tokens.bos] else [tokens.bos, *ids]
 
 
-def _join(pieces: list[tuple[list[int], bool]], start: list[int], eos: int, loss_on: LossOn) -> Encoded:
-    ids, trained = list(start), [False] * len(start)
-    for tokens, answer in pieces:
-        ids += tokens
-        trained += [answer or loss_on == "all"] * len(tokens)
-        if answer:
-            ids.append(eos)
-            trained.append(True)
-    trained[0] = False
-    array = np.asarray(ids, dtype=np.int64)
-    return Encoded(array, np.where(trained, array, IGNORED))
+class Encoder:
+    """A tokenizer, a template, and what of it is trained."""
+
+    def __init__(self, tokenizer: Any, template: str, loss_on: LossOn) -> None:
+        self.tokens = Tokens(tokenizer)
+        self.template: Template = template_of(template, tokenizer)
+        self.specials = [] if self.template.literal else _special_texts(tokenizer)
+        self.loss_on = loss_on
+
+    def stream(
+        self, conversations: Sequence[Conversation], processes: int
+    ) -> Iterator[tuple[Conversation, Encoded | str]]:
+        """Each conversation with its row, in order, as long as it comes out; or with why the template makes none."""
+        rendered: deque[list[tuple[Conversation, list[tuple[Piece, int]] | str]]] = deque()
+
+        def batches() -> Iterator[list[Text]]:
+            for first in range(0, len(conversations), _CHUNK):
+                texts: list[Text] = []
+                chunk = conversations[first : first + _CHUNK]
+                rendered.append([(conversation, self._render(conversation, texts)) for conversation in chunk])
+                yield texts
+
+        for ids in self.tokens.stream(batches(), processes):
+            at = 0
+            for conversation, pieces in rendered.popleft():
+                if isinstance(pieces, str):
+                    yield conversation, pieces
+                    continue
+                parts = []
+                for piece, count in pieces:
+                    parts.append((piece, np.concatenate(ids[at : at + count]) if count != 1 else ids[at]))
+                    at += count
+                yield conversation, self._join(conversation, parts)
+
+    def row(self, conversation: Conversation) -> Encoded | str:
+        """The row of one conversation, or why there is none."""
+        return next(self.stream([conversation], 1))[1]
+
+    def _render(self, conversation: Conversation, texts: list[Text]) -> list[tuple[Piece, int]] | str:
+        """The conversation's pieces, each with how many texts it adds to `texts`; or why it has none."""
+        try:
+            pieces = self.template.render(conversation.messages)
+        except Refused as error:
+            return str(error)
+        texts_of = _special_contents(conversation.messages, self.specials)
+        if not texts_of:
+            texts += [Text(piece.text, self.template.literal) for piece in pieces]
+            return [(piece, 1) for piece in pieces]
+        apart = [_apart(piece.text, texts_of) for piece in pieces]
+        if sum(text.literal for piece in apart for text in piece) < len(texts_of):
+            return "holds a special token that the template does not leave as it is"
+        texts += [text for piece in apart for text in piece]
+        return [(piece, len(parts)) for piece, parts in zip(pieces, apart, strict=True)]
+
+    def _join(self, conversation: Conversation, pieces: list[tuple[Piece, np.ndarray]]) -> Encoded:
+        weights = self._weights(conversation.messages)
+        ids: list[np.ndarray] = []
+        counted: list[tuple[float, int]] = []
+        if self.tokens.bos is not None and not _is(pieces[0][1][:1], self.tokens.bos):
+            ids.append(np.array([self.tokens.bos]))
+            counted.append((0.0, 1))
+        for piece, part in pieces:
+            # what opens an answer, or stands after its end, is not the model's to say
+            says = piece.answer or self.loss_on == "all" or conversation.messages[piece.turn].role != "assistant"
+            weight = weights[piece.turn] if says else 0.0
+            if piece.ends and (self.template.literal or not _is(part[-1:], self.tokens.eos)):
+                part = np.append(part, self.tokens.eos)
+            ids.append(part)
+            counted.append((weight, len(part)))
+        every = np.concatenate(ids)
+        weight_of = np.repeat([w for w, _ in counted], [n for _, n in counted]).astype(np.float32)
+        weight_of[0] = 0
+        labels = np.where(weight_of > 0, every, IGNORED)
+        plain = not any(w not in (0.0, 1.0) for w, _ in counted)
+        return Encoded(every, labels, None if plain else weight_of)
+
+    def _weights(self, messages: Sequence[Message]) -> list[float]:
+        """What the tokens of each turn count; 0 where the turn is not trained."""
+        last = max((i for i, m in enumerate(messages) if m.role in ("assistant", "text")), default=-1)
+        found = []
+        for turn, message in enumerate(messages):
+            if self.loss_on == "all" or message.role == "text":
+                trained = True
+            elif self.loss_on == "answer":
+                trained = message.role == "assistant"
+            elif self.loss_on == "last":
+                trained = turn == last
+            else:
+                trained = message.role in self.loss_on
+            found.append((1.0 if message.weight is None else message.weight) if trained else 0.0)
+        return found
 
 
-def _adds_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer begins every text with its bos token on its own account."""
-    ids = tokenizer("a")["input_ids"]
-    return tokenizer.bos_token_id is not None and len(ids) > 0 and ids[0] == tokenizer.bos_token_id
+def _fit(
+    encoder: Encoder, conversation: Conversation, row: Encoded, most: int, too_long: TooLong, result: Encoding
+) -> list[Encoded]:
+    """The row if it has at most `most` tokens, else what the policy makes of it; counted in `result`."""
+    if len(row.ids) <= most:
+        return [row]
+    if too_long == "drop":
+        result.dropped[f"longer than {most} tokens"] += 1
+        return []
+    if too_long == "split":
+        return _split(encoder, conversation, most, result)
+    if too_long == "keep-start":
+        kept, reason = np.arange(most), f"cut to its first {most} tokens"
+    else:
+        kept, reason = np.arange(len(row.ids) - most, len(row.ids)), f"cut to its last {most} tokens"
+        if _is(row.ids[:1], encoder.tokens.bos):
+            kept[0] = 0
+    labels = row.labels[kept]
+    labels[0] = IGNORED
+    if (labels != IGNORED).any():
+        result.changed[reason] += 1
+    return [Encoded(row.ids[kept], labels, None if row.weights is None else row.weights[kept])]
+
+
+def _split(encoder: Encoder, conversation: Conversation, most: int, result: Encoding) -> list[Encoded]:
+    """The conversation as rows of whole rounds, each of which begins with its system turns."""
+    rounds = rounds_of(conversation.messages)
+    alone = [encoder.row(part_of(conversation, rounds, [i])) for i in range(len(rounds.rounds))]
+    lengths = [most + 1 if isinstance(row, str) else len(row.ids) for row in alone]
+    found = []
+    for chosen in group(lengths, most):
+        together = encoder.row(part_of(conversation, rounds, chosen)) if len(chosen) > 1 else alone[chosen[0]]
+        # a template may make more of several rounds than of each alone: then each stands alone
+        fits = not isinstance(together, str) and len(together.ids) <= most
+        for row in [together] if fits or len(chosen) == 1 else [alone[i] for i in chosen]:
+            if isinstance(row, str):
+                result.dropped[row] += 1
+            elif len(row.ids) > most:
+                result.dropped[f"a single round longer than {most} tokens"] += 1
+            else:
+                found.append(row)
+    if len(found) > 1:
+        result.changed["split by rounds"] += 1
+    return found
+
+
+def _special_contents(messages: Sequence[Message], specials: Sequence[str]) -> list[str]:
+    """The texts of the data that hold what looks like a special token, each once, longest first."""
+    texts = {t.strip() for m in messages for t in (m.content, m.input) if any(special in t for special in specials)}
+    return sorted(texts, key=len, reverse=True)
+
+
+def _apart(text: str, contents: Sequence[str]) -> list[Text]:
+    """The text in parts, what came from the data (`contents`) apart from what the template put around it."""
+    parts = [Text(text, False)]
+    for content in contents:
+        cut: list[Text] = []
+        for part in parts:
+            before, found, after = ("", "", "") if part.literal else part.text.partition(content)
+            cut += [Text(before, False), Text(found, True), Text(after, False)] if found else [part]
+        parts = [part for part in cut if part.text]
+    return parts
+
+
+def _special_texts(tokenizer: Any) -> list[str]:
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return sorted({*map(str, tokenizer.all_special_tokens), *(str(t) for t in added.values() if t.special)})
+
+
+def _is(one: np.ndarray, token: int | None) -> bool:
+    """Whether a slice of one id, or of none, holds `token`."""
+    return bool(one.tolist() == [token])

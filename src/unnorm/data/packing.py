@@ -46,14 +46,15 @@ def pack(encoded: Sequence[Encoded], length: int) -> Packing:
     return Packing(rows, float(lengths.sum()) / (len(rows) * length) if rows else 1.0)
 
 
-def collate_packed(rows: Sequence[Row], length: int, pad_id: int) -> dict[str, torch.Tensor]:
+def collate_packed(rows: Sequence[Row], length: int, pad_id: int, *, weighted: bool = False) -> dict[str, torch.Tensor]:
     """A batch [B, length] of packed rows: input_ids, labels, position_ids (int64), and `tokens` [B], each row's count
-    without padding. The tail is a segment of padding."""
+    without padding; if `weighted`, also weights (fp32), what each label counts. The tail is a segment of padding."""
     batch = {
         "tokens": torch.tensor([token_count([row]) for row in rows]),
         "input_ids": torch.full((len(rows), length), pad_id),
         "labels": torch.full((len(rows), length), IGNORED),
         "position_ids": torch.zeros(len(rows), length, dtype=torch.int64),
+        **_no_weights(len(rows), length, weighted),
     }
     for number, row in enumerate(rows):
         at = 0
@@ -62,29 +63,43 @@ def collate_packed(rows: Sequence[Row], length: int, pad_id: int) -> dict[str, t
             batch["input_ids"][number, at:end] = torch.from_numpy(item.ids)
             batch["labels"][number, at:end] = torch.from_numpy(item.labels)
             batch["position_ids"][number, at:end] = torch.arange(end - at)
+            if weighted:
+                batch["weights"][number, at:end] = _weights_of(item)
             at = end
         batch["position_ids"][number, at:] = torch.arange(length - at)
     return batch
 
 
-def collate_padded(rows: Sequence[Row], pad_id: int) -> dict[str, torch.Tensor]:
+def collate_padded(rows: Sequence[Row], pad_id: int, *, weighted: bool = False) -> dict[str, torch.Tensor]:
     """A batch [B, longest] with one conversation a row and an attention mask. Padding is masked by position: an eos
-    that serves as pad token stays a target where it ends an answer. `tokens` [B] counts without padding."""
+    that serves as pad token stays a target where it ends an answer. `tokens` [B] counts without padding; if `weighted`,
+    weights (fp32) hold what each label counts."""
     length = max(len(row[0].ids) for row in rows)
     batch = {
         "tokens": torch.tensor([token_count([row]) for row in rows]),
         "input_ids": torch.full((len(rows), length), pad_id),
         "labels": torch.full((len(rows), length), IGNORED),
         "attention_mask": torch.zeros(len(rows), length, dtype=torch.int64),
+        **_no_weights(len(rows), length, weighted),
     }
     for number, row in enumerate(rows):
         (item,) = row
         batch["input_ids"][number, : len(item.ids)] = torch.from_numpy(item.ids)
         batch["labels"][number, : len(item.ids)] = torch.from_numpy(item.labels)
         batch["attention_mask"][number, : len(item.ids)] = 1
+        if weighted:
+            batch["weights"][number, : len(item.ids)] = _weights_of(item)
     return batch
 
 
 def token_count(rows: Sequence[Row]) -> int:
     """Tokens in `rows`, padding not counted."""
     return sum(len(item.ids) for row in rows for item in row)
+
+
+def _no_weights(rows: int, length: int, weighted: bool) -> dict[str, torch.Tensor]:
+    return {"weights": torch.zeros(rows, length)} if weighted else {}
+
+
+def _weights_of(item: Encoded) -> torch.Tensor:
+    return torch.from_numpy(item.weights if item.weights is not None else (item.labels != IGNORED).astype(np.float32))

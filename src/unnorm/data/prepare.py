@@ -7,27 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from unnorm.data import packing
 from unnorm.data.conversation import Conversation, content_hash
-from unnorm.data.encode import Encoded, LossOn, encode
+from unnorm.data.encode import Encoded, encode
+from unnorm.data.encoded_cache import cached, tokenizer_hash
+from unnorm.data.settings import DataSettings
 from unnorm.data.sources import read
 from unnorm.data.split import shuffled, split
-from unnorm.data.templates import TEMPLATES
-from unnorm.foundation.errors import DataError, SettingsError
-
-
-class DataSettings(BaseModel):
-    """A data set and how it is encoded."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    source: str = Field(description="a known name, a .json or .jsonl file, or a hub id")
-    path: str | None = Field(default=None, description="a local file for a known name")
-    rows: int | None = Field(default=None, gt=0, description="use this many rows at most, from the start of the source")
-    template: str = Field(default="alpaca", description=" | ".join(TEMPLATES))
-    max_length: int = Field(default=256, gt=1, description="tokens a row, and the most a conversation may have")
-    loss_on: LossOn = Field(default="answer", description="answer: answers and their eos; all: prompts too")
+from unnorm.data.templates import template_of
+from unnorm.foundation.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -38,12 +27,14 @@ class Rows:
     max_length: int
     pad_id: int
     packed: bool
+    weighted: bool = False
+    """Whether some turns count more or less than others: then every batch has weights, so that all are alike."""
 
     def collate(self, rows: Sequence[packing.Row]) -> dict[str, torch.Tensor]:
         """Model inputs with labels for `rows`: [B, T]."""
         if self.packed:
-            return packing.collate_packed(rows, self.max_length, self.pad_id)
-        return packing.collate_padded(rows, self.pad_id)
+            return packing.collate_packed(rows, self.max_length, self.pad_id, weighted=self.weighted)
+        return packing.collate_padded(rows, self.pad_id, weighted=self.weighted)
 
     def batches(self, rows_per_batch: int) -> Iterator[dict[str, torch.Tensor]]:
         """All rows, as batches in order."""
@@ -56,23 +47,26 @@ class Rows:
 
 
 class Source:
-    """A data set, read and split once; encoded as asked for."""
+    """A data set, read and split once; encoded as asked for, or as found in the cache.
+
+    reading: what its rows were understood to be. dropped, changed: what became of them and of what was encoded, by
+    reason. encoding: what shapes the encoded rows beside `hash`, the hash of what is said in the conversations.
+    """
 
     def __init__(self, settings: DataSettings, tokenizer: Any, *, quiet: bool = False) -> None:
-        if settings.template not in TEMPLATES:
-            raise SettingsError(f"there is no template {settings.template!r}. Known templates: {', '.join(TEMPLATES)}.")
         self.settings, self.tokenizer, self.quiet = settings, tokenizer, quiet
-        conversations, self.dropped = read(settings.source, settings.path)
-        conversations = conversations[: settings.rows]
-        self.hash = content_hash(conversations)
-        self.train_conversations, self.held_out = split(conversations)
+        self.encoding = settings.encoding(template_of(settings.template, tokenizer).identity)
+        self.reading = read(settings, quiet=quiet)
+        self.dropped, self.changed = Counter(self.reading.dropped), Counter(self.reading.changed)
+        self.hash = content_hash(self.reading.conversations)
+        self.train_conversations, self.held_out = split(self.reading.conversations)
 
     def train(self, tokens: int, seed: int, packed: bool = True) -> Rows:
         """Training rows of about `tokens` tokens, in an order that depends on the seed alone.
 
         If the source holds fewer, it is gone through again, in a fresh order each time.
         """
-        encoded = self._encode(shuffled(self.train_conversations, seed), tokens)
+        encoded = self._encode(shuffled(self.train_conversations, seed), tokens, f"train, seed {seed}")
         generator = np.random.Generator(np.random.PCG64([seed, 1]))
         rows: list[packing.Row] = []
         left = tokens
@@ -87,25 +81,40 @@ class Source:
 
     def validation(self, tokens: int, packed: bool = True) -> Rows:
         """Held-out rows of about `tokens` tokens; the same for every seed."""
-        return self._as_rows(self._rows(self._encode(self.held_out, tokens), packed), packed)
+        return self._as_rows(self._rows(self._encode(self.held_out, tokens, "held out"), packed), packed)
 
-    def _encode(self, conversations: Sequence[Conversation], tokens: int) -> list[Encoded]:
+    def _encode(self, conversations: Sequence[Conversation], tokens: int, which: str) -> list[Encoded]:
+        """Conversations, which are `which` of the source's, encoded until there are `tokens` tokens."""
         s = self.settings
-        encoded, dropped = encode(
-            conversations,
-            self.tokenizer,
-            template=s.template,
-            max_length=s.max_length,
-            loss_on=s.loss_on,
-            tokens=tokens,
-            quiet=self.quiet,
+        shaped_by = {
+            "data": self.hash,
+            "which": which,
+            "tokens": tokens,
+            "tokenizer": tokenizer_hash(self.tokenizer),
+            **self.encoding,
+        }
+        encoding = cached(
+            shaped_by,
+            lambda: encode(
+                conversations,
+                self.tokenizer,
+                template=s.template,
+                max_length=s.max_length,
+                loss_on=s.loss_on,
+                too_long=s.too_long,
+                tokens=tokens,
+                quiet=self.quiet,
+            ),
         )
-        self.dropped = self.dropped + Counter(dropped)
-        if not encoded:
+        self.dropped += encoding.dropped
+        self.changed += encoding.changed
+        if not encoding.rows:
+            reasons = "; ".join(f"{count} × {reason}" for reason, count in encoding.dropped.items())
             raise DataError(
-                f"{s.source}: no conversation fits into {s.max_length} tokens. Raise max_length, or give shorter rows."
+                f"{s.source}: no conversation fits into {s.max_length} tokens and has one that is trained ({reasons}). "
+                "Raise max_length, choose another template or loss_on, or give shorter rows."
             )
-        return encoded
+        return encoding.rows
 
     def _rows(self, encoded: Sequence[Encoded], packed: bool) -> list[packing.Row]:
         if packed:
@@ -114,7 +123,9 @@ class Source:
 
     def _as_rows(self, rows: list[packing.Row], packed: bool) -> Rows:
         pad = self.tokenizer.pad_token_id
-        return Rows(rows, self.settings.max_length, pad if pad is not None else self.tokenizer.eos_token_id, packed)
+        weighted = any(item.weights is not None for row in rows for item in row)
+        pad = pad if pad is not None else self.tokenizer.eos_token_id
+        return Rows(rows, self.settings.max_length, pad, packed, weighted)
 
 
 def _until(encoded: Sequence[Encoded], tokens: int) -> list[Encoded]:

@@ -1,107 +1,172 @@
-"""Read a source (a known name, a file, or a hub id) into conversations. Untrusted text in, plain values out."""
+"""Read a source (a known name, a file, a folder, stdin, a hub id) into conversations; count what became of each row.
+
+Untrusted text in, plain values out.
+"""
 
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from unnorm.data.conversation import Conversation, Message
+from unnorm.data import files, hub, rewild
+from unnorm.data.continuations import join
+from unnorm.data.conversation import Conversation
+from unnorm.data.formats import FORMATS, Format, FormatName, convert, recognise
+from unnorm.data.markup import holds_html
+from unnorm.data.policies import Policies, tidy
+from unnorm.data.settings import DataSettings
 from unnorm.foundation.errors import DataError
+from unnorm.foundation.progress import Bar
 
-KNOWN = {"alpaca": "tatsu-lab/alpaca"}
-"""Known names and the hub dataset each one means."""
+KNOWN = {
+    "alpaca": hub.HubSet("tatsu-lab/alpaca"),
+    "sharegpt": hub.HubSet(
+        "anon8231489123/ShareGPT_Vicuna_unfiltered", files="ShareGPT_V3_unfiltered_cleaned_split.json"
+    ),
+}
+"""Known names and the hub data set each one means. The mixes of `rewild` are known names too."""
 
-_SUFFIXES = (".json", ".jsonl")
+_SAMPLE = 100  # rows by which a format is recognised
 
 
-def read(source: str, path: str | None = None) -> tuple[list[Conversation], Counter[str]]:
-    """The conversations of `source`, and the rows that were dropped, counted by reason.
+@dataclass
+class Reading:
+    """What a source was understood to be, and what became of its rows.
 
-    source: a known name (`alpaca`), a .json or .jsonl file, or a hub id; `path` names a local file for a known name.
-    Rows must be in Alpaca form: `instruction`, `input` (may be absent), `output`. Raises `DataError`.
+    rows: read. dropped: rows, by reason. changed: conversations, by what was changed in them. noted: conversations that
+    were left as they are, by what is odd about them. ignored: columns that nothing was taken from.
     """
-    if path is not None or source.endswith(_SUFFIXES) or Path(source).exists():
-        rows, name = _read_file(Path(path or source)), str(path or source)
+
+    name: str
+    conversations: list[Conversation] = field(default_factory=list)
+    formats: dict[str, str] = field(default_factory=dict)
+    rows: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
+    noted: Counter[str] = field(default_factory=Counter)
+    ignored: tuple[str, ...] = ()
+
+
+def read(settings: DataSettings, *, quiet: bool = False) -> Reading:
+    """The conversations of a source. Raises `DataError` if it cannot be read, or if not one row can be used."""
+    source, path = settings.source, settings.path
+    if source in rewild.MIXES:
+        return _read_mix(settings, quiet)
+    if path is not None or files.is_file_name(source):
+        name = str(path or source)
+        rows = files.rows_of(name, settings.split)
     else:
-        rows, name = _read_hub(source), source
-    return conversations_of(rows, name)
+        if source not in KNOWN and "/" not in source:
+            raise DataError(f"{source!r} is neither a known name nor a file. {files.choices()}")
+        name = source
+        wanted = KNOWN.get(source, hub.HubSet(source, settings.subset, settings.split))
+        rows = hub.rows_of(wanted, streaming=settings.streaming)
+    return conversations_of(
+        rows, name, policies=settings.policies, form=settings.format, limit=settings.rows, quiet=quiet
+    )
 
 
-def conversations_of(rows: list[Any], name: str) -> tuple[list[Conversation], Counter[str]]:
-    """Rows in Alpaca form as conversations, and the rows that were dropped, counted by reason. `name`: for messages."""
-    if not rows:
-        raise DataError(f"{name} holds no rows.")
-    conversations, dropped = [], Counter[str]()
-    for number, row in enumerate(rows):
-        conversation = _from_alpaca(row, name, number)
-        if isinstance(conversation, str):
-            dropped[conversation] += 1
-        else:
-            conversations.append(conversation)
-    if not conversations:
-        reasons = ", ".join(f"{count} × {reason}" for reason, count in dropped.items())
-        fields = ", ".join(sorted(map(str, rows[0]))) if isinstance(rows[0], dict) else type(rows[0]).__name__
+def conversations_of(
+    rows: Iterable[Any],
+    name: str,
+    *,
+    policies: Policies | None = None,
+    form: FormatName | None = None,
+    limit: int | None = None,
+    quiet: bool = True,
+) -> Reading:
+    """Rows of any known format as conversations. `name`: of the source, for messages; `limit`: as many at most."""
+    policies = policies or Policies()
+    reading = Reading(name)
+    with Bar(f"reading {Path(name).name}", None, quiet=quiet) as bar:
+        known, rows = _recognised(rows, name, form, reading)
+        found = _converted(known, rows, name, reading, bar)
+        if known.name == "sharegpt":  # parts of one conversation may stand anywhere, so all rows are read first
+            joined = join(list(found), policies.continuations)
+            reading.changed += joined.changed
+            reading.dropped += joined.dropped
+            reading.noted += joined.noted
+            found = iter(joined.conversations)
+        reading.conversations = list(islice(_tidied(found, policies, reading), limit))
+    if not reading.conversations:
+        reasons = ", ".join(f"{count} × {reason}" for reason, count in reading.dropped.items())
         raise DataError(
-            f"no row of {name} can be used ({reasons}). Rows must have `instruction` and `output` (and may have "
-            f"`input`); the first one has: {fields}."
+            f"no row of {name} can be used as {known.name} ({reasons}). Rows of this format have {known.fields}."
         )
-    return conversations, dropped
+    return reading
 
 
-def _from_alpaca(row: Any, source: str, number: int) -> Conversation | str:
-    """The row as a conversation, or the reason why it cannot be one."""
-    if not isinstance(row, dict):
-        return "not an object"
-    instruction, given, output = (row.get(field) for field in ("instruction", "input", "output"))
-    if not isinstance(instruction, str) or not isinstance(output, str) or not isinstance(given or "", str):
-        return "not in Alpaca form"
-    if not instruction.strip():
-        return "empty instruction"
-    if not output.strip():
-        return "empty output"
-    return Conversation((Message("user", instruction, given or ""), Message("assistant", output)), source, number)
+def _recognised(
+    rows: Iterable[Any], name: str, form: FormatName | None, reading: Reading
+) -> tuple[Format, Iterator[Any]]:
+    rows = iter(rows)
+    first = list(islice(rows, _SAMPLE))
+    if not first:
+        raise DataError(f"{name} holds no rows.")
+    known = next((f for f in FORMATS if f.name == form), None) or recognise(first, name)
+    reading.formats[name] = known.name
+    example = next((row for row in first if isinstance(row, Mapping)), {})
+    reading.ignored += tuple(sorted(map(str, set(example) - known.columns(example))))
+    return known, chain(first, rows)
 
 
-def _read_file(path: Path) -> list[Any]:
-    if not path.is_file():
-        raise DataError(f"there is no file {str(path)!r}. {_choices()}")
-    if path.suffix not in _SUFFIXES:
-        raise DataError(f"{path}: only .json (an array) and .jsonl (a row a line) can be read, not {path.suffix!r}.")
-    content = path.read_bytes()
-    if not content.strip():
-        raise DataError(f"{path} is empty.")
-    if path.suffix == ".json":
-        rows = _parse(content, str(path))
-        if not isinstance(rows, list):
-            raise DataError(f"{path} must hold a JSON array of rows, not {type(rows).__name__}.")
-        return rows
-    lines = content.splitlines()
-    return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+def _converted(known: Format, rows: Iterable[Any], name: str, reading: Reading, bar: Bar) -> Iterator[Conversation]:
+    for number, row in enumerate(rows):
+        reading.rows += 1
+        conversation = convert(known, row, name, number)
+        if isinstance(conversation, str):
+            reading.dropped[conversation] += 1
+        else:
+            yield conversation
+        bar.advance()
 
 
-def _parse(content: bytes, where: str) -> Any:
-    try:
-        return orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON ({error}). Mend or remove it.") from error
+def _tidied(found: Iterable[Conversation], policies: Policies, reading: Reading) -> Iterator[Conversation]:
+    for conversation in found:
+        tidied = tidy(conversation, policies)
+        if isinstance(tidied, str):
+            reading.dropped[tidied] += 1
+            continue
+        reading.changed.update(tidied.changes[len(conversation.changes) :])
+        if any(holds_html(message.content) for message in tidied.messages):
+            reading.noted["holds HTML as text or code, left as it is"] += 1
+        yield tidied
 
 
-def _read_hub(source: str) -> list[Any]:
-    name = KNOWN.get(source, source)
-    if source not in KNOWN and "/" not in source:
-        raise DataError(f"{source!r} is neither a known name nor a file. {_choices()}")
-    try:
-        import datasets
+def _read_mix(settings: DataSettings, quiet: bool) -> Reading:
+    """RE-WILD or its reduced form, from the hub or from a folder that holds its parts."""
+    mix = rewild.MIXES[settings.source]
+    reading = Reading(settings.source)
+    for part, place in rewild.PARTS.items():
+        if settings.path is not None:
+            rows = files.rows_of(rewild.part_file(Path(settings.path).expanduser(), part), settings.split)
+        else:
+            rows = hub.rows_of(place, streaming=settings.streaming)
+        name = f"{settings.source}/{part}"
+        with Bar(f"reading {name}", None, quiet=quiet) as bar:
+            known, rows = _recognised(rows, name, rewild.FORMATS[part], reading)
+            found = _tidied(_converted(known, rows, name, reading, bar), settings.policies, reading)
+            if mix.first_pairs:
+                found = _first_pairs(found, reading)
+            taken = mix.draw(found, reading.dropped) if part == rewild.WILDCHAT else list(found)
+        if not taken:
+            raise DataError(f"no row of {name} can be used; dropped so far: {dict(reading.dropped)}.")
+        reading.conversations += taken
+    reading.conversations = reading.conversations[: settings.rows]
+    return reading
 
-        datasets.disable_progress_bars()
-        return list(datasets.load_dataset(name, split="train"))
-    except Exception as error:  # the hub, the network and the data's own form each raise their own kinds
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise DataError(
-            f"cannot load {name!r} from the hub: {line} If this machine is offline, give a file instead."
-        ) from error
+
+def _first_pairs(found: Iterable[Conversation], reading: Reading) -> Iterator[Conversation]:
+    for conversation in found:
+        pair = rewild.first_pair(conversation)
+        if isinstance(pair, str):
+            reading.dropped[pair] += 1
+        else:
+            yield pair
 
 
-def _choices() -> str:
-    return f"DATA is a known name ({', '.join(KNOWN)}), a .json or .jsonl file, or a hub id (owner/name)."
+def counts_in_words(counts: Mapping[str, int]) -> str:
+    """`12 empty output, 3 no answer`; `none` if there is nothing to count."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count) or "none"

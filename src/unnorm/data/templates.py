@@ -1,7 +1,14 @@
 """How a conversation becomes text: templates that give each turn's text, and say which of it is an answer."""
 
-from unnorm.data.conversation import Conversation, Message
-from unnorm.foundation.errors import DataError
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unnorm.data.chat_template import chat_prompt, chat_template_of, render_chat, template_text
+from unnorm.data.conversation import Message
+from unnorm.data.pieces import Piece
+from unnorm.foundation.errors import SettingsError
+from unnorm.foundation.hashing import hash_json
 
 _ALPACA_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -14,29 +21,102 @@ _ALPACA = (
 )
 _SHORT_WITH_INPUT = "### Instruction:\n{content}\n\n### Input:\n{input}\n\n### Response:\n"
 _SHORT = "### Instruction:\n{content}\n\n### Response:\n"
+_PLAIN_WITH_INPUT = "{content}\n\n{input}\n\n"
+_PLAIN = "{content}\n\n"
 
-TEMPLATES = {"alpaca": (_ALPACA, _ALPACA_WITH_INPUT), "alpaca-short": (_SHORT, _SHORT_WITH_INPUT)}
+_FORMS = {
+    "alpaca": (_ALPACA, _ALPACA_WITH_INPUT),
+    "alpaca-short": (_SHORT, _SHORT_WITH_INPUT),
+    "plain": (_PLAIN, _PLAIN_WITH_INPUT),
+}
 """Name -> (prompt without input, prompt with input). `alpaca` is the original's wording; `alpaca-short` drops its
-preamble, which saves some 30 tokens a row."""
+preamble, which saves some 30 tokens a row; `plain` is prompt, blank line, response."""
+
+TEMPLATES = (*_FORMS, "chatml", "chat")
 
 
-def prompt_text(message: Message, template: str) -> str:
-    """The text that asks for an answer to `message`."""
-    if template not in TEMPLATES:
-        raise DataError(f"there is no template {template!r}. Known templates: {', '.join(TEMPLATES)}.")
-    plain, with_input = TEMPLATES[template]
+class Template(NamedTuple):
+    """A way to make text of conversations.
+
+    identity: what names it in hashes; of a template that is not built in, with a hash of its text. literal: whether its
+    text holds no special tokens, so that whatever looks like one in the data is text.
+    """
+
+    identity: str
+    literal: bool
+    render: Callable[[Sequence[Message]], list[Piece]]
+    prompt: Callable[[Sequence[Message]], str]
+    """The text that asks for an answer to messages which end in a question."""
+
+
+def template_of(name: str, tokenizer: Any) -> Template:
+    """The template `name` for a tokenizer: a built-in one, `chat` (the tokenizer's own), or a .jinja file.
+
+    Raises `SettingsError` if there is none.
+    """
+    if name in _FORMS:
+        return Template(name, True, lambda messages: _render(messages, name), lambda messages: _prompt(messages, name))
+    if name == "chatml":
+        return Template(name, False, _render_chatml, _prompt_chatml)
+    if name == "chat":
+        text = chat_template_of(tokenizer)
+    elif Path(name).suffix in (".jinja", ".jinja2", ".j2"):
+        text = template_text(Path(name))
+    else:
+        raise SettingsError(
+            f"there is no template {name!r}. Known templates: {', '.join(TEMPLATES)}, or a .jinja file."
+        )
+    return Template(
+        f"{Path(name).name}-{hash_json(text)}",
+        False,
+        lambda messages: render_chat(messages, tokenizer, text),
+        lambda messages: chat_prompt(messages, tokenizer, text),
+    )
+
+
+def prompt_text(message: Message, name: str) -> str:
+    """The text in which a form puts `message`, ready for an answer."""
+    plain, with_input = _FORMS[name]
     # str.replace, not str.format: braces in data are text
     form = with_input if message.input.strip() else plain
     before, _, after = form.partition("{content}")
     return before + message.content + after.replace("{input}", message.input, 1)
 
 
-def render(conversation: Conversation, template: str) -> list[tuple[str, bool]]:
-    """The conversation as pieces of text in order: (text, whether it is an answer)."""
+def _render(messages: Sequence[Message], name: str) -> list[Piece]:
     pieces = []
-    for message in conversation.messages:
-        if message.role == "assistant":
-            pieces.append((message.content, True))
+    for turn, message in enumerate(messages):
+        if message.role in ("assistant", "text"):
+            pieces.append(Piece(message.content, turn, answer=True, ends=True))
+        elif message.role == "system":
+            pieces.append(Piece(f"{message.content}\n\n", turn))
         else:
-            pieces.append((prompt_text(message, template), False))
+            pieces.append(Piece(prompt_text(message, name), turn))
     return pieces
+
+
+def _prompt(messages: Sequence[Message], name: str) -> str:
+    return "".join(piece.text for piece in _render(messages, name))
+
+
+_CHATML_END = "<|im_end|>"
+_CHATML_ANSWER = "<|im_start|>assistant\n"
+
+
+def _render_chatml(messages: Sequence[Message]) -> list[Piece]:
+    pieces = []
+    for turn, message in enumerate(messages):
+        if message.role == "text":
+            pieces.append(Piece(message.content, turn, answer=True, ends=True))
+        elif message.role == "assistant":
+            pieces.append(Piece(_CHATML_ANSWER, turn))
+            pieces.append(Piece(message.content + _CHATML_END, turn, answer=True, ends=True))
+            pieces.append(Piece("\n", turn))
+        else:
+            content = message.content + (f"\n\n{message.input}" if message.input.strip() else "")
+            pieces.append(Piece(f"<|im_start|>{message.role}\n{content}{_CHATML_END}\n", turn))
+    return pieces
+
+
+def _prompt_chatml(messages: Sequence[Message]) -> str:
+    return "".join(piece.text for piece in _render_chatml(messages)) + _CHATML_ANSWER

@@ -112,8 +112,8 @@ def _pretrain(rows: Sequence[dict[str, str]], tokenizer: Any, recipe: BaseRecipe
     )
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     model.to(device).train()  # type: ignore[arg-type]
-    conversations, _ = conversations_of(list(rows), "the demo's corpus")
-    encoded, _ = encode(conversations, tokenizer, template=TEMPLATE, max_length=MAX_LENGTH, quiet=True)
+    conversations = conversations_of(rows, "the demo's corpus").conversations
+    encoded = encode(conversations, tokenizer, template=TEMPLATE, max_length=MAX_LENGTH, quiet=True).rows
     packed = pack(encoded, MAX_LENGTH).rows
     generator = np.random.Generator(np.random.PCG64(recipe.seed))
     groups = parameter_groups(model, recipe.weight_decay)

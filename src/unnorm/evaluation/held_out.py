@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from unnorm.data.prepare import DataSettings, Rows, Source
+from unnorm.data.prepare import Rows, Source
+from unnorm.data.settings import DataSettings
 from unnorm.foundation.errors import DataError
 from unnorm.foundation.progress import track
 from unnorm.metrics.token_sums import token_sums
@@ -42,7 +43,8 @@ def evaluate_batches(model: Any, batches: Iterable[Mapping[str, torch.Tensor]]) 
     model.eval()
     try:
         for batch in batches:
-            here = {name: tensor.to(device) for name, tensor in batch.items()}
+            # weights shape what is trained; what is measured is nats per token
+            here = {name: tensor.to(device) for name, tensor in batch.items() if name != "weights"}
             sums = token_sums(model, inner.get_output_embeddings(), here)
             nats += sums.nats.double().cpu()
             correct, tokens = correct + int(sums.correct), tokens + int(sums.tokens)

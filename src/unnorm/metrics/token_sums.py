@@ -17,31 +17,38 @@ IGNORED = -100
 
 
 class TokenSums(NamedTuple):
-    """nats: fp32 scalar with gradient (sum of −log p in nats); correct, tokens: int64 scalars."""
+    """nats: fp32 scalar with gradient (sum of −log p in nats, weighted where there are weights); correct, tokens: int64
+    scalars; weight: fp32 scalar, the sum of the weights: what `nats` is to be divided by."""
 
     nats: torch.Tensor
     correct: torch.Tensor
     tokens: torch.Tensor
+    weight: torch.Tensor
 
 
 def token_sums(forward: Callable[..., object], head: nn.Module, batch: Mapping[str, torch.Tensor]) -> TokenSums:
     """Run `forward` on a batch and sum the next-token loss over its labelled tokens.
 
     batch: `input_ids` [B, T] int64, `labels` [B, T] int64 (`IGNORED` where not trained; the label at t is the token
-    at t, shifted here), and whatever else the model takes (`position_ids`, `attention_mask`); `tokens`, a count, is
-    not handed on. `head` is the output embedding inside `forward`. The cache is always off: with it on, packed rows
-    leak into each other.
+    at t, shifted here), perhaps `weights` [B, T] fp32 (what the label at t counts), and whatever else the model takes
+    (`position_ids`, `attention_mask`); `tokens`, a count, is not handed on. `head` is the output embedding inside
+    `forward`. The cache is always off: with it on, packed rows leak into each other.
     """
     labels = batch["labels"]
-    inputs = {name: value for name, value in batch.items() if name not in ("labels", "tokens")}
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", "tokens", "weights")}
     wanted = torch.zeros_like(labels, dtype=torch.bool)
     wanted[:, :-1] = labels[:, 1:] != IGNORED
     targets = labels[:, 1:][wanted[:, :-1]]
     with head_only_at(head, wanted):
         logits = forward(**inputs, use_cache=False).logits[0].float()  # type: ignore[attr-defined]  # [N, V]
-    nats = F.cross_entropy(logits, targets, reduction="sum")
+    count = torch.tensor(targets.numel(), device=labels.device)
+    if "weights" in batch:
+        weights = batch["weights"][:, 1:][wanted[:, :-1]]
+        nats, weight = (F.cross_entropy(logits, targets, reduction="none") * weights).sum(), weights.sum()
+    else:
+        nats, weight = F.cross_entropy(logits, targets, reduction="sum"), count.float()
     correct = (logits.detach().argmax(-1) == targets).sum()
-    return TokenSums(nats, correct, torch.tensor(targets.numel(), device=labels.device))
+    return TokenSums(nats, correct, count, weight)
 
 
 @contextmanager

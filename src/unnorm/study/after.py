@@ -6,7 +6,7 @@ import orjson
 
 from unnorm.artefacts.loading import load
 from unnorm.data.conversation import Message
-from unnorm.data.templates import prompt_text
+from unnorm.data.templates import template_of
 from unnorm.evaluation.completions import complete
 from unnorm.evaluation.prompts import read_prompts
 from unnorm.foundation import atomic
@@ -30,7 +30,8 @@ def complete_cell(settings: CellSettings, cell: str, folder: Path, wanted: Compl
     base = None if settings.strategy == "full" else settings.model
     model = load(folder / "model", base=base)
     tokenizer = load_tokenizer(str(folder / "model"))
-    texts = [prompt_text(Message("user", p.instruction, p.input), settings.data.template) for p in prompts]
+    template = template_of(settings.data.template, tokenizer)
+    texts = [template.prompt([Message("user", p.instruction, p.input)]) for p in prompts]
     model_hash = hash_tensors(model.state_dict())
     answers = complete(model, tokenizer, texts, max_new_tokens=wanted.max_new_tokens)
     lines = [

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from unnorm.artefacts.saving import save
-from unnorm.data.prepare import DataSettings
+from unnorm.data.settings import DataSettings
+from unnorm.data.sources import counts_in_words
 from unnorm.evaluation.held_out import evaluate_rows
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, Interrupted, SettingsError
@@ -59,10 +60,11 @@ class CellSettings(BaseModel):
     def dataset_name(self) -> str:
         return short_name(self.data.source)
 
-    def resolved(self, base_hash: str, data_hash: str) -> dict[str, Any]:
+    def resolved(self, base_hash: str, data_hash: str, encoding: dict[str, Any]) -> dict[str, Any]:
         """The configuration as plain values: its hash is the cell's name.
 
         Base and data are named by their content, not by where they lie; how often the run is saved changes no result.
+        encoding: what else shapes the data's rows (`Source.encoding`).
         """
         left_out = {"model", "checkpoint_every_tokens", "data"}
         return {
@@ -71,7 +73,7 @@ class CellSettings(BaseModel):
             "data": {
                 "name": self.dataset_name,
                 "hash": data_hash,
-                **self.data.model_dump(exclude={"source", "path", "rows"}),
+                **encoding,
             },
             **self.model_dump(exclude=left_out),
         }
@@ -97,7 +99,8 @@ def cell_of(settings: CellSettings, bench: Workbench) -> tuple[str, dict[str, An
     """(hash, resolved configuration) of a cell. Reads base and data, trains nothing; the user's mistakes show here."""
     settings.rows_per_step()
     base = bench.base(settings.model)
-    resolved = settings.resolved(base.hash, bench.source(settings.data, settings.model).hash)
+    source = bench.source(settings.data, settings.model)
+    resolved = settings.resolved(base.hash, source.hash, source.encoding)
     return hash_json(resolved), resolved
 
 
@@ -173,7 +176,7 @@ def _prepare(settings: CellSettings, bench: Workbench, cell: str, out: Path, qui
     train = bench.train_rows(settings.data, settings.model, settings.training.tokens, settings.seed)
     say(
         f"{train.tokens:,} tokens to train on in {len(train.rows):,} rows, {validation.tokens:,} to evaluate on; "
-        f"dropped: {', '.join(f'{n} {reason}' for reason, n in source.dropped.items()) or 'none'}"
+        f"dropped: {counts_in_words(source.dropped)}; changed: {counts_in_words(source.changed)}"
     )
     model, swap, recovery = bench.start(
         settings.model, settings.arm, settings.data, settings.training.tokens, settings.seed

@@ -9,8 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from unnorm.data.encode import LossOn
-from unnorm.data.prepare import DataSettings
+from unnorm.data.settings import Dataset, DataSettings
 from unnorm.foundation.errors import SettingsError
 from unnorm.study.arms import Arm, arm_from
 from unnorm.study.cell import CellSettings
@@ -21,16 +20,6 @@ VERSION = 1
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DatasetEntry(_Part):
-    """A data set of the study."""
-
-    source: str = Field(description="a known name, a .json or .jsonl file, or a hub id")
-    path: str | None = Field(default=None, description="a local file for a known name")
-    rows: int | None = Field(default=None, gt=0)
-    template: str = "alpaca"
-    loss_on: LossOn = "answer"
 
 
 class StudyTraining(TrainingSettings):
@@ -70,7 +59,7 @@ class StudyFile(_Part):
     version: Literal[1] = 1
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
     models: list[str] = Field(min_length=1, description="hub ids or folders; ${VARIABLES} are expanded")
-    datasets: list[DatasetEntry] = Field(min_length=1)
+    datasets: list[Dataset] = Field(min_length=1)
     arms: list[str | dict[str, Any]] = Field(min_length=1, description="known ids, or {id, norm, calibrate, ...}")
     strategies: list[Strategy] = Field(default=list(STRATEGIES), min_length=1)
     seeds: list[int] = Field(default=[0], min_length=1)

@@ -7,7 +7,8 @@ import copy
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, TypeVar
 
-from unnorm.data.prepare import DataSettings, Rows, Source
+from unnorm.data.prepare import Rows, Source
+from unnorm.data.settings import DataSettings
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.study.arms import Arm
 from unnorm.surgery.base import check_length, load_base, load_tokenizer

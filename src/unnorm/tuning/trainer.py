@@ -58,7 +58,7 @@ class TokenTrainer(Trainer):
         self.monitor, self.evaluate_now = monitor, evaluate
         self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
         self.quiet = quiet
-        self.sums = torch.zeros(3, dtype=torch.float64)  # nats, correct, tokens of the step, over all processes
+        self.sums = torch.zeros(4, dtype=torch.float64)  # nats, correct, tokens, weight of the step, over all processes
         self.step_tokens = torch.zeros((), dtype=torch.int64)
         self.train_tokens = 0
         self.unclipped_norm = float("nan")
@@ -87,20 +87,22 @@ class TokenTrainer(Trainer):
     def compute_loss(  # type: ignore[override]
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Nats of this micro-batch over the tokens of the whole step: gradients then add up to those of the mean.
+        """Nats of this micro-batch over the weight of the whole step (its tokens, where no turn is weighted): gradients
+        then add up to those of the mean.
 
         Data-parallel training averages gradients over processes, hence the factor.
         """
         sums = token_sums(model, self.head, inputs)
-        self.sums += torch.stack([sums.nats.detach().double(), sums.correct.double(), sums.tokens.double()]).cpu()
+        counts = (sums.nats.detach(), sums.correct, sums.tokens, sums.weight)
+        self.sums += torch.stack([count.double() for count in counts]).cpu()
         self.step_tokens += inputs["tokens"].sum().cpu()
         loss: torch.Tensor = sums.nats * (self.accelerator.num_processes / num_items_in_batch)
         return loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
-        tokens = sum(batch["labels"][:, 1:].ne(-100).sum() for batch in batch_samples)
-        total: torch.Tensor = self.accelerator.gather(torch.as_tensor(tokens, device=device).reshape(1)).sum()
-        return total.clamp_min(1)
+        weight = sum(_weight(batch) for batch in batch_samples)
+        total: torch.Tensor = self.accelerator.gather(torch.as_tensor(weight, device=device).reshape(1)).sum()
+        return total if total > 0 else torch.ones_like(total)
 
     def _clip_grad_norm(self, model: Any) -> torch.Tensor:
         norm: torch.Tensor = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
@@ -236,11 +238,11 @@ class _StepCallback(TrainerCallback):
         trainer.sums.zero_()
         trainer.step_tokens.zero_()
         trainer.train_tokens += tokens
-        nats, correct, trained = sums.tolist()
+        nats, correct, trained, weight = sums.tolist()
         return {
             "step": step,
             "train_tokens": trainer.train_tokens,
-            "loss": nats / max(trained, 1),
+            "loss": nats / (weight or 1),
             "token_accuracy": correct / max(trained, 1),
             "grad_norm": trainer.unclipped_norm,
             "learning_rate": trainer.learning_rate_used,
@@ -294,6 +296,13 @@ def _arguments(settings: TrainingSettings, folder: Path, rows_per_step: int, see
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs mean several processes here, never DataParallel
     return arguments
+
+
+def _weight(batch: dict[str, Any]) -> torch.Tensor:
+    """What the nats of a batch are divided by: the number of its labels, or the sum of their weights."""
+    if "weights" in batch:
+        return torch.as_tensor((batch["weights"] * batch["labels"].ne(-100))[:, 1:].sum())
+    return torch.as_tensor(batch["labels"][:, 1:].ne(-100).sum())
 
 
 def _plain(optimizer: Any) -> torch.optim.Optimizer:

@@ -1,0 +1,73 @@
+"""Options that every verb shares which reads data, and the settings they make."""
+
+from typing import Annotated, Any
+
+import typer
+
+from unnorm.foundation.errors import SettingsError
+
+DATA_HELP = "alpaca, sharegpt, rewild, rewild-reduced; a file, a folder, - for stdin; or a hub id."
+TEMPLATE_HELP = "alpaca, alpaca-short, plain, chatml, chat (the model's own), or a .jinja file."
+LOSS_ON_HELP = "answer: all answers; last: the last one; all: prompts too; or roles: user,assistant."
+
+Data = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
+Tokenizer = Annotated[str, typer.Option("--model", metavar="MODEL", help="Whose tokenizer: a hub id or a folder.")]
+LocalPath = Annotated[str | None, typer.Option("--path", help="A local file or folder for a known name.")]
+Subset = Annotated[str | None, typer.Option(help="Configuration of a hub data set.")]
+Split = Annotated[str, typer.Option(help="Split of a hub data set or an Arrow folder.")]
+Streaming = Annotated[bool, typer.Option("--streaming", help="From the hub: fetch only what is used.")]
+RowFormat = Annotated[
+    str | None,
+    typer.Option("--format", help="alpaca, sharegpt, messages, multiple-choice, prompt-response, text."),
+]
+Rows = Annotated[int | None, typer.Option(min=1, help="Use this many at most, from the start.")]
+Policy = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--policy",
+        metavar="KEY=VALUE",
+        help="What is done about an oddity, as in leading_answer=context; docs/data.md lists them.",
+    ),
+]
+Template = Annotated[str, typer.Option(help=TEMPLATE_HELP)]
+MaxLength = Annotated[int, typer.Option(min=2, help="Tokens a row.")]
+LossOn = Annotated[str, typer.Option(help=LOSS_ON_HELP)]
+TooLong = Annotated[str, typer.Option(help="Longer than a row: drop, keep-start, keep-end, split (by rounds).")]
+
+
+def settings_from(policy: list[str] | None, **values: Any) -> Any:
+    """`DataSettings` of options. What is wrong with one is a `SettingsError` that names it."""
+    from pydantic import ValidationError
+
+    from unnorm.data.settings import DataSettings
+
+    policies: dict[str, Any] = {}
+    for pair in policy or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise SettingsError(f"--policy wants KEY=VALUE, as in --policy leading_answer=context, not {pair!r}.")
+        policies[key] = value.split(",") if key == "languages" else value
+    values["loss_on"] = loss_on_from(values["loss_on"])
+    try:
+        return DataSettings(policies=policies, **values)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        message = "there is no such key" if first["type"] == "extra_forbidden" else first["msg"]
+        raise SettingsError(f"{where} = {first['input']!r}: {message}.") from error
+
+
+def loss_on_from(text: str) -> str | tuple[str, ...]:
+    """What `--loss-on` means: a word, or roles with commas between them. Raises `SettingsError`."""
+    from typing import get_args
+
+    from unnorm.data.settings import Role
+
+    if text in ("answer", "last", "all"):
+        return text
+    roles = tuple(text.split(","))
+    if not set(roles) <= set(get_args(Role)):
+        raise SettingsError(
+            f"--loss-on is answer, last, all, or roles of {', '.join(get_args(Role))} with commas, not {text!r}."
+        )
+    return roles

@@ -1,0 +1,103 @@
+"""Jinja chat templates, the model's own or the user's: one rendering cut into turns where they begin and end.
+
+A template gives text for whole conversations. What one turn adds is found by rendering with and without it: the shorter
+text must be the beginning of the longer one, else there is no saying which tokens are whose. Templates run in
+transformers' sandbox.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unnorm.data.conversation import Message
+from unnorm.data.pieces import Piece
+from unnorm.foundation.errors import DataError, SettingsError
+
+
+class Refused(DataError):
+    """The template takes no conversation like this one, or cannot be cut into turns on it."""
+
+
+def chat_template_of(tokenizer: Any) -> str:
+    """The text of the tokenizer's own template. A `SettingsError` if it has none."""
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):
+        template = template.get("default")
+    if not template:
+        raise SettingsError(
+            "this tokenizer has no chat template of its own. Known templates that need none: alpaca, alpaca-short, "
+            "plain, chatml, or a .jinja file."
+        )
+    return str(template)
+
+
+def template_text(path: Path) -> str:
+    """The text of a template file. A `SettingsError` if it is not there."""
+    if not path.is_file():
+        raise SettingsError(f"there is no template file {str(path)!r}.")
+    return path.read_text(encoding="utf-8")
+
+
+def render_chat(messages: Sequence[Message], tokenizer: Any, template: str) -> list[Piece]:
+    """The conversation as pieces: for each answer what asks for it, the answer up to its last special token, the rest.
+
+    Raises `Refused` if the template takes no such conversation, or cannot be cut into turns.
+    """
+    if messages[0].role == "text":
+        return [Piece(messages[0].content, 0, answer=True, ends=True)]
+    whole = _text(messages, tokenizer, template, False)
+    specials = _special_texts(tokenizer)
+    pieces: list[Piece] = []
+    at = 0
+    for turn, message in enumerate(messages):
+        last = turn == len(messages) - 1
+        if message.role != "assistant":
+            if last or messages[turn + 1].role != "assistant":
+                end = len(whole) if last else _end_of(messages[: turn + 1], tokenizer, template, False, whole)
+                pieces.append(Piece(whole[at:end], turn))
+                at = end
+            continue
+        # the question before an answer ends in what opens the answer
+        opened = _end_of(messages[:turn], tokenizer, template, True, whole) if turn else at
+        pieces.append(Piece(whole[at:opened], max(turn - 1, 0)))
+        end = len(whole) if last else _end_of(messages[: turn + 1], tokenizer, template, False, whole)
+        answer = whole[opened:end]
+        closed = max((answer.rfind(text) + len(text) for text in specials if text in answer), default=len(answer))
+        if answer[closed:].strip():  # special tokens inside of the answer, none after it
+            closed = len(answer)
+        pieces.append(Piece(answer[:closed], turn, answer=True, ends=closed == len(answer)))
+        pieces.append(Piece(answer[closed:], turn))
+        at = end
+    return [piece for piece in pieces if piece.text]
+
+
+def chat_prompt(messages: Sequence[Message], tokenizer: Any, template: str) -> str:
+    """The text that asks for an answer to messages which end in a question."""
+    return _text(messages, tokenizer, template, True)
+
+
+def _end_of(messages: Sequence[Message], tokenizer: Any, template: str, opens: bool, whole: str) -> int:
+    """Where the text of `messages` ends in the text of the whole conversation."""
+    text = _text(messages, tokenizer, template, opens)
+    if not whole.startswith(text):
+        if opens:  # a template that knows no opening of answers: they open with themselves
+            return _end_of(messages, tokenizer, template, False, whole)
+        raise Refused(
+            "the chat template writes earlier turns differently once later ones follow, so answers cannot be told apart"
+        )
+    return len(text)
+
+
+def _text(messages: Sequence[Message], tokenizer: Any, template: str, opens: bool) -> str:
+    turns = [{"role": m.role, "content": m.content + (f"\n\n{m.input}" if m.input.strip() else "")} for m in messages]
+    try:
+        return str(
+            tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, add_generation_prompt=opens)
+        )
+    except Exception as error:  # a template raises what it likes
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise Refused(f"the chat template refuses it: {line}") from error
+
+
+def _special_texts(tokenizer: Any) -> list[str]:
+    return [str(text) for text in tokenizer.all_special_tokens]

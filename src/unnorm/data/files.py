@@ -1,0 +1,185 @@
+"""Rows out of files: JSON array, JSONL, Parquet, Arrow, CSV, packed or not; a folder of them; or stdin.
+
+What the rows mean is not known here.
+"""
+
+import csv
+import io
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from unnorm.data.packed_files import PACKED, magic_suffix, unpack
+from unnorm.foundation.errors import DataError
+
+READ = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".csv")
+STDIN = "-"
+_ARROW_FOLDER = ("dataset_info.json", "dataset_dict.json")
+
+
+def is_file_name(source: str) -> bool:
+    """Whether `source` means a file, a folder or stdin, be it there or not, rather than a hub id or a known name."""
+    return source == STDIN or Path(source).exists() or Path(source).suffix.lower() in (*READ, *PACKED)
+
+
+def rows_of(source: str, split: str = "train") -> Iterator[Any]:
+    """The rows in a file, in the files of a folder in order of their names, or in what comes on stdin (`-`).
+
+    split: which one, of an Arrow folder that has several. Raises `DataError`.
+    """
+    if source == STDIN:
+        content = _stdin()
+        return _rows(f"stdin{magic_suffix(content) or _text_suffix(content)}", content)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _rows_of_folder(path, split)
+    if not path.is_file():
+        raise DataError(f"there is no file {source!r}. {choices()}")
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    if not suffixes or suffixes[-1] not in (*READ, *PACKED):
+        raise DataError(f"{path}: cannot read {path.suffix or 'a file without a suffix'!r}. {choices()}")
+    return _rows(str(path), None)
+
+
+def choices() -> str:
+    """What can be given as DATA, for messages."""
+    return (
+        "DATA is a known name (alpaca, sharegpt, rewild), a hub id (owner/name), - for stdin, a folder, or a file: "
+        f"only {', '.join(READ)}, alone or packed as {', '.join(PACKED)}."
+    )
+
+
+@lru_cache(maxsize=1)
+def _stdin() -> bytes:
+    """All of stdin, which can be read once but may be asked for again."""
+    return sys.stdin.buffer.read()
+
+
+def _text_suffix(content: bytes) -> str:
+    start = content[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    if not start:
+        raise DataError("stdin is empty.")
+    if start not in (b"[", b"{"):
+        raise DataError("stdin holds no JSON array, JSONL, Parquet or Arrow. Save it in a file with a suffix.")
+    return ".json" if start == b"[" else ".jsonl"
+
+
+def _rows_of_folder(path: Path, split: str) -> Iterator[Any]:
+    if any((path / name).is_file() for name in _ARROW_FOLDER):
+        return _rows_of_arrow_folder(path, split)
+    files = sorted(f for f in path.rglob("*") if f.is_file() and f.suffix.lower() in (*READ, *PACKED))
+    if not files:
+        raise DataError(f"the folder {path} holds no data. {choices()}")
+    return (row for file in files for row in _rows(str(file), None))
+
+
+def _rows_of_arrow_folder(path: Path, split: str) -> Iterator[Any]:
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except Exception as error:  # datasets and pyarrow each raise their own kinds
+        raise DataError(f"{path}: not a folder that save_to_disk wrote whole ({_first_line(error)}).") from error
+    if isinstance(loaded, datasets.DatasetDict):
+        if split not in loaded:
+            raise DataError(f"{path} has no split {split!r}. It has: {', '.join(loaded)}.")
+        loaded = loaded[split]
+    return iter(loaded)
+
+
+def _rows(name: str, content: bytes | None) -> Iterator[Any]:
+    """Rows of the file `name`, or of `content` that would stand in a file of that name."""
+    suffix = Path(name).suffix.lower()
+    if suffix in PACKED:
+        for inner, unpacked in unpack(name, content):
+            if Path(inner).suffix.lower() not in READ:
+                inner += magic_suffix(unpacked) or _text_suffix(unpacked)
+            yield from _rows(inner, unpacked)
+        return
+    if content is None and suffix in (".parquet", ".arrow"):
+        yield from _columnar(name, name)
+        return
+    content = Path(name).read_bytes() if content is None else content
+    if not content.strip():
+        raise DataError(f"{name} is empty.")
+    if suffix == ".json":
+        yield from _json(name, content)
+    elif suffix in (".jsonl", ".ndjson"):
+        yield from _json_lines(name, content)
+    elif suffix == ".csv":
+        yield from _csv(name, content)
+    else:
+        yield from _columnar(name, io.BytesIO(content))
+
+
+def _json(name: str, content: bytes) -> Iterator[Any]:
+    try:
+        rows = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        first, _, rest = content.lstrip(b"\xef\xbb\xbf \t\r\n").partition(b"\n")
+        if rest and first.startswith(b"{") and first.rstrip().endswith(b"}"):  # JSONL under another name
+            yield from _json_lines(name, content)
+            return
+        raise _damaged(name, error) from error
+    if not isinstance(rows, list):
+        raise DataError(f"{name} must hold a JSON array of rows, not {type(rows).__name__}.")
+    yield from rows
+
+
+def _json_lines(name: str, content: bytes) -> Iterator[Any]:
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        if line.strip():
+            try:
+                yield orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise _damaged(f"{name}, line {number}", error) from error
+
+
+def _csv(name: str, content: bytes) -> Iterator[Any]:
+    csv.field_size_limit(2**31 - 1)  # a conversation is longer than a spreadsheet's cell
+    try:
+        text = content.decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="")
+        for row in reader:
+            if "" in row or None in row.values():
+                raise DataError(
+                    f"{name}, line {reader.line_num}: not as many fields as the header has. "
+                    "Quote texts that hold commas."
+                )
+            yield row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{name}: not a CSV file in UTF-8 ({error}). Save it again as one.") from error
+
+
+def _columnar(name: str, file: Any) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        if Path(name).suffix.lower() == ".parquet":
+            for batch in pa.parquet.ParquetFile(file).iter_batches(1024):
+                yield from batch.to_pylist()
+            return
+        with pa.memory_map(file) if isinstance(file, str) else file as source:
+            try:
+                stream = iter(pa.ipc.open_stream(source))
+            except pa.ArrowInvalid:
+                opened = pa.ipc.open_file(source)
+                stream = (opened.get_batch(i) for i in range(opened.num_record_batches))
+            for batch in stream:
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{name}: damaged ({_first_line(error)}). Fetch or write it again.") from error
+
+
+def _damaged(where: str, error: Exception) -> DataError:
+    file = where.rpartition(", line ")[0] or where
+    return DataError(f"{where}: not valid JSON ({error}). Save what can be saved: unnorm data repair {file}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,126 @@
+"""What is done about the oddities of real conversations: each an option, each change counted with its reason.
+
+Nothing is dropped for a word it holds.
+"""
+
+import re
+from dataclasses import replace
+from itertools import pairwise
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from unnorm.data.conversation import Conversation, Message
+from unnorm.data.markup import is_page_html, to_markdown
+
+# Joiners between letters (U+200C, U+200D) stay: Persian, Hindi and emoji are spelt with them.
+_ZERO_WIDTH = re.compile("[\u200b\u2060\ufeff]")
+_NO_INPUT = re.compile(r"\W*no[\s_-]*input(\s+(required|needed|necessary|given|provided))?\W*", re.IGNORECASE)
+
+
+class Policies(BaseModel):
+    """What is done about each oddity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    continuations: Literal["join", "apart", "drop"] = Field(
+        default="join", description="rows whose id says that they continue another: join, leave apart, drop"
+    )
+    leading_answer: Literal["drop", "context"] = Field(
+        default="drop", description="an answer before any question: drop the turn, or keep it as untrained context"
+    )
+    same_role: Literal["merge", "drop"] = Field(
+        default="merge", description="two turns of one role in a row: merge them, or drop the conversation"
+    )
+    html: Literal["markdown", "keep"] = Field(
+        default="markdown", description="a turn that was saved as HTML: turn it into Markdown, or keep it"
+    )
+    zero_width: Literal["strip", "keep"] = Field(
+        default="strip", description="zero-width spaces and byte order marks: strip or keep"
+    )
+    no_input: Literal["empty", "keep"] = Field(
+        default="empty", description='an Alpaca input that only says "no input": make it empty, or keep it'
+    )
+    languages: tuple[str, ...] | None = Field(
+        default=None, description="only conversations that the source says are in these; default: all"
+    )
+
+
+def tidy(conversation: Conversation, policies: Policies) -> Conversation | str:
+    """The conversation under `policies`, its changes listed; or the reason why nothing is left to train on."""
+    if policies.languages is not None:
+        if conversation.language is None:
+            return "language not known"
+        if conversation.language.lower() not in {language.lower() for language in policies.languages}:
+            return "in another language"
+    changes = list(conversation.changes)
+    messages = _clean(conversation.messages, policies, changes)
+    if any(message.role == "text" for message in messages):
+        return replace(conversation, messages=tuple(messages), changes=tuple(changes))
+    if policies.leading_answer == "drop" and not any(message.role == "user" for message in messages):
+        return "no question"
+    messages = _lead(messages, policies, changes)
+    if policies.same_role == "merge":
+        messages = _merge(messages, changes)
+    elif any(a.role == b.role != "tool" for a, b in pairwise(messages)):
+        return "two turns of one role in a row"
+    while messages and messages[-1].role != "assistant":
+        messages.pop()
+        _note(changes, "closing turn without an answer dropped")
+    if not any(message.role == "assistant" and message.weight != 0 for message in messages):
+        return "no answer"
+    return replace(conversation, messages=tuple(messages), changes=tuple(changes))
+
+
+def _clean(messages: tuple[Message, ...], policies: Policies, changes: list[str]) -> list[Message]:
+    """Each turn on its own; those that are or become empty are gone."""
+    cleaned = []
+    for message in messages:
+        if policies.html == "markdown" and is_page_html(message.content):
+            message = replace(message, content=to_markdown(message.content))
+            _note(changes, "HTML turned into Markdown")
+        if policies.zero_width == "strip" and _ZERO_WIDTH.search(message.content + message.input):
+            content, given = (_ZERO_WIDTH.sub("", text) for text in (message.content, message.input))
+            message = replace(message, content=content, input=given)
+            _note(changes, "zero-width characters stripped")
+        if policies.no_input == "empty" and message.input and _NO_INPUT.fullmatch(message.input):
+            message = replace(message, input="")
+            _note(changes, '"no input" made an empty input')
+        if message.content.strip():
+            cleaned.append(message)
+        else:
+            _note(changes, "empty turn dropped")
+    return cleaned
+
+
+def _merge(messages: list[Message], changes: list[str]) -> list[Message]:
+    merged: list[Message] = []
+    for message in messages:
+        if merged and merged[-1].role == message.role != "tool":
+            before = merged[-1]
+            weights = {before.weight, message.weight}
+            # of two that weigh differently the lighter one decides: what is marked as context is never trained
+            weight = weights.pop() if len(weights) == 1 else min(1.0 if w is None else w for w in weights)
+            given = "\n\n".join(text for text in (before.input, message.input) if text)
+            merged[-1] = Message(message.role, f"{before.content}\n\n{message.content}", given, weight)
+            _note(changes, "turns of one role merged")
+        else:
+            merged.append(message)
+    return merged
+
+
+def _lead(messages: list[Message], policies: Policies, changes: list[str]) -> list[Message]:
+    """What stands before the first question: system turns stay, answers go or become context."""
+    first = next((i for i, message in enumerate(messages) if message.role == "user"), len(messages))
+    led = [message for message in messages[:first] if message.role == "system"]
+    if len(led) < first:
+        if policies.leading_answer == "context":
+            led = [replace(message, weight=0.0) for message in messages[:first]]
+            _note(changes, "leading answer kept as context")
+        else:
+            _note(changes, "leading answer dropped")
+    return led + messages[first:]
+
+
+def _note(changes: list[str], reason: str) -> None:
+    if reason not in changes:
+        changes.append(reason)

@@ -1,0 +1,60 @@
+"""A look at the first conversations of a source: what becomes of each, and which of its tokens are trained."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unnorm.data.conversation import Conversation
+from unnorm.data.encode import Encoded, encode
+from unnorm.data.settings import DataSettings
+from unnorm.metrics.token_sums import IGNORED
+
+
+class Run(NamedTuple):
+    """Tokens that follow each other and count the same. text: as they decode; weight: 0 where they are not trained."""
+
+    text: str
+    tokens: int
+    weight: float
+
+
+class Shown(NamedTuple):
+    """A conversation and the rows that are made of it. dropped, changed: why there is none, and what was done to it."""
+
+    conversation: Conversation
+    rows: list[list[Run]]
+    dropped: list[str]
+    changed: list[str]
+
+
+def preview(conversations: Sequence[Conversation], settings: DataSettings, tokenizer: Any) -> list[Shown]:
+    """Each conversation as it would be trained on."""
+    shown = []
+    for conversation in conversations:
+        encoding = encode(
+            [conversation],
+            tokenizer,
+            template=settings.template,
+            max_length=settings.max_length,
+            loss_on=settings.loss_on,
+            too_long=settings.too_long,
+            quiet=True,
+        )
+        rows = [_runs(row, tokenizer) for row in encoding.rows]
+        shown.append(Shown(conversation, rows, list(encoding.dropped), [*conversation.changes, *encoding.changed]))
+    return shown
+
+
+def _runs(row: Encoded, tokenizer: Any) -> list[Run]:
+    weights = (row.labels != IGNORED).astype(np.float32) if row.weights is None else row.weights
+    runs = []
+    at = 0
+    for weight, run in groupby(weights.tolist()):
+        length = len(list(run))
+        ids = row.ids[at : at + length].tolist()
+        text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        runs.append(Run(text, length, weight))
+        at += length
+    return runs

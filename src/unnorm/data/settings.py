@@ -1,0 +1,53 @@
+"""All that can be said about a data set and its encoding: one model for study files, the command line and docs."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from unnorm.data.formats import FormatName
+from unnorm.data.policies import Policies
+
+Role = Literal["system", "user", "assistant", "tool"]
+LossOn = Literal["answer", "last", "all"] | tuple[Role, ...]
+TooLong = Literal["drop", "keep-start", "keep-end", "split"]
+
+TEMPLATE_HELP = "alpaca, alpaca-short, plain, chatml, chat (the model's own), or a .jinja file"
+
+
+class Dataset(BaseModel):
+    """A data set, as a study file names it: where it is, what is done about its oddities, how it becomes text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    source: str = Field(description="a known name, a file, a folder, - for stdin, or a hub id")
+    path: str | None = Field(default=None, description="a local file or folder for a known name")
+    subset: str | None = Field(default=None, description="of a hub data set: its configuration")
+    split: str = Field(default="train", description="of a hub data set or an Arrow folder")
+    streaming: bool = Field(default=False, description="from the hub: fetch only what is used, keep nothing on disk")
+    format: FormatName | None = Field(default=None, description="what the rows are; default: recognised and said")
+    rows: int | None = Field(default=None, gt=0, description="use this many rows at most, from the start of the source")
+    policies: Policies = Field(default=Policies(), description="what is done about oddities")
+    template: str = Field(default="alpaca", description=TEMPLATE_HELP)
+    loss_on: LossOn = Field(
+        default="answer",
+        description="answer: all answers and their eos; last: the last one; all: prompts too; or a list of roles",
+    )
+    too_long: TooLong = Field(
+        default="drop",
+        description="a conversation of more than max_length tokens: drop it, keep its start or end, or split by rounds",
+    )
+
+
+class DataSettings(Dataset):
+    """A data set and how it is encoded."""
+
+    max_length: int = Field(default=256, gt=1, description="tokens a row, and the most a conversation may have")
+
+    def encoding(self, template: str) -> dict[str, Any]:
+        """What shapes the encoded rows beside the conversations, as plain values. template: its identity.
+
+        What was read, and under which policies, shows in the conversations' own hash. A setting that is newer than a
+        hash of these values stands in it only where it is not at its default, so that older hashes stay.
+        """
+        newer = {"too_long": self.too_long} if self.too_long != "drop" else {}
+        loss_on = self.loss_on if isinstance(self.loss_on, str) else list(self.loss_on)
+        return {"template": template, "max_length": self.max_length, "loss_on": loss_on, **newer}

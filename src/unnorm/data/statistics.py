@@ -1,0 +1,113 @@
+"""What a source holds: rows, turns, tokens, duplicates, and what is dropped and changed on the way to packed rows."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from unnorm.data.conversation import Conversation, content_hash
+from unnorm.data.encode import Encoded, Encoder, Encoding, encode_each
+from unnorm.data.packing import pack
+from unnorm.data.settings import DataSettings
+from unnorm.data.sources import Reading
+from unnorm.foundation.errors import DataError
+from unnorm.metrics.token_sums import IGNORED
+
+_BINS = 40
+_SHOWN = 99.5  # percentile of the lengths up to which the histogram goes
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Counts of a source under its settings.
+
+    lengths: tokens of a conversation before anything is cut, by percentile; histogram: `edges` (one more than counts),
+    `counts`, and how many are `beyond` the last edge. tokens, trained: of the encoded rows. packing_efficiency: share
+    of the positions of packed rows that hold tokens.
+    """
+
+    formats: dict[str, str]
+    rows: int
+    conversations: int
+    turns: dict[str, int]
+    languages: dict[str, int]
+    duplicates: int
+    lengths: dict[str, float]
+    histogram: dict[str, Any]
+    encoded: int
+    tokens: int
+    trained: int
+    packed_rows: int
+    packing_efficiency: float
+    dropped: dict[str, int]
+    changed: dict[str, int]
+    noted: dict[str, int]
+    content_hash: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def statistics(reading: Reading, settings: DataSettings, tokenizer: Any, *, quiet: bool = False) -> Statistics:
+    """Encode everything that was read, and count. Raises `DataError` if nothing in it is trained."""
+    encoder = Encoder(tokenizer, settings.template, settings.loss_on)
+    encoding = Encoding([], Counter(), Counter())
+    lengths: list[int] = []
+    rows: list[Encoded] = []
+    for length, made in encode_each(
+        encoder, reading.conversations, settings.max_length, settings.too_long, encoding, quiet=quiet
+    ):
+        lengths += [length] if length else []
+        rows += made
+    if not rows:
+        raise DataError(f"{reading.name}: nothing is left to train on: {dict(encoding.dropped)}.")
+    packing = pack(rows, settings.max_length)
+    dropped, changed = Counter(reading.dropped) + encoding.dropped, Counter(reading.changed) + encoding.changed
+    return Statistics(
+        formats=reading.formats,
+        rows=reading.rows,
+        conversations=len(reading.conversations),
+        turns=dict(Counter(message.role for c in reading.conversations for message in c.messages)),
+        languages=dict(Counter(c.language for c in reading.conversations if c.language).most_common()),
+        duplicates=_duplicates(reading.conversations),
+        lengths=_percentiles(lengths),
+        histogram=_histogram(lengths),
+        encoded=len(rows),
+        tokens=sum(len(row.ids) for row in rows),
+        trained=sum(int((row.labels != IGNORED).sum()) for row in rows),
+        packed_rows=len(packing.rows),
+        packing_efficiency=packing.efficiency,
+        dropped=dict(dropped.most_common()),
+        changed=dict(changed.most_common()),
+        noted=dict(reading.noted.most_common()),
+        content_hash=content_hash(reading.conversations),
+    )
+
+
+def _duplicates(conversations: Iterable[Conversation]) -> int:
+    """How many say exactly what an earlier one says."""
+    seen: set[bytes] = set()
+    count = 0
+    for conversation in conversations:
+        said = "\x1e".join(f"{m.role}\x1f{m.content}\x1f{m.input}" for m in conversation.messages)
+        digest = hashlib.sha256(said.encode("utf-8", "surrogatepass")).digest()[:16]
+        count += digest in seen
+        seen.add(digest)
+    return count
+
+
+def _percentiles(lengths: list[int]) -> dict[str, float]:
+    array = np.array(lengths)
+    found = {f"p{p}": float(np.percentile(array, p)) for p in (50, 90, 99)}
+    return {"min": float(array.min()), "mean": float(array.mean()), **found, "max": float(array.max())}
+
+
+def _histogram(lengths: list[int]) -> dict[str, Any]:
+    array = np.array(lengths)
+    width = max(1, -(-int(np.percentile(array, _SHOWN)) // _BINS))
+    edges = np.arange(0, width * _BINS + 1, width)
+    counts, _ = np.histogram(array[array < edges[-1]], edges)
+    return {"edges": edges.tolist(), "counts": counts.tolist(), "beyond": int((array >= edges[-1]).sum())}

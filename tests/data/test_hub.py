@@ -1,0 +1,145 @@
+"""Data sets of the hub, read from a server on this machine in files of the real ones' schemas."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from data.hub_server import hub
+from data.test_rewild import parts
+from unnorm.data import rewild
+from unnorm.data.sources import KNOWN
+
+
+def parquet(rows) -> bytes:
+    out = io.BytesIO()
+    pa.parquet.write_table(pa.Table.from_pylist(rows), out)
+    return out.getvalue()
+
+
+def repositories() -> dict[str, dict[str, bytes]]:
+    rows = parts()
+    alpaca = [
+        {
+            "instruction": f"Add {i}",
+            "input": "noinput" if i == 3 else "",
+            "output": "" if i == 4 else f"{i}",
+            "text": "x",
+        }
+        for i in range(10)
+    ]
+    sharegpt = [
+        {"id": f"c{i}_0", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": f"b{i}"}]}
+        for i in range(5)
+    ]
+    return {
+        KNOWN["alpaca"].name: {"data/train-00000-of-00001.parquet": parquet(alpaca)},
+        KNOWN["sharegpt"].name: {
+            KNOWN["sharegpt"].files: json.dumps(sharegpt).encode(),
+            "HTML_cleaned_raw_dataset/other.json": b'[{"not": "to be read"}]',
+        },
+        rewild.PARTS["wildchat"].name: {
+            "data/train-00000-of-00002.parquet": parquet(rows["wildchat"][:200]),
+            "data/train-00001-of-00002.parquet": parquet(rows["wildchat"][200:]),
+        },
+        rewild.PARTS["mmlu"].name: {
+            "data/auxiliary_train-00000-of-00001.parquet": parquet(rows["mmlu"]),
+            "data/test-00000-of-00001.parquet": parquet(rows["mmlu"][:2]),
+        },
+        rewild.PARTS["algebra"].name: {"data/train-00000-of-00001.parquet": parquet(rows["algebra"])},
+        "somebody/chats": {
+            "small/train.jsonl": b'{"prompt": "q", "response": "b"}\n',
+            "large/train.jsonl": b'{"prompt": "q", "response": "b"}\n' * 3,
+            "large/test.jsonl": b'{"prompt": "q", "response": "b"}\n' * 2,
+            "README.md": b"---\nconfigs:\n- config_name: small\n  data_files:\n  - {split: train, path: small/*}\n"
+            b"- config_name: large\n  data_files:\n  - {split: train, path: large/train.jsonl}\n"
+            b"  - {split: test, path: large/test.jsonl}\n---\n",
+        },
+    }
+
+
+PROGRAM = """
+import json, sys
+from unnorm.data.settings import DataSettings
+from unnorm.data.sources import read
+from unnorm.foundation.errors import DataError
+found = []
+for wanted in json.loads(sys.argv[1]):
+    try:
+        reading = read(DataSettings(**wanted), quiet=True)
+    except DataError as error:
+        found.append(str(error))
+        continue
+    first = reading.conversations[0]
+    found.append({"rows": reading.rows, "conversations": len(reading.conversations), "dropped": reading.dropped,
+                  "changed": reading.changed, "formats": sorted(set(reading.formats.values())),
+                  "ignored": reading.ignored, "first": [m.content for m in first.messages]})
+print(json.dumps(found))
+"""
+
+WANTED = [
+    {"source": "alpaca"},
+    {"source": "alpaca", "streaming": True, "rows": 2},
+    {"source": "sharegpt"},
+    {"source": "rewild", "streaming": True},
+    {"source": "rewild-reduced"},
+    {"source": "somebody/chats", "subset": "large", "split": "test"},
+    {"source": "somebody/chats", "subset": "large", "split": "dev"},
+    {"source": "nobody/nothing"},
+]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What a fresh process, which may go to the hub, reads."""
+    home = tmp_path_factory.mktemp("hub")
+    with hub(repositories()) as endpoint:
+        environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0",
+                       "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}  # fmt: skip
+        command = [sys.executable, "-c", PROGRAM, json.dumps(WANTED)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    return dict(zip(map(json.dumps, WANTED), json.loads(done.stdout.splitlines()[-1]), strict=True))
+
+
+def of(found, **wanted):
+    return found[json.dumps(wanted)]
+
+
+def test_alpaca(found):
+    alpaca = of(found, source="alpaca")
+    assert (alpaca["rows"], alpaca["conversations"]) == (10, 9)
+    assert alpaca["dropped"] == {"empty output": 1}
+    assert alpaca["changed"] == {'"no input" made an empty input': 1}
+    assert alpaca["ignored"] == ["text"]
+    streamed = of(found, source="alpaca", streaming=True, rows=2)
+    assert (streamed["conversations"], streamed["first"]) == (2, ["Add 0", "0"])
+
+
+def test_sharegpt_is_one_file_of_its_repository(found):
+    assert of(found, source="sharegpt")["conversations"] == 5
+
+
+def test_rewild_is_built_from_its_three_parts(found):
+    mix = of(found, source="rewild", streaming=True)
+    assert mix["rows"] == 450
+    assert mix["formats"] == ["messages", "multiple-choice"]
+    assert mix["conversations"] + sum(mix["dropped"].values()) == 450
+    assert mix["dropped"]["no answer"] == 1
+    reduced = of(found, source="rewild-reduced")
+    assert reduced["conversations"] == 449
+    assert reduced["first"] == ["q0", "b0"]
+
+
+def test_a_subset_and_a_split(found):
+    assert of(found, source="somebody/chats", subset="large", split="test")["conversations"] == 2
+    assert "split 'dev'" in of(found, source="somebody/chats", subset="large", split="dev")
+
+
+def test_what_is_not_there_is_one_clear_error(found):
+    assert "cannot load 'nobody/nothing'" in of(found, source="nobody/nothing")

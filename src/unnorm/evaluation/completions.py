@@ -47,9 +47,9 @@ def complete_each(
 ) -> Iterator[tuple[int, Completion]]:
     """Number and answer of each of `asks`, longest prompts first: answers come a batch at a time.
 
-    Answers end at eos (the tokenizer's, or one that the model's own generation settings name) or after `max_new_tokens`.
-    Prompts are padded on the left and masked; on a model that lets padding leak, each is answered alone. Of a prompt
-    that is too long for the model's context beside `max_new_tokens`, the end is kept.
+    Answers end at eos (the tokenizer's, or one that the model's settings name) or after `max_new_tokens`. Prompts are
+    padded on the left and masked; on a model that lets padding leak, each is answered alone. Of a prompt that is too
+    long for the model's context beside `max_new_tokens`, the end is kept.
     """
     if not asks:
         return

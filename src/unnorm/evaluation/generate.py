@@ -19,11 +19,11 @@ import orjson
 from unnorm.data.conversation import Message
 from unnorm.data.encode import encode_prompt
 from unnorm.evaluation.completions import Ask, complete_each
-from unnorm.evaluation.questions import Question
+from unnorm.evaluation.questions import Question, questions_hash
 from unnorm.evaluation.temperatures import temperature_of
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError
-from unnorm.foundation.hashing import hash_json, hash_tensors, hash_text
+from unnorm.foundation.hashing import hash_tensors, hash_text
 from unnorm.foundation.progress import Bar
 from unnorm.tuning.run_log import RunLog
 
@@ -74,7 +74,7 @@ def generate(
     model_hash = hash_tensors(model.state_dict())
     settings = {
         "model": model_hash,
-        "questions": hash_json([[q.prompt_id, q.category, [[m.content, m.input] for m in q.turns]] for q in questions]),
+        "questions": questions_hash(questions),
         "template": template,
         "temperature": temperature,
         "max_new_tokens": max_new_tokens,

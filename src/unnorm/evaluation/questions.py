@@ -1,5 +1,6 @@
 """Questions for completions: the built-in ones, MT-Bench, or a user's file. One or more turns each."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ import orjson
 
 from unnorm.data.conversation import Message
 from unnorm.foundation.errors import DataError
+from unnorm.foundation.hashing import hash_json
 
 MT_BENCH = "mt-bench"
 _MT_BENCH_HUB = "HuggingFaceH4/mt_bench_prompts"
@@ -28,7 +30,9 @@ BUILTIN = (
     _one("fact", "knowledge", "Name the three states of matter and give an example of each."),
     _one("explain", "explanation", "Explain to a child why the sky is blue."),
     _one("list", "lists", "List five things to pack for a trip to the mountains."),
-    _one("rewrite", "editing", "Rewrite the sentence in the past tense.", "She walks to school and talks to her friends."),
+    _one(
+        "rewrite", "editing", "Rewrite the sentence in the past tense.", "She walks to school and talks to her friends."
+    ),
     _one("sum", "arithmetic", "Tom has 12 apples and gives 5 away. How many apples are left?"),
     _one("story", "writing", "Write a short story about a lost dog that finds its way home."),
     _one("advice", "advice", "Give three tips for sleeping well."),
@@ -61,6 +65,11 @@ def read_questions(source: str) -> tuple[Question, ...]:
             raise DataError(f"{where}: not valid JSON ({error}).") from error
         questions.append(_question(row, where))
     return _checked(questions, source)
+
+
+def questions_hash(questions: Sequence[Question]) -> str:
+    """Hex digest of what is asked."""
+    return hash_json([[q.prompt_id, q.category, [[m.content, m.input] for m in q.turns]] for q in questions])
 
 
 def _from_hub() -> tuple[Question, ...]:

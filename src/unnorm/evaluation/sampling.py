@@ -1,7 +1,7 @@
 """Sampling that does not depend on what stands in the same batch: each row draws from a generator of its own.
 
-`argmax(logits / T + g)` with g standard Gumbel noise is a draw from `softmax(logits / T)` (the Gumbel-max trick; Maddison
-et al. 2014, arXiv 1411.0030), so greedy decoding of noisy logits samples.
+`argmax(logits / T + g)` with g standard Gumbel noise is a draw from `softmax(logits / T)` (the Gumbel-max trick;
+Maddison et al. 2014, arXiv 1411.0030), so greedy decoding of noisy logits samples.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class GumbelSampler(LogitsProcessor):
         ]
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        noisy = scores.float()  # in bf16 the noise would be rounded to a few values
+        noisy = scores.to(torch.float32, copy=True)  # in bf16 the noise would be rounded to a few values
         for row, generator in enumerate(self.generators):
             if generator is not None:
                 uniform = torch.rand(scores.shape[-1], generator=generator, dtype=torch.float64)

@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
-import orjson
-
 from unnorm.artefacts.loading import load
-from unnorm.data.conversation import Message
 from unnorm.data.templates import template_of
-from unnorm.evaluation.completions import complete
-from unnorm.evaluation.prompts import read_prompts
+from unnorm.evaluation.generate import generate
+from unnorm.evaluation.questions import questions_hash, read_questions
 from unnorm.foundation import atomic
-from unnorm.foundation.hashing import hash_json, hash_tensors
+from unnorm.foundation.hashing import hash_json
 from unnorm.study.cell import CellSettings
 from unnorm.study.spec import Completions
 from unnorm.study.view import COMPLETIONS
@@ -22,8 +19,8 @@ def complete_cell(settings: CellSettings, cell: str, folder: Path, wanted: Compl
 
     The model is the one that the cell saved, loaded as a user would load it.
     """
-    prompts = read_prompts(wanted.prompts)
-    key = hash_json([cell, [list(prompt) for prompt in prompts], wanted.max_new_tokens, settings.data.template])
+    questions = read_questions(wanted.prompts)
+    key = hash_json([cell, questions_hash(questions), wanted.model_dump(), settings.data.template])
     stage = folder / "completions.json"
     if stage.is_file() and atomic.read_json(stage).get("key") == key:
         return False
@@ -31,22 +28,17 @@ def complete_cell(settings: CellSettings, cell: str, folder: Path, wanted: Compl
     model = load(folder / "model", base=base)
     tokenizer = load_tokenizer(str(folder / "model"))
     template = template_of(settings.data.template, tokenizer)
-    texts = [template.prompt([Message("user", p.instruction, p.input)]) for p in prompts]
-    model_hash = hash_tensors(model.state_dict())
-    answers = complete(model, tokenizer, texts, max_new_tokens=wanted.max_new_tokens)
-    lines = [
-        {
-            "prompt_id": prompt.prompt_id,
-            "category": prompt.category,
-            "turn": 0,
-            "prompt": prompt.instruction + (f"\n\n{prompt.input}" if prompt.input else ""),
-            **answer._asdict(),
-            "seed": settings.seed,
-            "temperature": 0.0,
-            "model_hash": model_hash,
-        }
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
-    atomic.write_bytes(folder / COMPLETIONS, b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    generate(
+        model,
+        tokenizer,
+        questions,
+        folder / COMPLETIONS,
+        render=template.prompt,
+        template=template.identity,
+        temperature=wanted.temperature,
+        max_new_tokens=wanted.max_new_tokens,
+        seed=settings.seed,
+        replace=True,
+    )
     atomic.write_json(stage, {"key": key})
     return True

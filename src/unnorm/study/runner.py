@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unnorm.artefacts.manifest import library_versions
-from unnorm.evaluation.prompts import read_prompts
+from unnorm.evaluation.questions import read_questions
 from unnorm.foundation import atomic, progress
 from unnorm.foundation.errors import DiskError, Interrupted, UnnormError
 from unnorm.study import ledger as ledger_module
@@ -59,7 +59,7 @@ def run_study(
     bench = Workbench(quiet=quiet)
     planned = plan_cells(spec, ledger, bench)
     if spec.after.completions:
-        read_prompts(spec.after.completions.prompts)  # a mistake in it shows now, not after hours of training
+        read_questions(spec.after.completions.prompts)  # a mistake in it shows now, not after hours of training
     ledger_module.check_writable(ledger)
     folder = ledger / spec.name
     _write_study(folder, spec, source, planned)

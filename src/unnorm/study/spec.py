@@ -39,11 +39,10 @@ class Evaluation(_Part):
 
 
 class Completions(_Part):
-    """Greedy completions after training."""
+    """Answers after training."""
 
-    prompts: str = Field(
-        default="builtin", description="builtin, or a .jsonl file: prompt_id, category, instruction, input"
-    )
+    prompts: str = Field(default="builtin", description="builtin, mt-bench, or a .jsonl file of prompts")
+    temperature: str = Field(default="greedy", description="greedy, fastchat (by category), or a number")
     max_new_tokens: int = Field(default=64, gt=0)
 
 

@@ -85,7 +85,10 @@ def test_the_view_holds_logs_completions_and_a_matched_audit(small):
         assert cell.steps[-1]["step"] == cell.result["steps"]
         assert cell.evaluations[0]["step"] == 0
         (completion,) = cell.completions
-        wanted = "prompt_id category turn prompt text token_ids finish_reason seconds seed temperature model_hash"
+        wanted = (
+            "prompt_id category turn prompt text token_ids finish_reason seconds prompt_tokens cut seed "
+            "temperature model_hash"
+        )
         assert list(completion) == wanted.split()
         assert (cell.calibration is not None) == (cell.arm == "dyt")
 

@@ -69,8 +69,15 @@ def test_swap_then_sites_then_evaluate(capsys, bases, data_file, tmp_path):
             capsys, "evaluate", model, "--data", data_file, "--template", "alpaca-short", "--json"
         )
         assert code == 0, stderr
-        losses[str(model)] = json.loads(stdout)["loss"]
+        losses[str(model)] = json.loads(stdout)["data"][data_file]["trained"]["nats_per_token"]["value"]
     assert len(set(losses.values())) == 2
+    options = ("--data", data_file, "--template", "alpaca-short", "--against", bases["gpt2"])
+    code, stdout, stderr = call(capsys, "evaluate", out, *options, "--json")
+    found = json.loads(stdout)["data"][data_file]["difference"]
+    assert found["difference"]["value"] == pytest.approx(losses[str(out)] - losses[bases["gpt2"]])
+    code, stdout, stderr = call(capsys, "evaluate", out, *options)
+    assert code == 0
+    assert "over the same conversations" in stdout
     code, stdout, _ = call(
         capsys, "swap", bases["gpt2"], "--bare", "--sites", "final", "--out", tmp_path / "b", "--json"
     )

@@ -1,42 +1,127 @@
 """`unnorm evaluate`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from unnorm.cli.data_options import DATA_HELP, LOSS_ON_HELP, TEMPLATE_HELP, settings_from
 from unnorm.cli.output import JsonOption, emit_json, emit_table
 
-EXAMPLE = "Example: [bold]unnorm evaluate run/model --data alpaca[/bold]"
+EXAMPLE = "Example: [bold]unnorm evaluate run/model --data alpaca --against distilgpt2[/bold]"
 
 
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, a model's folder, or an artefact's folder.")],
-    data: Annotated[str, typer.Option(metavar="DATA", help=DATA_HELP)],
+    data: Annotated[list[str] | None, typer.Option(metavar="DATA", help=DATA_HELP + " May be repeated.")] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Another model, compared over the same conversations.")
+    ] = None,
+    by: Annotated[str, typer.Option(help="Groups of conversations: source, or language.")] = "source",
     tokens: Annotated[int, typer.Option(min=1, help="Held-out tokens, prompts included.")] = 100_000,
     max_length: Annotated[
         int | None, typer.Option(min=2, help="Tokens a row; default 256, or the model's most.")
     ] = None,
     template: Annotated[str, typer.Option(help=TEMPLATE_HELP)] = "alpaca",
     loss_on: Annotated[str, typer.Option(help=LOSS_ON_HELP)] = "answer",
+    tasks: Annotated[str | None, typer.Option(help="Tasks of lm-evaluation-harness, with commas between.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="With --tasks: examples a task.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the intervals' resamples, and of tasks.")] = 0,
     json: JsonOption = False,
 ) -> None:
-    """Measure held-out loss and token accuracy: on the part of DATA that no run trains on."""
+    """Measure held-out loss and token accuracy: on the part of DATA that no run trains on.
+
+    Intervals are 95 %, by bootstrap over conversations.
+    """
+    from typing import get_args
+
     from unnorm.artefacts.loading import open_model
-    from unnorm.evaluation.held_out import evaluate as evaluate_model
+    from unnorm.evaluation.scored_data import By
+    from unnorm.foundation.errors import SettingsError
+
+    if not data and tasks is None:
+        raise SettingsError("give --data DATA, --tasks TASKS, or both.")
+    if by not in get_args(By):
+        raise SettingsError(f"--by is one of {', '.join(get_args(By))}, not {by!r}.")
+    if against is not None and not data:
+        raise SettingsError("--against compares losses: give --data DATA.")
+    opened = [open_model(name) for name in (model, against) if name is not None]
+    found: dict[str, Any] = {"model": model}
+    if data:
+        shared = {"max_length": max_length, "template": template, "loss_on": loss_on}
+        found |= {"against": against, "data": {each: _losses(opened, each, shared, by, tokens, seed) for each in data}}
+    if tasks is not None:
+        from unnorm.evaluation.harness import run_tasks
+
+        found["tasks"] = run_tasks(*opened[0], tasks.split(","), limit=limit, seed=seed)
+    if json:
+        emit_json(found)
+        return
+    for each in data or []:
+        _show(found["data"][each], each, model, against)
+    for task, metrics in found.get("tasks", {}).items():
+        rows = [[name, f"{value:.4f}" if isinstance(value, float) else str(value)] for name, value in metrics.items()]
+        emit_table(task, ["metric", "value"], rows)
+
+
+def _losses(
+    opened: list[tuple[Any, Any]], data: str, shared: dict[str, Any], by: str, tokens: int, seed: int
+) -> dict[str, Any]:
+    from unnorm.evaluation.losses import by_group, by_position, compare, losses
+    from unnorm.evaluation.scored_data import score_data
     from unnorm.surgery.base import context_length
 
-    loaded, tokenizer = open_model(model)
-    settings = settings_from(
-        None,
-        source=data,
-        max_length=max_length or min(256, context_length(loaded) or 256),
-        template=template,
-        loss_on=loss_on,
-    )
-    result = evaluate_model(loaded, settings, tokenizer, tokens=tokens)
-    if json:
-        emit_json({"model": model, "data": data, **result.to_dict()})
-        return
-    row = [model, f"{result.loss:.4f}", f"{result.token_accuracy:.1%}", f"{result.tokens:,}", f"{result.seconds:.1f}"]
-    emit_table(f"held out from {data}", ["model", "nats per token", "accuracy", "tokens", "seconds"], [row])
+    length = shared["max_length"] or min(256, *(context_length(loaded) or 256 for loaded, _ in opened))
+    settings = settings_from(None, source=data, **{**shared, "max_length": length})
+    scored = [
+        score_data(loaded, settings, tokenizer, tokens=tokens, by=by)  # type: ignore[arg-type]
+        for loaded, tokenizer in opened
+    ]
+    scores, dropped = scored[0]
+    found: dict[str, Any] = {
+        "trained": losses(scores, "trained", seed=seed).to_dict(),
+        "all": losses(scores, "all", seed=seed).to_dict(),
+        by: {name: part.to_dict() for name, part in by_group(scores, seed=seed).items()},
+        "positions": by_position(scores),
+        "dropped": dict(dropped),
+    }
+    if len(scored) > 1:
+        found["difference"] = compare(scores, scored[1][0], seed=seed).to_dict()
+    return found
+
+
+def _show(found: dict[str, Any], data: str, model: str, against: str | None) -> None:
+    rows = [
+        [
+            which,
+            _with_interval(found[which]["nats_per_token"], ".4f"),
+            f"{found[which]['nats_per_byte']['value']:.4f}" if found[which]["nats_per_byte"] else "",
+            f"{found[which]['perplexity']['value']:.2f}",
+            f"{found[which]['top1']['value']:.1%}",
+            f"{found[which]['top5']['value']:.1%}",
+            f"{found[which]['tokens']:,}",
+            f"{found[which]['conversations']:,}",
+        ]
+        for which in ("trained", "all")
+    ]
+    columns = ["tokens that are", "nats per token (95 %)", "per byte", "perplexity", "top 1", "top 5", "tokens"]
+    emit_table(f"{model} on what is held out from {data}", [*columns, "conversations"], rows)
+    if "difference" in found:
+        d = found["difference"]
+        row = [
+            f"{d['first']:.4f}",
+            f"{d['second']:.4f}",
+            _with_interval(d["difference"], "+.4f"),
+            _with_interval(d["relative"], "+.2%"),
+            f"{d['conversations']:,}",
+        ]
+        title = f"against {against}, nats per {d['per']} over the same conversations"
+        emit_table(
+            title, [model[-30:], str(against)[-30:], "difference (95 %)", "relative (95 %)", "conversations"], [row], 0
+        )
+
+
+def _with_interval(interval: dict[str, Any], form: str) -> str:
+    value = format(interval["value"], form)
+    if interval["low"] is None:
+        return value
+    return f"{value} ({format(interval['low'], form)} to {format(interval['high'], form)})"

@@ -1,0 +1,67 @@
+"""The held-out conversations of a data set, as items to be scored: streamed, each with the group it belongs to."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from unnorm.data.encode import Encoder, Encoding, encode_each
+from unnorm.data.prepare import Source
+from unnorm.data.settings import DataSettings
+from unnorm.evaluation.scores import Item, Scores, score
+from unnorm.foundation.errors import DataError
+from unnorm.foundation.hashing import hash_text
+from unnorm.foundation.progress import track
+from unnorm.surgery.base import check_length
+from unnorm.tuning.packing_probe import packing_is_clean
+
+By = Literal["source", "language"]
+
+
+def score_data(
+    model: Any,
+    settings: DataSettings,
+    tokenizer: Any,
+    *,
+    tokens: int | None = 100_000,
+    by: By = "source",
+    quiet: bool = False,
+) -> tuple[Scores, Counter[str]]:
+    """Scores of the held-out conversations of a data set (about `tokens` tokens of them; None: all), and what of them
+    was dropped, by reason.
+
+    by: what groups are made of. A conversation's key is made of its source and row, so that two models, whatever their
+    tokenizers, are compared on the same ones.
+    """
+    check_length(model, settings.max_length)
+    source = Source(settings, tokenizer, quiet=quiet)
+    result = Encoding([], Counter(), Counter())
+    pad = tokenizer.pad_token_id
+    scores = score(
+        model,
+        tokenizer,
+        track(_items(source, tokenizer, result, tokens, by), "evaluating", quiet=quiet),
+        max_length=settings.max_length,
+        packed=packing_is_clean(model),
+        pad_id=pad,
+    )
+    if not len(scores.keys):
+        reasons = "; ".join(f"{count} × {reason}" for reason, count in result.dropped.items())
+        raise DataError(f"{settings.source}: nothing held out can be evaluated on ({reasons or 'there is nothing'}).")
+    return scores, source.dropped + result.dropped
+
+
+def _items(source: Source, tokenizer: Any, result: Encoding, tokens: int | None, by: By) -> Iterator[Item]:
+    settings = source.settings
+    encoder = Encoder(tokenizer, settings.template, settings.loss_on)
+    encoded = encode_each(
+        encoder, source.held_out, settings.max_length, settings.too_long, result, processes=1, quiet=True
+    )
+    left = tokens
+    for conversation, (_, rows) in zip(source.held_out, encoded, strict=True):
+        group = conversation.source if by == "source" else conversation.language or "unknown"
+        for part, row in enumerate(rows):
+            yield Item(row, group, hash_text(f"{conversation.source}/{conversation.row}/{part}") >> 1)
+            if left is not None:
+                left -= len(row.ids)
+        if left is not None and left <= 0:
+            return

@@ -237,6 +237,23 @@ def test_a_checkpoint_of_another_run_is_refused(bases, data_file, tmp_path):
         run_cell(settings, tmp_path / "out", quiet=True)
 
 
+def test_turns_that_all_weigh_the_same_train_as_if_they_had_no_weight(bases, tmp_path):
+    steps = []
+    for name, weight in (("half", 0.5), ("whole", 1.0)):
+        rows = [
+            {"messages": [{"role": "user", "content": f"Join {i}"},
+                          {"role": "assistant", "content": f"red {i}", "weight": weight}]}
+            for i in range(200)
+        ]  # fmt: skip
+        data = tmp_path / f"{name}.json"
+        data.write_text(json.dumps(rows))
+        run_cell(settings_of(bases["gpt2"], str(data)), tmp_path / name, quiet=True)
+        steps.append(lines(tmp_path / name / "steps.jsonl"))
+    for half, whole in zip(*steps, strict=True):
+        assert half["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+        assert half["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-3)
+
+
 @pytest.mark.parametrize("reached", ["cell.json", "trainable.json", "steps.jsonl"])
 def test_ctrl_c_at_any_stage_and_the_same_command_goes_on(reached, bases, data_file, tmp_path):
     settings = settings_of(bases["gpt2"], data_file, training={"tokens": 6000}, checkpoint_every_tokens=10**9)

@@ -136,7 +136,7 @@ def _tidied(found: Iterable[Conversation], policies: Policies, reading: Reading)
 
 
 def _read_mix(settings: DataSettings, quiet: bool) -> Reading:
-    """RE-WILD or its reduced form, from the hub or from a folder that holds its parts."""
+    """RE-WILD or its reduced form, from the hub or from a folder that holds its parts, which are mixed."""
     mix = rewild.MIXES[settings.source]
     reading = Reading(settings.source)
     for part, place in rewild.PARTS.items():
@@ -154,7 +154,7 @@ def _read_mix(settings: DataSettings, quiet: bool) -> Reading:
         if not taken:
             raise DataError(f"no row of {name} can be used; dropped so far: {dict(reading.dropped)}.")
         reading.conversations += taken
-    reading.conversations = reading.conversations[: settings.rows]
+    reading.conversations = rewild.shuffled(reading.conversations)[: settings.rows]
     return reading
 
 

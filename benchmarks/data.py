@@ -100,10 +100,7 @@ def report(turns: dict[int, list[Turn]]) -> str:
     ]
     columns = ("read", "encode", "pack", "batches", "seconds", "processor")
     for processes, done in turns.items():
-        stages = [
-            [getattr(one, name) for one in done]
-            for name in ("read", "encode", "pack", "batches", "seconds", "processor")
-        ]
+        stages = [[getattr(one, name) for one in done] for name in columns]
         cells = " | ".join(f"{statistics.median(stage):.1f} ({max(stage):.1f})" for stage in stages)
         lines.append(f"| {processes} | {cells} |")
     facts = next(iter(turns.values()))[0].facts

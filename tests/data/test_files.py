@@ -119,6 +119,12 @@ def test_json_lines_in_a_json_file_and_byte_order_marks(tmp_path):
         ("rows.jsonl", b'{"a": 1}\n{"a": \n', "rows.jsonl, line 2: not valid JSON.*unnorm data repair .*rows.jsonl"),
         ("rows.json", b'[{"a": 1}, {"a', "not valid JSON.*unnorm data repair .*rows.json"),
         ("rows.json", b'[{"a": "\xff"}]', "not valid JSON"),
+        (
+            "rows.jsonl.gz",
+            gzip.compress(b"{oops}"),
+            "line 1: not valid.*unnorm data repair .*rows.jsonl.gz",
+        ),
+        ("rows.csv", b"a,a\n1,2\n", "two columns have the same name"),
         ("rows.json.gz", b"\x1f\x8bnonsense", "cannot be unpacked"),
         ("rows.json.gz", gzip.compress(b'[{"a": 1}]')[:-9], "cannot be unpacked"),
         ("rows.json.xz", b"nonsense", "cannot be unpacked"),

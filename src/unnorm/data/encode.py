@@ -17,7 +17,7 @@ from unnorm.data.pieces import Piece
 from unnorm.data.rounds import group, part_of, rounds_of
 from unnorm.data.settings import LossOn, TooLong
 from unnorm.data.templates import Template, template_of
-from unnorm.data.tokenization import Text, Tokens, processes_here
+from unnorm.data.tokenization import Text, Tokens, bos_of, processes_here
 from unnorm.foundation.progress import Bar
 from unnorm.metrics.token_sums import IGNORED
 
@@ -106,9 +106,9 @@ def encode_each(
 
 def encode_prompt(text: str, tokenizer: Any) -> list[int]:
     """Token ids of a prompt, as `encode` would begin a conversation with it. Special tokens in it are special."""
-    tokens = Tokens(tokenizer)
-    ids: list[int] = tokens.ids([Text(text, False)])[0].tolist()
-    return ids if tokens.bos is None or ids[:1] == [tokens.bos] else [tokens.bos, *ids]
+    ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    bos = bos_of(tokenizer)
+    return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
 
 
 class Encoder:

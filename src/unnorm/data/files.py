@@ -33,7 +33,7 @@ def rows_of(source: str, split: str = "train") -> Iterator[Any]:
     """
     if source == STDIN:
         content = _stdin()
-        return _rows(f"stdin{magic_suffix(content) or _text_suffix(content)}", content)
+        return _rows(f"stdin{magic_suffix(content) or _text_suffix(content)}", content, "FILE")
     path = Path(source).expanduser()
     if path.is_dir():
         return _rows_of_folder(path, split)
@@ -42,7 +42,7 @@ def rows_of(source: str, split: str = "train") -> Iterator[Any]:
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     if not suffixes or suffixes[-1] not in (*READ, *PACKED):
         raise DataError(f"{path}: cannot read {path.suffix or 'a file without a suffix'!r}. {choices()}")
-    return _rows(str(path), None)
+    return _rows(str(path), None, str(path))
 
 
 def choices() -> str:
@@ -74,7 +74,7 @@ def _rows_of_folder(path: Path, split: str) -> Iterator[Any]:
     files = sorted(f for f in path.rglob("*") if f.is_file() and f.suffix.lower() in (*READ, *PACKED))
     if not files:
         raise DataError(f"the folder {path} holds no data. {choices()}")
-    return (row for file in files for row in _rows(str(file), None))
+    return (row for file in files for row in _rows(str(file), None, str(file)))
 
 
 def _rows_of_arrow_folder(path: Path, split: str) -> Iterator[Any]:
@@ -91,14 +91,14 @@ def _rows_of_arrow_folder(path: Path, split: str) -> Iterator[Any]:
     return iter(loaded)
 
 
-def _rows(name: str, content: bytes | None) -> Iterator[Any]:
-    """Rows of the file `name`, or of `content` that would stand in a file of that name."""
+def _rows(name: str, content: bytes | None, file: str) -> Iterator[Any]:
+    """Rows of the file `name`, or of `content` that would stand in a file of that name and came out of `file`."""
     suffix = Path(name).suffix.lower()
     if suffix in PACKED:
         for inner, unpacked in unpack(name, content):
             if Path(inner).suffix.lower() not in READ:
                 inner += magic_suffix(unpacked) or _text_suffix(unpacked)
-            yield from _rows(inner, unpacked)
+            yield from _rows(inner, unpacked, file)
         return
     if content is None and suffix in (".parquet", ".arrow"):
         yield from _columnar(name, name)
@@ -107,36 +107,36 @@ def _rows(name: str, content: bytes | None) -> Iterator[Any]:
     if not content.strip():
         raise DataError(f"{name} is empty.")
     if suffix == ".json":
-        yield from _json(name, content)
+        yield from _json(name, content, file)
     elif suffix in (".jsonl", ".ndjson"):
-        yield from _json_lines(name, content)
+        yield from _json_lines(name, content, file)
     elif suffix == ".csv":
         yield from _csv(name, content)
     else:
         yield from _columnar(name, io.BytesIO(content))
 
 
-def _json(name: str, content: bytes) -> Iterator[Any]:
+def _json(name: str, content: bytes, file: str) -> Iterator[Any]:
     try:
         rows = orjson.loads(content)
     except orjson.JSONDecodeError as error:
         first, _, rest = content.lstrip(b"\xef\xbb\xbf \t\r\n").partition(b"\n")
         if rest and first.startswith(b"{") and first.rstrip().endswith(b"}"):  # JSONL under another name
-            yield from _json_lines(name, content)
+            yield from _json_lines(name, content, file)
             return
-        raise _damaged(name, error) from error
+        raise _damaged(name, file, error) from error
     if not isinstance(rows, list):
         raise DataError(f"{name} must hold a JSON array of rows, not {type(rows).__name__}.")
     yield from rows
 
 
-def _json_lines(name: str, content: bytes) -> Iterator[Any]:
+def _json_lines(name: str, content: bytes, file: str) -> Iterator[Any]:
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if line.strip():
             try:
                 yield orjson.loads(line)
             except orjson.JSONDecodeError as error:
-                raise _damaged(f"{name}, line {number}", error) from error
+                raise _damaged(f"{name}, line {number}", file, error) from error
 
 
 def _csv(name: str, content: bytes) -> Iterator[Any]:
@@ -144,6 +144,9 @@ def _csv(name: str, content: bytes) -> Iterator[Any]:
     try:
         text = content.decode("utf-8-sig")
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="")
+        columns = reader.fieldnames or []
+        if len(set(columns)) < len(columns):
+            raise DataError(f"{name}: two columns have the same name. Rename one.")
         for row in reader:
             if "" in row or None in row.values():
                 raise DataError(
@@ -176,8 +179,7 @@ def _columnar(name: str, file: Any) -> Iterator[Any]:
         raise DataError(f"{name}: damaged ({_first_line(error)}). Fetch or write it again.") from error
 
 
-def _damaged(where: str, error: Exception) -> DataError:
-    file = where.rpartition(", line ")[0] or where
+def _damaged(where: str, file: str, error: Exception) -> DataError:
     return DataError(f"{where}: not valid JSON ({error}). Save what can be saved: unnorm data repair {file}")
 
 

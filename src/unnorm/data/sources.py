@@ -17,7 +17,7 @@ from unnorm.data.formats import FORMATS, Format, FormatName, convert, recognise
 from unnorm.data.markup import holds_html
 from unnorm.data.policies import Policies, tidy
 from unnorm.data.settings import DataSettings
-from unnorm.foundation.errors import DataError
+from unnorm.foundation.errors import DataError, SettingsError
 from unnorm.foundation.progress import Bar
 
 KNOWN = {
@@ -52,16 +52,18 @@ class Reading:
 def read(settings: DataSettings, *, quiet: bool = False) -> Reading:
     """The conversations of a source. Raises `DataError` if it cannot be read, or if not one row can be used."""
     source, path = settings.source, settings.path
+    local = path is not None or (source not in rewild.MIXES and files.is_file_name(source))
+    _check(settings, local)
     if source in rewild.MIXES:
         return _read_mix(settings, quiet)
-    if path is not None or files.is_file_name(source):
+    if local:
         name = str(path or source)
         rows = files.rows_of(name, settings.split)
     else:
         if source not in KNOWN and "/" not in source:
             raise DataError(f"{source!r} is neither a known name nor a file. {files.choices()}")
         name = source
-        wanted = KNOWN.get(source, hub.HubSet(source, settings.subset, settings.split))
+        wanted = KNOWN.get(source, hub.HubSet(source))._replace(subset=settings.subset, split=settings.split)
         rows = hub.rows_of(wanted, streaming=settings.streaming)
     return conversations_of(
         rows, name, policies=settings.policies, form=settings.format, limit=settings.rows, quiet=quiet
@@ -96,6 +98,19 @@ def conversations_of(
             f"no row of {name} can be used as {known.name} ({reasons}). Rows of this format have {known.fields}."
         )
     return reading
+
+
+def _check(settings: DataSettings, local: bool) -> None:
+    """Refuse settings that would be passed over: a `SettingsError`."""
+    idle = []
+    if local:
+        idle = [name for name in ("subset", "streaming") if getattr(settings, name)]
+    if settings.source in rewild.MIXES:
+        idle += [name for name in ("subset", "format") if getattr(settings, name) and name not in idle]
+        idle += ["split"] * (settings.split != "train")
+    if idle:
+        what = "files on this machine" if local else f"the mix {settings.source}"
+        raise SettingsError(f"{', '.join(idle)}: of no effect on {what}. Leave it out.")
 
 
 def _recognised(
@@ -141,7 +156,7 @@ def _read_mix(settings: DataSettings, quiet: bool) -> Reading:
     reading = Reading(settings.source)
     for part, place in rewild.PARTS.items():
         if settings.path is not None:
-            rows = files.rows_of(rewild.part_file(Path(settings.path).expanduser(), part), settings.split)
+            rows = files.rows_of(rewild.part_file(Path(settings.path).expanduser(), part))
         else:
             rows = hub.rows_of(place, streaming=settings.streaming)
         name = f"{settings.source}/{part}"

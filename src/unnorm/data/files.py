@@ -23,7 +23,8 @@ _ARROW_FOLDER = ("dataset_info.json", "dataset_dict.json")
 
 def is_file_name(source: str) -> bool:
     """Whether `source` means a file, a folder or stdin, be it there or not, rather than a hub id or a known name."""
-    return source == STDIN or Path(source).exists() or Path(source).suffix.lower() in (*READ, *PACKED)
+    path = Path(source).expanduser()
+    return source == STDIN or path.exists() or path.suffix.lower() in (*READ, *PACKED)
 
 
 def rows_of(source: str, split: str = "train") -> Iterator[Any]:
@@ -31,12 +32,16 @@ def rows_of(source: str, split: str = "train") -> Iterator[Any]:
 
     split: which one, of an Arrow folder that has several. Raises `DataError`.
     """
+    path = Path(source).expanduser()
+    if path.is_dir() and any((path / name).is_file() for name in _ARROW_FOLDER):
+        return _rows_of_arrow_folder(path, split)
+    if split != "train":
+        raise DataError(f"{source} has no splits, so there is no split {split!r}. Leave it out.")
     if source == STDIN:
         content = _stdin()
-        return _rows(f"stdin{magic_suffix(content) or _text_suffix(content)}", content, "FILE")
-    path = Path(source).expanduser()
+        return _rows(f"stdin{magic_suffix(content) or _text_suffix('stdin', content)}", content, "FILE")
     if path.is_dir():
-        return _rows_of_folder(path, split)
+        return _rows_of_folder(path)
     if not path.is_file():
         raise DataError(f"there is no file {source!r}. {choices()}")
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
@@ -59,18 +64,19 @@ def _stdin() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _text_suffix(content: bytes) -> str:
+def _text_suffix(name: str, content: bytes) -> str:
     start = content[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if not start:
-        raise DataError("stdin is empty.")
+        raise DataError(f"{name} is empty.")
     if start not in (b"[", b"{"):
-        raise DataError("stdin holds no JSON array, JSONL, Parquet or Arrow. Save it in a file with a suffix.")
+        raise DataError(
+            f"{name} holds no JSON array, JSONL, Parquet or Arrow, as far as its first bytes tell. "
+            "Save it in a file whose suffix says what it is."
+        )
     return ".json" if start == b"[" else ".jsonl"
 
 
-def _rows_of_folder(path: Path, split: str) -> Iterator[Any]:
-    if any((path / name).is_file() for name in _ARROW_FOLDER):
-        return _rows_of_arrow_folder(path, split)
+def _rows_of_folder(path: Path) -> Iterator[Any]:
     files = sorted(f for f in path.rglob("*") if f.is_file() and f.suffix.lower() in (*READ, *PACKED))
     if not files:
         raise DataError(f"the folder {path} holds no data. {choices()}")
@@ -88,17 +94,28 @@ def _rows_of_arrow_folder(path: Path, split: str) -> Iterator[Any]:
         if split not in loaded:
             raise DataError(f"{path} has no split {split!r}. It has: {', '.join(loaded)}.")
         loaded = loaded[split]
+    elif split != "train":
+        raise DataError(f"{path} has no splits, so there is no split {split!r}. Leave it out.")
     return iter(loaded)
 
 
 def _rows(name: str, content: bytes | None, file: str) -> Iterator[Any]:
     """Rows of the file `name`, or of `content` that would stand in a file of that name and came out of `file`."""
     suffix = Path(name).suffix.lower()
-    if suffix in PACKED:
+    if suffix == ".zip":
+        found = 0
         for inner, unpacked in unpack(name, content):
-            if Path(inner).suffix.lower() not in READ:
-                inner += magic_suffix(unpacked) or _text_suffix(unpacked)
-            yield from _rows(inner, unpacked, file)
+            if Path(inner).suffix.lower() in READ:  # other files are left alone, as in a folder
+                found += 1
+                yield from _rows(inner, unpacked, file)
+        if not found:
+            raise DataError(f"{name} holds no data. {choices()}")
+        return
+    if suffix in PACKED:
+        ((inner, unpacked),) = unpack(name, content)
+        if Path(inner).suffix.lower() not in READ:
+            inner += magic_suffix(unpacked) or _text_suffix(name, unpacked)
+        yield from _rows(inner, unpacked, file)
         return
     if content is None and suffix in (".parquet", ".arrow"):
         yield from _columnar(name, name)

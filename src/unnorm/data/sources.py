@@ -28,7 +28,7 @@ KNOWN = {
 }
 """Known names and the hub data set each one means. The mixes of `rewild` are known names too."""
 
-_SAMPLE = 100  # rows by which a format is recognised
+_SAMPLE = 100  # rows by which a format is recognised, and after which progress is shown
 
 
 @dataclass
@@ -135,7 +135,8 @@ def _converted(known: Format, rows: Iterable[Any], name: str, reading: Reading, 
             reading.dropped[conversation] += 1
         else:
             yield conversation
-        bar.advance()
+        if reading.rows % _SAMPLE == 0:
+            bar.advance(_SAMPLE)
 
 
 def _tidied(found: Iterable[Conversation], policies: Policies, reading: Reading) -> Iterator[Conversation]:

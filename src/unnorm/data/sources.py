@@ -57,8 +57,9 @@ def read(settings: DataSettings, *, quiet: bool = False) -> Reading:
     if source in rewild.MIXES:
         return _read_mix(settings, quiet)
     if local:
-        name = str(path or source)
-        rows = files.rows_of(name, settings.split)
+        place = str(path or source)
+        name = "stdin" if place == files.STDIN else place
+        rows = files.rows_of(place, settings.split)
     else:
         if source not in KNOWN and "/" not in source:
             raise DataError(f"{source!r} is neither a known name nor a file. {files.choices()}")

@@ -134,6 +134,19 @@ def test_finetune_and_again(capsys, bases, data_file, tmp_path, strategy):
     assert "finished already" in err
 
 
+def test_finetune_on_chats_under_policies(capsys, bases, tmp_path):
+    data = tmp_path / "chats.json"
+    roles = ("gpt", "human", "gpt", "human", "gpt", "human", "gpt", "human")
+    chats = [[{"from": role, "value": f"red blue green {i}"} for role in roles] for i in range(200)]
+    data.write_text(json.dumps([{"conversations": chat} for chat in chats]))
+    options = finetune_options(bases["gpt2"], data, tmp_path / "run", "--too-long", "split", "--json")
+    code, _, err = call(capsys, *options, "--policy", "leading_answer=context")
+    assert code == 0, err
+    assert "data understood as sharegpt" in err
+    assert "leading answer kept as context" in err
+    assert "split by rounds" in err
+
+
 def test_doctor(capsys):
     code, out, _ = call(capsys, "doctor", "--json")
     assert code == 0

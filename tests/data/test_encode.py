@@ -175,14 +175,41 @@ def test_what_looks_like_a_special_token_in_the_data_is_text(tokenizer):
         assert "x<|endoftext|>y" in trained_text(row, own)
 
 
-def test_a_template_that_changes_what_it_is_given_cannot_hide_a_special_token(tokenizer):
+@pytest.mark.parametrize(
+    "turns",
+    [
+        ("u:q", "a:x<|endoftext|>y"),  # the template below makes a z of y
+        ("u:q", "a:<|endoftext|>"),  # is it the data's or the template's?
+    ],
+)
+def test_a_special_token_that_cannot_be_told_from_the_templates_is_not_trained(tokenizer, turns):
     own = copy.deepcopy(tokenizer)
-    own.chat_template = "{% for m in messages %}{{ m.content | replace('y', 'z') }}{% endfor %}"
-    encoding = encode(
-        [chat("u:q", "a:x<|endoftext|>y"), chat("u:q", "a:b")], own, template="chat", max_length=99, quiet=True
-    )
+    own.chat_template = "{% for m in messages %}{{ m.content | replace('y', 'z') }}<|endoftext|>{% endfor %}"
+    rows = [chat(*turns), chat("u:q", "a:b")]
+    encoding = encode(rows, own, template="chat", max_length=99, quiet=True)
     assert len(encoding.rows) == 1
-    assert encoding.dropped == {"holds a special token that the template does not leave as it is": 1}
+    assert encoding.dropped == {"holds a special token that cannot be told from the template's": 1}
+
+
+contents = st.lists(st.sampled_from(["<|endoftext|>", "<|im_end|>", "a", " b", "\n", "<|im_start|>"]), min_size=1)
+
+
+@given(contents.map("".join), contents.map("".join), st.sampled_from(["plain", "chatml", "chat"]))
+@settings(max_examples=80, deadline=None)
+def test_no_data_makes_a_special_token(tokenizer, asked, answered, template):
+    own = copy.deepcopy(tokenizer)
+    own.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    own.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    specials = own.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+
+    def shape(*turns):
+        rows = encode([chat(*turns)], own, template=template, max_length=999, quiet=True).rows
+        return [[i for i in row.ids.tolist() if i in specials] for row in rows]
+
+    assert shape(f"u:{asked}", f"a:{answered}") in ([], shape("u:q", "a:b"))
 
 
 def test_conversations_that_a_template_refuses_are_counted_with_what_it_says(tokenizer):
@@ -190,6 +217,9 @@ def test_conversations_that_a_template_refuses_are_counted_with_what_it_says(tok
     own.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}x"
     encoding = encode([chat("s:x", "u:q", "a:b")], own, template="chat", max_length=64, quiet=True)
     assert encoding.dropped == {"the chat template refuses it: no system": 1}
+    own.chat_template = "{% if false %}x{% endif %}"
+    encoding = encode([chat("u:q", "a:b")], own, template="chat", max_length=64, quiet=True)
+    assert encoding.dropped == {"the template makes no text of it": 1}
 
 
 @pytest.mark.parametrize("template", ["alpaca-short", "chatml"])

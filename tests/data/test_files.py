@@ -46,6 +46,7 @@ def packed(suffix: str, name: str, content: bytes) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr(name, content)
+        archive.writestr("README.md", b"not data")
         archive.writestr("__MACOSX/._" + name, b"\x00")
     return out.getvalue()
 
@@ -72,7 +73,7 @@ def test_stdin_is_known_by_its_first_bytes_and_may_be_asked_for_again(monkeypatc
     files._stdin.cache_clear()
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"", "stdin is empty"), (b"a,b\n1,2\n", "with a suffix")])
+@pytest.mark.parametrize(("content", "message"), [(b"", "stdin is empty"), (b"a,b\n1,2\n", "stdin holds no JSON")])
 def test_stdin_that_is_not_understood(monkeypatch, content, message):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
     files._stdin.cache_clear()
@@ -107,6 +108,12 @@ def test_an_arrow_folder_and_its_splits(tmp_path):
         rows_of(str(tmp_path / "one"))
 
 
+def test_a_split_of_what_has_none(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(content_of(".jsonl"))
+    with pytest.raises(DataError, match="has no splits"):
+        rows_of(str(tmp_path / "rows.jsonl"), split="test")
+
+
 def test_json_lines_in_a_json_file_and_byte_order_marks(tmp_path):
     path = tmp_path / "rows.json"
     path.write_bytes(b"\xef\xbb\xbf" + content_of(".jsonl"))
@@ -119,11 +126,19 @@ def test_json_lines_in_a_json_file_and_byte_order_marks(tmp_path):
         ("rows.jsonl", b'{"a": 1}\n{"a": \n', "rows.jsonl, line 2: not valid JSON.*unnorm data repair .*rows.jsonl"),
         ("rows.json", b'[{"a": 1}, {"a', "not valid JSON.*unnorm data repair .*rows.json"),
         ("rows.json", b'[{"a": "\xff"}]', "not valid JSON"),
+        (
+            "rows.jsonl.gz",
+            gzip.compress(b"{oops}"),
+            "line 1: not valid.*unnorm data repair .*rows.jsonl.gz",
+        ),
+        ("rows.csv", b"a,a\n1,2\n", "two columns have the same name"),
         ("rows.json.gz", b"\x1f\x8bnonsense", "cannot be unpacked"),
         ("rows.json.gz", gzip.compress(b'[{"a": 1}]')[:-9], "cannot be unpacked"),
         ("rows.json.xz", b"nonsense", "cannot be unpacked"),
         ("rows.json.zst", b"nonsense", "cannot be unpacked"),
         ("rows.zip", b"nonsense", "cannot be unpacked"),
+        ("rows.gz", gzip.compress(b"a,b"), "rows.gz holds no JSON array"),
+        ("empty.zip", packed(".zip", "other.txt", b"x"), "holds no data"),
         ("rows.parquet", b"PAR1nonsense", "damaged"),
         ("rows.arrow", b"nonsense and more of it", "damaged"),
         ("rows.csv", b'a,b\n"1,2\n', "CSV"),

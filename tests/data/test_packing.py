@@ -52,3 +52,12 @@ def test_a_padded_batch_masks_by_position():
     assert batch["labels"].tolist()[0] == [IGNORED, 7, IGNORED, IGNORED]
     assert batch["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
     assert torch.equal(batch["tokens"], torch.tensor([2, 4]))
+
+
+def test_weights_are_in_every_batch_of_weighted_rows():
+    light = Encoded(np.array([5, 6]), np.array([IGNORED, 6]), np.array([0, 0.5], dtype=np.float32))
+    packed = collate_packed([[light, encoded(3, 10)]], 8, pad_id=7, weighted=True)
+    assert packed["weights"].tolist() == [[0, 0.5, 0, 1, 1, 0, 0, 0]]
+    padded = collate_padded([[light], [encoded(3, 10)]], pad_id=7, weighted=True)
+    assert padded["weights"].tolist() == [[0, 0.5, 0], [0, 1, 1]]
+    assert "weights" not in collate_packed([[encoded(3, 10)]], 8, pad_id=7)

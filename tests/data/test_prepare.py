@@ -50,5 +50,46 @@ def test_what_cannot_be_used(data_file, tokenizer):
         source(data_file, tokenizer, max_length=4).train(100, seed=0)
     with pytest.raises(SettingsError, match="Known templates"):
         source(data_file, tokenizer, template="chat")
+    with pytest.raises(DataError, match="nothing in it is trained"):
+        source(data_file, tokenizer, loss_on=("tool",)).train(100, seed=0)
     with pytest.raises(DataError, match="too few"):
         source(data_file, tokenizer, rows=2)
+
+
+def test_a_small_share_of_the_real_alpaca_packs_tightly(shared):
+    from unnorm.surgery.base import load_tokenizer
+
+    path = str(shared / "data" / "alpaca" / "alpaca_data.json")
+    settings = DataSettings(source="alpaca", path=path, rows=6000, max_length=512)
+    rows = Source(settings, load_tokenizer(str(shared / "bases" / "neox-4m")), quiet=True).validation(10**9)
+    assert rows.tokens / (len(rows.rows) * 512) > 0.97  # benchmarks/data.py measures all rows
+
+
+def test_what_hashes_of_encodings_hold_is_pinned():
+    """A cell is named by it: settings that are newer stand in it only where they are not at their defaults."""
+    settings = DataSettings(source="x", path="y", rows=3, policies={"html": "keep"})
+    assert settings.encoding("alpaca") == {"template": "alpaca", "max_length": 256, "loss_on": "answer"}
+    newer = DataSettings(source="x", too_long="split", loss_on=["user", "assistant"]).encoding("t")
+    assert newer == {"template": "t", "max_length": 256, "loss_on": ["user", "assistant"], "too_long": "split"}
+
+
+def test_weights_of_turns_reach_the_batches(tmp_path, tokenizer):
+    import json
+
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Join {i}"},
+                {"role": "assistant", "content": "red", "weight": w},
+            ]
+        }
+        for i, w in enumerate([0.5, 1] * 100)
+    ]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    one = source(str(path), tokenizer)
+    assert all("weights" in batch for batch in one.train(1000, seed=0).batches(4))
+    for row in rows:
+        row["messages"][1]["weight"] = 1
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    assert "weights" not in next(source(str(path), tokenizer).train(1000, seed=0).batches(4))

@@ -42,7 +42,7 @@ def folder(tmp_path):
 
 
 def of_part(reading, part):
-    return [c for c in reading.conversations if c.source.endswith(part)]
+    return sorted((c for c in reading.conversations if c.source.endswith(part)), key=lambda c: c.row)
 
 
 def test_the_mix_from_local_parts(folder):
@@ -54,8 +54,11 @@ def test_the_mix_from_local_parts(folder):
     assert len(of_part(reading, "mmlu")) == 30
     assert said(of_part(reading, "mmlu")[0])[1] == "a:B"
     assert len(of_part(reading, "algebra")) == 20
-    assert len(drawn[0].messages) == 4
+    assert {len(c.messages) for c in drawn} == {4}
     assert set(reading.formats.values()) == {"messages", "multiple-choice"}
+    few = read(DataSettings(source="rewild", path=str(folder), rows=60), quiet=True)
+    assert few.conversations == reading.conversations[:60]
+    assert all(of_part(few, part) for part in rewild.PARTS)
     again = read(DataSettings(source="rewild", path=str(folder)), quiet=True)
     assert again.conversations == reading.conversations
 

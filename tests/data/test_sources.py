@@ -6,7 +6,7 @@ from unnorm.data.conversation import Message
 from unnorm.data.policies import Policies
 from unnorm.data.settings import DataSettings
 from unnorm.data.sources import read as read_settings
-from unnorm.foundation.errors import DataError
+from unnorm.foundation.errors import DataError, SettingsError
 
 GOOD = {"instruction": "Add 1 and 2", "input": "", "output": "3"}
 
@@ -76,6 +76,19 @@ def test_the_format_can_be_named(tmp_path):
     assert reading.formats == {path: "prompt-response"}
     assert reading.ignored == ("text",)
     assert read(path, format="text").conversations[0].messages == (Message("text", "once"),)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"source": "rows.jsonl", "streaming": True}, "streaming: of no effect on files"),
+        ({"source": "alpaca", "path": "rows.json", "subset": "x"}, "subset: of no effect on files"),
+        ({"source": "rewild", "split": "test", "format": "text"}, "format, split: of no effect on the mix rewild"),
+    ],
+)
+def test_settings_that_would_be_passed_over_are_refused(settings, message):
+    with pytest.raises(SettingsError, match=message):
+        read(**settings)
 
 
 def test_rows_are_counted_from_the_start_and_no_more_are_read_than_needed(tmp_path):

@@ -23,6 +23,24 @@ def test_sums_equal_the_full_logits(family):
     assert int(sums.correct) == int((logits.argmax(-1) == targets)[kept].sum())
 
 
+def test_weights_weigh_the_nats_and_count_as_what_they_are_divided_by():
+    model = tiny_model("gpt2")
+    ids = tokens()
+    labels = ids.clone()
+    labels[:, :7] = IGNORED
+    batch = {"input_ids": ids, "labels": labels}
+    plain = token_sums(model, model.get_output_embeddings(), batch)
+    assert float(plain.weight) == int(plain.tokens)
+    weights = torch.rand(labels.shape, generator=torch.Generator().manual_seed(1))
+    sums = token_sums(model, model.get_output_embeddings(), {**batch, "weights": weights})
+    log_p = model(input_ids=ids).logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+    counted = weights[:, 1:] * (labels[:, 1:] != IGNORED)
+    torch.testing.assert_close(sums.nats, -(counted * log_p).sum(), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(sums.weight, counted.sum())
+    assert int(sums.tokens) == int(plain.tokens)
+    assert int(sums.correct) == int(plain.correct)
+
+
 def test_gradients_equal_those_of_the_full_logits():
     model = tiny_model("llama")
     ids = tokens()

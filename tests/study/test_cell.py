@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import unnorm
 from conftest import FAMILIES
+from unnorm.data.settings import DataSettings
 from unnorm.foundation.errors import ArtefactError, NonFiniteError, SettingsError
 from unnorm.study.arms import arm_from
 from unnorm.study.cell import CellSettings, run_cell
@@ -148,7 +149,6 @@ def test_rule_13_every_arm_trains_and_logs_and_the_saved_weights_are_the_evaluat
         assert sum("layer_norm" in name or "layernorm" in name for name in stored) == 5 * (
             2 if arm == "original" else 3
         )
-    from unnorm.data.settings import DataSettings
     from unnorm.surgery.base import load_tokenizer
 
     data = DataSettings(source=data_file, template="alpaca-short", max_length=64)
@@ -235,6 +235,51 @@ def test_a_checkpoint_of_another_run_is_refused(bases, data_file, tmp_path):
     (step / "state.json").write_text(json.dumps({**state, "run": "0123456789abcdef"}))
     with pytest.raises(ArtefactError, match="checkpoint of another run"):
         run_cell(settings, tmp_path / "out", quiet=True)
+
+
+@pytest.mark.parametrize("source", ["alpaca", "sharegpt", "rewild"])
+def test_a_cell_of_each_known_source(source, bases, data_file, tmp_path):
+    if source == "alpaca":
+        path = Path(data_file)
+    else:
+        path = tmp_path / "data"
+        path.mkdir()
+        pairs = [(f"Join red and blue {i}", f"red blue {i}") for i in range(160)]
+        chats = [[("human", q), ("gpt", a), ("human", "And again?"), ("gpt", a)] for q, a in pairs]
+        as_chats = {
+            "conversations": [{"conversations": [{"from": r, "value": t} for r, t in chat]} for chat in chats],
+            "messages": [{"messages": [{"role": r, "content": t} for r, t in chat]} for chat in chats],
+        }
+        if source == "sharegpt":
+            (path / "chats.json").write_text(json.dumps(as_chats["conversations"]))
+        else:
+            choice = [{"question": f"{q}\nA. no\nB. yes", "category": "x", "answer": 1} for q, _ in pairs]
+            for part, rows in (("wildchat", as_chats["messages"]), ("mmlu", choice), ("algebra", as_chats["messages"])):
+                (path / f"{part}.json").write_text(json.dumps(rows))
+    data = {"source": source, "path": str(path), "template": "plain", "max_length": 32, "too_long": "split"}
+    settings = settings_of(bases["llama"], "x").model_copy(update={"data": DataSettings(**data)})
+    said: list[str] = []
+    result = run_cell(settings, tmp_path / "out", quiet=True, say=said.append)
+    assert result["train_tokens"] >= 1500
+    assert result["dataset"] == source
+    assert any(line.startswith("data understood as") for line in said)
+
+
+def test_turns_that_all_weigh_the_same_train_as_if_they_had_no_weight(bases, tmp_path):
+    steps = []
+    for name, weight in (("half", 0.5), ("whole", 1.0)):
+        rows = [
+            {"messages": [{"role": "user", "content": f"Join {i}"},
+                          {"role": "assistant", "content": f"red {i}", "weight": weight}]}
+            for i in range(200)
+        ]  # fmt: skip
+        data = tmp_path / f"{name}.json"
+        data.write_text(json.dumps(rows))
+        run_cell(settings_of(bases["gpt2"], str(data)), tmp_path / name, quiet=True)
+        steps.append(lines(tmp_path / name / "steps.jsonl"))
+    for half, whole in zip(*steps, strict=True):
+        assert half["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+        assert half["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-3)
 
 
 @pytest.mark.parametrize("reached", ["cell.json", "trainable.json", "steps.jsonl"])

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from unnorm.cli.data_options import DATA_HELP, LOSS_ON_HELP, TEMPLATE_HELP, loss_on_from
+from unnorm.cli import data_options as o
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 
 EXAMPLE = (
@@ -15,7 +15,7 @@ EXAMPLE = (
 
 def finetune(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The base: a hub id or a folder.")],
-    data: Annotated[str, typer.Option(metavar="DATA", help=DATA_HELP)],
+    data: Annotated[str, typer.Option(metavar="DATA", help=o.DATA_HELP)],
     out: Annotated[Path, typer.Option(help="Folder of the run. An interrupted run in it is resumed.")],
     to: Annotated[str, typer.Option(help="The arm: original, dyt (calibrated) or dyt-bare.")] = "dyt",
     strategy: Annotated[str, typer.Option(help="What trains: frozen, selective or full.")] = "frozen",
@@ -26,8 +26,10 @@ def finetune(
     learning_rate: Annotated[float | None, typer.Option(help="Default: 3e-3 with LoRA, 4e-4 for full.")] = None,
     schedule: Annotated[str, typer.Option(help="cosine, linear or constant.")] = "cosine",
     precision: Annotated[str, typer.Option(help="bf16 or fp16 (autocast), or fp32.")] = "bf16",
-    template: Annotated[str, typer.Option(help=TEMPLATE_HELP)] = "alpaca",
-    loss_on: Annotated[str, typer.Option(help=LOSS_ON_HELP)] = "answer",
+    template: o.Template = "alpaca",
+    loss_on: o.LossOn = "answer",
+    too_long: o.TooLong = "drop",
+    policy: o.Policy = None,
     lora_rank: Annotated[int, typer.Option(min=1, help="LoRA's r.")] = 8,
     lora_targets: Annotated[list[str] | None, typer.Option(help="Module names; default: every linear layer.")] = None,
     train_sites: Annotated[list[str] | None, typer.Option(help="selective: only these sites train.")] = None,
@@ -51,18 +53,16 @@ def finetune(
         if arm.norm is None:
             raise SettingsError(f"arm {to!r} keeps the pretrained norms, which have no alpha.")
         arm = Arm(**{**arm.model_dump(), "id": f"{to}-{alpha}", "norm": {**arm.norm, "alpha": alpha}})
+    data_settings = o.settings_from(
+        policy, source=data, max_length=max_length, template=template, loss_on=loss_on, too_long=too_long
+    )
     try:
         settings = CellSettings.model_validate(
             {
                 "model": model,
                 "arm": arm.model_dump(),
                 "strategy": strategy,
-                "data": {
-                    "source": data,
-                    "max_length": max_length,
-                    "template": template,
-                    "loss_on": loss_on_from(loss_on),
-                },
+                "data": data_settings,
                 "training": {
                     "tokens": tokens,
                     "batch_tokens": batch_tokens,

@@ -46,7 +46,7 @@ def render_chat(messages: Sequence[Message], tokenizer: Any, template: str) -> l
     if messages[0].role == "text":
         return [Piece(messages[0].content, 0, answer=True, ends=True)]
     whole = _text(messages, tokenizer, template, False)
-    specials = _special_texts(tokenizer)
+    specials = special_texts(tokenizer)
     pieces: list[Piece] = []
     at = 0
     for turn, message in enumerate(messages):
@@ -99,5 +99,7 @@ def _text(messages: Sequence[Message], tokenizer: Any, template: str, opens: boo
         raise Refused(f"the chat template refuses it: {line}") from error
 
 
-def _special_texts(tokenizer: Any) -> list[str]:
-    return [str(text) for text in tokenizer.all_special_tokens]
+def special_texts(tokenizer: Any) -> list[str]:
+    """The texts that the tokenizer reads as special tokens."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return sorted({*map(str, tokenizer.all_special_tokens), *(str(token) for token in added.values() if token.special)})

@@ -11,17 +11,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unnorm.data.chat_template import Refused
+from unnorm.data.chat_template import Refused, special_texts
 from unnorm.data.conversation import Conversation, Message
 from unnorm.data.pieces import Piece
 from unnorm.data.rounds import group, part_of, rounds_of
 from unnorm.data.settings import LossOn, TooLong
 from unnorm.data.templates import Template, template_of
-from unnorm.data.tokenization import Text, Tokens, processes_here
+from unnorm.data.tokenization import Text, Tokens, bos_of, processes_here
 from unnorm.foundation.progress import Bar
 from unnorm.metrics.token_sums import IGNORED
 
-_CHUNK = 1024
+_CHUNK = 1024  # conversations
+_TOKENS_AT_LEAST = 64  # of most conversations
 
 
 class Encoded(NamedTuple):
@@ -62,6 +63,8 @@ def encode(
     encoder = Encoder(tokenizer, template, loss_on)
     result = Encoding([], Counter(), Counter())
     count = 0
+    if processes is None and tokens is not None and tokens < 2 * _CHUNK * _TOKENS_AT_LEAST:
+        processes = 1  # there would be more to start than to do
     for _, rows in encode_each(encoder, conversations, max_length, too_long, result, processes=processes, quiet=quiet):
         for row in rows:
             result.rows.append(row)
@@ -106,9 +109,9 @@ def encode_each(
 
 def encode_prompt(text: str, tokenizer: Any) -> list[int]:
     """Token ids of a prompt, as `encode` would begin a conversation with it. Special tokens in it are special."""
-    tokens = Tokens(tokenizer)
-    ids: list[int] = tokens.ids([Text(text, False)])[0].tolist()
-    return ids if tokens.bos is None or ids[:1] == [tokens.bos] else [tokens.bos, *ids]
+    ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    bos = bos_of(tokenizer)
+    return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
 
 
 class Encoder:
@@ -117,7 +120,7 @@ class Encoder:
     def __init__(self, tokenizer: Any, template: str, loss_on: LossOn) -> None:
         self.tokens = Tokens(tokenizer)
         self.template: Template = template_of(template, tokenizer)
-        self.specials = [] if self.template.literal else _special_texts(tokenizer)
+        self.specials = [] if self.template.literal else special_texts(tokenizer)
         self.loss_on = loss_on
 
     def stream(
@@ -155,14 +158,12 @@ class Encoder:
             pieces = self.template.render(conversation.messages)
         except Refused as error:
             return str(error)
-        texts_of = _special_contents(conversation.messages, self.specials)
-        if not texts_of:
-            texts += [Text(piece.text, self.template.literal) for piece in pieces]
-            return [(piece, 1) for piece in pieces]
-        apart = [_apart(piece.text, texts_of) for piece in pieces]
-        if sum(text.literal for piece in apart for text in piece) < len(texts_of):
-            return "holds a special token that the template does not leave as it is"
-        texts += [text for piece in apart for text in piece]
+        if not pieces:
+            return "the template makes no text of it"
+        apart = _apart(pieces, conversation.messages, self.specials, self.template.literal)
+        if apart is None:
+            return "holds a special token that cannot be told from the template's"
+        texts += [text for parts in apart for text in parts]
         return [(piece, len(parts)) for piece, parts in zip(pieces, apart, strict=True)]
 
     def _join(self, conversation: Conversation, pieces: list[tuple[Piece, np.ndarray]]) -> Encoded:
@@ -221,11 +222,13 @@ def _fit(
         kept, reason = np.arange(len(row.ids) - most, len(row.ids)), f"cut to its last {most} tokens"
         if _is(row.ids[:1], encoder.tokens.bos):
             kept[0] = 0
-    labels = row.labels[kept]
+    labels, weights = row.labels[kept], None if row.weights is None else row.weights[kept]
     labels[0] = IGNORED
+    if weights is not None:
+        weights[0] = 0
     if (labels != IGNORED).any():
         result.changed[reason] += 1
-    return [Encoded(row.ids[kept], labels, None if row.weights is None else row.weights[kept])]
+    return [Encoded(row.ids[kept], labels, weights)]
 
 
 def _split(encoder: Encoder, conversation: Conversation, most: int, result: Encoding) -> list[Encoded]:
@@ -250,27 +253,33 @@ def _split(encoder: Encoder, conversation: Conversation, most: int, result: Enco
     return found
 
 
-def _special_contents(messages: Sequence[Message], specials: Sequence[str]) -> list[str]:
-    """The texts of the data that hold what looks like a special token, each once, longest first."""
-    texts = {t.strip() for m in messages for t in (m.content, m.input) if any(special in t for special in specials)}
-    return sorted(texts, key=len, reverse=True)
+def _apart(
+    pieces: Sequence[Piece], messages: Sequence[Message], specials: Sequence[str], literal: bool
+) -> list[list[Text]] | None:
+    """The texts of each piece: one, or more where the data holds what looks like a special token (one of `specials`).
 
-
-def _apart(text: str, contents: Sequence[str]) -> list[Text]:
-    """The text in parts, what came from the data (`contents`) apart from what the template put around it."""
-    parts = [Text(text, False)]
-    for content in contents:
-        cut: list[Text] = []
-        for part in parts:
-            before, found, after = ("", "", "") if part.literal else part.text.partition(content)
-            cut += [Text(before, False), Text(found, True), Text(after, False)] if found else [part]
-        parts = [part for part in cut if part.text]
-    return parts
-
-
-def _special_texts(tokenizer: Any) -> list[str]:
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    return sorted({*map(str, tokenizer.all_special_tokens), *(str(t) for t in added.values() if t.special)})
+    Such data is cut out of what the template put around it, to be tokenized as plain text. None, if a template changed
+    it, or if it stands in a turn more than once, so that it cannot be told from the template's own.
+    """
+    apart = [[Text(piece.text, literal)] for piece in pieces]
+    for turn, message in enumerate(messages):
+        for content in {message.content.strip(), message.input.strip()}:
+            if not any(special in content for special in specials):
+                continue
+            places = [
+                (i, j)
+                for i, piece in enumerate(pieces)
+                if piece.turn == turn
+                for j, text in enumerate(apart[i])
+                for _ in range(text.text.count(content))
+            ]
+            if len(places) != 1:
+                return None
+            ((i, j),) = places
+            before, _, after = apart[i][j].text.partition(content)
+            cut = [Text(before, False), Text(content, True), Text(after, False)]
+            apart[i][j : j + 1] = [text for text in cut if text.text]
+    return apart
 
 
 def _is(one: np.ndarray, token: int | None) -> bool:

@@ -23,7 +23,8 @@ _ARROW_FOLDER = ("dataset_info.json", "dataset_dict.json")
 
 def is_file_name(source: str) -> bool:
     """Whether `source` means a file, a folder or stdin, be it there or not, rather than a hub id or a known name."""
-    return source == STDIN or Path(source).exists() or Path(source).suffix.lower() in (*READ, *PACKED)
+    path = Path(source).expanduser()
+    return source == STDIN or path.exists() or path.suffix.lower() in (*READ, *PACKED)
 
 
 def rows_of(source: str, split: str = "train") -> Iterator[Any]:
@@ -31,18 +32,22 @@ def rows_of(source: str, split: str = "train") -> Iterator[Any]:
 
     split: which one, of an Arrow folder that has several. Raises `DataError`.
     """
+    path = Path(source).expanduser()
+    if path.is_dir() and any((path / name).is_file() for name in _ARROW_FOLDER):
+        return _rows_of_arrow_folder(path, split)
+    if split != "train":
+        raise DataError(f"{source} has no splits, so there is no split {split!r}. Leave it out.")
     if source == STDIN:
         content = _stdin()
-        return _rows(f"stdin{magic_suffix(content) or _text_suffix(content)}", content)
-    path = Path(source).expanduser()
+        return _rows(f"stdin{magic_suffix(content) or _text_suffix('stdin', content)}", content, "FILE")
     if path.is_dir():
-        return _rows_of_folder(path, split)
+        return _rows_of_folder(path)
     if not path.is_file():
         raise DataError(f"there is no file {source!r}. {choices()}")
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     if not suffixes or suffixes[-1] not in (*READ, *PACKED):
         raise DataError(f"{path}: cannot read {path.suffix or 'a file without a suffix'!r}. {choices()}")
-    return _rows(str(path), None)
+    return _rows(str(path), None, str(path))
 
 
 def choices() -> str:
@@ -59,22 +64,23 @@ def _stdin() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _text_suffix(content: bytes) -> str:
+def _text_suffix(name: str, content: bytes) -> str:
     start = content[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if not start:
-        raise DataError("stdin is empty.")
+        raise DataError(f"{name} is empty.")
     if start not in (b"[", b"{"):
-        raise DataError("stdin holds no JSON array, JSONL, Parquet or Arrow. Save it in a file with a suffix.")
+        raise DataError(
+            f"{name} holds no JSON array, JSONL, Parquet or Arrow, as far as its first bytes tell. "
+            "Save it in a file whose suffix says what it is."
+        )
     return ".json" if start == b"[" else ".jsonl"
 
 
-def _rows_of_folder(path: Path, split: str) -> Iterator[Any]:
-    if any((path / name).is_file() for name in _ARROW_FOLDER):
-        return _rows_of_arrow_folder(path, split)
+def _rows_of_folder(path: Path) -> Iterator[Any]:
     files = sorted(f for f in path.rglob("*") if f.is_file() and f.suffix.lower() in (*READ, *PACKED))
     if not files:
         raise DataError(f"the folder {path} holds no data. {choices()}")
-    return (row for file in files for row in _rows(str(file), None))
+    return (row for file in files for row in _rows(str(file), None, str(file)))
 
 
 def _rows_of_arrow_folder(path: Path, split: str) -> Iterator[Any]:
@@ -88,17 +94,28 @@ def _rows_of_arrow_folder(path: Path, split: str) -> Iterator[Any]:
         if split not in loaded:
             raise DataError(f"{path} has no split {split!r}. It has: {', '.join(loaded)}.")
         loaded = loaded[split]
+    elif split != "train":
+        raise DataError(f"{path} has no splits, so there is no split {split!r}. Leave it out.")
     return iter(loaded)
 
 
-def _rows(name: str, content: bytes | None) -> Iterator[Any]:
-    """Rows of the file `name`, or of `content` that would stand in a file of that name."""
+def _rows(name: str, content: bytes | None, file: str) -> Iterator[Any]:
+    """Rows of the file `name`, or of `content` that would stand in a file of that name and came out of `file`."""
     suffix = Path(name).suffix.lower()
-    if suffix in PACKED:
+    if suffix == ".zip":
+        found = 0
         for inner, unpacked in unpack(name, content):
-            if Path(inner).suffix.lower() not in READ:
-                inner += magic_suffix(unpacked) or _text_suffix(unpacked)
-            yield from _rows(inner, unpacked)
+            if Path(inner).suffix.lower() in READ:  # other files are left alone, as in a folder
+                found += 1
+                yield from _rows(inner, unpacked, file)
+        if not found:
+            raise DataError(f"{name} holds no data. {choices()}")
+        return
+    if suffix in PACKED:
+        ((inner, unpacked),) = unpack(name, content)
+        if Path(inner).suffix.lower() not in READ:
+            inner += magic_suffix(unpacked) or _text_suffix(name, unpacked)
+        yield from _rows(inner, unpacked, file)
         return
     if content is None and suffix in (".parquet", ".arrow"):
         yield from _columnar(name, name)
@@ -107,36 +124,36 @@ def _rows(name: str, content: bytes | None) -> Iterator[Any]:
     if not content.strip():
         raise DataError(f"{name} is empty.")
     if suffix == ".json":
-        yield from _json(name, content)
+        yield from _json(name, content, file)
     elif suffix in (".jsonl", ".ndjson"):
-        yield from _json_lines(name, content)
+        yield from _json_lines(name, content, file)
     elif suffix == ".csv":
         yield from _csv(name, content)
     else:
         yield from _columnar(name, io.BytesIO(content))
 
 
-def _json(name: str, content: bytes) -> Iterator[Any]:
+def _json(name: str, content: bytes, file: str) -> Iterator[Any]:
     try:
         rows = orjson.loads(content)
     except orjson.JSONDecodeError as error:
         first, _, rest = content.lstrip(b"\xef\xbb\xbf \t\r\n").partition(b"\n")
         if rest and first.startswith(b"{") and first.rstrip().endswith(b"}"):  # JSONL under another name
-            yield from _json_lines(name, content)
+            yield from _json_lines(name, content, file)
             return
-        raise _damaged(name, error) from error
+        raise _damaged(name, file, error) from error
     if not isinstance(rows, list):
         raise DataError(f"{name} must hold a JSON array of rows, not {type(rows).__name__}.")
     yield from rows
 
 
-def _json_lines(name: str, content: bytes) -> Iterator[Any]:
+def _json_lines(name: str, content: bytes, file: str) -> Iterator[Any]:
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if line.strip():
             try:
                 yield orjson.loads(line)
             except orjson.JSONDecodeError as error:
-                raise _damaged(f"{name}, line {number}", error) from error
+                raise _damaged(f"{name}, line {number}", file, error) from error
 
 
 def _csv(name: str, content: bytes) -> Iterator[Any]:
@@ -144,6 +161,9 @@ def _csv(name: str, content: bytes) -> Iterator[Any]:
     try:
         text = content.decode("utf-8-sig")
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="")
+        columns = reader.fieldnames or []
+        if len(set(columns)) < len(columns):
+            raise DataError(f"{name}: two columns have the same name. Rename one.")
         for row in reader:
             if "" in row or None in row.values():
                 raise DataError(
@@ -176,8 +196,7 @@ def _columnar(name: str, file: Any) -> Iterator[Any]:
         raise DataError(f"{name}: damaged ({_first_line(error)}). Fetch or write it again.") from error
 
 
-def _damaged(where: str, error: Exception) -> DataError:
-    file = where.rpartition(", line ")[0] or where
+def _damaged(where: str, file: str, error: Exception) -> DataError:
     return DataError(f"{where}: not valid JSON ({error}). Save what can be saved: unnorm data repair {file}")
 
 

@@ -73,7 +73,5 @@ def _unzip(name: str, file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
             for entry in archive.infolist()
             if not entry.is_dir() and not entry.filename.startswith("__MACOSX/")
         )
-        if not inside:
-            raise DataError(f"{name} holds no files.")
         for entry in inside:
             yield f"{name}/{entry}", archive.read(entry)

@@ -5,7 +5,7 @@ answered them, MMLU's auxiliary training questions, and Tulu 3's persona algebra
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,6 +70,12 @@ def sample(conversations: Iterable[Conversation], dropped: Counter[str], count: 
         if place < count:
             kept[place] = (number, conversation)
     return [conversation for _, conversation in sorted(kept, key=lambda pair: pair[0])]
+
+
+def shuffled(conversations: Sequence[Conversation]) -> list[Conversation]:
+    """The parts mixed, the same in every run, so that the first rows are a mix too."""
+    generator = np.random.Generator(np.random.PCG64(_SEED))
+    return [conversations[i] for i in generator.permutation(len(conversations))]
 
 
 MIXES = {"rewild": Mix(share, first_pairs=False), "rewild-reduced": Mix(sample, first_pairs=True)}

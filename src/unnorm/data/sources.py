@@ -17,7 +17,7 @@ from unnorm.data.formats import FORMATS, Format, FormatName, convert, recognise
 from unnorm.data.markup import holds_html
 from unnorm.data.policies import Policies, tidy
 from unnorm.data.settings import DataSettings
-from unnorm.foundation.errors import DataError
+from unnorm.foundation.errors import DataError, SettingsError
 from unnorm.foundation.progress import Bar
 
 KNOWN = {
@@ -28,7 +28,7 @@ KNOWN = {
 }
 """Known names and the hub data set each one means. The mixes of `rewild` are known names too."""
 
-_SAMPLE = 100  # rows by which a format is recognised
+_SAMPLE = 100  # rows by which a format is recognised, and after which progress is shown
 
 
 @dataclass
@@ -52,16 +52,19 @@ class Reading:
 def read(settings: DataSettings, *, quiet: bool = False) -> Reading:
     """The conversations of a source. Raises `DataError` if it cannot be read, or if not one row can be used."""
     source, path = settings.source, settings.path
+    local = path is not None or (source not in rewild.MIXES and files.is_file_name(source))
+    _check(settings, local)
     if source in rewild.MIXES:
         return _read_mix(settings, quiet)
-    if path is not None or files.is_file_name(source):
-        name = str(path or source)
-        rows = files.rows_of(name, settings.split)
+    if local:
+        place = str(path or source)
+        name = "stdin" if place == files.STDIN else place
+        rows = files.rows_of(place, settings.split)
     else:
         if source not in KNOWN and "/" not in source:
             raise DataError(f"{source!r} is neither a known name nor a file. {files.choices()}")
         name = source
-        wanted = KNOWN.get(source, hub.HubSet(source, settings.subset, settings.split))
+        wanted = KNOWN.get(source, hub.HubSet(source))._replace(subset=settings.subset, split=settings.split)
         rows = hub.rows_of(wanted, streaming=settings.streaming)
     return conversations_of(
         rows, name, policies=settings.policies, form=settings.format, limit=settings.rows, quiet=quiet
@@ -98,6 +101,19 @@ def conversations_of(
     return reading
 
 
+def _check(settings: DataSettings, local: bool) -> None:
+    """Refuse settings that would be passed over: a `SettingsError`."""
+    idle = []
+    if local:
+        idle = [name for name in ("subset", "streaming") if getattr(settings, name)]
+    if settings.source in rewild.MIXES:
+        idle += [name for name in ("subset", "format") if getattr(settings, name) and name not in idle]
+        idle += ["split"] * (settings.split != "train")
+    if idle:
+        what = "files on this machine" if local else f"the mix {settings.source}"
+        raise SettingsError(f"{', '.join(idle)}: of no effect on {what}. Leave it out.")
+
+
 def _recognised(
     rows: Iterable[Any], name: str, form: FormatName | None, reading: Reading
 ) -> tuple[Format, Iterator[Any]]:
@@ -120,7 +136,8 @@ def _converted(known: Format, rows: Iterable[Any], name: str, reading: Reading, 
             reading.dropped[conversation] += 1
         else:
             yield conversation
-        bar.advance()
+        if reading.rows % _SAMPLE == 0:
+            bar.advance(_SAMPLE)
 
 
 def _tidied(found: Iterable[Conversation], policies: Policies, reading: Reading) -> Iterator[Conversation]:
@@ -136,12 +153,12 @@ def _tidied(found: Iterable[Conversation], policies: Policies, reading: Reading)
 
 
 def _read_mix(settings: DataSettings, quiet: bool) -> Reading:
-    """RE-WILD or its reduced form, from the hub or from a folder that holds its parts."""
+    """RE-WILD or its reduced form, from the hub or from a folder that holds its parts, which are mixed."""
     mix = rewild.MIXES[settings.source]
     reading = Reading(settings.source)
     for part, place in rewild.PARTS.items():
         if settings.path is not None:
-            rows = files.rows_of(rewild.part_file(Path(settings.path).expanduser(), part), settings.split)
+            rows = files.rows_of(rewild.part_file(Path(settings.path).expanduser(), part))
         else:
             rows = hub.rows_of(place, streaming=settings.streaming)
         name = f"{settings.source}/{part}"
@@ -154,7 +171,7 @@ def _read_mix(settings: DataSettings, quiet: bool) -> Reading:
         if not taken:
             raise DataError(f"no row of {name} can be used; dropped so far: {dict(reading.dropped)}.")
         reading.conversations += taken
-    reading.conversations = reading.conversations[: settings.rows]
+    reading.conversations = rewild.shuffled(reading.conversations)[: settings.rows]
     return reading
 
 

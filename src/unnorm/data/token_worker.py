@@ -8,6 +8,7 @@ special tokens in them are plain text); each is answered by (token count of each
 import array
 import os
 import pickle
+import signal
 import sys
 from typing import IO, Any
 
@@ -15,6 +16,7 @@ from tokenizers import Tokenizer
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the one that started this ends it
     frames, out = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # nothing but frames may get between them
     tokenizer = Tokenizer.from_str(receive(frames))

@@ -26,12 +26,12 @@ class Text(NamedTuple):
 
 
 class Tokens:
-    """A tokenizer for batches of texts. `start` are the ids that begin every conversation: bos, if it sets one."""
+    """A tokenizer for batches of texts. `bos` begins every conversation, if the tokenizer sets it."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.eos: int = tokenizer.eos_token_id
-        self.bos: int | None = tokenizer.bos_token_id if _adds_bos(tokenizer) else None
+        self.bos: int | None = bos_of(tokenizer)
         self._fast: Any = None
         if getattr(tokenizer, "is_fast", False):
             from tokenizers import Tokenizer
@@ -98,6 +98,13 @@ class Tokens:
         return [len(ids) for ids in found], np.array([i for ids in found for i in ids], dtype=np.int32).tobytes()
 
 
+def bos_of(tokenizer: Any) -> int | None:
+    """The bos token's id, if the tokenizer begins every text with it on its own account."""
+    ids = tokenizer("a")["input_ids"]
+    bos: int | None = tokenizer.bos_token_id
+    return bos if bos is not None and list(ids[:1]) == [bos] else None
+
+
 def processes_here() -> int:
     """How many processes tokenizing may use: one a core that this process may run on."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -124,9 +131,3 @@ def _start(tokenizer: str) -> subprocess.Popen[bytes]:
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     token_worker.send(cast(IO[bytes], worker.stdin), tokenizer)
     return worker
-
-
-def _adds_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer begins every text with its bos token on its own account."""
-    ids = tokenizer("a")["input_ids"]
-    return tokenizer.bos_token_id is not None and len(ids) > 0 and ids[0] == tokenizer.bos_token_id

@@ -174,6 +174,7 @@ def _prepare(settings: CellSettings, bench: Workbench, cell: str, out: Path, qui
     source = bench.source(settings.data, settings.model)
     validation = bench.validation_rows(settings.data, settings.model, settings.evaluation_tokens)
     train = bench.train_rows(settings.data, settings.model, settings.training.tokens, settings.seed)
+    say(f"data understood as {', '.join(sorted(set(source.reading.formats.values())))}")
     say(
         f"{train.tokens:,} tokens to train on in {len(train.rows):,} rows, {validation.tokens:,} to evaluate on; "
         f"dropped: {counts_in_words(source.dropped)}; changed: {counts_in_words(source.changed)}"

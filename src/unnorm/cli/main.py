@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from unnorm.cli import artefacts, data, demo, doctor, evaluate, finetune, generate, models, report, study, swap
+from unnorm.cli import artefacts, data, demo, doctor, evaluate, finetune, generate, latency, models, report, study, swap
 from unnorm.foundation.errors import Interrupted, UnnormError
 
 _INTERRUPTED = 130  # also what typer makes of a KeyboardInterrupt
@@ -26,6 +26,7 @@ app.command("swap", epilog=swap.SWAP_EXAMPLE)(swap.swap)
 app.command("finetune", epilog=finetune.EXAMPLE)(finetune.finetune)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("generate", epilog=generate.EXAMPLE)(generate.generate)
+app.command("latency", epilog=latency.EXAMPLE)(latency.latency)
 app.command("package", epilog=artefacts.PACKAGE_EXAMPLE)(artefacts.package)
 app.command("check", epilog=artefacts.CHECK_EXAMPLE)(artefacts.check)
 app.command("report", epilog=report.EXAMPLE)(report.report)

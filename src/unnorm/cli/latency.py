@@ -1,0 +1,113 @@
+"""`unnorm latency`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unnorm.cli.output import JsonOption, emit_json, emit_table, say
+
+EXAMPLE = "Example: [bold]unnorm latency distilgpt2 swapped/ --workloads prefill,decode --batch-sizes 1,8[/bold]"
+
+
+def latency(
+    models: Annotated[
+        list[str], typer.Argument(metavar="A B...", help="Hub ids, models' folders or artefacts; A is the reference.")
+    ],
+    workloads: Annotated[str, typer.Option(help="prefill, decode, train; with commas between.")] = "prefill,decode",
+    batch_sizes: Annotated[str, typer.Option(help="Numbers, with commas between.")] = "1",
+    lengths: Annotated[str, typer.Option(help="Tokens of a prompt or row; numbers, with commas between.")] = "128",
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens that decode adds.")] = 32,
+    prompts: Annotated[
+        str | None, typer.Option(help="Instead: the questions of a file (or builtin, mt-bench), one after the other.")
+    ] = None,
+    budget: Annotated[float, typer.Option(min=1, help="Seconds, of all workloads together.")] = 60.0,
+    half_width: Annotated[float, typer.Option(help="A workload ends early at intervals of ± this.")] = 0.005,
+    compiled: Annotated[bool, typer.Option("--compile", help="By torch.compile.")] = False,
+    no_bound: Annotated[bool, typer.Option("--no-bound", help="Leave out the copy without norms.")] = False,
+    out: Annotated[Path | None, typer.Option(help="A .parquet file for every timed run.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order and the tokens.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Compare how fast models are: alternated in one process, with intervals and a noise floor.
+
+    The reference runs a second time against itself: a ratio that is not larger than what that shows is no difference.
+    """
+    from unnorm.artefacts.loading import open_model
+    from unnorm.evaluation.latency import Workload, compare_latency
+    from unnorm.foundation.errors import SettingsError
+
+    sizes, spans = _numbers(batch_sizes, "--batch-sizes"), _numbers(lengths, "--lengths")
+    if prompts is not None:
+        grid = [Workload(kind="prompts", new_tokens=new_tokens)]
+    else:
+        kinds = workloads.split(",")
+        if not set(kinds) <= {"prefill", "decode", "train"}:
+            raise SettingsError(f"--workloads are prefill, decode and train, with commas between, not {workloads!r}.")
+        grid = [
+            Workload(kind=kind, batch_size=size, length=span, new_tokens=new_tokens)  # type: ignore[arg-type]
+            for kind in kinds
+            for size in sizes
+            for span in spans
+        ]
+    if len(set(models)) < len(models):
+        raise SettingsError("a model is given twice; against itself the reference is timed anyhow.")
+    opened = {name: open_model(name) for name in models}
+    texts = _prompt_ids(prompts, opened[models[0]][1], opened, new_tokens) if prompts is not None else []
+    report = compare_latency(
+        {name: _plain(model) for name, (model, _) in opened.items()},
+        grid,
+        budget_seconds=budget,
+        half_width=half_width,
+        bound=not no_bound,
+        compiled=compiled,
+        prompts=texts,
+        seed=seed,
+    )
+    if out is not None:
+        report.write_samples(out)
+    if json:
+        emit_json(report.to_dict())
+        return
+    rows = [
+        [
+            c.workload.name,
+            c.model[-30:],
+            f"{c.ratio.value - 1:+.2%} ({c.ratio.low - 1:+.2%} to {c.ratio.high - 1:+.2%})",
+            f"± {c.floor.bound:.2%}",
+            c.verdict,
+            "" if c.share_of_norms is None else f"{c.share_of_norms:.0%}",
+            str(c.ratio.blocks),
+        ]
+        for c in report.comparisons
+    ]
+    columns = ["workload", "model", "time (95 %)", "noise floor", "verdict", "of the norms' cost", "blocks"]
+    emit_table(f"against {models[0]}, in {report.seconds:.0f} s", columns, rows, 2)
+    about = report.environment
+    say(f"{about['processor']}, {about['threads']} threads, load {about['load']}")
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    from unnorm.foundation.errors import SettingsError
+
+    parts = text.split(",")
+    if not all(part.strip().isascii() and part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise SettingsError(f"{option} takes whole numbers from 1 with commas between, not {text!r}.")
+    return [int(part) for part in parts]
+
+
+def _plain(model: Any) -> Any:
+    """Adapters merged: nobody serves them apart."""
+    return model.merge_and_unload() if hasattr(model, "peft_config") else model
+
+
+def _prompt_ids(source: str, tokenizer: Any, opened: dict[str, tuple[Any, Any]], new_tokens: int) -> list[list[int]]:
+    """Token ids of the first turn of each question, cut to what every model has room for."""
+    from unnorm.data.encode import encode_prompt
+    from unnorm.data.templates import template_of
+    from unnorm.evaluation.questions import read_questions
+    from unnorm.surgery.base import context_length
+
+    room = min(context_length(model) or 2**30 for model, _ in opened.values()) - new_tokens
+    render = template_of("alpaca", tokenizer).prompt
+    return [encode_prompt(render(q.turns[:1]), tokenizer)[-max(1, room) :] for q in read_questions(source)]

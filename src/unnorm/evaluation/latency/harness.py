@@ -1,0 +1,186 @@
+"""Time models side by side until the ratio is known well enough, or time is up."""
+
+import copy
+import gc
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from unnorm.evaluation.latency.blocks import block
+from unnorm.evaluation.latency.environment import environment
+from unnorm.evaluation.latency.ratios import Ratio, ratio_of
+from unnorm.evaluation.latency.report import Comparison, LatencyReport, verdict_of
+from unnorm.evaluation.latency.workloads import Sample, Workload, prepare
+from unnorm.foundation.errors import SettingsError
+from unnorm.foundation.progress import Bar
+from unnorm.surgery.base import context_length
+from unnorm.surgery.sites import find_sites
+
+AGAIN, NO_NORMS = "the same again", "no norms"
+_LEAST, _MOST = 12, 2000  # blocks
+_LOOK_EVERY = 4
+_WARM_SECONDS, _WARM_RUNS = 1.0, 3
+
+
+def compare_latency(
+    models: Mapping[str, Any],
+    workload: Workload | Sequence[Workload] = Workload(),  # noqa: B008 (frozen)
+    *,
+    budget_seconds: float = 60.0,
+    half_width: float = 0.005,
+    bound: bool = True,
+    compiled: bool = False,
+    prompts: Sequence[Sequence[int]] = (),
+    seed: int = 0,
+    quiet: bool = False,
+) -> LatencyReport:
+    """Compare the first of `models` (the reference) with every other, on each workload.
+
+    All run alternately, in random ABBA blocks, after a warm-up with the shapes that are measured; so do the reference a
+    second time, which gives the noise floor, and (bound) a copy of it without norms: the most that any replacement
+    could save. budget_seconds: of all workloads together, warm-up included. half_width: relative; once every interval
+    is as tight, a workload ends early. compiled: by torch.compile. Raises `SettingsError` for a workload that is too
+    long for a model.
+    """
+    workloads = [workload] if isinstance(workload, Workload) else list(workload)
+    if not models or not workloads:
+        raise SettingsError("a comparison needs a model and a workload.")
+    for name, model in models.items():
+        for each in workloads:
+            most = context_length(model)
+            if most is not None and each.kind != "prompts" and each.positions > most:
+                raise SettingsError(f"{each.name} needs {each.positions} positions; {name} has {most}.")
+    if any(each.kind == "prompts" for each in workloads) and not prompts:
+        raise SettingsError("the workload prompts needs prompts: token ids.")
+    started = time.monotonic()
+    reference = next(iter(models))
+    timed: dict[str, Any] = {**models, AGAIN: models[reference]}
+    if bound and (bare := without_norms(models[reference])) is not None:
+        timed[NO_NORMS] = bare
+    device = models[reference].get_input_embeddings().weight.device
+    modes = {name: model.training for name, model in timed.items()}
+    callables = {name: torch.compile(model) if compiled else model for name, model in timed.items()}
+    about = environment(device)
+    comparisons: list[Comparison] = []
+    samples: list[dict[str, Any]] = []
+    memory: dict[str, dict[str, int]] = {}
+    try:
+        for number, each in enumerate(workloads):
+            for model in timed.values():
+                model.train(each.kind == "train")
+            until = started + budget_seconds * (number + 1) / len(workloads)
+            runs = {n: prepare(_Compiled(run, timed[n]), each, prompts, seed=seed) for n, run in callables.items()}
+            memory[each.name] = _warm_up(runs, device)
+            times = _measure(runs, each, until, half_width, reference, seed, samples, quiet)
+            comparisons += _compare(times, each, reference, seed)
+    finally:
+        for name, model in timed.items():
+            model.train(modes[name])
+    found = {name: peaks for name, peaks in memory.items() if peaks}
+    return LatencyReport(comparisons, about, time.monotonic() - started, samples, found)
+
+
+def without_norms(model: Any) -> Any | None:
+    """A copy of `model` in which every norm site passes on what it is given; None where the model does not run so."""
+    bare = copy.deepcopy(model)
+    for site in find_sites(bare):
+        parent, _, name = site.path.rpartition(".")
+        setattr(bare.get_submodule(parent), name, nn.Identity())
+    device = bare.get_input_embeddings().weight.device
+    try:
+        with torch.no_grad():
+            bare(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device), use_cache=False)
+    except AttributeError:  # it reads its norms' parameters itself, as Mamba does
+        return None
+    return bare
+
+
+class _Compiled:
+    """What is called (compiled or not), with the attributes of the model it was made of."""
+
+    def __init__(self, run: Any, model: Any) -> None:
+        self._run, self._model = run, model
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self._run(**inputs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+def _warm_up(runs: Mapping[str, Sample], device: torch.device) -> dict[str, int]:
+    """Run each until its caches, kernels and clocks have settled; peak memory of a run, where the device tells."""
+    peaks = {}
+    for name, run in runs.items():
+        ends = time.monotonic() + _WARM_SECONDS / len(runs)
+        done = 0
+        while done < _WARM_RUNS or time.monotonic() < ends:
+            run(done)
+            done += 1
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+            run(0)
+            peaks[name] = torch.cuda.max_memory_allocated(device) - before
+    return peaks
+
+
+def _measure(
+    runs: Mapping[str, Sample],
+    workload: Workload,
+    until: float,
+    half_width: float,
+    reference: str,
+    seed: int,
+    samples: list[dict[str, Any]],
+    quiet: bool,
+) -> dict[str, np.ndarray]:
+    """Times [blocks, 2] of each model, in seconds."""
+    generator = np.random.default_rng(seed)
+    times: dict[str, list[list[float]]] = {name: [] for name in runs}
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with Bar(f"timing {workload.name}", None, quiet=quiet) as bar:
+            for number in range(_MOST):
+                taken: dict[str, list[float]] = {name: [] for name in runs}
+                for place, name in enumerate(block(list(runs), generator)):
+                    seconds = runs[name](number)
+                    taken[name].append(seconds)
+                    samples.append(
+                        {"workload": workload.name, "block": number, "place": place, "model": name, "seconds": seconds}
+                    )
+                for name, pair in taken.items():
+                    times[name].append(pair)
+                gc.collect(0)
+                bar.advance()
+                if number + 1 >= _LEAST and time.monotonic() >= until:
+                    break
+                if number + 1 >= _LEAST and (number + 1) % _LOOK_EVERY == 0:
+                    found = [_ratio(times, name, reference, seed) for name in runs if name != reference]
+                    if all(ratio.half_width <= half_width for ratio in found):
+                        break
+    finally:
+        if collecting:
+            gc.enable()
+    return {name: np.array(pairs) for name, pairs in times.items()}
+
+
+def _ratio(times: Mapping[str, Any], name: str, reference: str, seed: int) -> Ratio:
+    return ratio_of(np.asarray(times[name]), np.asarray(times[reference]), seed=seed)
+
+
+def _compare(times: Mapping[str, np.ndarray], workload: Workload, reference: str, seed: int) -> list[Comparison]:
+    ratios = {name: _ratio(times, name, reference, seed) for name in times if name != reference}
+    floor = ratios[AGAIN]
+    least = ratios.get(NO_NORMS)
+    saves = least is not None and verdict_of(least, floor) == "faster"
+    found = []
+    for name, ratio in ratios.items():
+        share = (1 - ratio.value) / (1 - least.value) if saves and least is not None and name != AGAIN else None
+        found.append(Comparison(workload, name, reference, ratio, floor, verdict_of(ratio, floor), share))
+    return found

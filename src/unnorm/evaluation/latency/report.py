@@ -1,0 +1,71 @@
+"""What a comparison of speed found: ratios with intervals, the noise floor beside them, and what they may be called."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from unnorm.evaluation.latency.ratios import Ratio
+from unnorm.evaluation.latency.workloads import Workload
+
+Verdict = Literal["faster", "slower", "no difference shown"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One model against the reference, on one workload.
+
+    share_of_norms: how much of the time that the reference spends on its norms the model saves; None where the bound
+    (no norms at all) is not shown to be faster.
+    """
+
+    workload: Workload
+    model: str
+    reference: str
+    ratio: Ratio
+    floor: Ratio
+    verdict: Verdict
+    share_of_norms: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "workload": self.workload.model_dump(), "name": self.workload.name}
+
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """comparisons: one a workload and model. samples: every timed run, as plain records. peak_memory: bytes that a run
+    takes beside the weights, by workload and model, where the device tells."""
+
+    comparisons: list[Comparison]
+    environment: dict[str, Any]
+    seconds: float
+    samples: list[dict[str, Any]] = field(repr=False)
+    peak_memory: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "comparisons": [comparison.to_dict() for comparison in self.comparisons],
+            "environment": self.environment,
+            "seconds": self.seconds,
+            "peak_memory": self.peak_memory,
+        }
+
+    def write_samples(self, path: Path) -> None:
+        """Every timed run as Parquet: workload, block, place in the block, model, seconds; the environment beside."""
+        import orjson
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        from unnorm.foundation import atomic
+
+        table = pa.Table.from_pylist(self.samples)
+        table = table.replace_schema_metadata({"environment": orjson.dumps(self.environment)})
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        atomic.write_bytes(path, sink.getvalue().to_pybytes())
+
+
+def verdict_of(ratio: Ratio, floor: Ratio) -> Verdict:
+    """A ratio is a difference only if its interval leaves out 1, and it exceeds what a model shows against itself."""
+    if ratio.low <= 1 <= ratio.high or max(ratio.value, 1 / ratio.value) - 1 <= floor.bound:
+        return "no difference shown"
+    return "faster" if ratio.value < 1 else "slower"

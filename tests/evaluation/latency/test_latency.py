@@ -1,0 +1,187 @@
+"""Speed: what an interval covers, what may be called a difference, and that nothing of the models is changed."""
+
+import json
+import math
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import unnorm
+import unnorm.evaluation.latency.harness as harness
+from conftest import FAMILIES, tiny_model
+from surgery.architectures import architecture
+from unnorm.cli.main import run
+from unnorm.evaluation.latency import Workload, compare_latency
+from unnorm.evaluation.latency.blocks import block
+from unnorm.evaluation.latency.harness import AGAIN, NO_NORMS, without_norms
+from unnorm.evaluation.latency.ratios import Ratio, ratio_of
+from unnorm.evaluation.latency.report import verdict_of
+from unnorm.evaluation.latency.workloads import prepare
+from unnorm.foundation.errors import SettingsError
+
+KINDS = ("prefill", "decode", "train")
+SHORT = Workload(length=8)
+
+
+def noise(count: int, kind: str, generator: np.random.Generator) -> np.ndarray:
+    """Of log-times, one after the other: 1 % a run; with drift a random walk; with bursts, other work for a while."""
+    found = generator.normal(0, 0.01, count)
+    if kind in ("drift", "both"):
+        found += np.cumsum(generator.normal(0, 0.003, count))
+    if kind in ("bursts", "both"):
+        at = 0
+        while at < count:
+            at += int(generator.exponential(60))
+            length = 1 + int(generator.exponential(8))
+            found[at : at + length] += abs(generator.normal(0.3, 0.2))
+            at += length
+    return found
+
+
+@pytest.mark.parametrize("kind", ["plain", "drift", "bursts", "both"])
+@pytest.mark.parametrize("truth", [1.0, 1.03])
+def test_intervals_cover_the_truth(kind, truth):
+    generator = np.random.default_rng(1)
+    covered, blocks = 0, 40
+    for seed in range(400):
+        order = np.array([[name == "b" for name in block("ab", generator)] for _ in range(blocks)])
+        times = np.exp(noise(4 * blocks, kind, generator)).reshape(blocks, 4) * np.where(order, truth, 1)
+        first, second = times[order].reshape(blocks, 2), times[~order].reshape(blocks, 2)
+        found = ratio_of(first, second, seed=seed)
+        covered += found.low <= truth <= found.high
+    assert covered / 400 >= 0.93
+
+
+def test_a_block_is_a_palindrome_of_all_in_an_order_of_its_own():
+    generator = np.random.default_rng(0)
+    blocks = [block("abc", generator) for _ in range(60)]
+    assert all(each == each[::-1] and sorted(each) == sorted("aabbcc") for each in blocks)
+    assert len({tuple(each) for each in blocks}) == 6
+
+
+def test_what_may_be_called_a_difference():
+    floor = Ratio(1.0, 0.99, 1.01, 20)
+    assert verdict_of(Ratio(1.05, 1.04, 1.06, 20), floor) == "slower"
+    assert verdict_of(Ratio(0.95, 0.94, 0.96, 20), floor) == "faster"
+    assert verdict_of(Ratio(1.05, 0.99, 1.11, 20), floor) == "no difference shown"
+    assert verdict_of(Ratio(0.995, 0.99, 0.999, 20), floor) == "no difference shown"  # within the floor
+    assert floor.bound == pytest.approx(-math.log(0.99))
+
+
+def simulated(monkeypatch, slower: float, seed: int) -> None:
+    """Runs take no time but say that they took some, on a machine that drifts and has bursts of other work."""
+    state = {"at": 0, "noise": noise(100_000, "both", np.random.default_rng(seed))}
+
+    def fake(model, workload, prompts=(), *, seed=0):
+        def sample(number: int) -> float:
+            state["at"] += 1
+            return (slower if model.config.slow else 1.0) * math.exp(state["noise"][state["at"]])
+
+        return sample
+
+    monkeypatch.setattr(harness, "prepare", fake)
+    monkeypatch.setattr(harness, "_WARM_SECONDS", 0.0)
+
+
+def pair():
+    models = {"a": tiny_model("gpt2"), "b": tiny_model("gpt2")}
+    for name, model in models.items():
+        model.config.slow = name == "b"
+    return models
+
+
+@pytest.mark.parametrize(("slower", "least", "most"), [(1.03, 19, 20), (1.0, 0, 2)])
+def test_three_per_cent_are_told_apart_and_nothing_is_not(slower, least, most, monkeypatch):
+    told = 0
+    for seed in range(20):
+        simulated(monkeypatch, slower, seed)
+        report = compare_latency(pair(), SHORT, bound=False, budget_seconds=60, seed=seed, quiet=True)
+        told += next(c for c in report.comparisons if c.model == "b").verdict == "slower"
+    assert least <= told <= most
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_comparison(family, tmp_path):
+    original, swapped = tiny_model(family).train(), tiny_model(family)
+    unnorm.swap_(swapped, unnorm.DyT(), calibrate_on=None)
+    state = {name: tensor.clone() for name, tensor in original.state_dict().items()}
+    grid = [Workload(kind=kind, batch_size=2, length=8, new_tokens=3) for kind in KINDS]
+    report = compare_latency({"original": original, "dyt": swapped}, grid, budget_seconds=0.1, quiet=True)
+    assert {(c.workload.kind, c.model) for c in report.comparisons} == {
+        (kind, model) for kind in KINDS for model in ("dyt", AGAIN, NO_NORMS)
+    }
+    for c in report.comparisons:
+        assert c.ratio.low <= c.ratio.value <= c.ratio.high
+        assert c.ratio.blocks == 12
+        assert c.reference == "original"
+        assert 0.02 < c.ratio.value < 50
+    assert original.training
+    assert not swapped.training
+    assert all(torch.equal(tensor, state[name]) for name, tensor in original.state_dict().items())
+    assert all(parameter.grad is None for parameter in original.parameters())
+    assert len(report.samples) == 3 * 12 * 4 * 2
+    report.write_samples(tmp_path / "s.parquet")
+    table = pq.read_table(tmp_path / "s.parquet")
+    assert table.num_rows == len(report.samples)
+    assert b"processor" in table.schema.metadata[b"environment"]
+    assert set(table.column_names) == {"workload", "block", "place", "model", "seconds"}
+    json.dumps(report.to_dict())
+
+
+def test_a_tight_interval_ends_it_early():
+    model = tiny_model("gpt2")
+    loose = compare_latency({"a": model}, SHORT, budget_seconds=60, half_width=100.0, bound=False, quiet=True)
+    assert loose.comparisons[0].ratio.blocks == 12
+    assert loose.seconds < 30
+
+
+def test_decoding_adds_the_same_tokens_whatever_eos_says():
+    model = tiny_model("llama")
+    calls = []
+    model.register_forward_hook(
+        lambda module, args, kwargs, out: calls.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    model.config.eos_token_id = model.generation_config.eos_token_id = list(range(384))
+    prepare(model, Workload(kind="decode", batch_size=3, length=5, new_tokens=7))(0)
+    assert calls == [(3, 5), *[(3, 1)] * 7]
+    calls.clear()
+    sample = prepare(model, Workload(kind="prompts", new_tokens=2), [[1, 2, 3], [4]])
+    for number in range(3):
+        sample(number)
+    assert [tuple(shape) for shape in calls] == [(1, 3), (1, 1), (1, 1), (1, 1), (1, 1), (1, 1), (1, 3), (1, 1), (1, 1)]
+
+
+def test_the_bound_has_no_norms_and_the_model_keeps_its_own():
+    model = tiny_model("gpt_neox")
+    bare = without_norms(model)
+    assert not [m for m in bare.modules() if isinstance(m, torch.nn.LayerNorm)]
+    assert len([m for m in model.modules() if isinstance(m, torch.nn.LayerNorm)]) == 5
+    assert without_norms(architecture("mamba")) is None  # it reads its norms' weights itself
+
+
+def test_what_cannot_be_timed():
+    model = tiny_model("gpt2")
+    with pytest.raises(SettingsError, match="needs 72 positions; a has 64"):
+        compare_latency({"a": model}, Workload(kind="decode", length=40, new_tokens=32), quiet=True)
+    with pytest.raises(SettingsError, match="needs prompts"):
+        compare_latency({"a": model}, Workload(kind="prompts"), quiet=True)
+    with pytest.raises(SettingsError, match="a model and a workload"):
+        compare_latency({}, quiet=True)
+
+
+def test_the_command(bases, tmp_path, capsys):
+    common = ["--budget", "1", "--lengths", "8", "--new-tokens", "2", "--no-bound"]
+    out = tmp_path / "s.parquet"
+    assert run(["latency", bases["gpt2"], bases["llama"], *common, "--out", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {c["name"] for c in found["comparisons"]} == {"prefill 1 × 8", "decode 1 × 8 + 2"}
+    assert found["environment"]["threads"] == torch.get_num_threads()
+    assert pq.read_table(out).num_rows > 0
+    assert run(["latency", bases["gpt2"], *common, "--prompts", "builtin"]) == 0
+    assert "noise floor" in capsys.readouterr().out
+    for wrong in (["--workloads", "sleep"], ["--lengths", "0"], ["--batch-sizes", "x"], ["--lengths", "1000"]):
+        assert run(["latency", bases["gpt2"], *wrong]) == 2
+    assert run(["latency", bases["gpt2"], bases["gpt2"]]) == 2
+    assert "Traceback" not in capsys.readouterr().err

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from unnorm.artefacts.package import package
     from unnorm.artefacts.saving import save
     from unnorm.evaluation.held_out import evaluate
+    from unnorm.evaluation.latency import compare_latency
     from unnorm.foundation.errors import UnnormError
     from unnorm.norms.dyt import DyT
     from unnorm.surgery.recover import recover_
@@ -21,6 +22,7 @@ __all__ = [
     "DyT",
     "UnnormError",
     "check",
+    "compare_latency",
     "evaluate",
     "find_sites",
     "load",
@@ -35,6 +37,7 @@ _HOME = {
     "DyT": "unnorm.norms.dyt",
     "UnnormError": "unnorm.foundation.errors",
     "check": "unnorm.artefacts.loading",
+    "compare_latency": "unnorm.evaluation.latency",
     "evaluate": "unnorm.evaluation.held_out",
     "find_sites": "unnorm.surgery.sites",
     "package": "unnorm.artefacts.package",

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import SHARED, machine
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import unnorm
+from machine import SHARED, machine_line
 from unnorm.evaluation.latency import LatencyReport, Workload, compare_latency
 from unnorm.evaluation.latency.harness import AGAIN
 from unnorm.surgery.base import load_base
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--repeat-budget", type=float, default=15.0)
     arguments = parser.parse_args()
-    lines = ["# Latency", "", machine(), "", "Times as ratios to the base as it is, 95 % intervals.", ""]
+    lines = ["# Latency", "", machine_line(), "", "Times as ratios to the base as it is, 95 % intervals.", ""]
     lines += ["| base | workload | against it | time | noise floor | verdict | of the norms' cost | blocks | seconds |"]
     lines += ["|---|---|---|---|---|---|---|---|---|"]
     for name in ("neox-4m", "gpt2-4m", "llama-3m"):
@@ -74,7 +74,7 @@ def layered(layers: int) -> Any:
 
 
 def told_apart(repeats: int, budget: float) -> list[str]:
-    """How often a model of 103 layers is called slower than one of 100, and how often one of 100 is called different."""
+    """how often 103 layers are called slower than 100, and how often 100 are called different."""
     base, more = layered(100), layered(103)
     workload = Workload(kind="prefill", batch_size=1, length=64)
     verdicts: dict[str, list[str]] = {"more": [], "equal": []}

@@ -33,8 +33,11 @@ def lengths_figure(statistics: dict[str, Any], name: str, max_length: int) -> Fi
         f"{histogram['beyond']:,} longer ones are not drawn."
     )
     if max_length <= edges[-1]:
-        rule = alt.Chart(alt.Data(values=[{"length": max_length}]))
+        rule = alt.Chart(alt.Data(values=[{"length": max_length, "label": f"max_length {max_length:,}"}]))
         layers.append(rule.mark_rule(color="#D55E00", strokeWidth=2).encode(x="length:Q"))
+        words = rule.mark_text(align="left", dx=6, color="#A84300", y=12)
+        layers.append(words.encode(x="length:Q", text="label:N"))
         caption += f" The line: max_length, {max_length:,}."
-    spec = alt.layer(*layers).properties(width=640, height=240).to_dict()
+    title = f"Lengths of {name.rsplit('/', 1)[-1][-60:]}"
+    spec = alt.layer(*layers).properties(width=640, height=240, title=title).to_dict()
     return Figure("lengths", "Lengths", caption, {**spec, "config": CONFIG})

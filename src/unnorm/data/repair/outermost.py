@@ -1,0 +1,85 @@
+"""Which objects in a broken text are records, and which stand inside one, when nothing is known of the file yet.
+
+An object is followed to its neighbours: what stands before the first and after the last of a row of objects tells whether
+the row is inside another record.
+"""
+
+import re
+
+import orjson
+
+from unnorm.data.repair.grammar import Walk
+from unnorm.data.repair.knowledge import Knowledge
+
+_OPENS = re.compile(rb"\{(?=[ \t\r\n]*\")")
+_GAP = re.compile(rb"[ \t\r\n]*,?[ \t\r\n]*(?=\{)")
+_INSIDE_BEFORE = re.compile(rb"[:\\\w'][ \t\r\n]*\[?[ \t\r\n]*\Z")
+_INSIDE_AFTER = re.compile(rb"[ \t\r\n]*(?:\][ \t\r\n]*(?:\}|,[ \t\r\n]*\")|\}|,[ \t\r\n]*\")")
+_ROW = 64  # objects followed
+_TRIES = 32
+REACH = 1 << 20
+"""Bytes looked ahead at most."""
+
+
+def rows(text: bytes, begin: int, knowledge: Knowledge) -> list[list[tuple[int, int]]]:
+    """Rows of whole neighbouring objects after `begin` that stand in no other object, as spans; the nearest few."""
+    found = []
+    tries, at = 0, begin
+    while tries < _TRIES and (match := _OPENS.search(text, at, begin + REACH)):
+        start = match.start()
+        spans = _follow(text, start)
+        if not spans:
+            tries += 1
+            at = start + 1
+            continue
+        at = end = spans[-1][1]
+        before = text[max(0, start - 64) : start]
+        if len(spans) < _ROW and _INSIDE_AFTER.match(text, end) or _INSIDE_BEFORE.search(before):
+            tries += 1
+            continue
+        first = orjson.loads(text[spans[0][0] : spans[0][1]])
+        if not first or knowledge.is_inner(next(iter(first))) or not knowledge.trusts(first, cut=False):
+            tries += 1
+            continue
+        found.append(spans)
+        if sum(map(len, found)) >= _ROW:
+            break
+    return found
+
+
+def next_row(text: bytes, begin: int, knowledge: Knowledge) -> int | None:
+    """Where the first of such rows starts."""
+    found = rows(text, begin, knowledge)
+    return found[0][0][0] if found else None
+
+
+def sniff(text: bytes, begin: int, knowledge: Knowledge) -> None:
+    """Learn from the rows ahead; of objects that begin differently, only those that take most room."""
+    ahead = [orjson.loads(text[start:end]) for row in rows(text, begin, knowledge) for start, end in row]
+    room: dict[str, int] = {}
+    for record in ahead:
+        if record:
+            head = next(iter(record))
+            room[head] = room.get(head, 0) + len(orjson.dumps(record))
+    if room:
+        largest = max(room, key=lambda head: room[head])
+        knowledge.learn([record for record in ahead if record and next(iter(record)) == largest], counted=False)
+
+
+def _follow(text: bytes, start: int) -> list[tuple[int, int]]:
+    """Spans of the object at `start` and of whole objects after it, one beside the other."""
+    spans: list[tuple[int, int]] = []
+    while len(spans) < _ROW:
+        walk = Walk(start)
+        if walk.go(text) != "ended":
+            break
+        try:
+            orjson.loads(text[start : walk.position])
+        except orjson.JSONDecodeError:
+            break
+        spans.append((start, walk.position))
+        gap = _GAP.match(text, walk.position)
+        if gap is None:
+            break
+        start = gap.end()
+    return spans

@@ -10,7 +10,8 @@ import orjson
 from unnorm.data.repair import last_resort, outermost
 from unnorm.data.repair.content import Note
 from unnorm.data.repair.knowledge import Knowledge
-from unnorm.data.repair.mend import CannotTellError, Mended, Mender
+from unnorm.data.repair.mend import Mended, Mender
+from unnorm.data.repair.strings import CannotTellError
 from unnorm.data.repair.window import Window
 
 STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
@@ -19,6 +20,7 @@ _REACH = 64 << 10  # bytes; how far the next record is looked for at first
 _SNIFF = 16  # healthy records that must have been seen, or the text ahead is asked
 _TRAILING = re.compile(rb"[\s,]*+(?:\n[ \t]*\][\s,\[\]]*+)?\Z")
 
+_TRUNCATED = "truncated record"
 _PYTHON = re.compile(rb"\{\s*'")
 
 _HARMLESS = {
@@ -94,10 +96,10 @@ def read(
     tail = _TRAILING.search(text, max(at + 1, bound - 4096), bound)
     assert tail
     stop = max(at + 1, tail.start())
-    record = last_resort.guess(text[at:stop]) if opened else None
+    record = last_resort.guess(text[at:stop]) if opened and found != _TRUNCATED else None
     if record is not None and knowledge.seen and knowledge.trusts(orjson.loads(record), cut=True):
         return Found(record, stop, [Note(at, stop - at, found, "mended")])
-    at_the_end = found == "truncated record" and window.whole and bound == len(text)
+    at_the_end = found == _TRUNCATED and window.whole and bound == len(text)
     return Given(stop, "truncated file" if at_the_end else found)
 
 
@@ -131,7 +133,7 @@ def _trusted(mended: Mended, knowledge: Knowledge) -> Found | str:
         knowledge.learn([record])
         return found
     if not knowledge.trusts(record, cut=mended.cut):
-        return "truncated record" if mended.cut else "unlike other records"
+        return _TRUNCATED if mended.cut else "unlike other records"
     knowledge.count([record])
     return found
 

@@ -21,7 +21,7 @@ from unnorm.data.repair.window import Window
 
 _BATCH = 128 << 10  # bytes; orjson is fastest while what it makes stays in the cache
 _SMALLEST = 2 << 10
-_HEAD = re.compile(rb"\{" + WS + rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_HEAD = re.compile(rb"(\{" + WS + rb'"(?:[^"\\]|\\.)*+")' + WS + rb":(" + WS + rb")", re.DOTALL)
 _KEY = re.compile(rb'"((?:[^"\\]|\\.)*+)"\s*:', re.DOTALL)
 _STRAY = re.compile(rb'.[^{"\n]*+', re.DOTALL)
 
@@ -150,10 +150,10 @@ class Repair:
         commas = self._gap.count(b",")
         if commas != self._between.in_array or b"[" in self._gap or b"]" in self._gap:
             return
-        self._fence = b"}" + self._gap + head[0]
-        self._fence_with_comma = b"" if commas else b"}," + self._gap + head[0]
+        self._fence = b"}" + self._gap + head[1]
+        self._fence_with_comma = b"" if commas else b"}," + self._gap + head[1]
         self._gap_length = len(self._gap)
-        self.knowledge.learn_gap(self._gap)
+        self.knowledge.learn_gap(self._gap, len(head[2]))
 
     # Record by record.
 
@@ -178,9 +178,7 @@ class Repair:
         except (orjson.JSONDecodeError, msgspec.DecodeError, RecursionError):
             yield from self._broken(walk.position)
             return
-        if self._doubtful and not (
-            self.knowledge.is_anchored(window.text, self._at) or self.knowledge.trusts(record, cut=False)
-        ):
+        if self._doubtful and not self._stands_as_a_record(record):
             yield from self._reject(walk.position, "unlike other records")
             return
         self._doubtful = False
@@ -189,6 +187,13 @@ class Repair:
         self.account.kept += len(raw)
         self._move_to(walk.position)
         yield Kept(compact + b"\n", 1)
+
+    def _stands_as_a_record(self, record: dict[str, Any]) -> bool:
+        """Whether a healthy object that follows something given up is a record, and not a part of what was given up."""
+        knowledge, key = self.knowledge, next(iter(record), "")
+        if knowledge.is_anchored(self._window.text, self._at) or knowledge.trusts(record, cut=False):
+            return True
+        return b"," in self._gap and knowledge.is_head(key) and not knowledge.is_inner(key)
 
     def _broken(self, end: int | None, *, opened: bool = True) -> Iterator[Event]:
         """The record at hand is damaged; it ends at `end`, if that is known."""
@@ -284,4 +289,3 @@ def _is_scalar(raw: bytes) -> bool:
     except orjson.JSONDecodeError:
         return False
     return True
-

@@ -18,7 +18,9 @@ _AFTER = re.compile(WS + rb"([,}\]])")
 _CLOSES = re.compile(WS + rb"([}\]])")
 
 # The same, cut off by the end of the text at any place.
-_OPEN_STRING = rb'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+(?:\\(?:u[0-9a-fA-F]{0,3})?)?+'
+_OPEN_STRING = (
+    rb'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+(?:\\(?:u[0-9a-fA-F]{0,3})?)?+'
+)
 _OPEN_VALUE = rb"(?:" + SCALAR + WS + rb"|" + _OPEN_STRING + rb"|[-0-9.eE+]++|[a-z]{1,4})?+\Z"
 _CUT_MEMBER = re.compile(
     WS + rb"(?:" + STRING + WS + rb"(?::" + WS + _OPEN_VALUE + rb"|\Z)|(?:" + _OPEN_STRING + rb")?+\Z)"

@@ -43,6 +43,7 @@ class Knowledge:
         self._paths: dict[str, set[type]] = {}
         self._inner_keys: set[str] = set()
         self._sampled = 0
+        self.colon_gap: int | None = None
         self._indent: bytes | None = None
         self._compile()
 
@@ -68,8 +69,9 @@ class Knowledge:
         if changed or len(self._inner_heads) != known:
             self._compile()
 
-    def learn_gap(self, gap: bytes) -> None:
-        """Take note of the white space on the last line before a record, if it stands on a line of its own."""
+    def learn_gap(self, gap: bytes, colon_gap: int) -> None:
+        """Take note of how the file is laid out: what stands before a record, and the bytes between a colon and a value."""
+        self.colon_gap = colon_gap
         if b"\n" in gap and (indent := gap[gap.rfind(b"\n") :]) != self._indent and indent.isspace():
             self._indent = indent
             self._compile()

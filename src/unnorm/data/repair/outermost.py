@@ -12,6 +12,7 @@ from unnorm.data.repair.grammar import Walk
 from unnorm.data.repair.knowledge import Knowledge
 
 _OPENS = re.compile(rb"\{(?=[ \t\r\n]*\")")
+_HEAD = re.compile(rb'\{[ \t\r\n]*("(?:[^"\\]|\\.)*+")', re.DOTALL)
 _GAP = re.compile(rb"[ \t\r\n]*,?[ \t\r\n]*(?=\{)")
 _INSIDE_BEFORE = re.compile(rb"[:\\\w'][ \t\r\n]*\[?[ \t\r\n]*\Z")
 _INSIDE_AFTER = re.compile(rb"[ \t\r\n]*(?:\][ \t\r\n]*(?:\}|,[ \t\r\n]*\")|\}|,[ \t\r\n]*\")")
@@ -34,7 +35,7 @@ def rows(text: bytes, begin: int, knowledge: Knowledge) -> list[list[tuple[int, 
             continue
         at = end = spans[-1][1]
         before = text[max(0, start - 64) : start]
-        if len(spans) < _ROW and _INSIDE_AFTER.match(text, end) or _INSIDE_BEFORE.search(before):
+        if (len(spans) < _ROW and _INSIDE_AFTER.match(text, end)) or _INSIDE_BEFORE.search(before):
             tries += 1
             continue
         first = orjson.loads(text[spans[0][0] : spans[0][1]])
@@ -67,11 +68,12 @@ def sniff(text: bytes, begin: int, knowledge: Knowledge) -> None:
 
 
 def _follow(text: bytes, start: int) -> list[tuple[int, int]]:
-    """Spans of the object at `start` and of whole objects after it, one beside the other."""
+    """Spans of the object at `start` and of whole objects after it that begin alike, one beside the other."""
     spans: list[tuple[int, int]] = []
+    first = _HEAD.match(text, start)
     while len(spans) < _ROW:
-        walk = Walk(start)
-        if walk.go(text) != "ended":
+        walk, head = Walk(start), _HEAD.match(text, start)
+        if not first or not head or head[1] != first[1] or walk.go(text) != "ended":
             break
         try:
             orjson.loads(text[start : walk.position])

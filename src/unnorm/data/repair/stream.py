@@ -123,8 +123,12 @@ def _up_to_the_fault(member: "zlib._Decompress", piece: bytes) -> bytes:
 
 def _utf_16(head: bytes) -> str | None:
     """The encoding, if `head` starts as UTF-16 does: with its mark, or with an ASCII character beside a NUL."""
-    if head.startswith(codecs.BOM_UTF16_LE) or (head[1:2] == b"\0" and head[:1] in b'{["\r\n\t ' and head[3:4] == b"\0"):
+    if head.startswith(codecs.BOM_UTF16_LE) or (
+        head[1:2] == b"\0" and head[:1] in b'{["\r\n\t ' and head[3:4] == b"\0"
+    ):
         return "utf-16-le"
-    if head.startswith(codecs.BOM_UTF16_BE) or (head[:1] == b"\0" and head[1:2] in b'{["\r\n\t ' and head[2:3] == b"\0"):
+    if head.startswith(codecs.BOM_UTF16_BE) or (
+        head[:1] == b"\0" and head[1:2] in b'{["\r\n\t ' and head[2:3] == b"\0"
+    ):
         return "utf-16-be"
     return None

@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from unnorm.cli import demo, doctor, evaluate, finetune, models, report, study, swap
+from unnorm.cli import data_repair, demo, doctor, evaluate, finetune, models, report, study, swap
 from unnorm.foundation.errors import Interrupted, UnnormError
 
 _INTERRUPTED = 130  # also what typer makes of a KeyboardInterrupt
@@ -27,6 +27,10 @@ app.command("finetune", epilog=finetune.EXAMPLE)(finetune.finetune)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("report", epilog=report.EXAMPLE)(report.report)
 app.add_typer(study.app, name="study")
+data = typer.Typer(help="Look after training data.", no_args_is_help=True)
+data.callback()(lambda: None)
+data.command("repair", epilog=data_repair.EXAMPLE)(data_repair.repair)
+app.add_typer(data, name="data")
 
 
 @app.callback()

@@ -149,7 +149,7 @@ def real_rows(shared: Path, name: str) -> list[Row]:
 def made_rows(random: random.Random, count: int = 60) -> list[Row]:
     """Rows with nesting, escapes, all of Unicode and text that looks like JSON; the same keys in each."""
     alphabet = ['"', "\\", "/", "\n", "\t", "{", "}", "[", "]", ",", ":", " ", "a", "é", "漢", "😀", "\u2028", "\x7f"]
-    looks_like_json = ['{"id": 1, "text": "x"}', '}, {"id": 2', '"], "tags": [', "\\\"", "null", "'quoted'"]
+    looks_like_json = ['{"id": 1, "text": "x"}', '}, {"id": 2', '"], "tags": [', '\\"', "null", "'quoted'"]
 
     def text() -> str:
         parts = [random.choice(alphabet) for _ in range(random.randrange(0, 30))]
@@ -162,7 +162,9 @@ def made_rows(random: random.Random, count: int = 60) -> list[Row]:
             "id": number,
             "text": text(),
             "tags": [text() for _ in range(random.randrange(1, 4))],
-            "turns": [{"from": random.choice(("human", "gpt")), "value": text()} for _ in range(random.randrange(1, 4))],
+            "turns": [
+                {"from": random.choice(("human", "gpt")), "value": text()} for _ in range(random.randrange(1, 4))
+            ],
             "score": random.choice((0.5, -1e-7, 3, None, True)),
             "meta": {"lang": "en", "deep": {"x": [[1, 2], [text()]]}},
         }

@@ -1,7 +1,7 @@
 """The pass over a text: healthy stretches by the batch, the rest record by record, every byte accounted for.
 
-A batch is cut where records are seen to meet and handed to orjson whole; if it parses, every record in it is healthy, for
-a cut in a wrong place leaves brackets or quotes open. What does not parse is halved a few times and then walked.
+A batch is cut where records are seen to meet and handed to orjson whole; if it parses, every record in it is healthy,
+for a cut in a wrong place leaves brackets or quotes open. What does not parse is quartered a few times and then walked.
 """
 
 import re
@@ -52,7 +52,7 @@ class Repair:
         self._doubtful = False  # what was given up last may have been cut in the middle
 
     def events(self) -> Iterator[Event]:
-        """Records, damages and rejected bytes, in the order of the text but for a record's own damages, which follow it."""
+        """Records, damages and rejected bytes in the order of the text; a record's own damages follow it."""
         for event in self._events():
             if isinstance(event, Kept):
                 self.account.records += event.count

@@ -50,6 +50,7 @@ class Walk:
     def go(self, text: bytes, record_head: re.Pattern[bytes] | None = None) -> str:
         """Walk as far as `text` allows; the state. An object inside that begins as `record_head` breaks the record."""
         stack, at, expected = self._stack, self.position, self._expected
+        cut: re.Pattern[bytes] | None
         if not stack:
             assert text[at] == 0x7B
             stack.append(0x7B)

@@ -70,14 +70,14 @@ class Knowledge:
             self._compile()
 
     def learn_gap(self, gap: bytes, colon_gap: int) -> None:
-        """Take note of how the file is laid out: what stands before a record, and the bytes between a colon and a value."""
+        """Take note of the layout: what stands before a record, and how many bytes between a colon and a value."""
         self.colon_gap = colon_gap
         if b"\n" in gap and (indent := gap[gap.rfind(b"\n") :]) != self._indent and indent.isspace():
             self._indent = indent
             self._compile()
 
     def trusts(self, record: dict[str, Any], *, cut: bool) -> bool:
-        """Whether a mended `record` looks like the healthy ones. `cut`: its end is missing, so it must have all keys."""
+        """Whether a mended `record` looks like the healthy ones. `cut`: its end is missing, so it needs all keys."""
         keys = tuple(record)
         if cut and keys not in self._shapes:
             return False

@@ -1,8 +1,8 @@
 """json-repair, for a broken record that our own rules cannot tell. It guesses freely, so little of it is believed.
 
-What it makes counts only if every string and number of it stands in the broken text as it is, each string between quotes,
-in this order, and if they are all that stands there but for JSON's own marks: then nothing was invented or left out, and
-only brackets, commas and colons were put right.
+What it makes counts only if every string and number of it stands in the broken text as it is, each string between
+quotes, in this order, and if they are all that stands there but for JSON's own marks: then nothing was invented or left
+out, and only brackets, commas and colons were put right.
 """
 
 import re

@@ -276,7 +276,7 @@ class Mender(Strings):
                 self._pop()
                 self._stack[-1].expected = "next"
                 return True
-        if not in_array and types == {list} and mark in b'{"':
+        if not in_array and types == {list} and mark in (0x22, _OBJECT):
             self._open(frame, _ARRAY, "missing bracket")
             return True
         if in_array and mark == _ARRAY and frame.expected == "first" and types and list not in types:

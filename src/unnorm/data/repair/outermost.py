@@ -1,7 +1,7 @@
 """Which objects in a broken text are records, and which stand inside one, when nothing is known of the file yet.
 
-An object is followed to its neighbours: what stands before the first and after the last of a row of objects tells whether
-the row is inside another record.
+An object is followed to its neighbours: what stands before the first and after the last of a row of objects tells
+whether the row is inside another record.
 """
 
 import re

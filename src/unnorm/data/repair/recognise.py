@@ -35,7 +35,7 @@ def check_place(path: Path) -> None:
 
 
 def check_head(path: Path, head: bytes) -> None:
-    """Raise `DataError` if `head`, the first bytes of the text of `path`, are those of something known that is no JSON."""
+    """Raise `DataError` if `head`, the first bytes of the text of `path`, are of something known that is no JSON."""
     for magic, (what, advice) in _MAGIC.items():
         if head.startswith(magic):
             raise DataError(f"{path} is {what}, not JSON. {advice}")

@@ -1,7 +1,7 @@
 """Strings of a broken record, read to where they must have ended: a quote may be missing, doubled, or not escaped.
 
-A string is taken as it stands if what comes after it may come after a string. If not, what is wrong with it is sought in
-the order of how often it happens; a reading is taken only if what follows then makes sense.
+A string is taken as it stands if what comes after it may come after a string. If not, one slip after the other is
+tried, and the first is taken with which what follows makes sense.
 """
 
 import re

@@ -251,13 +251,12 @@ class Repair:
             if len(window.text) - at > self._max_record:
                 break
             window.ensure(2 * len(window.text))
-        key = _KEY.match(window.text, at)
-        if key and self.knowledge.is_head(key[1].decode("utf-8", "replace")):
+        if self._starts_with_key(at):
             self.record_starts += 1
             yield from self._between.record(self._gap, window.base + at)
             yield from self._broken(None, opened=False)
             return
-        inside = broken.decode_twice(match[0]) if match and not key else []
+        inside = broken.decode_twice(match[0]) if match and not _KEY.match(window.text, at) else []
         if not match or not inside:
             yield from self._stray()
             return
@@ -273,14 +272,20 @@ class Repair:
         yield damage
 
     def _stray(self) -> Iterator[Event]:
-        """Text that belongs to no record."""
-        match = _STRAY.match(self._window.text, self._at)
-        assert match
-        raw = match[0].rstrip(b" \t\r\n,[]") or match[0][:1]
-        kind = {b"}": "doubled brace"}.get(raw, "stray text")
-        if _is_scalar(raw):
-            kind = "no record"
+        """Text that belongs to no record: up to the end of the line, or to where a record may begin."""
+        text, end = self._window.text, self._at
+        while (match := _STRAY.match(text, end)) is not None:
+            end = match.end()
+            if text[end : end + 1] != b'"' or self._starts_with_key(end):
+                break
+        raw = text[self._at : end].rstrip(b" \t\r\n,[]") or text[self._at : self._at + 1]
+        kind = "doubled brace" if raw == b"}" else "no record" if _is_scalar(raw) else "stray text"
         yield from self._reject(self._at + len(raw), kind)
+
+    def _starts_with_key(self, at: int) -> bool:
+        """Whether the first key of a record stands there, without its `{`."""
+        key = _KEY.match(self._window.text, at)
+        return key is not None and self.knowledge.is_head(key[1].decode("utf-8", "replace"))
 
 
 def _is_scalar(raw: bytes) -> bool:

@@ -23,8 +23,12 @@ REACH = 1 << 20
 
 
 def rows(text: bytes, begin: int, knowledge: Knowledge) -> list[list[tuple[int, int]]]:
-    """Rows of whole neighbouring objects after `begin` that stand in no other object, as spans; the nearest few."""
-    found = []
+    """Rows of whole neighbouring objects after `begin` that stand in no other object, as spans; the nearest few.
+
+    Objects that begin as one that does stand in another are left out: their own surroundings may be what is broken.
+    """
+    found: list[tuple[str, list[tuple[int, int]]]] = []
+    inner: set[str] = set()
     tries, at = 0, begin
     while tries < _TRIES and (match := _OPENS.search(text, at, begin + REACH)):
         start = match.start()
@@ -34,18 +38,20 @@ def rows(text: bytes, begin: int, knowledge: Knowledge) -> list[list[tuple[int, 
             at = start + 1
             continue
         at = end = spans[-1][1]
-        before = text[max(0, start - 64) : start]
-        if (len(spans) < _ROW and _INSIDE_AFTER.match(text, end)) or _INSIDE_BEFORE.search(before):
-            tries += 1
-            continue
         first = orjson.loads(text[spans[0][0] : spans[0][1]])
-        if not first or knowledge.is_inner(next(iter(first))) or not knowledge.trusts(first, cut=False):
+        head = next(iter(first))
+        if (len(spans) < _ROW and _INSIDE_AFTER.match(text, end)) or _INSIDE_BEFORE.search(
+            text[max(0, start - 64) : start]
+        ):
+            inner.add(head)
             tries += 1
-            continue
-        found.append(spans)
-        if sum(map(len, found)) >= _ROW:
-            break
-    return found
+        elif knowledge.is_inner(head) or not knowledge.trusts(first, cut=False):
+            tries += 1
+        else:
+            found.append((head, spans))
+            if sum(len(row) for _, row in found) >= _ROW:
+                break
+    return [row for head, row in found if head not in inner]
 
 
 def next_row(text: bytes, begin: int, knowledge: Knowledge) -> int | None:

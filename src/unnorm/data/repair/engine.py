@@ -49,7 +49,7 @@ class Repair:
         self._fence_with_comma = b""
         self._gap_length = 0
         self._size = _BATCH
-        self._doubtful = False  # what was given up last may have been cut in the middle
+        self._doubtful = ""  # why what comes next may be a part of what was broken before it
 
     def events(self) -> Iterator[Event]:
         """Records, damages and rejected bytes in the order of the text; a record's own damages follow it."""
@@ -91,6 +91,7 @@ class Repair:
                 wrong = self._between.record(self._gap, window.base + end)
                 yield from wrong
                 self._gap_is_clean = self._gap_is_clean and not wrong
+                self._doubtful = self._doubtful or ("wrong gap" if wrong else "")
                 batch = None if self._doubtful else self._batch()
                 if batch:
                     yield batch
@@ -181,7 +182,7 @@ class Repair:
         if self._doubtful and not self._stands_as_a_record(record):
             yield from self._reject(walk.position, "unlike other records")
             return
-        self._doubtful = False
+        self._doubtful = ""
         self._learn_fence(self._at)
         self.knowledge.learn([record])
         self.account.kept += len(raw)
@@ -189,9 +190,13 @@ class Repair:
         yield Kept(compact + b"\n", 1)
 
     def _stands_as_a_record(self, record: dict[str, Any]) -> bool:
-        """Whether a healthy object that follows something given up is a record, and not a part of what was given up."""
+        """Whether a healthy object that follows damage is a record, and not a part of what was damaged."""
         knowledge, key = self.knowledge, next(iter(record), "")
-        if knowledge.is_anchored(self._window.text, self._at) or knowledge.trusts(record, cut=False):
+        if knowledge.is_inner(key) and not (knowledge.seen and knowledge.is_head(key)):
+            return False
+        if self._doubtful == "wrong gap" or knowledge.is_anchored(self._window.text, self._at):
+            return True
+        if knowledge.trusts(record, cut=False):
             return True
         return b"," in self._gap and knowledge.is_head(key) and not knowledge.is_inner(key)
 
@@ -226,7 +231,7 @@ class Repair:
     def _reject(self, end: int, kind: str) -> Iterator[Event]:
         base, raw = self._window.base + self._at, self._window.text[self._at : end]
         self._move_to(end)
-        self._doubtful = True
+        self._doubtful = "given up"
         yield from drain.pieces(base, kind, raw)
         yield Damage(base, len(raw), kind, "rejected")
 

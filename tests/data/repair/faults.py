@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +133,18 @@ LIST_FAULTS = {
     "doubled opening bracket": doubled(b"["),
 }
 EXACT = {
-    "missing comma", "missing colon", "doubled comma", "doubled colon", "doubled closing brace", "trailing comma",
-    "python", "encoded twice",
+    "missing colon", "missing closing brace", "missing opening brace", "doubled comma", "doubled colon",
+    "doubled closing brace", "trailing comma", "encoded twice",
 }  # fmt: skip
 """Faults after which the row must come back as it was, wherever in it they are."""
 
+CHANGING = {
+    "raw newline", "raw tab", "NUL", "escape character", "invalid UTF-8", "cut UTF-8", "lone surrogate",
+}  # fmt: skip
+"""Faults that put something into a string, where it stays or is replaced."""
 
+
+@lru_cache
 def real_rows(shared: Path, name: str) -> list[Row]:
     if name == "alpaca":
         return json.loads((shared / "data" / "alpaca" / "alpaca_data.json").read_bytes())

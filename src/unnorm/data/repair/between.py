@@ -24,6 +24,7 @@ class Between:
     _arrays: int = 0
     _records: int = 0
     _told: bool = False
+    _gave_up: bool = False  # what stood last was given up, and where it ended is not certain
     _guessed: bool = False  # in an array by its commas alone
 
     def skip(self, text: bytes, begin: int, base: int) -> tuple[int, list[Damage]]:
@@ -68,7 +69,9 @@ class Between:
         damages = []
         if self._guessed and self._value and b"\n" in gap:
             self.in_array = self._guessed = False  # lines after all
-        if self._records and self.in_array and self._value:
+        if self._gave_up:
+            self._gave_up = False
+        elif self._records and self.in_array and self._value:
             damages.append(Damage(at, 0, "missing comma", "ignored"))
         elif self._records and not self.in_array and b"\n" not in gap and b"[" not in gap and not self._comma:
             damages.append(Damage(at, 0, "fused records", "ignored"))
@@ -87,6 +90,10 @@ class Between:
         """`count` further records went by, each with the separators that belong there."""
         self._records += count
         self._value, self._comma = True, False
+
+    def give_up(self) -> None:
+        """What stood here was given up."""
+        self._gave_up = True
 
     def end(self, at: int) -> list[Damage]:
         """The text ends at offset `at`."""

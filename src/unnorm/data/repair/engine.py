@@ -232,6 +232,7 @@ class Repair:
         base, raw = self._window.base + self._at, self._window.text[self._at : end]
         self._move_to(end)
         self._doubtful = "given up"
+        self._between.give_up()
         yield from drain.pieces(base, kind, raw)
         yield Damage(base, len(raw), kind, "rejected")
 

@@ -137,7 +137,12 @@ def _parse(line: bytes) -> dict[str, Any]:
     try:
         record: dict[str, Any] = orjson.loads(line)
     except orjson.JSONDecodeError:  # numbers and nesting beyond orjson's limits
-        record = json.loads(line)
+        try:
+            record = json.loads(line)
+        except RecursionError as error:
+            raise DataError(
+                "a record is nested too deeply to be read; unnorm data repair can still copy it."
+            ) from error
     return record
 
 

@@ -7,6 +7,7 @@ record is trusted only if it looks like the others.
 import re
 import sys
 from collections import Counter
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -49,12 +50,11 @@ class Knowledge:
 
     def learn(self, records: list[dict[str, Any]], *, counted: bool = True) -> None:
         """Take note of healthy `records`; `counted`: they are rows of OUT."""
-        shapes = Counter([(tuple(record), tuple(map(type, record.values()))) for record in records])
         self.seen += len(records)
+        if counted:
+            self.count(records)
         changed = False
-        for (keys, types), count in shapes.items():
-            if counted:
-                self._count(keys, types, count)
+        for keys in set(map(tuple, records)):
             if keys not in self._shapes and len(self._shapes) < _SHAPES:
                 self._shapes.add(keys)
                 changed = True
@@ -101,9 +101,16 @@ class Knowledge:
         return self._head
 
     def count(self, records: list[dict[str, Any]]) -> None:
-        """Count `records` in `columns` without learning from them."""
-        for record in records:
-            self._count(tuple(record), tuple(map(type, record.values())), 1)
+        """Count `records` in `columns`. Called for every record there is, so it leaves the loops to C."""
+        alike = len(set(map(tuple, records))) == 1
+        for key in records[0] if alike else {key: None for record in records for key in record}:
+            values = map(itemgetter(key), records if alike else [record for record in records if key in record])
+            column = self.columns.get(key)
+            if column is None:
+                name = key if len(self.columns) < _SHAPES else OTHER_COLUMNS
+                column = self.columns.setdefault(name, Counter())
+            for kind, count in Counter(map(type, values)).items():
+                column[TYPE_NAMES[kind]] += count
 
     def next_start(self, text: bytes, begin: int, end: int = sys.maxsize) -> int | None:
         """Where the first record from `begin` on starts, by the looks of it."""
@@ -128,14 +135,6 @@ class Knowledge:
     def is_inner(self, key: str) -> bool:
         """Whether objects inside records begin with `key`."""
         return key in self._inner_heads
-
-    def _count(self, keys: Keys, types: tuple[type, ...], count: int) -> None:
-        for key, kind in zip(keys, types, strict=True):
-            column = self.columns.get(key)
-            if column is None:
-                name = key if len(self.columns) < _SHAPES else OTHER_COLUMNS
-                column = self.columns.setdefault(name, Counter())
-            column[TYPE_NAMES[kind]] += count
 
     def _look_inside(self, value: Any, path: str, depth: int) -> None:
         if len(self._paths) < _SHAPES:

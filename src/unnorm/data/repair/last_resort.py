@@ -35,13 +35,24 @@ def guess(raw: bytes) -> bytes | None:
         scalars, line = _scalars(record), orjson.dumps(record)
     except orjson.JSONEncodeError:
         return None
-    at = 0
+    at, marks = 0, b""
     for scalar in scalars:
         found = raw.find(scalar, at)
         if found < 0 or not _MARKS.fullmatch(raw, at, found):
             return None
+        marks += raw[at:found]
         at = found + len(scalar)
-    return line if _END.fullmatch(raw, at) else None
+    marks += raw[at:]
+    if not _END.fullmatch(raw, at) or _openers(record) < sum(marks.count(opener) for opener in b"{["):
+        return None
+    return line
+
+
+def _openers(value: Any) -> int:
+    """How many objects and arrays there are, empty ones too."""
+    if isinstance(value, dict):
+        return 1 + sum(map(_openers, value.values()))
+    return 1 + sum(map(_openers, value)) if isinstance(value, list) else 0
 
 
 def _scalars(value: Any) -> list[bytes]:

@@ -33,6 +33,7 @@ _BARE_KEY = re.compile(rb'([A-Za-z_][^"\\\n:,{}\[\]\']*)("?)\s*:')
 _KEY = re.compile(rb'\s*"(?:[^"\\]|\\.)*+"\s*:', re.DOTALL)
 _GARBAGE = re.compile(rb'[^\s"\'{}\[\],:]{1,8}(?=[\s,}\]])')
 _GAP_TO_END = re.compile(rb"[\s,\[\]]*\Z")
+_MARK_FOLLOWS = re.compile(rb"\s*[,}\]]")
 _GOES_ON = re.compile(rb'\s*,\s*(["{])')
 _ENDS_HERE = re.compile(rb"\s*(?:\Z|[\[{])")
 
@@ -151,6 +152,8 @@ class Mender(Strings):
             raise CannotTellError("truncated record")
         if self._stack[0].expected == "next":
             self.at = self._last_comma  # it stands between this record and the next
+        while self.text[self.at - 1] in b" \t\r\n":
+            self.at -= 1
         if not any(note.kind == "fused records" for note in self.notes):
             self.note("missing brace", self.at, 0)
         self._cut = True
@@ -260,7 +263,17 @@ class Mender(Strings):
         elif mark in b",:}]":
             raise CannotTellError("missing value")
         else:
-            self._emit(frame, b'"' + self.value_without_opening_quote(in_array) + b'"')
+            self._emit(frame, self._without_opening_quote(in_array, atom))
+
+    def _without_opening_quote(self, in_array: bool, atom: "re.Match[bytes] | None") -> bytes:
+        """A text that lost its opening quote; or else a number after all, with something odd behind it."""
+        try:
+            return b'"' + self.value_without_opening_quote(in_array) + b'"'
+        except CannotTellError:
+            if atom is None or not _MARK_FOLLOWS.match(self.text, atom.end(), self.limit):
+                raise
+            self.at = atom.end()
+            return atom[0]
 
     def _bracket_is_amiss(self, frame: _Frame, mark: int) -> bool:
         """Put right a bracket that is missing or doubled here, as far as other records tell what stands here."""

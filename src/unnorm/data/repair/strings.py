@@ -22,11 +22,15 @@ _TO_QUOTE = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _TO_SINGLE = re.compile(rb"[^'\\]*+(?:\\.[^'\\]*+)*+", re.DOTALL)
 _KEY_LIKE = re.compile(rb'"[^"\\\n]{0,64}"?\s*:')
 
+_GAP = rb"(?:[\s\x00-\x1f\x7f]|\xef\xbb\xbf)*+"  # control characters and byte order marks are removed later
 AFTER_MEMBER = re.compile(
-    rb'\s*(?:[}\]]|,\s*(?:["\',}]|\Z|[A-Za-z_]\w*"?\s*:|\{)|"(?:[^"\\]|\\.)*+"\s*:|\{\s*"|\Z)', re.DOTALL
+    _GAP + rb"(?:[}\]]|," + _GAP + rb"(?:[\"',}{]|\Z|[A-Za-z_]\w*\"?\s*:)"
+    rb'|"(?:[^"\\]|\\.)*+"\s*:|\{\s*"|\Z)',
+    re.DOTALL,
 )
-AFTER_ITEM = re.compile(rb'\s*(?:[}\],]|\Z)|\s+["{\[\-0-9tfn]')
-_AFTER_KEY = re.compile(rb"\s*:")
+AFTER_ITEM = re.compile(_GAP + rb'(?:[}\],]|\Z)|\s+["{\[\-0-9tfn]')
+_AFTER_KEY = re.compile(_GAP + rb":")
+_KEY_AND_VALUE = re.compile(rb"\s*:\s*[\"'\-0-9{\[tfnNIT]")
 _AFTER_SINGLE = re.compile(rb"\s*(?:[,:}\]]|\Z)")
 _SURELY_AFTER_MEMBER = re.compile(rb'\s*(?:\}\s*(?:[,}\]]|\Z)|,\s*"[^"\\\n]{1,100}"\s*:)')
 _SURELY_AFTER_ITEM = re.compile(rb'\s*(?:\]\s*(?:[,}\]]|\Z)|,\s*")')
@@ -56,7 +60,7 @@ class Strings:
             end = at + 1 + len(name)
             self.note("missing quote", end, 0)
             return self._take(at + 1, end, end)
-        doubled = self._doubled_quote(quote, _AFTER_KEY)
+        doubled = self._doubled_quote(quote, _KEY_AND_VALUE)
         if doubled is not None:
             return doubled
         if quote < self.limit and _VALUE_FOLLOWS.match(text, quote + 1, self.limit) and self._is_known(inside):

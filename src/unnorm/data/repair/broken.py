@@ -99,9 +99,9 @@ def read(
     record = last_resort.guess(text[at:stop]) if opened and found != _TRUNCATED else None
     if record is not None and knowledge.seen and knowledge.trusts(orjson.loads(record), cut=True):
         return Found(record, stop, [Note(at, stop - at, found, "mended")])
-    if text[at:stop] == b"{":
-        return Given(stop, "doubled brace")
     at_the_end = found == _TRUNCATED and window.whole and bound == len(text)
+    if text[at:stop] == b"{" and not at_the_end:
+        return Given(stop, "doubled brace")
     return Given(stop, "truncated file" if at_the_end else found)
 
 

@@ -11,11 +11,15 @@ _PIECE = 1 << 20
 _OVERLAP = 1 << 14  # a record's beginning may lie across the end of what is held
 
 _OUTSIDE = re.compile(rb'[^"{}\[\]]*+(["{}\[\]])')
-_INSIDE = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+_INSIDE = re.compile(rb'[^"\\\x00-\x1f]*+(?:\\[^\x00-\x1f][^"\\\x00-\x1f]*+)*+')
+NextStart = Callable[[bytes, int], int | None]
 
 
-def until_closed(window: Window) -> Iterator[Rejected]:
-    """Pass on the record at the start of `window`, which has been in order so far, up to its last bracket."""
+def until_closed(window: Window, next_start: NextStart) -> Iterator[Rejected]:
+    """Pass on the record at the start of `window`, in order so far, up to its last bracket.
+
+    A control character in a string says that it is not in order after all; then it goes on to the next record.
+    """
     depth, inside, at = 0, False, 0
     while True:
         text = window.text
@@ -24,6 +28,10 @@ def until_closed(window: Window) -> Iterator[Rejected]:
                 match = _INSIDE.match(text, at)
                 assert match
                 at = match.end()
+                if text[at : at + 1] < b" " and at < len(text):
+                    yield from _pass_on(window, at)
+                    yield from until_next(window, next_start)
+                    return
                 if text[at : at + 1] != b'"':
                     break  # the text ends, or its last byte is a backslash whose fellow is not there yet
                 inside, at = False, at + 1
@@ -50,7 +58,7 @@ def until_closed(window: Window) -> Iterator[Rejected]:
         window.ensure(len(window.text) + _PIECE)
 
 
-def until_next(window: Window, next_start: Callable[[bytes, int], int | None]) -> Iterator[Rejected]:
+def until_next(window: Window, next_start: NextStart) -> Iterator[Rejected]:
     """Pass on the broken record at the start of `window`, up to where the next one starts."""
     begin = 1
     while True:

@@ -5,15 +5,15 @@ for a cut in a wrong place leaves brackets or quotes open. What does not parse i
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 import orjson
 
-from unnorm.data.repair import broken, drain
+from unnorm.data.repair import broken, drain, outermost
 from unnorm.data.repair.between import Between
-from unnorm.data.repair.damage import Account, Damage, Event, Kept
+from unnorm.data.repair.damage import Account, Damage, Event, Kept, Rejected
 from unnorm.data.repair.grammar import WS, Walk
 from unnorm.data.repair.knowledge import Knowledge
 from unnorm.data.repair.stream import Stream
@@ -48,7 +48,8 @@ class Repair:
         self._fence = b""
         self._fence_with_comma = b""
         self._gap_length = 0
-        self._size = _BATCH
+        self._largest = min(_BATCH, max_record)  # of a batch, so that no record in it is over the limit
+        self._size = self._largest
         self._doubtful = ""  # why what comes next may be a part of what was broken before it
 
     def events(self) -> Iterator[Event]:
@@ -114,7 +115,7 @@ class Repair:
             batch = self._read_batch(text[at:cut])
             if batch:
                 self._at = cut
-                self._size = min(4 * self._size, _BATCH)
+                self._size = min(4 * self._size, self._largest)
                 self._gap, self._gap_is_clean = b"", True
                 return batch
             self._size = (cut - at) // 4
@@ -166,6 +167,11 @@ class Repair:
                 yield from self._over_the_limit(drain.until_closed)
                 return
             window.ensure(2 * len(window.text))
+        if walk.state == "broken" and head and head.match(window.text, walk.position):
+            # Records may hold objects that begin as they do: then all brackets close, and soon.
+            window.ensure(self._at + outermost.REACH)
+            walk = Walk(self._at)
+            walk.go(window.text[: self._at + outermost.REACH])
         if walk.state != "ended":
             yield from self._broken(None)
             return
@@ -208,8 +214,7 @@ class Repair:
                 self._fence = self._fence if self._gap_is_clean else b""
             yield from self._keep(found)
         elif found.over_the_limit:
-            start = self.knowledge.next_start
-            yield from self._over_the_limit(lambda window: drain.until_next(window, start))
+            yield from self._over_the_limit(drain.until_next)
         else:
             yield from self._reject(found.end, found.kind)
 
@@ -236,12 +241,12 @@ class Repair:
         yield from drain.pieces(base, kind, raw)
         yield Damage(base, len(raw), kind, "rejected")
 
-    def _over_the_limit(self, pass_on: Any) -> Iterator[Event]:
+    def _over_the_limit(self, pass_on: Callable[[Window, drain.NextStart], Iterator[Rejected]]) -> Iterator[Event]:
         window = self._window
         window.drop(self._at)
         self._move_to(0)
         begin = window.base
-        yield from pass_on(window)
+        yield from pass_on(window, self.knowledge.next_start)
         yield Damage(begin, window.base - begin, drain.KIND, "rejected")
 
     def _move_to(self, position: int) -> None:

@@ -65,7 +65,8 @@ class Strings:
             return doubled
         if quote < self.limit and _VALUE_FOLLOWS.match(text, quote + 1, self.limit) and self._is_known(inside):
             return self._take(at + 1, quote, quote + 1)  # the colon is missing, and _colon says so
-        raise CannotTellError("broken key" if quote < self.limit else "truncated record")
+        ends = quote >= self.limit or not text[quote + 1 : self.limit].strip()
+        raise CannotTellError("truncated record" if ends else "broken key")
 
     def value_string(self, in_array: bool, stack: bytes) -> bytes:
         """The string at hand; `stack`: the brackets that are open around it."""

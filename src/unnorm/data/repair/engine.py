@@ -247,6 +247,7 @@ class Repair:
         self._move_to(0)
         begin = window.base
         yield from pass_on(window, self.knowledge.next_start)
+        self._between.give_up()
         yield Damage(begin, window.base - begin, drain.KIND, "rejected")
 
     def _move_to(self, position: int) -> None:

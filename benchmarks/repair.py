@@ -240,9 +240,9 @@ def report(made: dict[str, dict[str, Any]], found: dict[tuple[str, str], list[di
     lines = [
         "# Repair",
         "",
-        f"Real rows of Alpaca, GSM8K and ShareGPT, repeated and numbered; {rounds} rounds, turn by turn, each tool in",
+        f"Real rows of Alpaca, GSM8K and ShareGPT, repeated and numbered; rounds: {rounds}, turn by turn, each tool in",
         f"a process of its own. {machine_line()}, {versions()}.",
-        "Speeds are medians, in MB (10⁶ bytes) of input a second: by the clock, and by the processor time that the tool",
+        "Speeds are medians, in MB (10⁶ bytes) of input a second: by the clock, and by the processor time that a tool",
         "took, which other work on the machine disturbs less. Load average at the end:",
         f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
     ]

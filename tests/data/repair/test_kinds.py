@@ -131,18 +131,46 @@ def with_row(raw: str, layout: str = "lines") -> bytes:
         ),
         ('{"id": 7, \0"text": "a", "tags": []}', WHOLE, ("control character", 10, 1, "removed")),
         ('{"id": 7, \ufeff"text": "a", "tags": []}', WHOLE, ("byte order mark", 10, 3, "removed")),
-        ('{"id": 7, "text": "a\ud83db", "tags": []}', {"id": 7, "text": "a\ufffdb", "tags": []}, ("invalid utf-8", 20, 3, "replaced")),
-        ('{"id": 7, "text": "a\\ud83db", "tags": []}', {"id": 7, "text": "a\ufffdb", "tags": []}, ("lone surrogate", 20, 6, "replaced")),
-        ('{"id": 7, "text": "a\\d", "tags": []}', {"id": 7, "text": "a\\d", "tags": []}, ("invalid escape", 20, 1, "mended")),
-        ('{"id": NaN, "text": "a", "tags": []}', {"id": None, "text": "a", "tags": []}, ("not a number", 7, 3, "replaced")),
-        ('{"id": -Infinity, "text": "a", "tags": []}', {"id": None, "text": "a", "tags": []}, ("not a number", 7, 9, "replaced")),
-        ('{"id": None, "text": "a", "tags": []}', {"id": None, "text": "a", "tags": []}, ("python literal", 7, 4, "mended")),
-        ("{\"id\": 7, \"text\": 'it\\'s \"a\"', \"tags\": []}", {"id": 7, "text": 'it\'s "a"', "tags": []}, ("single quotes", 18, 11, "mended")),
+        (
+            '{"id": 7, "text": "a\ud83db", "tags": []}',
+            {"id": 7, "text": "a\ufffdb", "tags": []},
+            ("invalid utf-8", 20, 3, "replaced"),
+        ),
+        (
+            '{"id": 7, "text": "a\\ud83db", "tags": []}',
+            {"id": 7, "text": "a\ufffdb", "tags": []},
+            ("lone surrogate", 20, 6, "replaced"),
+        ),
+        (
+            '{"id": 7, "text": "a\\d", "tags": []}',
+            {"id": 7, "text": "a\\d", "tags": []},
+            ("invalid escape", 20, 1, "mended"),
+        ),
+        (
+            '{"id": NaN, "text": "a", "tags": []}',
+            {"id": None, "text": "a", "tags": []},
+            ("not a number", 7, 3, "replaced"),
+        ),
+        (
+            '{"id": -Infinity, "text": "a", "tags": []}',
+            {"id": None, "text": "a", "tags": []},
+            ("not a number", 7, 9, "replaced"),
+        ),
+        (
+            '{"id": None, "text": "a", "tags": []}',
+            {"id": None, "text": "a", "tags": []},
+            ("python literal", 7, 4, "mended"),
+        ),
+        (
+            '{"id": 7, "text": \'it\\\'s "a"\', "tags": []}',
+            {"id": 7, "text": 'it\'s "a"', "tags": []},
+            ("single quotes", 18, 11, "mended"),
+        ),
         ('{id: 7, "text": "a", "tags": []}', WHOLE, ("unquoted key", 1, 2, "mended")),
         ('"{\\"id\\": 7, \\"text\\": \\"a\\"}"', {"id": 7, "text": "a"}, ("encoded twice", 0, 30, "decoded")),
         ('"[{\\"id\\": 7}, {\\"id\\": 8}]"', [{"id": 7}, {"id": 8}], ("encoded twice", 0, 28, "decoded")),
     ],
-)  # fmt: skip
+)
 def test_a_row_is_mended_and_the_report_says_where(tmp_path, raw, row, damage):
     text = with_row(raw)
     found, events = check(text, tmp_path / "rows.jsonl")

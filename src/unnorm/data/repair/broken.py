@@ -64,7 +64,8 @@ def read(
     window: Window, at: int, end: int | None, knowledge: Knowledge, max_record: int, *, opened: bool
 ) -> Found | Given:
     """The damaged record at `at`; `end`, where it is known to end; `opened`, whether its `{` is there."""
-    if knowledge.seen < _SNIFF:
+    if knowledge.seen < _SNIFF and window.base + at >= knowledge.sniffed_to:
+        knowledge.sniffed_to = window.base + at + outermost.REACH // 2
         window.ensure(at + outermost.REACH)
         outermost.sniff(window.text, at + 1, knowledge)
     if _PYTHON.match(window.text, at):  # what looks like another record may stand in its strings

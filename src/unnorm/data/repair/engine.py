@@ -21,6 +21,7 @@ from unnorm.data.repair.window import Window
 
 _BATCH = 128 << 10  # bytes; orjson is fastest while what it makes stays in the cache
 _SMALLEST = 2 << 10
+_FUTILE = 16  # long walks without an end, one after the other, that are made before no more are
 _HEAD = re.compile(rb"(\{" + WS + rb'"(?:[^"\\]|\\.)*+")' + WS + rb":(" + WS + rb")", re.DOTALL)
 _KEY = re.compile(rb'"((?:[^"\\]|\\.)*+)"\s*:', re.DOTALL)
 _STRAY = re.compile(rb'.[^{"\n]*+', re.DOTALL)
@@ -50,6 +51,7 @@ class Repair:
         self._gap_length = 0
         self._largest = min(_BATCH, max_record)  # of a batch, so that no record in it is over the limit
         self._size = self._largest
+        self._futile = 0
         self._doubtful = ""  # why what comes next may be a part of what was broken before it
 
     def events(self) -> Iterator[Event]:
@@ -167,11 +169,12 @@ class Repair:
                 yield from self._over_the_limit(drain.until_closed)
                 return
             window.ensure(2 * len(window.text))
-        if walk.state == "broken" and head and head.match(window.text, walk.position):
+        if walk.state == "broken" and self._futile < _FUTILE and head and head.match(window.text, walk.position):
             # Records may hold objects that begin as they do: then all brackets close, and soon.
             window.ensure(self._at + outermost.REACH)
             walk = Walk(self._at)
             walk.go(window.text[: self._at + outermost.REACH])
+            self._futile = 0 if walk.state == "ended" else self._futile + 1
         if walk.state != "ended":
             yield from self._broken(None)
             return

@@ -44,6 +44,7 @@ class Knowledge:
         self._paths: dict[str, set[type]] = {}
         self._inner_keys: set[str] = set()
         self._sampled = 0
+        self.sniffed_to = 0  # the offset up to which the text was asked ahead of its turn
         self.colon_gap: int | None = None
         self._indent: bytes | None = None
         self._compile()

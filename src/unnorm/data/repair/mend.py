@@ -39,6 +39,7 @@ _ENDS_HERE = re.compile(rb"\s*(?:\Z|[\[{])")
 
 _FIRST_IS_SINGLE = re.compile(rb"\s*'")
 
+_DEEP = 32
 _OBJECT, _ARRAY = 0x7B, 0x5B
 _CLOSER = {_OBJECT: b"}", _ARRAY: b"]"}
 _OPENER = {0x7D: _OBJECT, 0x5D: _ARRAY}
@@ -319,6 +320,8 @@ class Mender(Strings):
 
     def _push(self, opener: int) -> None:
         path = self._stack[-1].value_path if self._stack else ""
+        if len(self._stack) > _DEEP:
+            path = "deep"  # nothing is known of it, and names of such length take their toll
         self._out.append(bytes((opener,)))
         self._stack.append(_Frame(opener, "first", path, value_path=path + "[]"))
 

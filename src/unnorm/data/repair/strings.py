@@ -135,7 +135,7 @@ class Strings:
 
     def python_string(self) -> bytes:
         begin = self.at + 1
-        match = _TO_SINGLE.match(self.text, begin, self.limit)
+        match = _TO_SINGLE.match(self.text, min(begin, self.limit), self.limit)
         assert match
         end = match.end()
         if end >= self.limit or not _AFTER_SINGLE.match(self.text, end + 1, self.limit):
@@ -148,7 +148,7 @@ class Strings:
         return not self.knowledge.seen or self.knowledge.knows_key(key.decode("utf-8", "replace"))
 
     def closing_quote(self, begin: int) -> int:
-        match = _TO_QUOTE.match(self.text, begin, self.limit)
+        match = _TO_QUOTE.match(self.text, min(begin, self.limit), self.limit)
         assert match
         end = match.end()
         return end if self.text[end : end + 1] == b'"' and end < self.limit else self.limit

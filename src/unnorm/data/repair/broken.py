@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import orjson
@@ -39,11 +40,16 @@ _HARMLESS = {
 
 @dataclass
 class Found:
-    """The record, as a line without its newline; `end` in the window's text."""
+    """The record, as a line without its newline; `end` in the window's text; `value`: parsed, None if orjson cannot.
+
+    teaches: its keys and types are beyond doubt, so that other records may be judged by it.
+    """
 
     record: bytes
     end: int
     notes: list[Note] = field(default_factory=list)
+    value: dict[str, Any] | None = None
+    teaches: bool = False
 
     @property
     def healthy(self) -> bool:
@@ -98,8 +104,10 @@ def read(
     assert tail
     stop = max(at + 1, tail.start())
     record = last_resort.guess(text[at:stop]) if opened and found != _TRUNCATED else None
-    if record is not None and knowledge.seen and knowledge.trusts(orjson.loads(record), cut=True):
-        return Found(record, stop, [Note(at, stop - at, found, "mended")])
+    if record is not None and knowledge.seen:
+        value = orjson.loads(record)
+        if knowledge.trusts(value, cut=True):
+            return Found(record, stop, [Note(at, stop - at, found, "mended")], value)
     at_the_end = found == _TRUNCATED and window.whole and bound == len(text)
     if text[at:stop] == b"{" and not at_the_end:
         return Given(stop, "doubled brace")
@@ -132,12 +140,12 @@ def _trusted(mended: Mended, knowledge: Knowledge) -> Found | str:
         record = orjson.loads(mended.record)
     except orjson.JSONDecodeError:
         return "invalid after mending"
+    found.value = record
     if {note.kind for note in mended.notes} <= _HARMLESS:
-        knowledge.learn([record])
+        found.teaches = True
         return found
     if not knowledge.trusts(record, cut=mended.cut):
         return _TRUNCATED if mended.cut else "unlike other records"
-    knowledge.count([record])
     return found
 
 

@@ -213,8 +213,16 @@ class Repair:
         """The record at hand is damaged; it ends at `end`, if that is known."""
         found = broken.read(self._window, self._at, end, self.knowledge, self._max_record, opened=opened)
         if isinstance(found, broken.Found):
-            if not self._gap_is_clean or not found.healthy:
-                self._fence = self._fence if self._gap_is_clean else b""
+            if self._doubtful and found.value is not None and not self._stands_as_a_record(found.value):
+                yield from self._reject(found.end, "unlike other records")
+                return
+            self._doubtful = ""
+            if not self._gap_is_clean:
+                self._fence = b""
+            if found.value is not None and found.teaches:
+                self.knowledge.learn([found.value])
+            elif found.value is not None:
+                self.knowledge.count([found.value])
             yield from self._keep(found)
         elif found.over_the_limit:
             yield from self._over_the_limit(drain.until_next)

@@ -214,3 +214,10 @@ def test_folders_are_named(tmp_path):
         run(tmp_path)
     with pytest.raises(DataError, match="there is no file"):
         run(tmp_path / "absent")
+
+
+def test_what_is_removed_after_a_records_last_comma_is_not_counted_twice(tmp_path):
+    text = text_of(ROWS[:6], "lines") + b'{"id": 7, "text": "x", \0{"id": 8, "text": "y"}\n'
+    found, events = check(text, tmp_path / "rows")
+    assert found == [*ROWS[:6], {"id": 7, "text": "x"}, {"id": 8, "text": "y"}]
+    assert [event.raw for event in events if isinstance(event, Rejected)] == [b"\0"]

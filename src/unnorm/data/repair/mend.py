@@ -155,6 +155,7 @@ class Mender(Strings):
             self.at = self._last_comma  # it stands between this record and the next
         while self.text[self.at - 1] in b" \t\r\n":
             self.at -= 1
+        self.notes = [note for note in self.notes if note.offset + note.length <= self.at]  # the rest is not of it
         if not any(note.kind == "fused records" for note in self.notes):
             self.note("missing brace", self.at, 0)
         self._cut = True

@@ -6,7 +6,21 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from unnorm.cli import artefacts, data, demo, doctor, evaluate, finetune, generate, latency, models, report, study, swap
+from unnorm.cli import (
+    artefacts,
+    data,
+    data_repair,
+    demo,
+    doctor,
+    evaluate,
+    finetune,
+    generate,
+    latency,
+    models,
+    report,
+    study,
+    swap,
+)
 from unnorm.foundation.errors import Interrupted, UnnormError
 
 _INTERRUPTED = 130  # also what typer makes of a KeyboardInterrupt
@@ -32,6 +46,7 @@ app.command("check", epilog=artefacts.CHECK_EXAMPLE)(artefacts.check)
 app.command("report", epilog=report.EXAMPLE)(report.report)
 app.add_typer(data.app, name="data")
 app.add_typer(study.app, name="study")
+data.app.command("repair", epilog=data_repair.EXAMPLE)(data_repair.repair)
 
 
 @app.callback()

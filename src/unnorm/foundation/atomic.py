@@ -7,9 +7,9 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -128,3 +128,35 @@ def _sync(root: Path) -> None:
             file.chmod(0o644)
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
+
+
+@contextmanager
+def files(*paths: Path) -> Iterator[list[BinaryIO]]:
+    """Fresh files to write into, one for each of `paths`; on success they take their places, the last one last.
+
+    On failure all of them go, and what stood at `paths` stays.
+    """
+    fresh: list[Path] = []
+    handles: list[BinaryIO] = []
+    with disk_errors(paths[-1]):
+        try:
+            for path in paths:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+                fresh.append(Path(name))
+                handles.append(os.fdopen(handle, "wb", buffering=1 << 20))
+            yield handles
+            for file in handles:
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()
+            for written, path in zip(fresh, paths, strict=True):
+                written.chmod(0o644)
+                os.replace(written, path)
+        except BaseException:
+            for file in handles:
+                with suppress(OSError):
+                    file.close()
+            for written in fresh:
+                written.unlink(missing_ok=True)
+            raise

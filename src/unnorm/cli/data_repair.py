@@ -1,0 +1,82 @@
+"""`unnorm data repair`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unnorm.cli.output import JsonOption, emit_json, emit_table, say
+
+if TYPE_CHECKING:
+    from unnorm.data.repair import Repaired
+
+EXAMPLE = "Example: [bold]unnorm data repair crawl.json.gz -o clean.jsonl[/bold]"
+
+
+def repair(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Damaged JSON or JSONL, also gzip or UTF-16.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="For the records: .jsonl or .parquet; default: beside IN.")
+    ] = None,
+    max_record: Annotated[int, typer.Option(min=1, metavar="MB", help="A larger record is rejected.")] = 64,
+    strict: Annotated[bool, typer.Option("--strict", help="End with 1 if any byte was lost.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Turn damaged JSON into clean records, and account for every byte.
+
+    OUT holds the records, one a line; OUT.report.jsonl a line for each damage; OUT.rejected.jsonl what could not be
+    trusted, as it was. Nothing is invented.
+    """
+    from unnorm.data.repair import repair_file
+
+    done = repair_file(source, out, max_record=max_record << 20, quiet=json)
+    if json:
+        emit_json(_summary(done))
+    else:
+        _show(done)
+    if strict and done.account.lost:
+        raise typer.Exit(1)
+
+
+def _summary(done: "Repaired") -> dict[str, Any]:
+    account = done.account
+    return {
+        "out": str(done.out),
+        "report": str(done.report),
+        "rejected": str(done.rejected),
+        "records": account.records,
+        "mended_records": account.mended_records,
+        "bytes_in": account.bytes_in,
+        "bytes_kept": account.kept,
+        "bytes_separators": account.separators,
+        "bytes_lost": account.lost,
+        "damages": account.damages,
+        "columns": done.columns,
+        "drifting_columns": sorted(done.drifting),
+        "table": done.table,
+    }
+
+
+def _show(done: "Repaired") -> None:
+    account = done.account
+    if account.damages:
+        rows = [
+            [kind, action, f"{count:,}"]
+            for kind, actions in sorted(account.damages.items())
+            for action, count in sorted(actions.items())
+        ]
+        emit_table(f"damage, line by line in {done.report}", ["kind", "action", "count"], rows, 2)
+    if done.drifting:
+        rows = [
+            [name, ", ".join(f"{count:,} {kind}" for kind, count in sorted(types.items()))]
+            for name, types in done.drifting.items()
+        ]
+        emit_table("columns with values of several types", ["column", "records"], rows, 2)
+    mended = f", {account.mended_records:,} of them mended" if account.mended_records else ""
+    say(f"wrote {account.records:,} records{mended}: {done.out}")
+    if account.lost:
+        say(f"what was lost, as it was: {done.rejected}")
+    print(
+        f"{account.bytes_in:,} bytes = {account.kept:,} in records + {account.separators:,} between them "
+        f"+ {account.lost:,} lost"
+    )

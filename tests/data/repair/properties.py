@@ -13,6 +13,7 @@ from unnorm.data.repair.files import MAX_RECORD
 from unnorm.data.repair.stream import Stream
 
 _ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(["\\/bfnrt\']))')
+_JSON_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(?!x)(x)|(["\\/bfnrt\']))')
 _PLAIN = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
@@ -65,9 +66,10 @@ def _check_losses(text: bytes, events: list[Event]) -> int:
 
 def check_nothing_invented(text: bytes, found: list[Any]) -> None:
     """Every string of a record stands in the text, as it is or with its escapes (once or twice) undone."""
-    plain = _settle(text.decode("utf-8", "replace"))
-    once = _settle(_unescape(plain))
-    haystacks = [plain, once, _settle(_unescape(once))]
+    haystacks = [_settle(text.decode("utf-8", "replace"))]
+    for escapes in (_ESCAPE, _JSON_ESCAPE):  # with Python's \\x.. and without: outside of its literals that is text
+        once = _settle(_unescape(haystacks[0], escapes))
+        haystacks += [once, _settle(_unescape(once, escapes))]
     for value in {string for record in found for string in _strings(record)}:
         assert any(_settle(value) in haystack for haystack in haystacks), value
 
@@ -79,8 +81,8 @@ def _settle(text: str) -> str:
     )
 
 
-def _unescape(text: str) -> str:
-    return _ESCAPE.sub(lambda m: chr(int(m[1] or m[2], 16)) if m[1] or m[2] else _PLAIN.get(m[3], m[3]), text)
+def _unescape(text: str, escapes: re.Pattern[str]) -> str:
+    return escapes.sub(lambda m: chr(int(m[1] or m[2], 16)) if m[1] or m[2] else _PLAIN.get(m[3], m[3]), text)
 
 
 def _strings(value: Any) -> list[str]:

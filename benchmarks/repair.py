@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import re
 import resource
 import statistics
 import subprocess
@@ -259,7 +260,8 @@ def report(made: dict[str, dict[str, Any]], found: dict[tuple[str, str], list[di
         for tool in TOOLS:
             results = found[name, tool]
             if "error" in results[0]:
-                lines.append(f"| {tool} | | | | fails: {results[0]['error'].replace('|', '/')} |")
+                error = re.sub(r"/\S*/", "", results[0]["error"]).replace("|", "/")  # without where it lay
+                lines.append(f"| {tool} | | | | fails: {error} |")
                 continue
             read = min(size, SMALL) if tool == "json-repair" else size
             columns = [

@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from unnorm.cli import artefacts, demo, doctor, evaluate, finetune, models, report, study, swap
+from unnorm.cli import artefacts, demo, doctor, evaluate, finetune, judge, models, report, study, swap
 from unnorm.foundation.errors import Interrupted, UnnormError
 
 _INTERRUPTED = 130  # also what typer makes of a KeyboardInterrupt
@@ -25,6 +25,7 @@ app.command("sites", epilog=models.SITES_EXAMPLE)(models.sites)
 app.command("swap", epilog=swap.SWAP_EXAMPLE)(swap.swap)
 app.command("finetune", epilog=finetune.EXAMPLE)(finetune.finetune)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
+app.command("judge", epilog=judge.EXAMPLE)(judge.judge)
 app.command("package", epilog=artefacts.PACKAGE_EXAMPLE)(artefacts.package)
 app.command("check", epilog=artefacts.CHECK_EXAMPLE)(artefacts.check)
 app.command("report", epilog=report.EXAMPLE)(report.report)

@@ -51,8 +51,6 @@ class Endpoint:
     timeout: float = 120.0
     attempts: int = 6
     first_wait: float = 1.0
-    sent: int = 0
-    """Requests sent by this process, those that failed among them."""
     _key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -102,7 +100,6 @@ class Endpoint:
             headers["Authorization"] = f"Bearer {self._key}"
         request = urllib.request.Request(f"{self.base_url}/chat/completions", orjson.dumps(body), headers)
         until = time.monotonic() + self.timeout
-        self.sent += 1
         with self._opener.open(request, timeout=self.timeout) as response:
             content = b""
             while part := response.read1(2**16):

@@ -17,7 +17,7 @@ from scipy.special import expit
 from unnorm.evaluation.preference.intervals import Estimate, interval
 
 _PRIOR_DEVIATION = 3.0
-_STEPS = 20
+_STEPS = 12
 
 
 class LengthControlled(NamedTuple):

@@ -1,10 +1,10 @@
 """From verdicts in both orders to the outcome of each question."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from unnorm.evaluation.judges.interface import Verdict
-from unnorm.evaluation.preference.answers import Question
+from unnorm.evaluation.preference.answers import Question, Turn
 from unnorm.evaluation.preference.verdicts import Key, Match, Ruling, is_empty, ruling
 
 
@@ -39,7 +39,9 @@ def outcomes_of(
     null: bool = False,
 ) -> list[Outcome]:
     """The outcome of each question that has `part`; with `null` those of A against itself."""
-    found = []
+    found: list[Outcome] = []
+    value: float | None
+    score: float | None
     for question in questions:
         if part not in question.parts:
             continue
@@ -47,11 +49,12 @@ def outcomes_of(
         if null and is_empty(a):
             continue
         ruled = None if null else ruling(question, part)
-        lengths = [sum(len(turn.text) for turn in turns) for turns in (a, a if null else b)]
+        lengths = (_length(a), _length(a if null else b))
         orders: tuple[Match, Match] = ("A A", "A A again") if null else ("A B", "B A")
         if ruled is not None:
-            settled = (0.5, 0.0) if ruled == "identical" else (float(is_empty(b)), None)
-            found.append(Outcome(question.prompt_id, question.category, *settled, None, None, ruled, *lengths))
+            tie = ruled == "identical"
+            value, score = 0.5 if tie else float(is_empty(b)), 0.0 if tie else None
+            found.append(Outcome(question.prompt_id, question.category, value, score, None, None, ruled, *lengths))
             continue
         forward, *rest = (verdicts[Key(question.prompt_id, part, o)].preference for o in orders[: 1 + sees_order])
         backward = rest[0] if rest else None
@@ -93,4 +96,9 @@ def firsts(outcome: Outcome) -> tuple[int, int]:
     return signs.count(1), 2 - signs.count(0)
 
 
-_sign: Callable[[float], int] = lambda number: (number > 0) - (number < 0)  # noqa: E731
+def _sign(number: float) -> int:
+    return (number > 0) - (number < 0)
+
+
+def _length(turns: Sequence[Turn]) -> int:
+    return sum(len(turn.text) for turn in turns)

@@ -15,6 +15,7 @@ from unnorm.cli import (
     evaluate,
     finetune,
     generate,
+    judge,
     latency,
     models,
     report,
@@ -40,6 +41,7 @@ app.command("swap", epilog=swap.SWAP_EXAMPLE)(swap.swap)
 app.command("finetune", epilog=finetune.EXAMPLE)(finetune.finetune)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("generate", epilog=generate.EXAMPLE)(generate.generate)
+app.command("judge", epilog=judge.EXAMPLE)(judge.judge)
 app.command("latency", epilog=latency.EXAMPLE)(latency.latency)
 app.command("package", epilog=artefacts.PACKAGE_EXAMPLE)(artefacts.package)
 app.command("check", epilog=artefacts.CHECK_EXAMPLE)(artefacts.check)

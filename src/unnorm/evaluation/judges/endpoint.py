@@ -1,0 +1,136 @@
+"""An OpenAI-compatible chat endpoint: one question, one reply, retried with back-off. Knows nothing of judging.
+
+The key comes from the environment and goes into one header. It stands in no message, log or file, and is struck out of
+whatever the server says. The standard library's client is enough; it follows no redirect here, as it would take the
+header along.
+"""
+
+import http.client
+import os
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import orjson
+
+from unnorm.foundation.errors import RunError, SettingsError
+from unnorm.foundation.terminal import shorten
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+_MOST_BYTES = 2**22
+_LONGEST_WAIT = 60.0
+_WORTH_A_RETRY = (408, 409, 425, 429)
+
+
+class Reply(NamedTuple):
+    """Text, and the tokens that the server counted (0 where it does not say)."""
+
+    text: str
+    prompt_tokens: int
+    reply_tokens: int
+
+
+class Unusable(Exception):
+    """An answer that is no answer: worth another try."""
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+@dataclass
+class Endpoint:
+    """`base_url` up to and with /v1; `timeout` in seconds for a whole answer; waits double from `first_wait` s."""
+
+    base_url: str
+    model: str
+    timeout: float = 120.0
+    attempts: int = 6
+    first_wait: float = 1.0
+    _key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        address = urllib.parse.urlsplit(self.base_url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise SettingsError(f"--base-url {self.base_url!r} is no http address, as https://api.openai.com/v1 is.")
+        if address.username or address.password:
+            raise SettingsError(f"--base-url holds a password. Put the key into {KEY_VARIABLE} instead.")
+        self.base_url = self.base_url.rstrip("/")
+        self._key = os.environ.get(KEY_VARIABLE, "").strip() or None
+        self._opener = urllib.request.build_opener(_NoRedirect)
+
+    def ask(self, body: dict[str, Any]) -> Reply:
+        """The reply to a chat-completions `body`. What cannot be had in `attempts` tries is a `RunError`.
+
+        429, 5xx, a cut connection, a late or a malformed answer are tried again; any other refusal is final.
+        """
+        trouble, wait = "", self.first_wait
+        for attempt in range(self.attempts):
+            if attempt:
+                time.sleep(wait)
+                wait = min(2 * wait, _LONGEST_WAIT)
+            try:
+                reply = _reply_in(self._post(body))
+                return reply._replace(text=reply.text.replace(self._key, "[key]")) if self._key else reply
+            except urllib.error.HTTPError as error:
+                with error:
+                    said = self._clean(error.read(2000))
+                if error.code == 400 and "temperature" in said and "temperature" in body:
+                    # models that reason take none; the cache and the verdict know the request as it was meant
+                    body = {name: value for name, value in body.items() if name != "temperature"}
+                    continue
+                if error.code not in _WORTH_A_RETRY and error.code < 500:
+                    raise self._refused(error.code, said) from None
+                trouble, asked = f"status {error.code}: {said}", error.headers.get("Retry-After", "")
+                wait = min(max(wait, float(asked)), _LONGEST_WAIT) if asked.isdigit() else wait
+            except (OSError, http.client.HTTPException, Unusable) as error:
+                trouble = self._clean(str(error).encode()) or type(error).__name__
+        raise RunError(
+            f"{self.base_url} gave no usable answer in {self.attempts} tries (last: {trouble}). "
+            "Verdicts so far are kept: run the same command again when it is back."
+        )
+
+    def _post(self, body: dict[str, Any]) -> bytes:
+        headers = {"Content-Type": "application/json", "User-Agent": "unnorm"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        request = urllib.request.Request(f"{self.base_url}/chat/completions", orjson.dumps(body), headers)
+        until = time.monotonic() + self.timeout
+        with self._opener.open(request, timeout=self.timeout) as response:
+            content = b""
+            while part := response.read1(2**16):
+                content += part
+                if len(content) > _MOST_BYTES or time.monotonic() > until:  # a timeout of its own bounds only a pause
+                    raise Unusable(f"the answer is longer than {_MOST_BYTES} bytes or {self.timeout:g} s")
+            if response.length:
+                raise Unusable("the connection was cut within the answer")
+            return content
+
+    def _refused(self, code: int, said: str) -> RunError:
+        advice = {
+            401: f"Put a valid key into the environment variable {KEY_VARIABLE}.",
+            403: f"The key in {KEY_VARIABLE} may not use this model.",
+            404: f"Check --base-url and the model's name, {self.model!r}.",
+        }.get(code, "Check --base-url and --model.")
+        return RunError(f"{self.base_url} refused with status {code}: {said} {advice} Verdicts so far are kept.")
+
+    def _clean(self, said: bytes) -> str:
+        text = said.decode("utf-8", "replace")
+        return shorten(text.replace(self._key, "[key]") if self._key else text, 300)
+
+
+def _reply_in(content: bytes) -> Reply:
+    try:
+        answer = orjson.loads(content)
+        text = answer["choices"][0]["message"]["content"]
+        usage = answer.get("usage") or {}
+        counts = [max(0, int(usage.get(name) or 0)) for name in ("prompt_tokens", "completion_tokens")]
+    except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError, ValueError) as error:
+        raise Unusable(f"not a chat completion ({type(error).__name__})") from None
+    if not isinstance(text, str):
+        raise Unusable("not a chat completion (no text)")
+    return Reply(text, *counts)

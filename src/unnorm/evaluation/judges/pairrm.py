@@ -1,0 +1,97 @@
+"""`pairrm`: PairRM reads both answers at once (llm-blender/PairRM, PairRM-hf, or a folder in the form of either)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unnorm.evaluation.judges.interface import WHOLE, Pair, Verdict
+from unnorm.evaluation.judges.pairrm_model import PairRM, pad, pair_ids
+from unnorm.foundation import atomic
+from unnorm.foundation.errors import ModelError
+from unnorm.foundation.hashing import hash_tensors
+from unnorm.surgery.base import bars_on_a_terminal_only, first_line
+
+DEFAULT = "llm-blender/PairRM-hf"
+_WEIGHTS = "model.safetensors"
+_MULTI_TURN = "Finish the following coversation in each i-th turn by filling in <Response i> with your response."
+"""Spelt as PairRM was trained with it (`tokenize_conv_pair` of its model card)."""
+
+
+class PairRMJudge:
+    """A preference is a logit; the two orders are asked apart, and their difference is the score."""
+
+    sees_order = True
+    batch = 8
+    caveat: str | None = None
+
+    def __init__(self, name: str, model: PairRM, tokenizer: Any) -> None:
+        self.name, self.model, self.tokenizer = name, model.eval(), tokenizer
+        self._hash = hash_tensors(model.state_dict())
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"kind": "pairrm", "model": self.name, "model_hash": self._hash}
+
+    @torch.no_grad()
+    def judge(self, pairs: Sequence[Pair]) -> list[Verdict]:
+        device = next(self.model.parameters()).device
+        rows = [pair_ids(self.tokenizer, self.model.markers, *texts(pair)) for pair in pairs]
+        ids, mask = pad([row for row, _ in rows], self.tokenizer.pad_token_id)
+        logits = self.model(ids.to(device), mask.to(device)).double().tolist()
+        return [Verdict(logit, cut) for logit, (_, cut) in zip(logits, rows, strict=True)]
+
+
+def texts(pair: Pair) -> tuple[str, str, str]:
+    """(source, candidate 1, candidate 2) of a pair.
+
+    Several turns are written in PairRM's own form, all questions in the source. For a single later turn the candidates
+    are that turn's answers alone: what each model had said before is then not seen, since the source is shared.
+    """
+    if len(pair.questions) == 1:
+        return pair.questions[0], pair.first[0], pair.second[0]
+    asked = [f"USER: {question}\nAssistant: <Response {turn}>" for turn, question in enumerate(pair.questions, 1)]
+    source = _MULTI_TURN + "\n".join(asked)
+    start = 0 if pair.part == WHOLE else len(pair.questions) - 1
+    first, second = (
+        "\n".join(f"<Response {turn}>: {answer}" for turn, answer in enumerate(answers[start:], start + 1))
+        for answers in (pair.first, pair.second)
+    )
+    return source, first, second
+
+
+def load_pairrm(name: str) -> PairRMJudge:
+    """The judge from a hub id or folder of safetensors weights under the published names.
+
+    `llm-blender/PairRM` says in its config.json only which DeBERTa it was made from (`model_name`): configuration and
+    tokenizer are then that model's. Anything that prevents loading is a `ModelError`.
+    """
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer, DebertaV2Config
+
+    bars_on_a_terminal_only()
+    try:
+        settings = atomic.read_json(_file(name, "config.json"))
+        weights = load_file(_file(name, _WEIGHTS))
+        home = name if "hidden_size" in settings else settings["model_name"]
+        config = DebertaV2Config.from_pretrained(home)
+        tokenizer = AutoTokenizer.from_pretrained(home)
+        config.vocab_size = weights["pretrained_model.embeddings.word_embeddings.weight"].shape[0]
+        model = PairRM(config)
+        # a buffer of older transformers, which nothing is computed from
+        weights.pop("pretrained_model.embeddings.position_ids", None)
+        model.load_state_dict(weights)
+    except Exception as error:  # transformers, the hub and safetensors each raise their own kinds
+        raise ModelError(
+            f"cannot load {name!r} as a PairRM: {first_line(error)} Give {DEFAULT}, or a folder with its config.json, "
+            f"tokenizer and {_WEIGHTS}."
+        ) from error
+    return PairRMJudge(name, model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
+
+
+def _file(name: str, file: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    folder = Path(name).expanduser()
+    return folder / file if folder.is_dir() else Path(hf_hub_download(name, file))

@@ -1,0 +1,75 @@
+"""`reward`: any reward model of one number, as AutoModelForSequenceClassification loads it; each answer alone."""
+
+from typing import Any
+
+import torch
+
+from unnorm.evaluation.judges.interface import WHOLE
+from unnorm.evaluation.judges.pointwise import Conversation, PointwiseJudge, Score
+from unnorm.evaluation.judges.special_tokens import neutralise
+from unnorm.foundation.errors import ModelError
+from unnorm.foundation.hashing import hash_tensors
+from unnorm.surgery.base import bars_on_a_terminal_only, context_length, first_line
+
+
+def load_reward(name: str) -> PointwiseJudge:
+    """The judge with the reward model `name` (hub id or folder; safetensors, remote code off).
+
+    A model that cannot be loaded, whose head is not in the file, or that gives several numbers, is a `ModelError`.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    bars_on_a_terminal_only()
+    try:
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            name, dtype="auto", use_safetensors=True, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # transformers, the hub and safetensors each raise their own kinds
+        raise ModelError(
+            f"cannot load {name!r} as a reward model: {first_line(error)} Give a hub id or folder of a sequence "
+            "classifier with safetensors weights."
+        ) from error
+    if found["missing_keys"]:
+        raise ModelError(
+            f"{name!r} lacks {sorted(found['missing_keys'])[0]}, so it is no reward model: its score would be random. "
+            "Give a model that was trained to score answers."
+        )
+    if model.config.num_labels != 1:
+        raise ModelError(
+            f"{name!r} gives {model.config.num_labels} numbers, and which of them is the reward is not known. "
+            "Give a reward model with one."
+        )
+    identity = {"kind": "reward", "model": name, "model_hash": hash_tensors(model.state_dict())}
+    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    return PointwiseJudge(identity, lambda conversation: mean_reward(model, tokenizer, conversation), None)
+
+
+def mean_reward(model: Any, tokenizer: Any, conversation: Conversation) -> Score:
+    """The reward of the last answer given what was said before; of a whole conversation, the mean over its turns."""
+    turns = len(conversation.questions)
+    judged = range(1, turns + 1) if conversation.part == WHOLE else [turns]
+    scores = [_reward(model, tokenizer, conversation.questions[:turn], conversation.answers[:turn]) for turn in judged]
+    return Score(sum(score.value for score in scores) / len(scores), any(score.cut for score in scores))
+
+
+@torch.no_grad()
+def _reward(model: Any, tokenizer: Any, questions: tuple[str, ...], answers: tuple[str, ...]) -> Score:
+    """One forward without padding, so that no other answer and no pad token can matter."""
+    most = context_length(model) or 2**30
+    messages = []
+    for question, answer in zip(questions, answers, strict=True):
+        messages.append({"role": "user", "content": neutralise(question, tokenizer)})
+        messages.append({"role": "assistant", "content": neutralise(answer, tokenizer)})
+    if tokenizer.chat_template:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        inputs = {"input_ids": ids[-most:]}  # the end holds the answer, and the token that is scored
+        full = len(ids)
+    else:
+        before = "\n".join(message["content"] for message in messages[:-1])
+        full = len(tokenizer(before, messages[-1]["content"], verbose=False)["input_ids"])
+        inputs = tokenizer(before, messages[-1]["content"], truncation=True, max_length=min(most, full), verbose=False)
+    device = next(model.parameters()).device
+    tensors = {name: torch.tensor([values], device=device) for name, values in inputs.items()}
+    return Score(float(model(**tensors).logits[0, 0]), full > most)

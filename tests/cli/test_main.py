@@ -37,7 +37,10 @@ def _seconds(command) -> float:
     return time.perf_counter() - started
 
 
-@pytest.mark.parametrize("verb", ["demo", "doctor", "sites", "swap", "finetune", "evaluate", "package", "check"])
+@pytest.mark.parametrize(
+    "verb",
+    ["demo", "doctor", "sites", "swap", "finetune", "evaluate", "generate", "latency", "judge", "package", "check"],
+)
 def test_every_verbs_help_ends_in_an_example(capsys, verb):
     code, out, _ = call(capsys, verb, "--help")
     assert code == 0

@@ -1,4 +1,4 @@
-"""Estimates with their 95 % intervals, by bootstrap over questions."""
+"""Estimates with their 95 % intervals, by bootstrap over questions or conversations."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,6 +8,8 @@ from scipy import stats
 
 RESAMPLES = 2000
 _LEVEL = 0.95
+_FEW = 30
+_DRAWS = 2**19  # held at once
 
 
 class Estimate(NamedTuple):
@@ -34,7 +36,7 @@ def interval(statistic: Callable[..., Any], columns: tuple[np.ndarray, ...], see
         vectorized=True,
         axis=-1,
         n_resamples=RESAMPLES,
-        batch=250,
+        batch=max(1, _DRAWS // n),
         method="percentile",
         confidence_level=float(1 - 2 * stats.norm.sf(reach)),
         rng=np.random.default_rng(seed),
@@ -45,8 +47,10 @@ def interval(statistic: Callable[..., Any], columns: tuple[np.ndarray, ...], see
 def rate_interval(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(low, high) [...] of the mean of `values` [..., n], each in [0, 1].
 
-    Where all values are the same a bootstrap would claim certainty. The exact 97.5 % bound on the share of questions
-    that are otherwise (Clopper–Pearson with none seen) stands in: 1 − 0.025^(1/n).
+    A bootstrap knows nothing of outcomes that it has not seen. Where all values are the same it would claim certainty:
+    the exact 97.5 % bound on the share of questions that are otherwise (Clopper and Pearson 1934, with none seen)
+    stands in, 1 − 0.025^(1/n). Of fewer than `_FEW` questions it covers too little: their exact interval of a binomial
+    share is joined to it, which ties make wider than need be.
     """
     n = values.shape[-1]
     mean = values.mean(axis=-1)
@@ -55,6 +59,10 @@ def rate_interval(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray
     if n == 1:
         return certain
     low, high = interval(np.mean, (values,), seed)
+    if n < _FEW:
+        count = values.sum(axis=-1)
+        low = np.minimum(low, np.nan_to_num(stats.beta.ppf(0.025, count, n - count + 1), nan=0.0))
+        high = np.maximum(high, np.nan_to_num(stats.beta.ppf(0.975, count + 1, n - count), nan=1.0))
     same = (values == values[..., :1]).all(axis=-1)
     return np.where(same, certain[0], low), np.where(same, certain[1], high)
 

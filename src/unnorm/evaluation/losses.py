@@ -1,6 +1,6 @@
 """What scores say: loss, perplexity, accuracy and bits, each with its interval; and how two models differ.
 
-Intervals are 95 % percentile bootstrap intervals over conversations: tokens of one conversation are not independent.
+Intervals are 95 % bootstrap intervals over conversations: tokens of one conversation are not independent.
 """
 
 import math
@@ -9,15 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
+from unnorm.evaluation.intervals import interval
 from unnorm.evaluation.scores import SUMS, Scores
 from unnorm.foundation.errors import DataError
 
 Tokens = Literal["trained", "all"]
-RESAMPLES = 2000
 _NATS, _TOKENS, _TOP1, _TOP5, _BYTES = range(len(SUMS))
-_BATCH = 2**19  # draws held at once
 
 
 @dataclass(frozen=True)
@@ -152,19 +150,12 @@ def _intervals(table: np.ndarray, statistic: Callable[[Any], np.ndarray], seed: 
     values = statistic(table.sum(0))
     if len(table) < 2:
         return [Interval(float(value), None, None) for value in values]
-    found = stats.bootstrap(
-        tuple(table.T),
-        lambda *columns, axis: statistic([column.sum(axis) for column in columns]),
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        batch=max(1, _BATCH // len(table)),
-        method="percentile",
-        rng=seed,
-    ).confidence_interval
-    return [
-        Interval(float(v), float(low), float(high)) for v, low, high in zip(values, found.low, found.high, strict=True)
-    ]
+
+    def of_sums(*columns: np.ndarray, axis: int) -> np.ndarray:
+        return statistic([column.sum(axis) for column in columns])
+
+    bounds = zip(values, *interval(of_sums, tuple(table.T), seed), strict=True)
+    return [Interval(float(value), float(low), float(high)) for value, low, high in bounds]
 
 
 def _exp(value: float) -> float:

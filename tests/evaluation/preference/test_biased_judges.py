@@ -13,9 +13,9 @@ from evaluation.preference.made import (
     longer_wins,
     write_answers,
 )
-from unnorm.evaluation.preference import intervals
-from unnorm.evaluation.preference.compare import compare
+from unnorm.evaluation import intervals
 from unnorm.evaluation.intervals import interval, rate_interval
+from unnorm.evaluation.preference.compare import compare
 from unnorm.evaluation.preference.length import _fit
 from unnorm.evaluation.preference.outcomes import decide
 from unnorm.evaluation.preference.wording import sentences

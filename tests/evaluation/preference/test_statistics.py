@@ -3,8 +3,8 @@ import pytest
 from scipy import optimize, stats
 from scipy.special import expit
 
-from unnorm.evaluation.judges.interface import Verdict
 from unnorm.evaluation.intervals import rate, ratio
+from unnorm.evaluation.judges.interface import Verdict
 from unnorm.evaluation.preference.length import _fit, length_controlled
 from unnorm.evaluation.preference.outcomes import decide
 from unnorm.evaluation.preference.significance import detectable, permutation_test, sign_test

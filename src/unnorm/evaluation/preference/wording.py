@@ -1,7 +1,7 @@
 """What a comparison found, in sentences; each holds its number and how sure it is."""
 
-from unnorm.evaluation.preference.compare import Comparison
 from unnorm.evaluation.intervals import Estimate
+from unnorm.evaluation.preference.compare import Comparison
 from unnorm.evaluation.preference.summary import Preference
 
 _FAIR = 0.5

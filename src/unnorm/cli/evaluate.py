@@ -16,7 +16,7 @@ def evaluate(
     against: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Another model, compared over the same conversations.")
     ] = None,
-    by: Annotated[str, typer.Option(help="Groups of conversations: source, or language.")] = "source",
+    by: Annotated[str, typer.Option(help="Groups of conversations: source, language, or category.")] = "source",
     tokens: Annotated[int, typer.Option(min=1, help="Held-out tokens, prompts included.")] = 100_000,
     max_length: Annotated[
         int | None, typer.Option(min=2, help="Tokens a row; default 256, or the model's most.")

@@ -28,6 +28,8 @@ class Conversation:
     row: int
     id: str | None = None
     language: str | None = None
+    category: str | None = None
+    """What the source says it is about, where it has such a column; evaluation can be told apart by it."""
     changes: tuple[str, ...] = ()
 
 

@@ -1,6 +1,7 @@
 """The forms in which rows come, each with a name: recognised by their fields, said aloud, never guessed in silence."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from unnorm.data.conversation import Conversation, Message
@@ -28,6 +29,7 @@ _PAIRS = (
     ("query", "response"),
 )
 _SYSTEM_FIELDS = ("system", "system_prompt")
+CATEGORY = "category"
 
 Convert = Callable[[Mapping[str, Any], str, int], Conversation | str]
 
@@ -68,7 +70,11 @@ def convert(form: Format, row: Any, source: str, number: int) -> Conversation | 
         return "not an object"
     if not form.fits(row):
         return f"not in {form.label} form"
-    return form.convert(row, source, number)
+    conversation = form.convert(row, source, number)
+    category = row.get(CATEGORY)
+    if isinstance(conversation, str) or not isinstance(category, str) or not category.strip():
+        return conversation
+    return replace(conversation, category=category.strip())
 
 
 def _from_alpaca(row: Mapping[str, Any], source: str, number: int) -> Conversation | str:

@@ -86,7 +86,11 @@ def first_pair(conversation: Conversation) -> Conversation | str:
     for asked, answered in zip(conversation.messages, conversation.messages[1:], strict=False):
         if (asked.role, answered.role) == ("user", "assistant"):
             return Conversation(
-                (asked, answered), conversation.source, conversation.row, language=conversation.language
+                (asked, answered),
+                conversation.source,
+                conversation.row,
+                language=conversation.language,
+                category=conversation.category,
             )
     return "no question that is answered at once"
 

@@ -14,7 +14,7 @@ from unnorm.foundation.progress import track
 from unnorm.surgery.base import check_length
 from unnorm.tuning.packing_probe import packing_is_clean
 
-By = Literal["source", "language"]
+By = Literal["source", "language", "category"]
 
 
 def score_data(
@@ -58,7 +58,7 @@ def _items(source: Source, tokenizer: Any, result: Encoding, tokens: int | None,
     )
     left = tokens
     for conversation, (_, rows) in zip(source.held_out, encoded, strict=True):
-        group = conversation.source if by == "source" else conversation.language or "unknown"
+        group = getattr(conversation, by) or "unknown"
         for part, row in enumerate(rows):
             yield Item(row, group, hash_text(f"{conversation.source}/{conversation.row}/{part}") >> 1)
             if left is not None:

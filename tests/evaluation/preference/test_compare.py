@@ -53,6 +53,14 @@ def test_rule_14_empty_answers_lose_and_are_counted(tmp_path):
     assert found.null.questions == 2
 
 
+def test_one_question(tmp_path):
+    a, b = (write_answers(tmp_path / f"{name}.jsonl", [answer(q, 20)]) for name, q in (("a", 1), ("b", 0)))
+    whole = compare(a, b, MadeJudge(better_wins), out=tmp_path / "out", quiet=True).parts["whole"]
+    assert (whole.wins, whole.sign_test_p, whole.permutation_p) == (1, 1, 1)
+    assert whole.win_rate == pytest.approx((1, 0.025, 1))
+    assert whole.length_ratio is whole.length_controlled is None
+
+
 def test_a_killed_run_goes_on_and_judges_nothing_twice(files, tmp_path):
     reference = compare(*files, MadeJudge(by_sum), out=tmp_path / "whole", quiet=True)
     total = len((tmp_path / "whole" / "verdicts.jsonl").read_bytes().splitlines())

@@ -56,6 +56,7 @@ def test_permutation_test_is_exact_for_few_and_sees_size():
     assert permutation_test(small_losses, seed=0) < 0.01
     assert permutation_test([0.0, 0.0], seed=0) == 1
     assert permutation_test([], seed=0) is None
+    assert permutation_test([3.0], seed=0) == 1
     many = list(np.random.default_rng(0).normal(0.3, 1, 60))
     assert permutation_test(many, seed=1) == permutation_test(many, seed=1)
     assert permutation_test(many, seed=1) == pytest.approx(stats.ttest_1samp(many, 0).pvalue, abs=0.01)

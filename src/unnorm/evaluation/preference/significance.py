@@ -35,7 +35,7 @@ def permutation_test(scores: Sequence[float], seed: int) -> float | None:
     if not scores:
         return None
     half = np.asarray(scores, dtype=np.float64) / 2
-    if not half.any():
+    if len(half) == 1 or not half.any():
         return 1.0
     found = stats.permutation_test(
         (half, -half),

@@ -8,6 +8,7 @@ from scipy import stats
 
 RESAMPLES = 2000
 _LEVEL = 0.95
+_NUMBERS_AT_ONCE = 2_000_000  # of resamples in memory, however many questions
 
 
 class Estimate(NamedTuple):
@@ -34,7 +35,7 @@ def interval(statistic: Callable[..., Any], columns: tuple[np.ndarray, ...], see
         vectorized=True,
         axis=-1,
         n_resamples=RESAMPLES,
-        batch=250,
+        batch=max(1, _NUMBERS_AT_ONCE // columns[0].size),
         method="percentile",
         confidence_level=float(1 - 2 * stats.norm.sf(reach)),
         rng=np.random.default_rng(seed),

@@ -9,7 +9,7 @@ from scipy import stats
 RESAMPLES = 2000
 _LEVEL = 0.95
 _FEW = 30
-_DRAWS = 2**19  # held at once
+_NUMBERS_AT_ONCE = 2**19  # of resamples in memory, however many questions
 
 
 class Estimate(NamedTuple):
@@ -36,7 +36,7 @@ def interval(statistic: Callable[..., Any], columns: tuple[np.ndarray, ...], see
         vectorized=True,
         axis=-1,
         n_resamples=RESAMPLES,
-        batch=max(1, _DRAWS // n),
+        batch=max(1, _NUMBERS_AT_ONCE // columns[0].size),
         method="percentile",
         confidence_level=float(1 - 2 * stats.norm.sf(reach)),
         rng=np.random.default_rng(seed),

@@ -77,6 +77,11 @@ class Server:
             handler.send_header("Content-Length", "1000")
             handler.end_headers()
             handler.wfile.write(completion("[[A]]")[:20])
+        elif trouble == "cut refusal":
+            handler.send_response(502)
+            handler.send_header("Content-Length", "1000")
+            handler.end_headers()
+            handler.wfile.write(b"bad gate")
         elif trouble == "hang up":
             handler.close_connection = True
         else:

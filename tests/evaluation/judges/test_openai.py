@@ -39,7 +39,20 @@ def paid(verdicts):
 
 @pytest.mark.parametrize(
     "trouble",
-    [429, 500, 503, "slow", "drip", "cut", "hang up", b"<html>", b"[]", b'{"choices": []}', b'{"choices": 1}'],
+    [
+        429,
+        500,
+        503,
+        "cut refusal",
+        "slow",
+        "drip",
+        "cut",
+        "hang up",
+        b"<html>",
+        b"[]",
+        b'{"choices": []}',
+        b'{"choices": 1}',
+    ],
 )
 def test_each_trouble_costs_a_retry_and_nothing_else(serve, tmp_path, trouble):
     server = serve(trouble)
@@ -173,7 +186,9 @@ def test_control_characters_of_a_server_are_not_obeyed(serve, tmp_path):
     assert "\x1b" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/v1", "host/v1", "http://me:pw@host/v1"])
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "ftp://host/v1", "host/v1", "http://me:pw@host/v1", "http://host/v1?key=pw"]
+)
 def test_addresses_that_are_refused(url):
     with pytest.raises(SettingsError, match="--base-url") as caught:
         load_openai("m", url)

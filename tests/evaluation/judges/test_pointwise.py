@@ -89,6 +89,17 @@ def test_long_answers_are_scored_once_a_token_in_windows(tokenizer, words):
     assert mean_log_probability(short, tokenizer, conversation).value == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("length", [1, 64, 65, 96, 97, 1000])
+def test_windows_score_each_place_once_with_half_a_window_before_it(length):
+    from unnorm.evaluation.judges.likelihood import _windows
+
+    scored = []
+    for start, first in _windows(length, 64):
+        assert first - start == (0 if start == 0 else 32)
+        scored += range(first, min(start + 64, length))
+    assert scored == list(range(length))
+
+
 def test_the_likelihood_judge(bases):
     judge = load_likelihood(bases["gpt2"])
     assert not judge.sees_order

@@ -92,6 +92,21 @@ def test_a_killed_run_goes_on_and_judges_nothing_twice(files, tmp_path):
     assert again.asked == 0
 
 
+def test_a_damaged_line_is_named(files, tmp_path):
+    compare(*files, MadeJudge(by_sum), out=tmp_path / "out", quiet=True)
+    log = tmp_path / "out" / "verdicts.jsonl"
+    for damage in (b'{"prompt_id": 1}', b"[]", b'"x', log.read_bytes().splitlines()[1][:20]):
+        lines = log.read_bytes().splitlines()
+        lines[1] = damage
+        log.write_bytes(b"\n".join(lines) + b"\n")
+        with pytest.raises(DataError, match=r"verdicts\.jsonl, line 2 is damaged"):
+            compare(*files, MadeJudge(by_sum), out=tmp_path / "out", quiet=True)
+    log.write_bytes(b"\n".join([*lines[:1], *lines[2:]]) + b"\n")
+    judge = MadeJudge(by_sum)
+    compare(*files, judge, out=tmp_path / "out", quiet=True)
+    assert judge.asked == 1
+
+
 def test_without_out_the_cache_keeps_the_verdicts(files, tmp_path, monkeypatch):
     monkeypatch.setenv("UNNORM_CACHE", str(tmp_path / "cache"))
     compare(*files, MadeJudge(by_sum), quiet=True)

@@ -51,14 +51,16 @@ class Endpoint:
     timeout: float = 120.0
     attempts: int = 6
     first_wait: float = 1.0
-    _key: str | None = field(default=None, repr=False)
+    _key: str | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         address = urllib.parse.urlsplit(self.base_url)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise SettingsError(f"--base-url {self.base_url!r} is no http address, as https://api.openai.com/v1 is.")
-        if address.username or address.password:
-            raise SettingsError(f"--base-url holds a password. Put the key into {KEY_VARIABLE} instead.")
+        if address.username or address.password or address.query:
+            raise SettingsError(
+                f"--base-url holds a password or a query, which would be written down. Put the key into {KEY_VARIABLE}."
+            )
         self.base_url = self.base_url.rstrip("/")
         self._key = os.environ.get(KEY_VARIABLE, "").strip() or None
         self._opener = urllib.request.build_opener(_NoRedirect)
@@ -77,8 +79,7 @@ class Endpoint:
                 reply = _reply_in(self._post(body))
                 return reply._replace(text=reply.text.replace(self._key, "[key]")) if self._key else reply
             except urllib.error.HTTPError as error:
-                with error:
-                    said = self._clean(error.read(2000))
+                said = self._said(error)
                 if error.code == 400 and "temperature" in said and "temperature" in body:
                     # models that reason take none; the cache and the verdict know the request as it was meant
                     body = {name: value for name, value in body.items() if name != "temperature"}
@@ -106,9 +107,7 @@ class Endpoint:
                 content += part
                 if len(content) > _MOST_BYTES or time.monotonic() > until:  # a timeout of its own bounds only a pause
                     raise Unusable(f"the answer is longer than {_MOST_BYTES} bytes or {self.timeout:g} s")
-            if response.length:
-                raise Unusable("the connection was cut within the answer")
-            return content
+            return content  # what was cut short is no JSON
 
     def _refused(self, code: int, said: str) -> RunError:
         advice = {
@@ -117,6 +116,13 @@ class Endpoint:
             404: f"Check --base-url and the model's name, {self.model!r}.",
         }.get(code, "Check --base-url and --model.")
         return RunError(f"{self.base_url} refused with status {code}: {said} {advice} Verdicts so far are kept.")
+
+    def _said(self, error: urllib.error.HTTPError) -> str:
+        try:
+            with error:
+                return self._clean(error.read(2000))
+        except (OSError, http.client.HTTPException):
+            return "(cut)"
 
     def _clean(self, said: bytes) -> str:
         text = said.decode("utf-8", "replace")

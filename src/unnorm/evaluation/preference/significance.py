@@ -9,6 +9,7 @@ from scipy import optimize, stats
 _LEVEL = 0.05
 _POWER = 0.8
 _RESAMPLES = 9999
+_NUMBERS_AT_ONCE = 2_000_000
 
 
 class Detectable(NamedTuple):
@@ -43,7 +44,7 @@ def permutation_test(scores: Sequence[float], seed: int) -> float | None:
         permutation_type="samples",
         vectorized=True,
         n_resamples=_RESAMPLES,
-        batch=1000,
+        batch=max(1, _NUMBERS_AT_ONCE // len(half)),
         rng=np.random.default_rng(seed),
     )
     return float(found.pvalue)

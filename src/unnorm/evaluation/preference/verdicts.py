@@ -10,7 +10,7 @@ import orjson
 from unnorm.evaluation.judges.interface import Judge, Pair, Verdict
 from unnorm.evaluation.preference.answers import Question
 from unnorm.foundation import atomic
-from unnorm.foundation.errors import SettingsError
+from unnorm.foundation.errors import DataError, SettingsError
 from unnorm.foundation.progress import Bar
 
 Match = Literal["A B", "B A", "A A", "A A again"]
@@ -56,10 +56,15 @@ class VerdictLog:
             return
         content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
-        for line in whole.splitlines():
-            row = orjson.loads(line)
-            key = Key(*(row.pop(name) for name in Key._fields))
-            self.known[key] = Verdict(**row)
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                row = orjson.loads(line)
+                key = Key(*(row.pop(name) for name in Key._fields))
+                self.known[key] = Verdict(**row)
+            except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+                raise DataError(
+                    f"{self.path}, line {number} is damaged. Delete the line, and its match is judged again."
+                ) from error
         if len(whole) < len(content):  # a kill cut the last line: the next one must not be glued to it
             atomic.write_bytes(self.path, whole)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unnorm.artefacts.whole import empty_model
+from unnorm.artefacts.whole import empty_model, outline_of
 
 
 @contextmanager
@@ -20,7 +20,8 @@ def as_loaded(model: Any) -> Iterator[None]:
     if not rounded:
         yield
         return
-    fresh = dict(_passing(empty_model(model.config, type(model).__name__, model.dtype)))
+    auto, _ = outline_of(model.config, type(model).__name__)
+    fresh = dict(_passing(empty_model(auto, model.config, model.dtype)))
     kept = {}
     for name in rounded:
         if name in fresh:

@@ -88,6 +88,12 @@ def _inner(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
+def _plain_head(inner: Any) -> nn.Linear | None:
+    """The output layer, where it is a plain linear one."""
+    head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+    return head if type(head) is nn.Linear else None
+
+
 def _columns(inner: Any) -> torch.Tensor:
     columns: torch.Tensor = (torch.arange(_COLUMNS) * 104_729 + 7) % inner.config.get_text_config().vocab_size
     return columns
@@ -117,8 +123,8 @@ def _some_columns(inner: Any) -> Iterator[bool]:
 
     The whole vocabulary in fp32 may not fit beside a model in bf16.
     """
-    head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
-    if type(head) is not nn.Linear or head.weight.is_meta:
+    head = _plain_head(inner)
+    if head is None or head.weight.is_meta:
         yield False
         return
     columns = _columns(inner).to(head.weight.device)
@@ -149,10 +155,10 @@ def _widened(inner: Any) -> Iterator[None]:
 
 def _units(inner: Any) -> Iterator[nn.Module]:
     """The blocks (entries of the outermost module lists), and every other module that has parameters of its own."""
-    head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+    head = _plain_head(inner)
 
     def walk(module: nn.Module) -> Iterator[nn.Module]:
-        if module is head and type(head) is nn.Linear:
+        if module is head:
             return
         if isinstance(module, nn.ModuleList):
             yield from module.children()

@@ -22,7 +22,7 @@ from unnorm.artefacts.model_card import model_card
 from unnorm.artefacts.norm_code import norm_code
 from unnorm.artefacts.saving import check_place, is_artefact
 from unnorm.artefacts.weights import SHARD, stored_tensors, write_tensors
-from unnorm.artefacts.whole import PACKAGE_WEIGHTS, auto_class
+from unnorm.artefacts.whole import PACKAGE_WEIGHTS, outline_of
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ModelError, SettingsError
 from unnorm.foundation.hashing import digest_tensors
@@ -181,7 +181,7 @@ def model_code(model: Any) -> str:
 
 
 def _auto_of(model: Any) -> str:
-    return str(auto_class(model.config, type(model).__name__).__name__)
+    return str(outline_of(model.config, type(model).__name__)[0].__name__)
 
 
 def _own_type(model_type: str) -> str:

@@ -38,9 +38,7 @@ def build_whole(folder: Path, manifest: Manifest) -> Any:
     shapes = shapes_in(files)
     try:
         config = read_config(folder)
-        auto = auto_class(config, manifest.architecture)
-        with torch.device("meta"):
-            outline = auto.from_config(config, dtype=dtype_of(manifest))
+        auto, outline = outline_of(config, manifest.architecture)
     except Exception as error:  # a configuration can be wrong in many ways
         raise ArtefactError(
             f"{folder}/config.json cannot be used: {first_line(error)} Save the model again."
@@ -50,7 +48,7 @@ def build_whole(folder: Path, manifest: Manifest) -> Any:
     place_bare(outline, manifest, "meta")
     _check_shapes(outline, shapes, manifest, folder)
     del outline
-    model = empty_model(config, manifest.architecture, dtype_of(manifest))
+    model = empty_model(auto, config, dtype_of(manifest))
     place_bare(model, manifest, "cpu")
     read_into_(model, files, manifest.tied)
     if (folder / "generation_config.json").is_file():
@@ -62,28 +60,28 @@ def build_whole(folder: Path, manifest: Manifest) -> Any:
     return model.eval()
 
 
-def empty_model(config: Any, architecture: str, dtype: torch.dtype) -> Any:
+def empty_model(auto: Any, config: Any, dtype: torch.dtype) -> Any:
     """A model without memory for its parameters; what it computes from its configuration (buffers) is there."""
     from accelerate import init_empty_weights
 
-    auto = auto_class(config, architecture)
     with init_empty_weights(include_buffers=False):
         return auto.from_config(config, dtype=dtype)
 
 
-def auto_class(config: Any, architecture: str) -> Any:
-    """The Auto class of transformers that makes a model of the class `architecture` from `config`."""
+def outline_of(config: Any, architecture: str) -> tuple[Any, Any]:
+    """The Auto class of transformers that makes a model of the class `architecture` from `config`, and such a model on
+    the meta device; where none makes it, that of a causal language model."""
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-    for auto in (AutoModelForCausalLM, AutoModelForMaskedLM):
-        try:
-            with torch.device("meta"):
-                made = auto.from_config(config)
-        except ValueError:  # it knows no model for this configuration
-            continue
-        if type(made).__name__ == architecture:
-            return auto
-    return AutoModelForCausalLM
+    with torch.device("meta"):
+        for auto in (AutoModelForCausalLM, AutoModelForMaskedLM):
+            try:
+                outline = auto.from_config(config)
+            except ValueError:  # it knows no model for this configuration
+                continue
+            if type(outline).__name__ == architecture:
+                return auto, outline
+        return AutoModelForCausalLM, AutoModelForCausalLM.from_config(config)
 
 
 def read_config(folder: Path) -> Any:

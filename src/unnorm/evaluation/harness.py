@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from unnorm.foundation.errors import DataError, SettingsError
+from unnorm.surgery.base import first_line
 
 
 def run_tasks(
@@ -30,8 +31,7 @@ def run_tasks(
             fewshot_random_seed=seed,
         )
     except Exception as error:  # an unknown task, a data set that cannot be had: each raises its own kind
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise DataError(f"the harness cannot run {', '.join(tasks)}: {line}") from error
+        raise DataError(f"the harness cannot run {', '.join(tasks)}: {first_line(error)}") from error
     finally:
         model.train(was_training)
     versions = found["versions"]

@@ -9,6 +9,7 @@ import orjson
 from unnorm.data.conversation import Message
 from unnorm.foundation.errors import DataError
 from unnorm.foundation.hashing import hash_json
+from unnorm.surgery.base import first_line
 
 MT_BENCH = "mt-bench"
 _MT_BENCH_HUB = "HuggingFaceH4/mt_bench_prompts"
@@ -78,9 +79,9 @@ def _from_hub() -> tuple[Question, ...]:
     try:
         rows = list(load_dataset(_MT_BENCH_HUB, split="train"))
     except Exception as error:  # the hub's client and datasets raise many kinds
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise DataError(
-            f"cannot read {_MT_BENCH_HUB} from the hub: {line} Give MT-Bench's question.jsonl as a file instead."
+            f"cannot read {_MT_BENCH_HUB} from the hub: {first_line(error)} "
+            "Give MT-Bench's question.jsonl as a file instead."
         ) from error
     return _checked([_question(row, f"{_MT_BENCH_HUB}, row {number}") for number, row in enumerate(rows)], MT_BENCH)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
-from unnorm.cli.study import emit_results
+from unnorm.cli.study.table import emit_results
 
 if TYPE_CHECKING:
     from unnorm.study.view import StudyView

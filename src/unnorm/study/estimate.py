@@ -9,7 +9,7 @@ from unnorm.evaluation.held_out import evaluate_batches
 from unnorm.foundation.memory import memory_in_use
 from unnorm.metrics.token_sums import token_sums
 from unnorm.study.cell import set_up
-from unnorm.study.runner import Planned
+from unnorm.study.plan import Planned
 from unnorm.study.workbench import Workbench
 from unnorm.tuning.parameter_groups import parameter_groups
 from unnorm.tuning.strategies import Trainable

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from unnorm.artefacts.manifest import library_versions
 from unnorm.evaluation.questions import read_questions
@@ -12,31 +12,14 @@ from unnorm.foundation.errors import DiskError, Interrupted, UnnormError
 from unnorm.study import ledger as ledger_module
 from unnorm.study.after import complete_cell
 from unnorm.study.audit import audit
-from unnorm.study.cell import CellSettings, cell_of, run_cell, write_state
+from unnorm.study.cell import CellSettings, run_cell, write_state
+from unnorm.study.plan import Planned, plan_cells
 from unnorm.study.results import write_results
 from unnorm.study.spec import Completions, StudyFile
 from unnorm.study.view import STUDY, StudyView, read_study
 from unnorm.study.workbench import Workbench
 
 Say = Callable[[str], None]
-
-
-class Planned(NamedTuple):
-    """A cell of a study: its settings, hash, resolved configuration and folder."""
-
-    settings: CellSettings
-    cell: str
-    resolved: dict[str, Any]
-    folder: Path
-
-
-def plan_cells(spec: StudyFile, ledger: Path, bench: Workbench) -> list[Planned]:
-    """The study's cells. Loads bases and data, trains nothing; the user's mistakes in them show here."""
-    planned = []
-    for settings in spec.cells():
-        cell, resolved = cell_of(settings, bench)
-        planned.append(Planned(settings, cell, resolved, ledger_module.cell_folder(ledger, settings, cell)))
-    return planned
 
 
 def run_study(

@@ -43,6 +43,25 @@ class CellView:
 
 
 @dataclass(frozen=True)
+class PairView:
+    """Two arms' cells that differ in the arm alone, compared after training; empty where a stage was not run."""
+
+    model: str
+    dataset: str
+    strategy: str
+    seed: int
+    arm: str
+    against: str
+    judge: dict[str, Any] | None = None
+    """`evaluation.preference.compare.Comparison.to_dict()`, A = arm, B = against."""
+    verdicts: list[dict[str, Any]] = field(repr=False, default_factory=list)
+    """One record a question judged as a whole: prompt_id, category, value (1 arm wins, 0.5, 0, None), score, a_length,
+    b_length (characters)."""
+    latency: dict[str, Any] | None = None
+    """`evaluation.latency.LatencyReport.to_dict()`; the models in it are named by their arms."""
+
+
+@dataclass(frozen=True)
 class StudyView:
     """A study: its name, its file as it was run, its arms and strategies and so on in order, its cells, its audit."""
 
@@ -58,6 +77,7 @@ class StudyView:
     audit: dict[str, Any]
     """`matched` (bool) and `comparisons`: model, dataset, strategy, seed, arm, against, matched, differences."""
     versions: dict[str, str]
+    pairs: list[PairView] = field(default_factory=list)
 
     @property
     def reference(self) -> str:

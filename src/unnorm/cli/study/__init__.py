@@ -1,0 +1,18 @@
+"""`unnorm study`: a matrix of models × datasets × arms × strategies × seeds, one file a verb."""
+
+import typer
+
+from unnorm.cli.study.plan import plan
+from unnorm.cli.study.run import retry, run
+from unnorm.cli.study.schema import schema
+from unnorm.cli.study.status import status
+from unnorm.cli.study.table import table
+
+app = typer.Typer(
+    help="A matrix of models × datasets × arms × strategies × seeds, from a YAML file.", no_args_is_help=True
+)
+
+for verb in (plan, run, retry, status, table):
+    example = f"Example: [bold]unnorm study {verb.__name__} recipes/alpaca-pythia-14m/study.yaml[/bold]"
+    app.command(epilog=example)(verb)
+app.command(epilog="Example: [bold]unnorm study schema > study.schema.json[/bold]")(schema)

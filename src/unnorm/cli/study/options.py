@@ -1,0 +1,29 @@
+"""What the verbs of `unnorm study` share: arguments, a cell's name, the study as it stands."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from unnorm.study.view import StudyView
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
+Ledger = Annotated[Path, typer.Option(help="Folder of the ledger; studies in one ledger share their cells.")]
+LEDGER = Path("studies")
+
+
+def cell_name(record: dict[str, Any]) -> str:
+    return " / ".join(str(record[key]) for key in ("model", "dataset", "arm", "strategy", "seed"))
+
+
+def view_of(study: Path, ledger: Path, *, logs: bool) -> "StudyView":
+    from unnorm.foundation.errors import ArtefactError
+    from unnorm.study.spec import read_spec
+    from unnorm.study.view import STUDY, read_study
+
+    spec, _ = read_spec(study)
+    folder = ledger / spec.name
+    if not (folder / STUDY).is_file():
+        raise ArtefactError(f"{spec.name} has not been run in {ledger} yet: unnorm study run {study}")
+    return read_study(folder, logs=logs)

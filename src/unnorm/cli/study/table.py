@@ -1,0 +1,54 @@
+"""`unnorm study table`, and the table that a run ends with."""
+
+from typing import TYPE_CHECKING, Any
+
+from unnorm.cli.output import JsonOption, emit_json, emit_table
+from unnorm.cli.study.options import LEDGER, Ledger, StudyFile, view_of
+
+if TYPE_CHECKING:
+    from unnorm.study.view import StudyView
+
+
+def table(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) -> None:
+    """Print the results, as they stand in results.csv."""
+    from unnorm.study.results import rows_of
+
+    view = view_of(study, ledger, logs=False)
+    if json:
+        emit_json(rows_of(view))
+    else:
+        emit_results(view)
+
+
+def emit_results(view: "StudyView") -> None:
+    """Print a study's results as a table, the gap to the reference beside each."""
+    done = {(c.model, c.dataset, c.strategy, c.seed, c.arm): c.result for c in view.cells if c.result is not None}
+    rows = []
+    order = (view.models, view.datasets, view.strategies, view.seeds, view.arms)
+    for cell in sorted(
+        view.cells,
+        key=lambda c: [
+            known.index(value)  # type: ignore[attr-defined]
+            for known, value in zip(order, (c.model, c.dataset, c.strategy, c.seed, c.arm), strict=True)
+        ],
+    ):
+        result = cell.result
+        name = f"{cell.model} / {cell.dataset}" if len(view.models) * len(view.datasets) > 1 else cell.strategy
+        names = [name, cell.strategy] if name != cell.strategy else [name]
+        against = done.get((cell.model, cell.dataset, cell.strategy, cell.seed, view.reference))
+        rows.append([*names, cell.arm, str(cell.seed), *_numbers(cell.state, result, against)])
+    first = ["model / data", "strategy"] if len(view.models) * len(view.datasets) > 1 else ["strategy"]
+    columns = [*first, "arm", "seed", "start loss", "end loss", f"gap to {view.reference}", "accuracy"]
+    emit_table(f"{view.name}: held-out loss in nats per token", columns, rows, align_right_from=len(first) + 2)
+
+
+def _numbers(state: str, result: dict[str, Any] | None, against: dict[str, Any] | None) -> list[str]:
+    if result is None:
+        return [state, "", "", ""]
+    gap = f"{result['eval_loss'] / against['eval_loss'] - 1:+.1%}" if against and against is not result else ""
+    return [
+        f"{result['start_eval_loss']:.4f}",
+        f"{result['eval_loss']:.4f}",
+        gap,
+        f"{result['eval_token_accuracy']:.1%}",
+    ]

@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unnorm.data.conversation import Conversation, Message, is_validation
-from unnorm.data.split import VALIDATION_SHARE, shuffled, split
+from unnorm.data.conversation import Conversation, Message
+from unnorm.data.split import VALIDATION_SHARE, shuffled, split, split_for_search
 
 
 def conversation(prompt: str, answer: str, row: int = 0, given: str = "") -> Conversation:
@@ -21,8 +21,18 @@ def test_no_prompt_is_on_both_sides(pairs):
 
 def test_the_split_is_pinned():
     """The same on every machine and in every version: runs made years apart share their held-out rows."""
-    chosen = [i for i in range(100) if is_validation(conversation(f"prompt {i}", "x"), 0.05)]
-    assert chosen == [19, 29, 61, 71, 81, 98]
+    rows = [conversation(f"prompt {i}", "x", i) for i in range(100)]
+    train, held_out = split(rows)
+    assert sorted(c.row for c in held_out) == [19, 29, 61, 71, 81, 98]
+    assert sorted(c.row for c in split_for_search(train)[1]) == [3, 5, 70]
+
+
+def test_what_is_held_out_for_a_search_is_in_the_training_part_and_about_as_much():
+    train, held_out = split([conversation(f"prompt {i}", "x", i) for i in range(20_000)])
+    rest, for_search = split_for_search(train)
+    assert {c.row for c in rest} | {c.row for c in for_search} == {c.row for c in train}
+    assert not {c.row for c in for_search} & ({c.row for c in rest} | {c.row for c in held_out})
+    assert abs(len(for_search) / len(train) - VALIDATION_SHARE) < 0.01
 
 
 def test_the_share_is_about_right():

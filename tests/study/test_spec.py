@@ -42,27 +42,102 @@ def test_a_study_is_the_product_of_its_lists():
         (("name: try\n", ""), "line 1: name: Field required"),
         (("strategies: [frozen, full]", "strategies: [frozen, half]"), "line 6: strategies.1: "),
         (("rows: 100", "row: 100"), "line 4: datasets.0.row: there is no such key"),
-        (("dyt-bare, dyt,", "dyt-bare, dit,"), "line 5: arms: there is no arm 'dit'"),
-        (("alpha: channel", "alfa: channel"), "line 5: arms: norm 'dyt', setting 'alfa'"),
+        (("dyt-bare, dyt,", "dyt-bare, dit,"), "line 5: arms.2: there is no arm 'dit'"),
+        (("alpha: channel", "alfa: channel"), "line 5: arms.3: norm 'dyt', setting 'alfa'"),
         (
             ("tokens: 8192", "token: 1"),
-            "line 5: arms: arm 'dyt-channel': calibrate takes correct, mode, outliers, tokens",
+            "line 5: arms.3: arm 'dyt-channel': calibrate takes correct, mode, outliers, tokens",
         ),
-        (("dyt-bare, dyt,", "dyt, dyt,"), "each id may stand once"),
-        (("full: 4.0e-4", "selective: 1.0"), "names no rate for 'full'"),
+        (("dyt-bare, dyt,", "dyt, dyt,"), "line 5: arms: each may stand once, not original, dyt, dyt, dyt-channel"),
+        (("full: 4.0e-4", "selective: 1.0"), "line 10: training.learning_rate: names no rate for 'full'"),
         (("3.0e-3", "fast"), "line 10: training.learning_rate"),
         (("name: try", "name: try\nversion: 2"), "version 2; this unnorm reads up to 1"),
         (("arms: [", "arms: [["), "not valid YAML"),
         (("some/model", '"${NOT_SET_ANYWHERE}/m"'), "NOT_SET_ANYWHERE}, which is not set"),
-        (
-            ("{prompts: builtin}}", "{prompts: builtin}, judge: {kind: likelihood}}"),
-            "after.judge: there is no such key",
-        ),
+        (("{completions: {prompts: builtin}}", "{judge: {kind: pairrm}}"), "line 11: after: Value error, judge needs"),
+        (("seeds: [0, 1]", "seeds: [0, 1]\nseeds: [2]"), "line 8: seeds stands a second time, after line 7"),
+        (("tokens: 1_000_000", "tokens: 1\n  epochs: 2"), "line 8: training: Value error, tokens and epochs both"),
+        (("strategies: [frozen, full]", "strategies: [full, full]"), "line 6: strategies: each may stand once"),
+        (("rows: 100}", "rows: 100}\n  - {source: alpaca}"), "each may stand once, not alpaca, alpaca. Give one of"),
     ],
 )
 def test_what_is_wrong_is_named_with_line_and_key(change, message):
     text = GOOD.replace(*change)
     assert text != GOOD
+    with pytest.raises(SettingsError) as caught:
+        parse_spec(text, "x.yaml")
+    assert message in str(caught.value)
+
+
+SLICED = """\
+name: try
+models: [some/small, some/large]
+datasets: [{source: alpaca, rows: 10, name: few}, {source: alpaca, name: all}]
+arms: [original, dyt-bare]
+strategies: [frozen, full]
+exclude:
+  - {model: some/large, strategy: full}
+overrides:
+  - where: {model: some/large, arm: dyt-bare}
+    set: {arm: {alpha_init: 1.0}}
+  - where: {model: some/large}
+    set: {training: {epochs: 2, lora: {r: 4}}}
+  - where: {dataset: all, strategy: [full]}
+    set: {evaluation: {tokens: 7}, dataset: {template: plain}}
+training: {tokens: 1000, learning_rate: 1.0e-3}
+"""
+
+
+def test_slices_are_left_out_and_set_otherwise():
+    cells = parse_spec(SLICED, "x.yaml").cells()
+    assert len(cells) == 2 * 2 * 2 * 2 - 2 * 2
+    for cell in cells:
+        large, whole = cell.model == "some/large", cell.dataset_name == "all"
+        assert not (large and cell.strategy == "full")
+        assert cell.epochs == (2 if large else None)
+        assert cell.training.lora.r == (4 if large else 8)
+        assert cell.training.lora.alpha == 32
+        assert cell.evaluation_tokens == (7 if whole and cell.strategy == "full" else 100_000)
+        assert cell.data.template == ("plain" if whole and cell.strategy == "full" else "alpaca")
+        if cell.arm.id == "dyt-bare":
+            assert cell.arm.norm["alpha_init"] == (1.0 if large else 0.5)
+            assert cell.arm.calibration_tokens is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("strategy: full}", "strategy: half}"), "line 7: exclude.0.strategy"),
+        (("- {model: some/large, strategy: full}", "- {}"), "line 6: exclude: no cell is left"),
+        (("some/large, strategy: full", "some/huge"), "line 7: exclude.0.model: there is no model 'some/huge'"),
+        (
+            ("where: {model: some/large}", "where: {model: some/large, strategy: full}"),
+            "line 11: overrides.1.where: no cell fits all of this",
+        ),
+        (("lora: {r: 4}", "lora: {rank: 4}"), "line 12: overrides.1.set.training.lora.rank: there is no such key"),
+        (("epochs: 2", "epochs: 2, tokens: 3"), "line 12: overrides.1.set.training: Value error, tokens and epochs"),
+        (("epochs: 2", "epochs: -2"), "line 12: overrides.1.set.training.epochs: Input should be greater than 0"),
+        (("template: plain", "source: plain"), "line 14: overrides.2.set.dataset.source: there is no such key"),
+        (("alpha_init: 1.0", "alfa: 1.0"), "line 10: overrides.0.set.arm: norm 'dyt', setting 'alfa'"),
+        (("arm: dyt-bare}", "arm: original}"), "line 10: overrides.0.set.arm: arm 'original' keeps the pretrained"),
+        (
+            (
+                "where: {dataset: all, strategy: [full]}\n    set: {",
+                "where: {dataset: all}\n    set: {training: {epochs: 3}, ",
+            ),
+            "line 14: overrides.2.set.training.epochs: training.epochs is set to 3 here and to 2 in overrides.1",
+        ),
+        (("set: {arm: {alpha_init: 1.0}}", "set: {}"), "line 10: overrides.0.set: nothing is set"),
+        (("learning_rate: 1.0e-3}", "learning_rate: 1.0e-3}\ntune: {learning_rate: [1, 2]}"), "both given and tuned"),
+        (
+            ("1000, learning_rate: 1.0e-3}", "1000}\ntune: {learning_rate: [1, 1]}"),
+            "line 16: tune.learning_rate: Value error, a search needs two different rates",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_slice_is_named_with_its_line(change, message):
+    text = SLICED.replace(*change)
+    assert text != SLICED
     with pytest.raises(SettingsError) as caught:
         parse_spec(text, "x.yaml")
     assert message in str(caught.value)

@@ -57,8 +57,3 @@ def content_hash(conversations: Iterable[Conversation]) -> str:
             digest.update("\x1f".join(parts).encode("utf-8", "surrogatepass") + b"\x1e")
         digest.update(b"\x1d")
     return digest.hexdigest()[:32]
-
-
-def is_validation(conversation: Conversation, share: float) -> bool:
-    """Whether the conversation belongs to the held-out `share` of the data."""
-    return prompt_hash(conversation) < share * 2**64

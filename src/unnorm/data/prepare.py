@@ -14,9 +14,12 @@ from unnorm.data.encode import Encoded, encode
 from unnorm.data.encoded_cache import cached, tokenizer_hash
 from unnorm.data.settings import DataSettings
 from unnorm.data.sources import read
-from unnorm.data.split import shuffled, split
+from unnorm.data.split import shuffled, split, split_for_search
 from unnorm.data.templates import template_of
 from unnorm.foundation.errors import DataError
+
+_ALL = 2**62
+"""More tokens than there are."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,15 @@ class Source:
         self.dropped, self.changed = Counter(self.reading.dropped), Counter(self.reading.changed)
         self.hash = content_hash(self.reading.conversations)
         self.train_conversations, self.held_out = split(self.reading.conversations)
+        if settings.for_search:
+            self.train_conversations, self.held_out = split_for_search(self.train_conversations)
 
     def train(self, tokens: int, seed: int, packed: bool = True) -> Rows:
         """Training rows of about `tokens` tokens, in an order that depends on the seed alone.
 
         If the source holds fewer, it is gone through again, in a fresh order each time.
         """
-        encoded = self._encode(shuffled(self.train_conversations, seed), tokens, f"train, seed {seed}")
+        encoded = self._encode(shuffled(self.train_conversations, seed), tokens, f"{self._part}train, seed {seed}")
         generator = np.random.Generator(np.random.PCG64([seed, 1]))
         rows: list[packing.Row] = []
         left = tokens
@@ -79,9 +84,18 @@ class Source:
             epoch = [encoded[i] for i in generator.permutation(len(encoded))]
         return self._as_rows(rows, packed)
 
+    def epoch_tokens(self) -> int:
+        """Tokens of the whole training part, gone through once."""
+        encoded = self._encode(self.train_conversations, _ALL, f"{self._part}train, whole")
+        return sum(len(row.ids) for row in encoded)
+
     def validation(self, tokens: int, packed: bool = True) -> Rows:
         """Held-out rows of about `tokens` tokens; the same for every seed."""
-        return self._as_rows(self._rows(self._encode(self.held_out, tokens, "held out"), packed), packed)
+        return self._as_rows(self._rows(self._encode(self.held_out, tokens, f"{self._part}held out"), packed), packed)
+
+    @property
+    def _part(self) -> str:
+        return "for search, " if self.settings.for_search else ""
 
     def _encode(self, conversations: Sequence[Conversation], tokens: int, which: str) -> list[Encoded]:
         """Conversations, which are `which` of the source's, encoded until there are `tokens` tokens."""

@@ -19,6 +19,7 @@ class Dataset(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     source: str = Field(description="a known name, a file, a folder, - for stdin, or a hub id")
+    name: str | None = Field(default=None, description="what results call it; default: the source's own name")
     path: str | None = Field(default=None, description="a local file or folder for a known name")
     subset: str | None = Field(default=None, description="of a hub data set: its configuration")
     split: str = Field(default="train", description="of a hub data set or an Arrow folder")
@@ -41,6 +42,9 @@ class DataSettings(Dataset):
     """A data set and how it is encoded."""
 
     max_length: int = Field(default=256, gt=1, description="tokens a row, and the most a conversation may have")
+    for_search: bool = Field(
+        default=False, description="split the training part once more: what is chosen on it never saw the held-out part"
+    )
 
     def encoding(self, template: str) -> dict[str, Any]:
         """What shapes the encoded rows beside the conversations, as plain values. template: its identity.
@@ -48,6 +52,7 @@ class DataSettings(Dataset):
         What was read, and under which policies, shows in the conversations' own hash. A setting that is newer than a
         hash of these values stands in it only where it is not at its default, so that older hashes stay.
         """
-        newer = {"too_long": self.too_long} if self.too_long != "drop" else {}
+        newer: dict[str, Any] = {"too_long": self.too_long} if self.too_long != "drop" else {}
+        newer |= {"for_search": True} if self.for_search else {}
         loss_on = self.loss_on if isinstance(self.loss_on, str) else list(self.loss_on)
         return {"template": template, "max_length": self.max_length, "loss_on": loss_on, **newer}

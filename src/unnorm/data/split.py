@@ -1,25 +1,43 @@
 """Split conversations into training and validation by their content, and put each side into a reproducible order."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from unnorm.data.conversation import Conversation, is_validation, prompt_hash
+from unnorm.data.conversation import Conversation, prompt_hash
 from unnorm.foundation.errors import DataError
+from unnorm.foundation.hashing import hash_text
 
 VALIDATION_SHARE = 0.05
 
 
 def split(conversations: Sequence[Conversation]) -> tuple[list[Conversation], list[Conversation]]:
     """(training in the source's order, validation in the order of its hashes). Neither depends on a seed."""
-    train = [c for c in conversations if not is_validation(c, VALIDATION_SHARE)]
-    held_out = sorted((c for c in conversations if is_validation(c, VALIDATION_SHARE)), key=prompt_hash)
+    return _split(conversations, prompt_hash)
+
+
+def split_for_search(train: Sequence[Conversation]) -> tuple[list[Conversation], list[Conversation]]:
+    """The training part split once more in the same way, by other hashes: for choices made by held-out loss."""
+    return _split(train, lambda conversation: hash_text(f"search {prompt_hash(conversation)}"))
+
+
+def _split(
+    conversations: Sequence[Conversation], hash_of: Callable[[Conversation], int]
+) -> tuple[list[Conversation], list[Conversation]]:
+    bound = VALIDATION_SHARE * 2**64
+    hashes = [hash_of(conversation) for conversation in conversations]
+    train = [c for c, number in zip(conversations, hashes, strict=True) if number >= bound]
+    held_out = [c for number, c in sorted(zip(hashes, conversations, strict=True), key=_number) if number < bound]
     if not train or not held_out:
         raise DataError(
             f"{len(conversations)} usable rows are too few to hold {VALIDATION_SHARE:.0%} of them out: "
             f"{len(train)} would be trained on, {len(held_out)} held out. Give more rows."
         )
     return train, held_out
+
+
+def _number(pair: tuple[int, Conversation]) -> int:
+    return pair[0]
 
 
 def shuffled(conversations: Sequence[Conversation], seed: int) -> list[Conversation]:

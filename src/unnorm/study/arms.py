@@ -77,17 +77,37 @@ def arm_from(entry: str | Mapping[str, Any]) -> Arm:
         raise SettingsError("an arm of your own needs an `id` and a `norm`, as in {id: dyt-channel, norm: dyt}.")
     if name in known:
         raise SettingsError(f"{name!r} is the id of a known arm. Give yours another id.")
-    options: dict[str, Any] = {"inherit": settings.pop("inherit", False)}
+    return _arm(name, {"norm": norm}, {}, settings)
+
+
+def arm_with(arm: Arm, changes: Mapping[str, Any]) -> Arm:
+    """`arm` under its own id, with settings of its norm or of its start put over its own, as `arm_from` takes them."""
+    if not changes:
+        return arm
+    if arm.norm is None:
+        raise SettingsError(f"arm {arm.id!r} keeps the pretrained norms: there is nothing to set in it.")
+    start = arm.model_dump(exclude={"id", "norm"})
+    return _arm(arm.id, arm.norm, start, dict(changes))
+
+
+def _arm(name: str, norm: dict[str, Any], start: dict[str, Any], settings: dict[str, Any]) -> Arm:
+    """The arm of `norm` and `start`, with `settings` put over them. Takes what it knows out of `settings`."""
+    options = dict(start)
+    if "inherit" in settings:
+        options["inherit"] = settings.pop("inherit")
     calibrate = _options(settings, name, "calibrate", set(_CALIBRATE), "{tokens: 8192}")
     if calibrate is not None:
-        tokens = CORRECTION_TOKENS if calibrate.get("correct", "none") != "none" else CALIBRATION_TOKENS
-        options |= {"calibration_tokens": tokens, **{_CALIBRATE[key]: value for key, value in calibrate.items()}}
+        correct = calibrate.get("correct", options.get("correct", "none"))
+        tokens = CORRECTION_TOKENS if correct != "none" else CALIBRATION_TOKENS
+        options["calibration_tokens"] = options.get("calibration_tokens") or tokens
+        options |= {_CALIBRATE[key]: value for key, value in calibrate.items()}
     recover = _options(settings, name, "recover", {"steps"}, "{steps: 150}")
     if recover is not None:
         options["recover_steps"] = recover.get("steps", RECOVER_STEPS)
-    spec_from({"norm": norm, **settings})
+    whole = {**norm, **settings}
+    spec_from(whole)
     try:
-        return Arm(id=name, norm={"norm": norm, **settings}, **options)
+        return Arm(id=name, norm=whole, **options)
     except ValidationError as error:
         first = error.errors()[0]
         if first["loc"] == ("id",):

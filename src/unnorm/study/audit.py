@@ -1,66 +1,77 @@
-"""The audit: two arms that are compared differ in the arm, and in nothing else that was configured or done."""
+"""The audit: two arms that are compared differ in the arm, and in nothing else that was configured or done.
 
-from collections.abc import Mapping
+A learning rate that the study's own search found for each arm is no difference: every arm had the same search. It is
+noted, and shown.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from unnorm.foundation import atomic
 from unnorm.study.ledger import result_of
+from unnorm.study.slices import Place
 from unnorm.study.view import reference_of
 
-_MUST_AGREE = ("steps", "train_tokens")
+_DONE_ALIKE = ("steps", "train_tokens", "eval_tokens", "environment")
+_TUNED = "training.learning_rate"
+
+Facts = Mapping[str, Any]
+"""What is known of a cell, flat: dotted key -> value."""
 
 
-def audit(cells: list[dict[str, Any]], arms: list[str], folders: dict[str, Any]) -> dict[str, Any]:
-    """Compare every arm with the reference (`original`, else the first) where both are done.
+def audit_plan(resolved: Mapping[Place, Facts], arms: list[str], *, tuned: bool = False) -> dict[str, Any]:
+    """Compare what is configured, before anything ran. resolved: each cell's configuration, as its hash is made of."""
+    return _audit(arms, resolved.keys(), lambda place: flat(resolved[place]), tuned)
 
-    cells: the entries of study.json; folders: cell hash -> its folder. Returns `matched` (None where nothing could be
-    compared) and `comparisons`, each with what differs.
+
+def audit_results(folders: Mapping[Place, Path], arms: list[str], *, tuned: bool = False) -> dict[str, Any]:
+    """Compare what was configured and done. folders: those of the cells that are done.
+
+    Returns `matched` (None where nothing could be compared) and `comparisons`: every arm against the reference
+    (`original`, else the first), with what differs and what is noted.
     """
-    reference = reference_of(arms)
-    by_place: dict[tuple[Any, ...], dict[str, str]] = {}
-    for entry in cells:
-        place = (entry["model"], entry["dataset"], entry["strategy"], entry["seed"])
-        by_place.setdefault(place, {})[entry["arm"]] = entry["cell"]
-    comparisons = []
-    for (model, dataset, strategy, seed), found in by_place.items():
-        if reference not in found:
-            continue
-        for arm in arms:
-            if arm == reference or arm not in found:
-                continue
-            differences = _differences(folders[found[arm]], folders[found[reference]])
-            comparisons.append(
-                {
-                    "model": model,
-                    "dataset": dataset,
-                    "strategy": strategy,
-                    "seed": seed,
-                    "arm": arm,
-                    "against": reference,
-                    "matched": not differences,
-                    "differences": differences,
-                }
-            )
-    return {"matched": all(c["matched"] for c in comparisons) if comparisons else None, "comparisons": comparisons}
+    return _audit(arms, folders.keys(), lambda place: facts_of(folders[place]), tuned)
 
 
-def _differences(one: Any, other: Any) -> list[str]:
-    """What differs between two finished cells, beside the arm."""
-    configured = [_flat(atomic.read_json(folder / "cell.json")["settings"]) for folder in (one, other)]
-    done = [result_of(folder) for folder in (one, other)]
+def facts_of(folder: Path) -> Facts:
+    """What was configured and done in a cell that is done."""
+    result = result_of(folder)
+    done = {key: result[key] for key in _DONE_ALIKE if key in result}
+    return flat({**atomic.read_json(folder / "cell.json")["settings"], **done})
+
+
+def differences(one: Facts, other: Facts, *, tuned: bool = False) -> tuple[list[str], list[str]]:
+    """(what differs between two cells beside the arm, what differs as it should), as lines of text."""
     found = [
-        f"{key}: {configured[0].get(key)!r} against {configured[1].get(key)!r}"
-        for key in sorted(configured[0].keys() | configured[1].keys())
-        if not key.startswith("arm.") and configured[0].get(key) != configured[1].get(key)
+        (key, f"{key}: {one.get(key, 'not known')!r} against {other.get(key, 'not known')!r}")
+        for key in sorted(one.keys() | other.keys())
+        if not key.startswith("arm.") and one.get(key) != other.get(key)
     ]
-    return found + [f"{k}: {done[0][k]} against {done[1][k]}" for k in _MUST_AGREE if done[0][k] != done[1][k]]
+    noted = [line for key, line in found if tuned and key == _TUNED]
+    return [line for _, line in found if line not in noted], noted
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    found: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
-    return flat
+            found[prefix + key] = value
+    return found
+
+
+def _audit(arms: list[str], places: Iterable[Place], facts: Callable[[Place], Facts], tuned: bool) -> dict[str, Any]:
+    reference = reference_of(arms)
+    known = {place: facts(place) for place in places}
+    comparisons = []
+    for place, mine in known.items():
+        against = place._replace(arm=reference)
+        if place.arm == reference or against not in known:
+            continue
+        differ, noted = differences(mine, known[against], tuned=tuned)
+        named = {**place._asdict(), "against": reference}
+        comparisons.append({**named, "matched": not differ, "differences": differ, "noted": noted})
+    return {"matched": all(c["matched"] for c in comparisons) if comparisons else None, "comparisons": comparisons}

@@ -24,6 +24,7 @@ from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, Interrupted, SettingsError
 from unnorm.foundation.hashing import hash_json
 from unnorm.study.arms import Arm
+from unnorm.study.environment import run_environment
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.patterns import select
 from unnorm.surgery.recover import RecoverReport
@@ -50,6 +51,7 @@ class CellSettings(BaseModel):
     evaluate_every_tokens: int = Field(default=200_000, gt=0)
     checkpoint_every_tokens: int = Field(default=200_000, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**32)
+    epochs: int | None = Field(default=None, gt=0, description="until the data is read: stands for training.tokens")
 
     @property
     def model_name(self) -> str:
@@ -58,7 +60,7 @@ class CellSettings(BaseModel):
 
     @property
     def dataset_name(self) -> str:
-        return short_name(self.data.source)
+        return self.data.name or short_name(self.data.source)
 
     def resolved(self, base_hash: str, data_hash: str, encoding: dict[str, Any]) -> dict[str, Any]:
         """The configuration as plain values: its hash is the cell's name.
@@ -66,7 +68,7 @@ class CellSettings(BaseModel):
         Base and data are named by their content, not by where they lie; how often the run is saved changes no result.
         encoding: what else shapes the data's rows (`Source.encoding`).
         """
-        left_out = {"model", "checkpoint_every_tokens", "data"}
+        left_out = {"model", "checkpoint_every_tokens", "data", "epochs"}
         return {
             "format": 1,
             "model": {"name": self.model_name, "hash": base_hash},
@@ -93,6 +95,15 @@ def short_name(name: str) -> str:
     """A hub id as it is; of a path its last part, without a file's suffix."""
     path = Path(name).expanduser()
     return path.resolve().stem if path.is_file() else path.resolve().name if path.is_dir() else name
+
+
+def settled(settings: CellSettings, bench: Workbench) -> CellSettings:
+    """The same cell with its length in tokens, however the file gives it. Reads base and data."""
+    if settings.epochs is None:
+        return settings
+    tokens = settings.epochs * bench.source(settings.data, settings.model).epoch_tokens()
+    training = settings.training.model_copy(update={"tokens": tokens})
+    return settings.model_copy(update={"training": training, "epochs": None})
 
 
 def cell_of(settings: CellSettings, bench: Workbench) -> tuple[str, dict[str, Any]]:
@@ -267,6 +278,7 @@ def _result(
         "tokens_per_second": steps[-1]["train_tokens"] / wall,
         "wall_seconds": wall,
         "cell": cell,
+        "environment": run_environment(),
     }
 
 

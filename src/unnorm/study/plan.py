@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unnorm.study.cell import CellSettings, cell_of
-from unnorm.study.ledger import cell_folder
+from unnorm.study.cell import CellSettings, cell_of, settled
+from unnorm.study.ledger import cell_folder, result_of, state_of
 from unnorm.study.spec import StudyFile
+from unnorm.study.tune import Choice, Slot, choose, slot_of, tries_of, with_rate
 from unnorm.study.workbench import Workbench
 
 
@@ -18,10 +19,56 @@ class Planned(NamedTuple):
     folder: Path
 
 
-def plan_cells(spec: StudyFile, ledger: Path, bench: Workbench) -> list[Planned]:
+class Plan(NamedTuple):
+    """search: the tries of the learning-rate search. cells: what the study is about, as far as their rates are known;
+    pending: those whose rate is not, since a try of theirs is still to be run, or all of theirs failed. choices: the
+    rates that were found."""
+
+    search: list[Planned]
+    cells: list[Planned]
+    pending: list[CellSettings]
+    choices: list[Choice]
+
+
+def plan_study(spec: StudyFile, ledger: Path, bench: Workbench) -> Plan:
     """The study's cells. Loads bases and data, trains nothing; the user's mistakes in them show here."""
-    planned = []
-    for settings in spec.cells():
-        cell, resolved = cell_of(settings, bench)
-        planned.append(Planned(settings, cell, resolved, cell_folder(ledger, settings, cell)))
-    return planned
+    wanted = spec.cells()
+    search = [_planned(settings, ledger, bench) for settings in tries_of(spec, wanted)]
+    choices = _choices(search)
+    chosen = {choice.slot: choice.learning_rate for choice in choices}
+    tuned = {slot_of(one.settings) for one in search}
+    cells, pending = [], []
+    for settings in wanted:
+        slot = slot_of(settings)
+        if slot not in tuned:
+            cells.append(_planned(settings, ledger, bench))
+        elif slot in chosen:
+            cells.append(_planned(with_rate(settings, chosen[slot]), ledger, bench))
+        else:
+            pending.append(settings)
+    return Plan(search, cells, pending, choices)
+
+
+def _planned(settings: CellSettings, ledger: Path, bench: Workbench) -> Planned:
+    settings = settled(settings, bench)
+    cell, resolved = cell_of(settings, bench)
+    return Planned(settings, cell, resolved, cell_folder(ledger, settings, cell))
+
+
+def _choices(search: list[Planned]) -> list[Choice]:
+    """A choice for every slot whose tries are all done or failed, one done at least."""
+    by_slot: dict[Slot, list[Planned]] = {}
+    for one in search:
+        by_slot.setdefault(slot_of(one.settings), []).append(one)
+    found = []
+    for slot, tries in by_slot.items():
+        states = [state_of(one.folder)[0] for one in tries]
+        if all(state in ("done", "failed") for state in states):
+            losses = {
+                one.settings.training.learning_rate: result_of(one.folder)["eval_loss"] if state == "done" else None
+                for one, state in zip(tries, states, strict=True)
+            }
+            choice = choose(slot, losses)
+            if choice is not None:
+                found.append(choice)
+    return found

@@ -3,20 +3,18 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from unnorm.artefacts.manifest import library_versions
 from unnorm.evaluation.questions import read_questions
-from unnorm.foundation import atomic, progress
+from unnorm.foundation import progress
 from unnorm.foundation.errors import DiskError, Interrupted, UnnormError
 from unnorm.study import ledger as ledger_module
 from unnorm.study.after import complete_cell
-from unnorm.study.audit import audit
 from unnorm.study.cell import CellSettings, run_cell, write_state
-from unnorm.study.plan import Planned, plan_cells
+from unnorm.study.plan import Plan, Planned, plan_study
+from unnorm.study.record import conclude, write_study
 from unnorm.study.results import write_results
 from unnorm.study.spec import Completions, StudyFile
-from unnorm.study.view import STUDY, StudyView, read_study
+from unnorm.study.view import StudyView, read_study
 from unnorm.study.workbench import Workbench
 
 Say = Callable[[str], None]
@@ -40,28 +38,52 @@ def run_study(
     ledger = Path(ledger)
     ledger_module.check_format(ledger)
     bench = Workbench(quiet=quiet)
-    planned = plan_cells(spec, ledger, bench)
+    plan = plan_study(spec, ledger, bench)
     if spec.after.completions:
         read_questions(spec.after.completions.prompts)  # a mistake in it shows now, not after hours of training
     ledger_module.check_writable(ledger)
     folder = ledger / spec.name
-    _write_study(folder, spec, source, planned)
-    started, fresh = time.monotonic(), 0
-    todo = [cell for cell in planned if _is_open(cell, retry_failed)]
-    say(f"{len(planned)} cells: {len(planned) - len(todo)} finished before, {len(todo)} to run")
+    write_study(folder, spec, source, plan)
     try:
-        for cell in planned:
-            if cell in todo:
-                left = _time_left(time.monotonic() - started, fresh, len(todo))
-                with progress.scope(f"cell {fresh + 1}/{len(todo)} {_name(cell.settings)}{left}: "):
-                    _run_one(cell, bench, quiet, say)
-                fresh += 1
-                write_results(read_study(folder, logs=False))
-            if spec.after.completions and ledger_module.state_of(cell.folder)[0] == "done":
-                _complete(cell, spec.after.completions, say)
+        if plan.search:
+            say(f"learning-rate search: {_counts(plan.search, retry_failed)}")
+            _run_cells(plan.search, folder, bench, retry_failed, quiet, say)
+            plan = plan_study(spec, ledger, bench)
+            write_study(folder, spec, source, plan)
+            _say_choices(plan, say)
+        say(_counts(plan.cells, retry_failed))
+        _run_cells(plan.cells, folder, bench, retry_failed, quiet, say)
+        if spec.after.completions:
+            for cell in plan.cells:
+                if ledger_module.state_of(cell.folder)[0] == "done":
+                    _complete(cell, spec.after.completions, say)
     finally:
-        _finish(folder, planned)
+        conclude(folder)
     return read_study(folder)
+
+
+def _run_cells(
+    planned: list[Planned], folder: Path, bench: Workbench, retry_failed: bool, quiet: bool, say: Say
+) -> None:
+    started, todo = time.monotonic(), [cell for cell in planned if _is_open(cell, retry_failed)]
+    for number, cell in enumerate(todo):
+        left = _time_left(time.monotonic() - started, number, len(todo))
+        with progress.scope(f"cell {number + 1}/{len(todo)} {_name(cell.settings)}{left}: "):
+            _run_one(cell, bench, quiet, say)
+        write_results(read_study(folder, logs=False))
+
+
+def _counts(planned: list[Planned], retry_failed: bool) -> str:
+    todo = sum(_is_open(cell, retry_failed) for cell in planned)
+    return f"{len(planned)} cells: {len(planned) - todo} finished before, {todo} to run"
+
+
+def _say_choices(plan: Plan, say: Say) -> None:
+    for choice in plan.choices:
+        edge = ", at the edge of what was tried" if choice.at_edge else ""
+        say(f"{' / '.join(choice.slot)}: learning rate {choice.learning_rate:g}{edge}")
+    for settings in plan.pending:
+        say(f"{_name(settings)}: FAILED: no try of its learning rate came to an end")
 
 
 def _run_one(cell: Planned, bench: Workbench, quiet: bool, say: Say) -> None:
@@ -90,44 +112,6 @@ def _complete(cell: Planned, wanted: Completions, say: Say) -> None:
 def _is_open(cell: Planned, retry_failed: bool) -> bool:
     state, _ = ledger_module.state_of(cell.folder)
     return state in ("waiting", "running") or (state == "failed" and retry_failed)
-
-
-def _finish(folder: Path, planned: list[Planned]) -> None:
-    study = read_study(folder, logs=False)
-    done = [entry for entry, cell in zip(_entries(planned), study.cells, strict=True) if cell.done]
-    atomic.write_json(folder / "audit.json", audit(done, study.arms, {cell.cell: cell.folder for cell in planned}))
-    write_results(study)
-
-
-def _write_study(folder: Path, spec: StudyFile, source: str, planned: list[Planned]) -> None:
-    content = {
-        "format": ledger_module.FORMAT,
-        "name": spec.name,
-        "source": source,
-        "arms": [arm.id for arm in spec.resolved_arms()],
-        "strategies": list(spec.strategies),
-        "models": list(dict.fromkeys(cell.settings.model_name for cell in planned)),
-        "datasets": list(dict.fromkeys(cell.settings.dataset_name for cell in planned)),
-        "seeds": list(spec.seeds),
-        "cells": _entries(planned),
-        "versions": library_versions(),
-    }
-    atomic.write_json(folder / STUDY, content)
-
-
-def _entries(planned: list[Planned]) -> list[dict[str, Any]]:
-    return [
-        {
-            "cell": cell.cell,
-            "folder": cell.folder.name,
-            "model": cell.settings.model_name,
-            "dataset": cell.settings.dataset_name,
-            "arm": cell.settings.arm.id,
-            "strategy": cell.settings.strategy,
-            "seed": cell.settings.seed,
-        }
-        for cell in planned
-    ]
 
 
 def _name(settings: CellSettings) -> str:

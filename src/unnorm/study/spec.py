@@ -1,18 +1,28 @@
 """The study file: YAML, read into one pydantic model. What is wrong in it is an error that names line and key."""
 
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from unnorm.data.settings import Dataset, DataSettings
+from unnorm.evaluation.judges.load import Kind
 from unnorm.foundation.errors import SettingsError
-from unnorm.study.arms import Arm, arm_from
-from unnorm.study.cell import CellSettings
+from unnorm.study.arms import Arm, arm_from, arm_with
+from unnorm.study.cell import CellSettings, short_name
+from unnorm.study.slices import (
+    DatasetChanges,
+    Misplaced,
+    Place,
+    Where,
+    changes_at,
+    check_where,
+    chosen_places,
+    merged,
+    partial,
+)
+from unnorm.study.yaml_lines import locate, read_yaml
 from unnorm.tuning.settings import DEFAULT_LEARNING_RATE, STRATEGIES, Strategy, TrainingSettings
 
 VERSION = 1
@@ -23,12 +33,23 @@ class _Part(BaseModel):
 
 
 class StudyTraining(TrainingSettings):
-    """Training settings of all cells; the learning rate may differ by strategy, never by arm."""
+    """Training settings of all cells; the learning rate may differ by strategy, never by arm, unless it is tuned."""
 
+    epochs: int | None = Field(default=None, gt=0, description="instead of tokens: the training part so many times")
     max_length: int = Field(default=256, gt=1, description="tokens a row")
     learning_rate: float | dict[Strategy, float] = Field(  # type: ignore[assignment]
         default_factory=lambda: dict(DEFAULT_LEARNING_RATE), description="one number, or one a strategy"
     )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "StudyTraining":
+        if self.epochs is not None and "tokens" in self.model_fields_set:
+            raise ValueError("tokens and epochs both say how long to train: give one of them")
+        return self
+
+    def rate_of(self, strategy: Strategy) -> float | None:
+        """The learning rate of a strategy; None where the file names none for it."""
+        return self.learning_rate.get(strategy) if isinstance(self.learning_rate, Mapping) else self.learning_rate
 
 
 class Evaluation(_Part):
@@ -36,6 +57,29 @@ class Evaluation(_Part):
 
     every_tokens: int = Field(default=200_000, gt=0)
     tokens: int = Field(default=100_000, gt=0)
+
+
+class Tune(_Part):
+    """The same small search of the learning rate for each arm, on a part of the training data held out for it."""
+
+    learning_rate: list[float] | dict[Strategy, list[float]] = Field(
+        description="rates to try, or such a list a strategy"
+    )
+    tokens: int | None = Field(default=None, gt=0, description="training tokens of each try; default: the cell's own")
+    seed: int | None = Field(default=None, ge=0, description="of every try; default: the study's first")
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _several(cls, rates: Any) -> Any:
+        for each in rates.values() if isinstance(rates, Mapping) else [rates]:
+            if len(set(each)) < 2 or min(each) <= 0:
+                raise ValueError("a search needs two different rates at least, all above 0")
+        return rates
+
+    def rates_of(self, strategy: Strategy) -> list[float]:
+        """The rates to try under a strategy, lowest first; none where it is not tuned."""
+        rates = self.learning_rate.get(strategy, []) if isinstance(self.learning_rate, Mapping) else self.learning_rate
+        return sorted(set(rates))
 
 
 class Completions(_Part):
@@ -46,10 +90,52 @@ class Completions(_Part):
     max_new_tokens: int = Field(default=64, gt=0)
 
 
+class JudgeStage(_Part):
+    """Each arm's answers against the reference's, in both orders."""
+
+    kind: Kind = Field(description="pairrm, reward, openai, or likelihood (weak, offline)")
+    model: str | None = Field(default=None, description="the judge's model; pairrm has its own")
+    base_url: str | None = Field(default=None, description="openai: the endpoint; its key: OPENAI_API_KEY")
+    margin: float = Field(default=0.0, ge=0, description="a score this small is a tie, in the judge's unit")
+
+
+class LatencyStage(_Part):
+    """Each arm's speed against the reference's, in one process, alternating."""
+
+    budget_seconds: float = Field(default=30.0, gt=0, description="a pair of arms, all workloads together")
+    batch_size: int = Field(default=1, gt=0)
+    length: int = Field(default=128, gt=0, description="tokens of a prompt")
+    new_tokens: int = Field(default=32, gt=0)
+
+
 class After(_Part):
     """Stages after training."""
 
     completions: Completions | None = None
+    judge: JudgeStage | None = None
+    latency: LatencyStage | None = None
+
+    @model_validator(mode="after")
+    def _answers(self) -> "After":
+        if self.judge is not None and self.completions is None:
+            raise ValueError("judge needs answers to judge: add completions")
+        return self
+
+
+class Changes(_Part):
+    """What is set otherwise for a slice."""
+
+    training: partial(StudyTraining) | None = None  # type: ignore[valid-type]
+    evaluation: partial(Evaluation) | None = None  # type: ignore[valid-type]
+    dataset: DatasetChanges | None = None  # type: ignore[valid-type]
+    arm: dict[str, Any] | None = Field(default=None, description="settings of the norm, calibrate, recover, inherit")
+
+
+class Override(_Part):
+    """`set` holds wherever `where` does."""
+
+    where: Where
+    set: Changes
 
 
 class StudyFile(_Part):
@@ -64,6 +150,10 @@ class StudyFile(_Part):
     seeds: list[int] = Field(default=[0], min_length=1)
     training: StudyTraining = StudyTraining()
     evaluation: Evaluation = Evaluation()
+    tune: Tune | None = None
+    include: list[Where] = Field(default=[], description="only these combinations; all, if there is none")
+    exclude: list[Where] = Field(default=[], description="not these combinations")
+    overrides: list[Override] = Field(default=[], description="settings of a slice of the matrix")
     after: After = After()
 
     @field_validator("datasets", mode="before")
@@ -75,46 +165,128 @@ class StudyFile(_Part):
             else value
         )
 
+    @property
+    def model_names(self) -> list[str]:
+        return [short_name(model) for model in self.models]
+
+    @property
+    def dataset_names(self) -> list[str]:
+        return [dataset_name(dataset) for dataset in self.datasets]
+
     def resolved_arms(self) -> list[Arm]:
-        """The arms in order. Two of one id are a `SettingsError`."""
-        arms = [arm_from(entry) for entry in self.arms]
-        ids = [arm.id for arm in arms]
-        if len(set(ids)) < len(ids):
-            raise SettingsError(f"arms: each id may stand once, not {', '.join(ids)}.")
+        """The arms in order. One that is wrong is a `Misplaced`."""
+        arms = []
+        for number, entry in enumerate(self.arms):
+            try:
+                arms.append(arm_from(entry))
+            except SettingsError as error:
+                raise Misplaced(str(error), "arms", number) from error
         return arms
 
     def cells(self) -> list[CellSettings]:
-        """Every cell, those that share a base, data and start next to each other."""
-        arms = self.resolved_arms()
-        return [
-            CellSettings(
-                model=model,
-                arm=arm,
-                strategy=strategy,
-                data=DataSettings(max_length=self.training.max_length, **dataset.model_dump()),
-                training=self._training_of(strategy),
-                evaluation_tokens=self.evaluation.tokens,
-                evaluate_every_tokens=self.evaluation.every_tokens,
-                checkpoint_every_tokens=self.evaluation.every_tokens,
-                seed=seed,
-            )
-            for model in self.models
-            for dataset in self.datasets
+        """Every cell with the learning rate that the file gives, those that share a base, data and start together.
+
+        Raises `Misplaced` for what does not fit together.
+        """
+        resolved = self.resolved_arms()
+        self._check_twice([arm.id for arm in resolved])
+        arms = {arm.id: arm for arm in resolved}
+        models = dict(zip(self.model_names, self.models, strict=True))
+        datasets = dict(zip(self.dataset_names, self.datasets, strict=True))
+        every = [
+            Place(model, dataset, arm, strategy, seed)
+            for model in models
+            for dataset in datasets
             for seed in self.seeds
             for arm in arms
             for strategy in self.strategies
         ]
+        places = chosen_places(every, self.include, self.exclude)
+        for number, override in enumerate(self.overrides):
+            check_where(override.where, places, "overrides", number, "where")
+            if not override.set.model_fields_set:
+                raise Misplaced("nothing is set", "overrides", number, "set")
+        overrides = [(each.where, each.set.model_dump(exclude_unset=True)) for each in self.overrides]
+        return [
+            self._cell(place, models[place.model], datasets[place.dataset], arms[place.arm], overrides)
+            for place in places
+        ]
 
-    def _training_of(self, strategy: Strategy) -> TrainingSettings:
-        rate = self.training.learning_rate
-        if isinstance(rate, Mapping):
-            if strategy not in rate:
-                raise SettingsError(
-                    f"training.learning_rate names no rate for {strategy!r}. Add one, or give one number."
-                )
-            rate = rate[strategy]
-        plain = self.training.model_dump(exclude={"max_length", "learning_rate"})
-        return TrainingSettings(**plain, learning_rate=rate)
+    def _cell(
+        self, place: Place, model: str, dataset: Dataset, arm: Arm, overrides: list[tuple[Where, dict[str, Any]]]
+    ) -> CellSettings:
+        changes = changes_at(place, overrides)
+
+        def changed(settings: Any, part: str) -> Any:
+            return _changed(settings, changes.get(part, {}), *_location_of(part, place, overrides))
+
+        training, evaluation = changed(self.training, "training"), changed(self.evaluation, "evaluation")
+        dataset = changed(dataset, "dataset")
+        try:
+            arm = arm_with(arm, changes.get("arm", {}))
+        except SettingsError as error:
+            raise Misplaced(str(error), *_location_of("arm", place, overrides)) from error
+        strategy: Strategy = place.strategy  # type: ignore[assignment]
+        return CellSettings(
+            model=model,
+            arm=arm,
+            strategy=strategy,
+            data=DataSettings(max_length=training.max_length, **dataset.model_dump()),
+            training=self._training_of(training, strategy),
+            epochs=training.epochs,
+            evaluation_tokens=evaluation.tokens,
+            evaluate_every_tokens=evaluation.every_tokens,
+            checkpoint_every_tokens=evaluation.every_tokens,
+            seed=place.seed,
+        )
+
+    def _training_of(self, training: StudyTraining, strategy: Strategy) -> TrainingSettings:
+        rate = training.rate_of(strategy)
+        tuned = self.tune is not None and bool(self.tune.rates_of(strategy))
+        if tuned and rate is not None and "learning_rate" in training.model_fields_set:
+            raise Misplaced(
+                f"the rate of {strategy} is both given and tuned: drop one of the two", "tune", "learning_rate"
+            )
+        if not tuned and rate is None:
+            raise Misplaced(f"names no rate for {strategy!r}. Add one, or give one number", "training", "learning_rate")
+        plain = training.model_dump(exclude={"max_length", "learning_rate", "epochs"})
+        # a tuned cell's rate is put in when it is known
+        return TrainingSettings(**plain, learning_rate=rate or DEFAULT_LEARNING_RATE[strategy])
+
+    def _check_twice(self, arms: list[str]) -> None:
+        named = {"arms": arms, "models": self.model_names, "datasets": self.dataset_names}
+        named |= {"strategies": list(self.strategies), "seeds": list(map(str, self.seeds))}
+        for key, names in named.items():
+            given = len(getattr(self, key))
+            if len(set(names)) < given:
+                hint = " Give one of them a `name`." if key == "datasets" else ""
+                raise Misplaced(f"each may stand once, not {', '.join(names)}.{hint}", key)
+
+
+def dataset_name(dataset: Dataset) -> str:
+    """What results call the data set."""
+    return dataset.name or short_name(dataset.source)
+
+
+def _location_of(part: str, place: Place, overrides: list[tuple[Where, dict[str, Any]]]) -> tuple[int | str, ...]:
+    """Where the last override stands that sets a `part` of what holds at `place`."""
+    last = max((n for n, (where, changes) in enumerate(overrides) if where.holds(place) and part in changes), default=0)
+    return "overrides", last, "set", part
+
+
+def _changed(settings: Any, changes: Mapping[str, Any], *location: int | str) -> Any:
+    """`settings` with `changes` put over what the file gives; a length of training takes the other's place."""
+    if not changes:
+        return settings
+    given = settings.model_dump(exclude_unset=True)
+    for one, other in (("tokens", "epochs"), ("epochs", "tokens")):
+        if one in changes and other in given and isinstance(settings, StudyTraining):
+            del given[other]
+    try:
+        return type(settings).model_validate(merged(given, changes))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Misplaced(first["msg"], *location, *first["loc"]) from error
 
 
 def read_spec(path: Path) -> tuple[StudyFile, str]:
@@ -128,76 +300,23 @@ def read_spec(path: Path) -> tuple[StudyFile, str]:
 
 def parse_spec(text: str, where: str) -> StudyFile:
     """The study in YAML `text`; `where` names it in messages."""
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        at = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "cannot be read"
-        raise SettingsError(f"{where}{at}: not valid YAML: {problem}.") from error
-    if not isinstance(content, dict):
-        raise SettingsError(f"{where} must hold a mapping with name, models, datasets and arms.")
+    content, node = read_yaml(text, where)
     version = content.get("version", VERSION)
     if isinstance(version, int) and version > VERSION:
         raise SettingsError(
             f"{where} has version {version}; this unnorm reads up to {VERSION}. Install a newer unnorm."
         )
     try:
-        spec = StudyFile.model_validate(_expand(content, where))
+        spec = StudyFile.model_validate(content)
+        spec.cells()
     except ValidationError as error:
         first = error.errors()[0]
-        line, keys = _locate(node, first["loc"])
+        line, keys = locate(node, first["loc"])
         if first["type"] == "missing":
             keys.append(str(first["loc"][-1]))
         message = "there is no such key" if first["type"] == "extra_forbidden" else first["msg"]
         raise SettingsError(f"{where}, line {line}: {'.'.join(keys)}: {message}.") from error
-    for number, entry in enumerate(spec.arms):
-        try:
-            arm_from(entry)
-        except SettingsError as error:
-            raise SettingsError(f"{where}, line {_locate(node, ('arms', number))[0]}: arms: {error}") from error
-    try:
-        spec.cells()
-    except SettingsError as error:
-        raise SettingsError(f"{where}: {error}") from error
+    except Misplaced as error:
+        line, keys = locate(node, error.location)
+        raise SettingsError(f"{where}, line {line}: {'.'.join(keys)}: {str(error).rstrip('.')}.") from error
     return spec
-
-
-def _expand(value: Any, where: str) -> Any:
-    """`value` with ${VARIABLES} replaced in every text of it."""
-    if isinstance(value, str):
-
-        def look_up(match: re.Match[str]) -> str:
-            if match[1] not in os.environ:
-                raise SettingsError(f"{where} uses ${{{match[1]}}}, which is not set. Set it: export {match[1]}=...")
-            return os.environ[match[1]]
-
-        return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", look_up, value)
-    if isinstance(value, list):
-        return [_expand(item, where) for item in value]
-    if isinstance(value, dict):
-        return {key: _expand(item, where) for key, item in value.items()}
-    return value
-
-
-def _locate(node: Any, location: tuple[int | str, ...]) -> tuple[int, list[str]]:
-    """The line of the deepest part of `location` that the YAML has, and the keys down to it.
-
-    A key's own line, not its value's. pydantic's names for the branches of a union are no keys, and end the way down.
-    """
-    line = int(node.start_mark.line + 1)
-    keys: list[str] = []
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
-            if found is None:
-                break
-            line, node = int(found[0].start_mark.line + 1), found[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            break
-        keys.append(str(part))
-    return line, keys

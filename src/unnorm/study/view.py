@@ -7,6 +7,7 @@ from typing import Any
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, DataError
 from unnorm.study.ledger import FORMAT, check_format, result_of, state_of
+from unnorm.study.slices import Place
 from unnorm.tuning.run_log import RunLog
 
 STUDY = "study.json"
@@ -36,6 +37,12 @@ class CellView:
     """sites, specs, and `calibration` {tokens, seconds, sites: [{path, r2, alpha, saturation, seconds}]} or None."""
     completions: list[dict[str, Any]] = field(repr=False, default_factory=list)
     """prompt_id, category, turn, prompt, text, finish_reason, ...; untrusted text."""
+    folder: Path | None = None
+    """None while the cell's learning rate is still to be found."""
+
+    @property
+    def place(self) -> Place:
+        return Place(self.model, self.dataset, self.arm, self.strategy, self.seed)
 
     @property
     def done(self) -> bool:
@@ -78,6 +85,10 @@ class StudyView:
     """`matched` (bool) and `comparisons`: model, dataset, strategy, seed, arm, against, matched, differences."""
     versions: dict[str, str]
     pairs: list[PairView] = field(default_factory=list)
+    search: list[CellView] = field(default_factory=list)
+    """The tries of the learning-rate search, where there was one."""
+    choices: list[dict[str, Any]] = field(default_factory=list)
+    """model, dataset, arm, strategy, learning_rate, at_edge, tries [{learning_rate, loss}]."""
 
     @property
     def reference(self) -> str:
@@ -122,6 +133,8 @@ def read_study(folder: Path, *, logs: bool = True) -> StudyView:
             cells=cells,
             audit=atomic.read_json(audit_path) if audit_path.is_file() else {"matched": None, "comparisons": []},
             versions=content["versions"],
+            search=[_cell(ledger / "cells", entry, False) for entry in content.get("search", [])],
+            choices=content.get("choices", []),
         )
     except DataError as error:
         raise ArtefactError(str(error)) from error
@@ -130,6 +143,9 @@ def read_study(folder: Path, *, logs: bool = True) -> StudyView:
 
 
 def _cell(cells: Path, entry: dict[str, Any], logs: bool) -> CellView:
+    if not entry["cell"]:
+        named = {name: entry[name] for name in Place._fields}
+        return CellView(**named, cell="", state="waiting", error="its learning rate is not found yet", result=None)
     folder = cells / Path(entry["folder"]).name
     state, error = state_of(folder)
     calibration = folder / "calibration.json"
@@ -147,4 +163,5 @@ def _cell(cells: Path, entry: dict[str, Any], logs: bool) -> CellView:
         evaluations=RunLog(folder / "evaluations.jsonl").read() if logs else [],
         calibration=atomic.read_json(calibration) if calibration.is_file() else None,
         completions=RunLog(folder / COMPLETIONS).read() if logs else [],
+        folder=folder,
     )

@@ -1,32 +1,64 @@
 """`unnorm study plan`."""
 
+from typing import TYPE_CHECKING, Any
+
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 from unnorm.cli.study.options import LEDGER, Ledger, StudyFile, cell_name
 
+if TYPE_CHECKING:
+    from unnorm.study.estimate import Estimate
+    from unnorm.study.plan import Planned
+
 
 def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) -> None:
-    """Show every cell: what trains, tokens, steps, time and memory from a measured step, and what is done."""
+    """Show every cell: what trains, tokens, steps, time and memory from a measured step, what is done, and the audit.
+
+    Trains nothing. With `tune`, the tries of the search are listed first.
+    """
+    from unnorm.study.audit import audit_plan
     from unnorm.study.estimate import estimates
-    from unnorm.study.ledger import check_format, state_of
-    from unnorm.study.runner import plan_cells
+    from unnorm.study.ledger import check_format
+    from unnorm.study.plan import plan_study
+    from unnorm.study.record import place_of
     from unnorm.study.spec import read_spec
     from unnorm.study.workbench import Workbench
 
     spec, _ = read_spec(study)
     check_format(ledger)
     bench = Workbench(quiet=json)
-    planned = plan_cells(spec, ledger, bench)
-    say(f"{len(planned)} cells; measuring one training step of each kind")
-    found = estimates(planned, bench)
-    records = [
+    planned = plan_study(spec, ledger, bench)
+    say(f"{len(planned.search) + len(planned.cells)} cells; measuring one training step of each kind")
+    search = _records(planned.search, estimates(planned.search, bench))
+    cells = _records(planned.cells, estimates(planned.cells, bench))
+    resolved = {place_of(cell.settings): cell.resolved for cell in planned.cells}
+    audit = audit_plan(resolved, [arm.id for arm in spec.resolved_arms()], tuned=spec.tune is not None)
+    waiting = [place_of(settings)._asdict() for settings in planned.pending]
+    left = sum(record["estimated_seconds"] for record in search + cells if record["state"] != "done")
+    if json:
+        found = {"study": spec.name, "cells": cells, "search": search, "waiting_for_search": waiting, "audit": audit}
+        emit_json({**found, "estimated_seconds_left": left})
+        return
+    columns = ["cell", "state", "trains", "tokens", "steps", "minutes", "GiB"]
+    if search:
+        rows = [
+            [f"{row[0]}, rate {r['learning_rate']:g}", *row[1:]] for row, r in zip(_rows(search), search, strict=True)
+        ]
+        emit_table("learning-rate search", columns, rows, align_right_from=3)
+    more = f", and {len(waiting)} cells that wait for the search to find their learning rate" if waiting else ""
+    emit_table(f"{spec.name}: about {left / 60:.0f} minutes left here{more}", columns, _rows(cells), align_right_from=3)
+    _say_audit(audit)
+
+
+def _records(planned: "list[Planned]", found: "list[Estimate]") -> list[dict[str, Any]]:
+    from unnorm.study.ledger import state_of
+    from unnorm.study.record import place_of
+
+    return [
         {
-            "model": cell.settings.model_name,
-            "dataset": cell.settings.dataset_name,
-            "arm": cell.settings.arm.id,
-            "strategy": cell.settings.strategy,
-            "seed": cell.settings.seed,
+            **place_of(cell.settings)._asdict(),
             "cell": cell.cell,
             "state": state_of(cell.folder)[0],
+            "learning_rate": cell.settings.training.learning_rate,
             "trainable_parameters": estimate.trainable.parameters,
             "total_parameters": estimate.trainable.total_parameters,
             "tokens": estimate.tokens,
@@ -36,21 +68,30 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
         }
         for cell, estimate in zip(planned, found, strict=True)
     ]
-    left = sum(r["estimated_seconds"] for r in records if r["state"] != "done")  # type: ignore[misc]
-    if json:
-        emit_json({"study": spec.name, "cells": records, "estimated_seconds_left": left})
-        return
-    rows = [
+
+
+def _rows(records: list[dict[str, Any]]) -> list[list[str]]:
+    return [
         [
             cell_name(r),
             str(r["state"]),
-            " + ".join(f"{n:,} {group}" for group, n in r["trainable_parameters"].items()),  # type: ignore[attr-defined]
+            " + ".join(f"{n:,} {group}" for group, n in r["trainable_parameters"].items()),
             f"{r['tokens']:,}",
             f"{r['steps']:,}",
-            f"{r['estimated_seconds'] / 60:.1f}",  # type: ignore[operator]
-            f"{r['memory_bytes'] / 2**30:.1f}",  # type: ignore[operator]
+            f"{r['estimated_seconds'] / 60:.1f}",
+            f"{r['memory_bytes'] / 2**30:.1f}",
         ]
         for r in records
     ]
-    columns = ["cell", "state", "trains", "tokens", "steps", "minutes", "GiB"]
-    emit_table(f"{spec.name}: about {left / 60:.0f} minutes left here", columns, rows, align_right_from=3)
+
+
+def _say_audit(audit: dict[str, Any]) -> None:
+    unmatched = [c for c in audit["comparisons"] if not c["matched"]]
+    if audit["matched"] is None:
+        say("audit: no two arms to compare")
+    elif not unmatched:
+        say(f"audit: {len(audit['comparisons'])} comparisons, each differs in its arm alone")
+    for comparison in unmatched:
+        say(f"audit: NOT MATCHED: {cell_name(comparison)} against {comparison['against']}:")
+        for line in comparison["differences"]:
+            say(f"  {line}")

@@ -1,0 +1,39 @@
+"""On what a cell was run: the kind of hardware, the libraries, this code. Two arms are compared only on the same."""
+
+from functools import lru_cache
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+import torch
+
+from unnorm.evaluation.latency.environment import environment
+from unnorm.foundation.hashing import hash_json
+
+
+def run_environment() -> dict[str, Any]:
+    """device (its type), hardware (its name), versions of libraries, and unnorm's own version and digest."""
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    about = environment(device)
+    return {
+        "device": device.type,
+        "hardware": about["gpu"]["name"] if "gpu" in about else about["processor"],
+        "versions": {**about["versions"], "unnorm": version("unnorm")},
+        "code": code_digest(),
+    }
+
+
+@lru_cache
+def code_digest() -> str:
+    """Digest of unnorm's own source files: between releases the version alone does not tell what ran."""
+    return hash_json(sorted(_sources(files("unnorm"), "")))
+
+
+def _sources(folder: Any, prefix: str) -> list[tuple[str, str]]:
+    found = []
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            found += _sources(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(".py"):
+            found.append((prefix + entry.name, entry.read_text(encoding="utf-8")))
+    return found

@@ -1,0 +1,68 @@
+"""What a study keeps of itself beside its cells: study.json (what it is about), audit.json and the results' tables."""
+
+from pathlib import Path
+from typing import Any
+
+from unnorm.artefacts.manifest import library_versions
+from unnorm.foundation import atomic
+from unnorm.study import ledger as ledger_module
+from unnorm.study.audit import audit_results
+from unnorm.study.cell import CellSettings
+from unnorm.study.plan import Plan, Planned
+from unnorm.study.results import write_results
+from unnorm.study.slices import Place
+from unnorm.study.spec import StudyFile
+from unnorm.study.tune import Choice
+from unnorm.study.view import STUDY, StudyView, read_study
+
+
+def place_of(settings: CellSettings) -> Place:
+    return Place(settings.model_name, settings.dataset_name, settings.arm.id, settings.strategy, settings.seed)
+
+
+def write_study(folder: Path, spec: StudyFile, source: str, plan: Plan) -> None:
+    """Write study.json. source: the study file's text."""
+    content = {
+        "format": ledger_module.FORMAT,
+        "name": spec.name,
+        "source": source,
+        "arms": [arm.id for arm in spec.resolved_arms()],
+        "strategies": list(spec.strategies),
+        "models": spec.model_names,
+        "datasets": spec.dataset_names,
+        "seeds": list(spec.seeds),
+        "cells": _in_order(spec, plan),
+        "search": [{**_entry(one), "learning_rate": one.settings.training.learning_rate} for one in plan.search],
+        "choices": [_choice(choice) for choice in plan.choices],
+        "versions": library_versions(),
+    }
+    atomic.write_json(folder / STUDY, content)
+
+
+def conclude(folder: Path) -> StudyView:
+    """Write what follows from the cells as they stand: the audit and the results' tables. Returns the study, read."""
+    study = read_study(folder, logs=False)
+    folders = {cell.place: cell.folder for cell in study.cells if cell.done and cell.folder is not None}
+    atomic.write_json(folder / "audit.json", audit_results(folders, study.arms, tuned=bool(study.search)))
+    write_results(study)
+    return study
+
+
+def _in_order(spec: StudyFile, plan: Plan) -> list[dict[str, Any]]:
+    """An entry a cell, in the matrix's order; of those whose learning rate is not known yet without hash and folder."""
+    entries = {place_of(one.settings): _entry(one) for one in plan.cells}
+    entries |= {place_of(settings): _named(settings) | {"cell": "", "folder": ""} for settings in plan.pending}
+    return [entries[place_of(settings)] for settings in spec.cells()]
+
+
+def _entry(planned: Planned) -> dict[str, Any]:
+    return {"cell": planned.cell, "folder": planned.folder.name, **_named(planned.settings)}
+
+
+def _named(settings: CellSettings) -> dict[str, Any]:
+    return place_of(settings)._asdict()
+
+
+def _choice(choice: Choice) -> dict[str, Any]:
+    tries = [{"learning_rate": one.learning_rate, "loss": one.loss} for one in choice.tries]  # JSON: inf is null
+    return {**choice.slot._asdict(), "learning_rate": choice.learning_rate, "at_edge": choice.at_edge, "tries": tries}

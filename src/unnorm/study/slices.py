@@ -1,0 +1,124 @@
+"""Slices of a study's matrix: which combinations are in it, and what is set otherwise for some of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from unnorm.data.settings import Dataset
+from unnorm.tuning.settings import LoraSettings, Strategy
+
+AXES = ("model", "dataset", "arm", "strategy", "seed")
+
+
+class Place(NamedTuple):
+    """One combination of the matrix. model and dataset by their names, as results name them."""
+
+    model: str
+    dataset: str
+    arm: str
+    strategy: str
+    seed: int
+
+
+class Misplaced(Exception):
+    """Something in a study file is wrong: `location` says where, for whoever knows its lines."""
+
+    def __init__(self, message: str, *location: int | str) -> None:
+        super().__init__(message)
+        self.location = location
+
+
+class Where(BaseModel):
+    """Combinations, by any of their parts: one value or several for each; what is left out may be anything."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    model: str | list[str] | None = None
+    dataset: str | list[str] | None = None
+    arm: str | list[str] | None = None
+    strategy: Strategy | list[Strategy] | None = None
+    seed: int | list[int] | None = None
+
+    def holds(self, place: Place) -> bool:
+        return all(getattr(place, axis) in values for axis, values in self.asked().items())
+
+    def asked(self) -> dict[str, list[Any]]:
+        """Axis -> the values asked for; only of axes that are named."""
+        found = {axis: getattr(self, axis) for axis in AXES}
+        return {a: v if isinstance(v, list) else [v] for a, v in found.items() if v is not None}
+
+
+def partial(model: type[BaseModel], *, without: Sequence[str] = ()) -> type[BaseModel]:
+    """`model` with no field required and unknown keys refused: what may be set otherwise, with the same checks."""
+    fields: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        if name not in without:
+            kind = _PartialLora if field.annotation is LoraSettings else field.annotation
+            constrained = Annotated[kind, *field.metadata] if field.metadata else kind
+            fields[name] = (constrained | None, Field(default=None, description=field.description))
+    config = ConfigDict(frozen=True, extra="forbid")
+    return create_model(f"{model.__name__}Changes", __config__=config, **fields)
+
+
+_PartialLora = partial(LoraSettings)
+DatasetChanges = partial(Dataset, without=("source", "name"))
+
+
+def check_where(where: Where, places: Sequence[Place], *location: int | str) -> None:
+    """Raise `Misplaced` if a value is none of the study's, or no combination is left that fits."""
+    for axis, values in where.asked().items():
+        known = list(dict.fromkeys(getattr(place, axis) for place in places))
+        for value in values:
+            if value not in known:
+                names = ", ".join(map(str, known))
+                raise Misplaced(f"there is no {axis} {value!r} in this study; it has {names}", *location, axis)
+    if not any(where.holds(place) for place in places):
+        raise Misplaced("no cell fits all of this", *location)
+
+
+def chosen_places(places: Sequence[Place], include: Sequence[Where], exclude: Sequence[Where]) -> list[Place]:
+    """Those of `places` that any of `include` holds (all, if it is empty) and none of `exclude`."""
+    for name, wheres in (("include", include), ("exclude", exclude)):
+        for number, where in enumerate(wheres):
+            check_where(where, places, name, number)
+    kept = [p for p in places if not include or any(where.holds(p) for where in include)]
+    kept = [p for p in kept if not any(where.holds(p) for where in exclude)]
+    if not kept:
+        raise Misplaced("no cell is left", "exclude" if exclude else "include")
+    return kept
+
+
+def changes_at(place: Place, overrides: Sequence[tuple[Where, Mapping[str, Any]]]) -> dict[str, Any]:
+    """What is set otherwise at `place`. Two overrides that set one thing to different values there: `Misplaced`."""
+    found: dict[str, Any] = {}
+    origin: dict[tuple[str, ...], tuple[int, Any]] = {}
+    for number, (where, changes) in enumerate(overrides):
+        if not where.holds(place):
+            continue
+        for keys, value in _leaves(changes):
+            before, other = origin.setdefault(keys, (number, value))
+            if other != value:
+                raise Misplaced(
+                    f"{'.'.join(keys)} is set to {value!r} here and to {other!r} in overrides.{before}, and both hold "
+                    f"for {' / '.join(map(str, place))}",
+                    *("overrides", number, "set", *keys),
+                )
+        found = merged(found, changes)
+    return found
+
+
+def merged(one: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`one` with what `over` says put over it, mappings key by key."""
+    result = dict(one)
+    for key, value in over.items():
+        before = result.get(key)
+        result[key] = merged(before, value) if isinstance(before, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def _leaves(content: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*prefix, str(key)))
+        else:
+            yield (*prefix, str(key)), value

@@ -5,7 +5,7 @@ OUT/trainable.json     what trains, by group
 OUT/calibration.json   how the new norms were fitted
 OUT/recovery.json      how they were recovered, where they were
 OUT/steps.jsonl        the log of every step;  OUT/evaluations.jsonl  the held-out loss at intervals
-OUT/checkpoints/       to go on from
+OUT/checkpoints/       to go on from;  OUT/scores.parquet  the held-out scores of each conversation, at the end
 OUT/model/             the artefact, at the end;  OUT/result.json  the numbers
 """
 
@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from unnorm.artefacts.saving import save
+from unnorm.data.prepare import Rows
 from unnorm.data.settings import DataSettings
 from unnorm.data.sources import counts_in_words
+from unnorm.evaluation.conversation_scores import score_conversations, write_sums
 from unnorm.evaluation.held_out import evaluate_rows
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, Interrupted, SettingsError
@@ -175,6 +177,7 @@ class _Ready(NamedTuple):
     trainable: Trainable
     evaluations: RunLog
     evaluated: dict[int, dict[str, Any]]
+    validation: Rows
 
 
 def _prepare(settings: CellSettings, bench: Workbench, cell: str, out: Path, quiet: bool, say: Say) -> _Ready:
@@ -223,7 +226,7 @@ def _prepare(settings: CellSettings, bench: Workbench, cell: str, out: Path, qui
         checkpoint_every=max(1, settings.checkpoint_every_tokens // settings.training.batch_tokens),
         quiet=quiet,
     )
-    return _Ready(trainer, swap, recovery, trainable, evaluations, evaluated)
+    return _Ready(trainer, swap, recovery, trainable, evaluations, evaluated, validation)
 
 
 def _train(settings: CellSettings, ready: _Ready, tokenizer: Any, cell: str, out: Path, say: Say) -> dict[str, Any]:
@@ -236,6 +239,7 @@ def _train(settings: CellSettings, ready: _Ready, tokenizer: Any, cell: str, out
     ready.trainer.evaluate_now(0)
     say(f"held-out loss before training {ready.evaluated[0]['loss']:.4f}")
     ready.trainer.fit()
+    write_sums(out / "scores.parquet", score_conversations(ready.trainer.model, tokenizer, ready.validation))
     save(ready.trainer.model, out / "model", tokenizer)
     return _result(settings, cell, ready.trainable, ready.trainer.log_file.read(), ready.evaluated)
 

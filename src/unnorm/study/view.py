@@ -12,6 +12,8 @@ from unnorm.tuning.run_log import RunLog
 
 STUDY = "study.json"
 COMPLETIONS = "completions.jsonl"
+SCORES = "scores.parquet"
+"""What the fine-tuned model scored on each held-out conversation."""
 
 
 @dataclass(frozen=True)

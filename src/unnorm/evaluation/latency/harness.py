@@ -12,6 +12,7 @@ from torch import nn
 
 from unnorm.evaluation.latency.blocks import block
 from unnorm.evaluation.latency.environment import environment
+from unnorm.evaluation.latency.placement import lay_elsewhere
 from unnorm.evaluation.latency.ratios import Ratio, ratio_of
 from unnorm.evaluation.latency.report import Comparison, LatencyReport, verdict_of
 from unnorm.evaluation.latency.workloads import Sample, Workload, prepare
@@ -42,7 +43,7 @@ def compare_latency(
 
     All run alternately, in random ABBA blocks, after a warm-up with the shapes that are measured; so do the reference a
     second time, which gives the noise floor, and (bound) a copy of it without norms: the most that any replacement
-    could save. budget_seconds: of all workloads together, warm-up included. half_width: relative; once every interval
+    could save. On the CPU weights are laid elsewhere before each run. budget_seconds: of all workloads together, warm-up included. half_width: relative; once every interval
     is as tight, a workload ends early. compiled: by torch.compile. Raises `SettingsError` for a workload that is too
     long for a model.
     """
@@ -75,7 +76,7 @@ def compare_latency(
             until = started + budget_seconds * (number + 1) / len(workloads)
             runs = {n: prepare(_Compiled(run, timed[n]), each, prompts, seed=seed) for n, run in callables.items()}
             memory[each.name] = _warm_up(runs, device)
-            times = _measure(runs, each, until, half_width, reference, seed, samples, quiet)
+            times = _measure(runs, timed, each, until, half_width, reference, seed, samples, quiet)
             comparisons += _compare(times, each, reference, seed)
     finally:
         for name, model in timed.items():
@@ -131,6 +132,7 @@ def _warm_up(runs: Mapping[str, Sample], device: torch.device) -> dict[str, int]
 
 def _measure(
     runs: Mapping[str, Sample],
+    models: Mapping[str, Any],
     workload: Workload,
     until: float,
     half_width: float,
@@ -149,6 +151,7 @@ def _measure(
             for number in range(_MOST):
                 taken: dict[str, list[float]] = {name: [] for name in runs}
                 for place, name in enumerate(block(list(runs), generator)):
+                    lay_elsewhere(models[name], generator)
                     seconds = runs[name](number)
                     taken[name].append(seconds)
                     samples.append(

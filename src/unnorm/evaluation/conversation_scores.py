@@ -1,0 +1,51 @@
+"""What a model scored on each held-out conversation, as a file: what two models are compared over, pair by pair."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unnorm.data.prepare import Rows
+from unnorm.evaluation.scores import Item, score
+from unnorm.foundation import atomic
+from unnorm.foundation.errors import ArtefactError
+
+
+class ConversationSums(NamedTuple):
+    """Over the trained tokens of n conversations: nats [n] fp64, tokens [n] and correct [n] int64 (those that were the
+    most likely one). ids [n] int64: digests of what each conversation is, to see that two tables are about the same."""
+
+    nats: np.ndarray
+    tokens: np.ndarray
+    correct: np.ndarray
+    ids: np.ndarray
+
+
+def score_conversations(model: Any, tokenizer: Any, rows: Rows) -> ConversationSums:
+    """Score every conversation in prepared `rows`, in their order. The model is left in its mode."""
+    items = (Item(encoded, key=0) for row in rows.rows for encoded in row)
+    found = score(model, tokenizer, items, max_length=rows.max_length, packed=rows.packed, pad_id=rows.pad_id)
+    nats, tokens, correct, *_ = found.trained.T
+    return ConversationSums(nats, tokens.astype(np.int64), correct.astype(np.int64), found.ids)
+
+
+def write_sums(path: Path, sums: ConversationSums) -> None:
+    """Write a Parquet file, one row a conversation."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.table(sums._asdict()), buffer)
+    atomic.write_bytes(path, buffer.getvalue().to_pybytes())
+
+
+def read_sums(path: Path) -> ConversationSums:
+    """Read what `write_sums` wrote. A file that is none is an `ArtefactError`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, columns=list(ConversationSums._fields))
+    except (OSError, pa.ArrowException) as error:
+        raise ArtefactError(f"{path} cannot be read as scores of conversations. Delete its cell and run again.") from error
+    return ConversationSums(*(table[name].to_numpy() for name in ConversationSums._fields))

@@ -1,0 +1,204 @@
+"""Two arms side by side: loss, accuracy, preference and latency, paired over seeds and conversations.
+
+Each comparison says whether the audit found the two matched, and whether all seeds of the study are in it. p-values
+are corrected by Holm's method over all comparisons of one metric.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from unnorm.evaluation.conversation_scores import ConversationSums, read_sums
+from unnorm.evaluation.two_factors import Mean, holm, mean_over
+from unnorm.foundation.errors import SettingsError
+from unnorm.study.audit import differences, facts_of
+from unnorm.study.view import SCORES, CellView, PairView, StudyView
+
+Metric = Literal["loss", "accuracy", "preference", "latency"]
+UNITS: dict[Metric, str] = {
+    "loss": "held-out loss, relative: 0.01 is 1 % higher",
+    "accuracy": "held-out token accuracy, difference",
+    "preference": "win rate of the arm, ties half",
+    "latency": "time, relative: 0.01 is 1 % slower",
+}
+_NULL: dict[Metric, float] = {"loss": 0.0, "accuracy": 0.0, "preference": 0.5, "latency": 0.0}
+
+
+class Row(NamedTuple):
+    """One metric of one arm against another, over the seeds in which both are done.
+
+    value, low, high: in the metric's unit (`UNITS`), with its 95 % interval; None where one seed and one question leave
+    nothing to tell it from. p: that there is no difference; p_holm: corrected. conversations: held-out conversations,
+    or questions judged. matched: by the audit, in every seed. complete: whether no seed of the study is missing.
+    """
+
+    model: str
+    dataset: str
+    strategy: str
+    arm: str
+    against: str
+    metric: Metric
+    value: float
+    low: float | None
+    high: float | None
+    p: float | None
+    p_holm: float | None
+    seeds: tuple[int, ...]
+    conversations: int
+    matched: bool
+    complete: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self._asdict(), "seeds": list(self.seeds)}
+
+
+def compare_arms(study: StudyView, arm: str | None = None, against: str | None = None) -> list[Row]:
+    """Every arm (or `arm` alone) against the reference (or `against`), for each model, data set and strategy.
+
+    A `SettingsError` for an arm that the study does not have.
+    """
+    against = against or study.reference
+    for name in (arm, against):
+        if name is not None and name not in study.arms:
+            raise SettingsError(f"{study.name} has no arm {name!r}. It has: {', '.join(study.arms)}.")
+    if arm == against:
+        raise SettingsError(f"{arm!r} against itself is no comparison. Name two arms.")
+    arms = [arm] if arm else [each for each in study.arms if each != against]
+    done = {cell.place: cell for cell in study.cells if cell.done}
+    rows = []
+    for model in study.models:
+        for dataset in study.datasets:
+            for strategy in study.strategies:
+                for each in arms:
+                    rows += _rows(study, done, (model, dataset, strategy), each, against)
+    return _corrected(rows)
+
+
+def _rows(study: StudyView, done: dict[Any, CellView], where: tuple[str, str, str], arm: str, against: str) -> list[Row]:
+    wanted = [c.seed for c in study.cells if (c.model, c.dataset, c.strategy) == where and c.arm == arm]
+    cells = {c.seed: c for c in done.values() if (c.model, c.dataset, c.strategy) == where and c.arm == arm}
+    others = {c.seed: c for c in done.values() if (c.model, c.dataset, c.strategy) == where and c.arm == against}
+    both = [(cells[s], others[s]) for s in study.seeds if s in cells and s in others]
+    if not both:
+        return []
+    pairs = [
+        p
+        for p in study.pairs
+        if (p.model, p.dataset, p.strategy) == where and (p.arm, p.against) == (arm, against) and p.seed in cells
+    ]
+    matched = all(not differences(*map(_facts, pair), tuned=bool(study.search))[0] for pair in both)
+    found: list[tuple[Metric, Mean, tuple[int, ...], int]] = [
+        *_losses(both),
+        *_preference([p for p in pairs if p.judge]),
+        *_latency([p for p in pairs if p.latency]),
+    ]
+    return [
+        Row(*where, arm, against, metric, *mean, None, seeds, n, matched, set(wanted) <= set(seeds))
+        for metric, mean, seeds, n in found
+    ]
+
+
+def _losses(both: Sequence[tuple[CellView, CellView]]) -> list[tuple[Metric, Mean, tuple[int, ...], int]]:
+    """Loss and accuracy, from the scores of each conversation; from the cells' results where those are not there."""
+    seeds = tuple(one.seed for one, _ in both)
+    tables = [[_sums(cell) for cell in pair] for pair in both]
+    known = [table for pair in tables for table in pair if table is not None]
+    if len(known) < 2 * len(both) or any(not np.array_equal(table.ids, known[0].ids) for table in known):
+        return _of_results(both, seeds)
+    columns = tuple(
+        np.array([getattr(pair[side], name) for pair in tables], dtype=float)
+        for name in ("nats", "correct", "tokens")
+        for side in (0, 1)
+    )
+    nats, correct, tokens = columns[:2], columns[2:4], columns[4:]
+
+    def gap(a: Any, b: Any, m: Any, n: Any, axis: int) -> Any:
+        return a.sum(axis) / m.sum(axis) / (b.sum(axis) / n.sum(axis)) - 1
+
+    def difference(a: Any, b: Any, m: Any, n: Any, axis: int) -> Any:
+        return a.sum(axis) / m.sum(axis) - b.sum(axis) / n.sum(axis)
+
+    count = columns[0].shape[1]
+    return [
+        ("loss", mean_over(gap, (*nats, *tokens)), seeds, count),
+        ("accuracy", mean_over(difference, (*correct, *tokens)), seeds, count),
+    ]
+
+
+def _of_results(
+    both: Sequence[tuple[CellView, CellView]], seeds: tuple[int, ...]
+) -> list[tuple[Metric, Mean, tuple[int, ...], int]]:
+    """Without the scores of each conversation only seeds are drawn."""
+
+    def column(side: int, key: str) -> np.ndarray:
+        return np.array([[pair[side].result[key]] for pair in both])  # type: ignore[index]
+
+    losses, accuracies = ([column(side, key) for side in (0, 1)] for key in ("eval_loss", "eval_token_accuracy"))
+    return [
+        ("loss", mean_over(lambda a, b, axis: (a / b - 1).mean(axis), tuple(losses)), seeds, 0),
+        ("accuracy", mean_over(lambda a, b, axis: (a - b).mean(axis), tuple(accuracies)), seeds, 0),
+    ]
+
+
+def _preference(pairs: list[PairView]) -> list[tuple[Metric, Mean, tuple[int, ...], int]]:
+    """The win rate over questions that the judge answered in every seed."""
+    if not pairs:
+        return []
+    seeds = tuple(pair.seed for pair in pairs)
+    if len(pairs) == 1:  # its own report has exact intervals, for few questions too
+        whole = pairs[0].judge["parts"]["whole"]  # type: ignore[index]
+        rate = whole["win_rate"]
+        if rate is None:
+            return []
+        return [("preference", Mean(*rate, whole["sign_test_p"]), seeds, whole["questions"])]
+    values = [{v["prompt_id"]: v["value"] for v in pair.verdicts if v["value"] is not None} for pair in pairs]
+    shared = [prompt for prompt in values[0] if all(prompt in each for each in values)]
+    if not shared:
+        return []
+    table = np.array([[each[prompt] for prompt in shared] for each in values], dtype=float)
+    mean = mean_over(lambda x, axis: x.mean(axis), (table,), null=_NULL["preference"])
+    clipped = mean._replace(
+        low=None if mean.low is None else max(0.0, mean.low), high=None if mean.high is None else min(1.0, mean.high)
+    )
+    return [("preference", clipped, seeds, len(shared))]
+
+
+def _latency(pairs: list[PairView]) -> list[tuple[Metric, Mean, tuple[int, ...], int]]:
+    """The ratio of times: of one pair with the harness's own interval, of several with their spread."""
+    ratios = [_ratio(pair) for pair in pairs]
+    if not ratios:
+        return []
+    seeds = tuple(pair.seed for pair in pairs)
+    if len(ratios) == 1:
+        return [("latency", Mean(*(ratios[0][key] - 1 for key in ("value", "low", "high")), None), seeds, 0)]
+    logs = np.array([[math.log(ratio["value"])] for ratio in ratios])
+    mean = mean_over(lambda x, axis: x.mean(axis), (logs,))
+    back = [None if v is None else math.exp(v) - 1 for v in mean[:3]]
+    return [("latency", Mean(back[0] or 0.0, back[1], back[2], mean.p), seeds, 0)]
+
+
+def _ratio(pair: PairView) -> dict[str, float]:
+    found = next(c for c in pair.latency["comparisons"] if c["model"] == pair.arm)  # type: ignore[index]
+    ratio: dict[str, float] = found["ratio"]
+    return ratio
+
+
+def _corrected(rows: list[Row]) -> list[Row]:
+    result = list(rows)
+    for metric in UNITS:
+        places = [i for i, row in enumerate(rows) if row.metric == metric and row.p is not None]
+        for i, p in zip(places, holm([rows[i].p or 0.0 for i in places]), strict=True):
+            result[i] = rows[i]._replace(p_holm=p)
+    return result
+
+
+def _sums(cell: CellView) -> ConversationSums | None:
+    path = cell.folder / SCORES if cell.folder else None
+    return read_sums(path) if path is not None and path.is_file() else None
+
+
+def _facts(cell: CellView) -> Any:
+    assert cell.folder is not None  # a cell that is done has one
+    return facts_of(cell.folder)

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from unnorm.evaluation.two_factors import holm, mean_over
+
+
+def mean(x, axis):
+    return x.mean(axis)
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 5])
+def test_intervals_cover_the_truth(seeds):
+    """Seeds and questions both drawn: an interval from either alone would cover far less."""
+    generator = np.random.default_rng(seeds)
+    covered, runs = 0, 400
+    for _ in range(runs):
+        by_seed, by_question = generator.normal(0, 0.1, (seeds, 1)), generator.normal(0, 1, (1, 60))
+        table = 0.3 + (by_seed if seeds > 1 else 0) + by_question + generator.normal(0, 0.5, (seeds, 60))
+        found = mean_over(mean, (table,))
+        covered += found.low <= 0.3 <= found.high
+    assert covered / runs >= 0.93
+
+
+def test_p_is_below_a_level_about_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    ps = [mean_over(mean, (generator.normal(0.5, 1, (3, 40)),), null=0.5).p for _ in range(400)]
+    assert 0.01 <= np.mean(np.array(ps) < 0.05) <= 0.07
+
+
+def test_a_ratio_of_sums_is_resampled_as_one():
+    tokens = np.tile(np.arange(1.0, 101.0), (2, 1))
+    found = mean_over(lambda a, b, axis: a.sum(axis) / b.sum(axis) - 1, (1.02 * tokens, tokens))
+    assert found.value == pytest.approx(0.02)
+    assert found.low == pytest.approx(0.02)
+    assert found.high == pytest.approx(0.02)
+    assert found.p < 1e-9
+
+
+def test_where_nothing_is_drawn_twice_nothing_is_claimed():
+    assert mean_over(mean, (np.array([[0.4]]),)) == (pytest.approx(0.4), None, None, None)
+
+
+def test_no_difference_at_all_is_no_evidence():
+    assert mean_over(mean, (np.zeros((2, 5)),)) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []

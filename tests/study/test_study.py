@@ -178,19 +178,6 @@ def test_interruption_keeps_what_was_done(bases, data_file, tmp_path, monkeypatc
     assert [row["state"] for row in table(tmp_path / "small")] == ["done", "waiting", "waiting", "waiting"]
 
 
-def test_an_unmatched_pair_is_named(small):
-    from unnorm.study.audit import audit
-
-    _, ledger = small
-    content = json.loads((ledger / "small" / "study.json").read_text())
-    folders = {entry["cell"]: ledger / "cells" / entry["folder"] for entry in content["cells"]}
-    frozen, full = (e for e in content["cells"] if e["arm"] == "original")
-    forged = [{**frozen, "arm": "original"}, {**full, "arm": "dyt", "strategy": "frozen"}]
-    report = audit(forged, ["original", "dyt"], folders)
-    assert report["matched"] is False
-    assert any(text.startswith("strategy: 'full' against 'frozen'") for text in report["comparisons"][0]["differences"])
-
-
 def test_ledgers_that_cannot_be_used(small, bases, data_file, tmp_path, monkeypatch):
     text, _ = small
     (tmp_path / "format.json").write_text('{"format": 2}')

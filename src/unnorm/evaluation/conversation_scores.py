@@ -47,5 +47,7 @@ def read_sums(path: Path) -> ConversationSums:
     try:
         table = pq.read_table(path, columns=list(ConversationSums._fields))
     except (OSError, pa.ArrowException) as error:
-        raise ArtefactError(f"{path} cannot be read as scores of conversations. Delete its cell and run again.") from error
+        raise ArtefactError(
+            f"{path} cannot be read as scores of conversations. Delete its cell and run again."
+        ) from error
     return ConversationSums(*(table[name].to_numpy() for name in ConversationSums._fields))

@@ -64,7 +64,7 @@ def holm(ps: list[float]) -> list[float]:
 
 
 def _variance_over_questions(statistic: Callable[..., Any], columns: tuple[np.ndarray, ...], seed: int) -> float:
-    seeds, questions = columns[0].shape
+    questions = columns[0].shape[1]
     generator = np.random.default_rng(seed)
     batch = max(1, _AT_ONCE // columns[0].size)
     means: list[np.ndarray] = []

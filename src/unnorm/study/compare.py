@@ -76,7 +76,9 @@ def compare_arms(study: StudyView, arm: str | None = None, against: str | None =
     return _corrected(rows)
 
 
-def _rows(study: StudyView, done: dict[Any, CellView], where: tuple[str, str, str], arm: str, against: str) -> list[Row]:
+def _rows(
+    study: StudyView, done: dict[Any, CellView], where: tuple[str, str, str], arm: str, against: str
+) -> list[Row]:
     wanted = [c.seed for c in study.cells if (c.model, c.dataset, c.strategy) == where and c.arm == arm]
     cells = {c.seed: c for c in done.values() if (c.model, c.dataset, c.strategy) == where and c.arm == arm}
     others = {c.seed: c for c in done.values() if (c.model, c.dataset, c.strategy) == where and c.arm == against}

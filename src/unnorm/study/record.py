@@ -20,8 +20,8 @@ def place_of(settings: CellSettings) -> Place:
     return Place(settings.model_name, settings.dataset_name, settings.arm.id, settings.strategy, settings.seed)
 
 
-def write_study(folder: Path, spec: StudyFile, source: str, plan: Plan) -> None:
-    """Write study.json. source: the study file's text."""
+def write_study(folder: Path, spec: StudyFile, source: str, plan: Plan, pairs: list[dict[str, Any]]) -> None:
+    """Write study.json. source: the study file's text. pairs: `stages.Stages.entries`."""
     content = {
         "format": ledger_module.FORMAT,
         "name": spec.name,
@@ -34,6 +34,7 @@ def write_study(folder: Path, spec: StudyFile, source: str, plan: Plan) -> None:
         "cells": _in_order(spec, plan),
         "search": [{**_entry(one), "learning_rate": one.settings.training.learning_rate} for one in plan.search],
         "choices": [_choice(choice) for choice in plan.choices],
+        "pairs": pairs,
         "versions": library_versions(),
     }
     atomic.write_json(folder / STUDY, content)

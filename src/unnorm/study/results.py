@@ -1,15 +1,11 @@
 """results.csv and results.parquet: one row a cell, columns as the design has them, in the plan's order."""
 
-import csv
-import io
-from pathlib import Path
 from typing import Any
 
 from unnorm.foundation import atomic
+from unnorm.study.tables import as_csv, as_parquet
 from unnorm.study.view import StudyView
 
-TEXT = ("model", "dataset", "arm", "strategy", "state", "cell")
-WHOLE = ("seed", "steps", "train_tokens", "trainable_parameters", "total_parameters")
 COLUMNS = (
     "model",
     "dataset",
@@ -44,20 +40,7 @@ def rows_of(study: StudyView) -> list[dict[str, Any]]:
 
 def write_results(study: StudyView) -> list[dict[str, Any]]:
     """Write both files into the study's folder, atomically, and return the rows."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     rows = rows_of(study)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    atomic.write_bytes(study.folder / "results.csv", text.getvalue().encode())
-    kinds = {
-        column: pa.string() if column in TEXT else pa.int64() if column in WHOLE else pa.float64() for column in COLUMNS
-    }
-    table = pa.Table.from_pylist(rows, schema=pa.schema(list(kinds.items())))
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer)
-    atomic.write_bytes(Path(study.folder / "results.parquet"), buffer.getvalue().to_pybytes())
+    atomic.write_bytes(study.folder / "results.csv", as_csv(rows, COLUMNS))
+    atomic.write_bytes(study.folder / "results.parquet", as_parquet(rows, COLUMNS))
     return rows

@@ -4,16 +4,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from unnorm.evaluation.questions import read_questions
 from unnorm.foundation import progress
 from unnorm.foundation.errors import DiskError, Interrupted, UnnormError
 from unnorm.study import ledger as ledger_module
-from unnorm.study.after import complete_cell
+from unnorm.study.after.stages import Stage, Stages
 from unnorm.study.cell import CellSettings, run_cell, write_state
 from unnorm.study.plan import Plan, Planned, plan_study
 from unnorm.study.record import conclude, write_study
 from unnorm.study.results import write_results
-from unnorm.study.spec import Completions, StudyFile
+from unnorm.study.spec import StudyFile
 from unnorm.study.view import StudyView, read_study
 from unnorm.study.workbench import Workbench
 
@@ -39,24 +38,22 @@ def run_study(
     ledger_module.check_format(ledger)
     bench = Workbench(quiet=quiet)
     plan = plan_study(spec, ledger, bench)
-    if spec.after.completions:
-        read_questions(spec.after.completions.prompts)  # a mistake in it shows now, not after hours of training
+    stages = Stages(spec, plan.cells, ledger, quiet=quiet)
     ledger_module.check_writable(ledger)
     folder = ledger / spec.name
-    write_study(folder, spec, source, plan)
+    write_study(folder, spec, source, plan, stages.entries)
     try:
         if plan.search:
             say(f"learning-rate search: {_counts(plan.search, retry_failed)}")
             _run_cells(plan.search, folder, bench, retry_failed, quiet, say)
             plan = plan_study(spec, ledger, bench)
-            write_study(folder, spec, source, plan)
+            stages = Stages(spec, plan.cells, ledger, quiet=quiet)
+            write_study(folder, spec, source, plan, stages.entries)
             _say_choices(plan, say)
         say(_counts(plan.cells, retry_failed))
         _run_cells(plan.cells, folder, bench, retry_failed, quiet, say)
-        if spec.after.completions:
-            for cell in plan.cells:
-                if ledger_module.state_of(cell.folder)[0] == "done":
-                    _complete(cell, spec.after.completions, say)
+        for stage in stages:
+            _run_stage(stage, say)
     finally:
         conclude(folder)
     return read_study(folder)
@@ -100,13 +97,15 @@ def _run_one(cell: Planned, bench: Workbench, quiet: bool, say: Say) -> None:
         say(f"{name}: {result['start_eval_loss']:.4f} → {result['eval_loss']:.4f} in {result['wall_seconds']:.0f} s")
 
 
-def _complete(cell: Planned, wanted: Completions, say: Say) -> None:
+def _run_stage(stage: Stage, say: Say) -> None:
+    if any(ledger_module.state_of(cell.folder)[0] != "done" for cell in stage.cells) or stage.is_done():
+        return
     try:
-        complete_cell(cell.settings, cell.cell, cell.folder, wanted)
+        stage.run()
     except (DiskError, Interrupted):
         raise
-    except Exception as error:  # the cell itself is done and stays so; the stage is tried again by the next run
-        say(f"{_name(cell.settings)}: completions FAILED: {type(error).__name__}: {error}")
+    except Exception as error:  # the cells are done and stay so; the stage is tried again by the next run
+        say(f"{_name(stage.cells[0].settings)}: {stage.name} FAILED: {type(error).__name__}: {error}")
 
 
 def _is_open(cell: Planned, retry_failed: bool) -> bool:

@@ -137,11 +137,28 @@ def read_study(folder: Path, *, logs: bool = True) -> StudyView:
             versions=content["versions"],
             search=[_cell(ledger / "cells", entry, False) for entry in content.get("search", [])],
             choices=content.get("choices", []),
+            pairs=[_pair(ledger / "pairs", entry, logs) for entry in content.get("pairs", [])],
         )
     except DataError as error:
         raise ArtefactError(str(error)) from error
     except (KeyError, TypeError) as error:
         raise ArtefactError(f"{path} is damaged ({error!r}). Run the study again; finished cells are kept.") from error
+
+
+def _pair(pairs: Path, entry: dict[str, Any], logs: bool) -> PairView:
+    folder = pairs / Path(entry["folder"]).name
+    judged, timed = (folder / Path(entry[key] or "").name for key in ("judge", "latency"))
+    return PairView(
+        **{name: entry[name] for name in Place._fields},
+        against=entry["against"],
+        judge=_json(judged / "report.json") if entry["judge"] else None,
+        verdicts=RunLog(judged / "outcomes.jsonl").read() if entry["judge"] and logs else [],
+        latency=_json(timed) if entry["latency"] else None,
+    )
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    return atomic.read_json(path) if path.is_file() else None
 
 
 def _cell(cells: Path, entry: dict[str, Any], logs: bool) -> CellView:

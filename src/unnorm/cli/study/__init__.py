@@ -2,6 +2,8 @@
 
 import typer
 
+from unnorm.cli.study.compare import compare
+from unnorm.cli.study.export import export
 from unnorm.cli.study.plan import plan
 from unnorm.cli.study.run import retry, run
 from unnorm.cli.study.schema import schema
@@ -12,7 +14,7 @@ app = typer.Typer(
     help="A matrix of models × datasets × arms × strategies × seeds, from a YAML file.", no_args_is_help=True
 )
 
-for verb in (plan, run, retry, status, table):
+for verb in (plan, run, retry, status, table, compare, export):
     example = f"Example: [bold]unnorm study {verb.__name__} recipes/alpaca-pythia-14m/study.yaml[/bold]"
     app.command(epilog=example)(verb)
 app.command(epilog="Example: [bold]unnorm study schema > study.schema.json[/bold]")(schema)

@@ -43,9 +43,9 @@ def compare_latency(
 
     All run alternately, in random ABBA blocks, after a warm-up with the shapes that are measured; so do the reference a
     second time, which gives the noise floor, and (bound) a copy of it without norms: the most that any replacement
-    could save. On the CPU weights are laid elsewhere before each run. budget_seconds: of all workloads together, warm-up included. half_width: relative; once every interval
-    is as tight, a workload ends early. compiled: by torch.compile. Raises `SettingsError` for a workload that is too
-    long for a model.
+    could save. On the CPU weights are laid elsewhere before each run. budget_seconds: of all workloads together,
+    warm-up included. half_width: relative; once every interval is as tight, a workload ends early. compiled: by
+    torch.compile. Raises `SettingsError` for a workload that is too long for a model.
     """
     workloads = [workload] if isinstance(workload, Workload) else list(workload)
     if not models or not workloads:

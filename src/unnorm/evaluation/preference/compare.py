@@ -1,9 +1,11 @@
 """`compare`: two files of completions and a judge in, a report out. The one place where the parts are joined."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from unnorm.evaluation.judges.interface import WHOLE, Judge
 from unnorm.evaluation.preference.answers import Question, pair_answers
@@ -14,6 +16,8 @@ from unnorm.foundation import atomic
 from unnorm.foundation.cache import cache_folder
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.hashing import digest_file, hash_json
+
+REPORT, OUTCOMES = "report.json", "outcomes.jsonl"
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,9 @@ def compare(
     """Judge the answers in `a` against those in `b`, in both orders, as wholes and turn by turn, and A against itself.
 
     margin: a score within it is a tie, in the judge's unit. price: for a million prompt tokens and a million reply
-    tokens. out: folder for verdicts.jsonl and report.json (default: the cache); verdicts that are in it are not asked
-    for again. Raises `DataError` for answers that cannot be paired, `SettingsError` for a folder of something else.
+    tokens. out: folder for verdicts.jsonl, outcomes.jsonl (of each question) and report.json (default: the cache);
+    verdicts that are in it are not asked for again. Raises `DataError` for answers that cannot be paired,
+    `SettingsError` for a folder of something else.
     """
     if margin < 0:
         raise SettingsError(f"the margin within which a score is a tie cannot be {margin:g}. Give 0 or more.")
@@ -91,9 +96,8 @@ def compare(
     log = VerdictLog(folder, about)
     judge_all(paired.questions, judge, log, quiet=quiet)
     parts = list(dict.fromkeys(part for question in paired.questions for part in question.parts))
-    found = {
-        part: summarise(outcomes_of(paired.questions, part, log.known, margin, sees_order=judge.sees_order), seed)
-        for part in parts
+    outcomes = {
+        part: outcomes_of(paired.questions, part, log.known, margin, sees_order=judge.sees_order) for part in parts
     }
     against_itself = outcomes_of(paired.questions, WHOLE, log.known, margin, sees_order=judge.sees_order, null=True)
     comparison = Comparison(
@@ -106,11 +110,13 @@ def compare(
         sees_order=judge.sees_order,
         unpaired=paired.unpaired,
         counts=_counts(paired.questions, log),
-        parts=found,
+        parts={part: summarise(found, seed) for part, found in outcomes.items()},
         null=summarise(against_itself, seed),
         usage=_usage(log, price),
     )
-    atomic.write_json(folder / "report.json", comparison.to_dict())
+    lines = [orjson.dumps(asdict(outcome)) + b"\n" for outcome in outcomes[WHOLE]]
+    atomic.write_bytes(folder / OUTCOMES, b"".join(lines))
+    atomic.write_json(folder / REPORT, comparison.to_dict())  # last: where it is, all is
     return comparison
 
 

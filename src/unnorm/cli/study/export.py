@@ -1,0 +1,28 @@
+"""`unnorm study export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unnorm.cli.output import JsonOption, emit_json
+from unnorm.cli.study.options import LEDGER, Ledger, StudyFile, view_of
+
+
+def export(
+    study: StudyFile,
+    format: Annotated[str, typer.Option("--format", help="csv, parquet or latex.")] = "csv",
+    out: Annotated[Path | None, typer.Option(help="Folder; default: the study's own.")] = None,
+    ledger: Ledger = LEDGER,
+    json: JsonOption = False,
+) -> None:
+    """Write the results of every cell and every comparison of arms as tables."""
+    from unnorm.study.export import export_study
+
+    view = view_of(study, ledger, logs=True)
+    written = export_study(view, out or view.folder, format)
+    if json:
+        emit_json({"study": view.name, "files": [str(path) for path in written]})
+        return
+    for path in written:
+        print(path)

@@ -1,0 +1,32 @@
+"""Pairs of cells that differ in the arm alone: an arm and the reference, with the same seed and all else."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from unnorm.foundation.hashing import hash_json
+from unnorm.study.plan import Planned
+from unnorm.study.record import place_of
+from unnorm.study.slices import Place
+
+
+class Pair(NamedTuple):
+    """place: that of the arm. folder: of all that the two are compared by, shared by every study that has both."""
+
+    arm: Planned
+    against: Planned
+    place: Place
+    folder: Path
+
+
+def pairs_of(cells: list[Planned], reference: str, ledger: Path) -> list[Pair]:
+    """Each cell of another arm with the reference's cell at its place, where there is one."""
+    at = {place_of(cell.settings): cell for cell in cells}
+    found = []
+    for place, arm in at.items():
+        against = at.get(place._replace(arm=reference))
+        if place.arm != reference and against is not None:
+            prefix = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", str(part))[-40:] for part in place)
+            name = f"{prefix}-{hash_json([arm.cell, against.cell])}"
+            found.append(Pair(arm, against, place, ledger / "pairs" / name))
+    return found

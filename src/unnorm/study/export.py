@@ -1,0 +1,26 @@
+"""A study's tables as files for other programs."""
+
+from pathlib import Path
+
+from unnorm.foundation import atomic
+from unnorm.foundation.errors import SettingsError
+from unnorm.study.compare import Row, compare_arms
+from unnorm.study.results import COLUMNS, rows_of
+from unnorm.study.tables import as_csv, as_latex, as_parquet
+from unnorm.study.view import StudyView
+
+_FORMATS = {"csv": ("csv", as_csv), "parquet": ("parquet", as_parquet), "latex": ("tex", as_latex)}
+
+
+def export_study(study: StudyView, folder: Path, format: str) -> list[Path]:
+    """Write `results` (one row a cell) and `comparisons` (one row a metric of two arms); the files' paths.
+
+    An unknown format is a `SettingsError`.
+    """
+    if format not in _FORMATS:
+        raise SettingsError(f"there is no format {format!r}. Known formats: {', '.join(_FORMATS)}.")
+    suffix, make = _FORMATS[format]
+    results, comparisons = folder / f"results.{suffix}", folder / f"comparisons.{suffix}"
+    atomic.write_bytes(results, make(rows_of(study), COLUMNS))
+    atomic.write_bytes(comparisons, make([row._asdict() for row in compare_arms(study)], Row._fields))
+    return [results, comparisons]

@@ -1,0 +1,67 @@
+"""Rows of plain values as CSV, Parquet or LaTeX."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Table = Sequence[Mapping[str, Any]]
+
+_TEXT = {"model", "dataset", "arm", "against", "strategy", "state", "cell", "metric"}
+_WHOLE = {"seed", "steps", "train_tokens", "trainable_parameters", "total_parameters", "conversations"}
+_FLAGS = {"matched", "complete"}
+
+
+def as_csv(rows: Table, columns: Sequence[str]) -> bytes:
+    """CSV with a header; numbers in full, lists with spaces between."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({column: _joined(row[column]) for column in columns} for row in rows)
+    return text.getvalue().encode()
+
+
+def as_parquet(rows: Table, columns: Sequence[str]) -> bytes:
+    """Parquet. A column's type goes by its name, so that tables of few rows have the same types as those of many."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def kind(column: str) -> Any:
+        if column in _TEXT:
+            return pa.string()
+        if column == "seeds":
+            return pa.list_(pa.int64())
+        return pa.int64() if column in _WHOLE else pa.bool_() if column in _FLAGS else pa.float64()
+
+    table = pa.Table.from_pylist(list(rows), schema=pa.schema([(column, kind(column)) for column in columns]))
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer)
+    content: bytes = buffer.getvalue().to_pybytes()
+    return content
+
+
+def as_latex(rows: Table, columns: Sequence[str]) -> bytes:
+    """A tabular environment (booktabs), escaped; numbers with four digits after the point, hashes left out."""
+    shown = [column for column in columns if column != "cell"]
+    lines = [r"\begin{tabular}{" + "l" * len(shown) + "}", r"\toprule"]
+    lines += [" & ".join(map(_escaped, shown)) + r" \\", r"\midrule"]
+    lines += [" & ".join(_escaped(_short(row[column])) for column in shown) + r" \\" for row in rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""]).encode()
+
+
+def _joined(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else str(_joined(value))
+
+
+_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_SPECIAL |= {each: "\\" + each for each in "&%$#_{}"}
+
+
+def _escaped(text: str) -> str:
+    return "".join(_SPECIAL.get(each, each) for each in text)

@@ -1,0 +1,56 @@
+from unnorm.foundation import atomic
+from unnorm.study.audit import audit_plan, audit_results
+from unnorm.study.cell import write_state
+from unnorm.study.slices import Place
+
+ARMS = ["original", "dyt"]
+SETTINGS = {"training": {"tokens": 10, "learning_rate": 1e-3}, "precision": "bf16"}
+
+
+def place(arm: str, seed: int = 0) -> Place:
+    return Place("m", "d", arm, "frozen", seed)
+
+
+def test_rule_06_a_plan_is_matched_if_the_arms_differ_in_the_arm_alone():
+    resolved = {place(arm): {**SETTINGS, "arm": {"id": arm}} for arm in ARMS}
+    assert audit_plan(resolved, ARMS)["matched"] is True
+    resolved[place("dyt")] = {**SETTINGS, "precision": "fp32", "arm": {"id": "dyt"}}
+    (found,) = audit_plan(resolved, ARMS)["comparisons"]
+    assert not found["matched"]
+    assert found["differences"] == ["precision: 'fp32' against 'bf16'"]
+
+
+def test_a_tuned_learning_rate_is_noted_and_no_difference():
+    tuned = {**SETTINGS, "training": {"tokens": 10, "learning_rate": 5e-3}}
+    resolved = {place("original"): SETTINGS, place("dyt"): tuned}
+    (found,) = audit_plan(resolved, ARMS, tuned=True)["comparisons"]
+    assert found["matched"]
+    assert found["noted"] == ["training.learning_rate: 0.005 against 0.001"]
+    assert not audit_plan(resolved, ARMS)["matched"]
+
+
+def test_what_was_done_counts_too(tmp_path):
+    """Steps, tokens, hardware, code: each is compared, and one that only one of two cells knows is a difference."""
+
+    def cell(arm: str, **result) -> None:
+        folder = tmp_path / arm
+        write_state(folder, arm, {**SETTINGS, "arm": {"id": arm}}, "done", None)
+        done = {"steps": 5, "train_tokens": 10, "environment": {"device": "cpu", "code": "a"}}
+        atomic.write_json(folder / "result.json", {**done, **result})
+
+    folders = {place(arm): tmp_path / arm for arm in ARMS}
+    cell("original")
+    cell("dyt")
+    assert audit_results(folders, ARMS)["matched"] is True
+    for change, said in (
+        ({"steps": 4}, "steps: 4 against 5"),
+        ({"environment": {"device": "cuda", "code": "a"}}, "environment.device: 'cuda' against 'cpu'"),
+        ({"environment": {"device": "cpu"}}, "environment.code: 'not known' against 'a'"),
+    ):
+        cell("dyt", **change)
+        (found,) = audit_results(folders, ARMS)["comparisons"]
+        assert found["differences"] == [said]
+
+
+def test_without_two_arms_nothing_is_claimed():
+    assert audit_plan({place("dyt"): SETTINGS}, ARMS) == {"matched": None, "comparisons": []}

@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+
+from unnorm.evaluation.conversation_scores import ConversationSums, write_sums
+from unnorm.foundation import atomic
+from unnorm.foundation.errors import SettingsError
+from unnorm.study.cell import write_state
+from unnorm.study.compare import compare_arms
+from unnorm.study.export import export_study
+from unnorm.study.view import CellView, PairView, StudyView
+
+SEEDS = [0, 1, 2]
+COUNT = 50
+
+
+def cell(folder, arm: str, seed: int, nats: np.ndarray, **settings) -> CellView:
+    """A cell that is done, whose conversations have 10 tokens and these nats each."""
+    out = folder / f"{arm}{seed}"
+    result = {"eval_loss": nats.mean() / 10, "eval_token_accuracy": 0.5, "steps": 5, "train_tokens": 9}
+    write_state(out, f"{arm}{seed}", {"arm": {"id": arm}, "seed": seed, **settings}, "done", None)
+    atomic.write_json(out / "result.json", result)
+    correct = (nats < np.median(nats)).astype(np.int64) * 5
+    ids = np.arange(COUNT)
+    write_sums(out / "scores.parquet", ConversationSums(nats, np.full(COUNT, 10), correct, ids))
+    return CellView(f"{arm}{seed}", "m", "d", arm, "frozen", seed, "done", None, result, folder=out)
+
+
+def study(folder, cells, pairs=()) -> StudyView:
+    arms = ["original", "worse", "same"]
+    audit = {"matched": None, "comparisons": []}
+    return StudyView("s", folder, "", arms, ["frozen"], ["m"], ["d"], SEEDS, list(cells), audit, {}, list(pairs))
+
+
+@pytest.fixture
+def cells(tmp_path):
+    generator = np.random.default_rng(0)
+    hard = generator.uniform(10, 60, COUNT)  # conversations differ far more than arms do
+    found = []
+    for seed in SEEDS:
+        base = hard * (1 + 0.002 * generator.normal()) + generator.normal(0, 0.2, COUNT)
+        found.append(cell(tmp_path, "original", seed, base))
+        found.append(cell(tmp_path, "worse", seed, 1.02 * base + generator.normal(0, 0.2, COUNT)))
+        found.append(cell(tmp_path, "same", seed, base + generator.normal(0, 0.2, COUNT)))
+    return found
+
+
+def test_arms_are_paired_over_seeds_and_conversations(tmp_path, cells):
+    rows = {(row.arm, row.metric): row for row in compare_arms(study(tmp_path, cells))}
+    assert set(rows) == {(arm, metric) for arm in ("worse", "same") for metric in ("loss", "accuracy")}
+    worse, same = rows["worse", "loss"], rows["same", "loss"]
+    assert worse.low < 0.02 < worse.high
+    assert worse.high - worse.low < 0.01
+    assert worse.p_holm < 0.05
+    assert same.low < 0 < same.high
+    assert same.p_holm >= same.p
+    assert (worse.seeds, worse.conversations, worse.matched, worse.complete) == ((0, 1, 2), COUNT, True, True)
+
+
+def test_any_two_arms(tmp_path, cells):
+    rows = compare_arms(study(tmp_path, cells), "same", "worse")
+    assert [(row.arm, row.against) for row in rows] == [("same", "worse")] * 2
+    assert rows[0].value == pytest.approx(1 / 1.02 - 1, abs=2e-3)
+    with pytest.raises(SettingsError, match="no arm 'best'"):
+        compare_arms(study(tmp_path, cells), "best")
+    with pytest.raises(SettingsError, match="no comparison"):
+        compare_arms(study(tmp_path, cells), "same", "same")
+
+
+def test_rule_07_a_comparison_with_a_seed_missing_says_so(tmp_path, cells):
+    waiting = cells[1].__class__(**{**vars(cells[1]), "state": "running", "result": None})
+    rows = compare_arms(study(tmp_path, [cells[0], waiting, *cells[2:]]))
+    assert {(row.arm, row.complete, len(row.seeds)) for row in rows} == {("worse", False, 2), ("same", True, 3)}
+
+
+def test_rule_06_a_comparison_of_cells_that_differ_in_more_says_so(tmp_path, cells):
+    cell(tmp_path, "worse", 1, np.ones(COUNT), precision="fp32")
+    rows = compare_arms(study(tmp_path, cells))
+    assert {(row.arm, row.matched) for row in rows} == {("worse", False), ("same", True)}
+
+
+def test_one_seed_leaves_the_conversations(tmp_path, cells):
+    (row, *_) = compare_arms(study(tmp_path, cells[:2]), "worse")
+    assert row.low < 0.02 < row.high
+    assert row.p < 0.01
+
+
+def test_cells_without_scores_of_conversations_are_compared_by_their_results(tmp_path, cells):
+    (tmp_path / "worse0" / "scores.parquet").unlink()
+    (row, *_) = compare_arms(study(tmp_path, cells), "worse")
+    assert row.conversations == 0
+    assert row.value == pytest.approx(0.02, abs=2e-3)
+
+
+def pair(seed: int, values: list[float], ratio: float) -> PairView:
+    verdicts = [{"prompt_id": str(i), "value": value} for i, value in enumerate(values)]
+    rate = sum(values) / len(values)
+    whole = {"win_rate": [rate, rate - 0.1, rate + 0.1], "sign_test_p": 0.25, "questions": len(values)}
+    latency = {
+        "comparisons": [{"model": "worse", "ratio": {"value": ratio, "low": ratio - 0.01, "high": ratio + 0.01}}]
+    }
+    judged = {"parts": {"whole": whole}}
+    return PairView("m", "d", "frozen", seed, "worse", "original", judged, verdicts, latency)
+
+
+def test_preference_and_latency_stand_beside(tmp_path, cells):
+    values = [0.0, 0.0, 0.5, 1.0] * 10
+    one = study(tmp_path, cells[:2], [pair(0, values, 1.05)])
+    rows = {row.metric: row for row in compare_arms(one, "worse")}
+    assert rows["preference"][6:10] == (0.375, 0.275, 0.475, 0.25)
+    assert rows["latency"].value == pytest.approx(0.05)
+    pairs = [pair(0, values, 1.05), pair(1, values, 1.06), pair(2, values[::-1], 1.04)]
+    rows = {row.metric: row for row in compare_arms(study(tmp_path, cells, pairs), "worse")}
+    assert rows["preference"].value == pytest.approx(0.375)
+    assert rows["preference"].high < 0.5
+    assert rows["latency"].value == pytest.approx(0.05, abs=1e-3)
+    assert rows["latency"].low > 0.01
+
+
+@pytest.mark.parametrize(("format", "suffix"), [("csv", "csv"), ("parquet", "parquet"), ("latex", "tex")])
+def test_tables_for_other_programs(tmp_path, cells, format, suffix):
+    results, comparisons = export_study(study(tmp_path, cells), tmp_path / "out", format)
+    assert {results.name, comparisons.name} == {f"results.{suffix}", f"comparisons.{suffix}"}
+    content = comparisons.read_bytes()
+    if format == "parquet":
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(comparisons)
+        assert table["arm"].to_pylist() == ["worse", "worse", "same", "same"]
+        assert table["seeds"].to_pylist()[0] == SEEDS
+    else:
+        assert b"worse" in content
+        assert b"0 1 2" in content
+        assert (rb"p\_holm" if format == "latex" else b"p_holm") in content
+
+
+def test_an_unknown_format(tmp_path, cells):
+    with pytest.raises(SettingsError, match="no format 'xls'"):
+        export_study(study(tmp_path, cells), tmp_path, "xls")

@@ -94,10 +94,14 @@ def test_cells_without_scores_of_conversations_are_compared_by_their_results(tmp
 def pair(seed: int, values: list[float], ratio: float) -> PairView:
     verdicts = [{"prompt_id": str(i), "value": value} for i, value in enumerate(values)]
     rate = sum(values) / len(values)
-    whole = {"win_rate": [rate, rate - 0.1, rate + 0.1], "sign_test_p": 0.25, "questions": len(values)}
-    latency = {
-        "comparisons": [{"model": "worse", "ratio": {"value": ratio, "low": ratio - 0.01, "high": ratio + 0.01}}]
+    whole = {
+        "win_rate": {"value": rate, "low": rate - 0.1, "high": rate + 0.1},
+        "sign_test_p": 0.25,
+        "questions": len(values),
     }
+    found = {"value": ratio, "low": ratio - 0.01, "high": ratio + 0.01}
+    workloads = [("prefill", {"value": 9.0}), ("decode", found)]
+    latency = {"comparisons": [{"model": "worse", "workload": {"kind": k}, "ratio": r} for k, r in workloads]}
     judged = {"parts": {"whole": whole}}
     return PairView("m", "d", "frozen", seed, "worse", "original", judged, verdicts, latency)
 

@@ -73,4 +73,4 @@ def _variance_over_questions(statistic: Callable[..., Any], columns: tuple[np.nd
         resampled = [np.moveaxis(column[:, drawn], 0, 1) for column in columns]  # [resamples, seeds, n]
         means.append(np.asarray(statistic(*resampled, axis=-1)).mean(-1))
     # resampling draws from the sample, whose spread is too small by (n − 1)/n
-    return float(np.concatenate(means).var(ddof=1)) * questions / (questions - 1)
+    return float(np.concatenate(means).var(ddof=1) * questions / (questions - 1))

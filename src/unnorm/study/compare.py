@@ -21,7 +21,7 @@ UNITS: dict[Metric, str] = {
     "loss": "held-out loss, relative: 0.01 is 1 % higher",
     "accuracy": "held-out token accuracy, difference",
     "preference": "win rate of the arm, ties half",
-    "latency": "time, relative: 0.01 is 1 % slower",
+    "latency": "time per output token, relative: 0.01 is 1 % slower",
 }
 _NULL: dict[Metric, float] = {"loss": 0.0, "accuracy": 0.0, "preference": 0.5, "latency": 0.0}
 
@@ -97,8 +97,19 @@ def _rows(
         *_latency([p for p in pairs if p.latency]),
     ]
     return [
-        Row(*where, arm, against, metric, *mean, None, seeds, n, matched, set(wanted) <= set(seeds))
-        for metric, mean, seeds, n in found
+        Row(
+            *where,
+            arm=arm,
+            against=against,
+            metric=metric,
+            **mean._asdict(),
+            p_holm=None,
+            seeds=seeds,
+            conversations=count,
+            matched=matched,
+            complete=set(wanted) <= set(seeds),
+        )
+        for metric, mean, seeds, count in found
     ]
 
 
@@ -154,7 +165,7 @@ def _preference(pairs: list[PairView]) -> list[tuple[Metric, Mean, tuple[int, ..
         rate = whole["win_rate"]
         if rate is None:
             return []
-        return [("preference", Mean(*rate, whole["sign_test_p"]), seeds, whole["questions"])]
+        return [("preference", Mean(**rate, p=whole["sign_test_p"]), seeds, whole["questions"])]
     values = [{v["prompt_id"]: v["value"] for v in pair.verdicts if v["value"] is not None} for pair in pairs]
     shared = [prompt for prompt in values[0] if all(prompt in each for each in values)]
     if not shared:
@@ -168,22 +179,23 @@ def _preference(pairs: list[PairView]) -> list[tuple[Metric, Mean, tuple[int, ..
 
 
 def _latency(pairs: list[PairView]) -> list[tuple[Metric, Mean, tuple[int, ...], int]]:
-    """The ratio of times: of one pair with the harness's own interval, of several with their spread."""
+    """The ratio of decoding times: of one pair with the harness's own interval, of several with their spread."""
     ratios = [_ratio(pair) for pair in pairs]
     if not ratios:
         return []
     seeds = tuple(pair.seed for pair in pairs)
     if len(ratios) == 1:
-        return [("latency", Mean(*(ratios[0][key] - 1 for key in ("value", "low", "high")), None), seeds, 0)]
+        only = {key: ratios[0][key] - 1 for key in ("value", "low", "high")}
+        return [("latency", Mean(**only, p=None), seeds, 0)]
     logs = np.array([[math.log(ratio["value"])] for ratio in ratios])
     mean = mean_over(lambda x, axis: x.mean(axis), (logs,))
-    back = [None if v is None else math.exp(v) - 1 for v in mean[:3]]
-    return [("latency", Mean(back[0] or 0.0, back[1], back[2], mean.p), seeds, 0)]
+    low, high = (None if bound is None else math.expm1(bound) for bound in (mean.low, mean.high))
+    return [("latency", Mean(math.expm1(mean.value), low, high, mean.p), seeds, 0)]
 
 
 def _ratio(pair: PairView) -> dict[str, float]:
-    found = next(c for c in pair.latency["comparisons"] if c["model"] == pair.arm)  # type: ignore[index]
-    ratio: dict[str, float] = found["ratio"]
+    of_arm = [c for c in pair.latency["comparisons"] if c["model"] == pair.arm]  # type: ignore[index]
+    ratio: dict[str, float] = next(c for c in of_arm if c["workload"]["kind"] == "decode")["ratio"]
     return ratio
 
 

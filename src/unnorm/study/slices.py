@@ -53,7 +53,7 @@ def partial(model: type[BaseModel], *, without: Sequence[str] = ()) -> type[Base
     fields: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         if name not in without:
-            kind = _PartialLora if field.annotation is LoraSettings else field.annotation
+            kind: Any = _PartialLora if field.annotation is LoraSettings else field.annotation
             constrained = Annotated[kind, *field.metadata] if field.metadata else kind
             fields[name] = (constrained | None, Field(default=None, description=field.description))
     config = ConfigDict(frozen=True, extra="forbid")
@@ -101,7 +101,10 @@ def changes_at(place: Place, overrides: Sequence[tuple[Where, Mapping[str, Any]]
                 raise Misplaced(
                     f"{'.'.join(keys)} is set to {value!r} here and to {other!r} in overrides.{before}, and both hold "
                     f"for {' / '.join(map(str, place))}",
-                    *("overrides", number, "set", *keys),
+                    "overrides",
+                    number,
+                    "set",
+                    *keys,
                 )
         found = merged(found, changes)
     return found

@@ -23,7 +23,7 @@ def latency(
     ] = None,
     budget: Annotated[float, typer.Option(min=1, help="Seconds, of all workloads together.")] = 60.0,
     half_width: Annotated[float, typer.Option(help="A workload ends early at intervals of ± this.")] = 0.005,
-    compiled: Annotated[bool, typer.Option("--compile", help="By torch.compile.")] = False,
+    mode: Annotated[str, typer.Option(help="eager, compile (by torch.compile), or cuda-graphs (captured).")] = "eager",
     no_bound: Annotated[bool, typer.Option("--no-bound", help="Leave out the copy without norms.")] = False,
     out: Annotated[Path | None, typer.Option(help="A .parquet file for every timed run.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the order and the tokens.")] = 0,
@@ -33,9 +33,15 @@ def latency(
 
     The reference runs a second time against itself: a ratio that is not larger than what that shows is no difference.
     """
+    from typing import get_args
+
     from unnorm.artefacts.loading import open_model
     from unnorm.evaluation.latency import Workload, compare_latency
+    from unnorm.evaluation.latency.workloads import Mode
     from unnorm.foundation.errors import SettingsError
+
+    if mode not in get_args(Mode):
+        raise SettingsError(f"--mode is one of {', '.join(get_args(Mode))}, not {mode!r}.")
 
     sizes, spans = _numbers(batch_sizes, "--batch-sizes"), _numbers(lengths, "--lengths")
     if prompts is not None:
@@ -60,7 +66,7 @@ def latency(
         budget_seconds=budget,
         half_width=half_width,
         bound=not no_bound,
-        compiled=compiled,
+        mode=mode,  # type: ignore[arg-type]
         prompts=texts,
         seed=seed,
     )

@@ -13,7 +13,7 @@ import unnorm.evaluation.latency.harness as harness
 from conftest import FAMILIES, tiny_model
 from surgery.architectures import architecture
 from unnorm.cli.main import run
-from unnorm.evaluation.latency import Workload, compare_latency
+from unnorm.evaluation.latency import Workload, compare_latency, energy
 from unnorm.evaluation.latency.blocks import block
 from unnorm.evaluation.latency.harness import AGAIN, NO_NORMS, without_norms
 from unnorm.evaluation.latency.ratios import Ratio, ratio_of
@@ -74,7 +74,7 @@ def simulated(monkeypatch, slower: float, seed: int) -> None:
     """Runs take no time but say that they took some, on a machine that drifts and has bursts of other work."""
     state = {"at": 0, "noise": noise(100_000, "both", np.random.default_rng(seed))}
 
-    def fake(model, workload, prompts=(), *, seed=0):
+    def fake(model, workload, prompts=(), *, fixed_cache=False, seed=0):
         def sample(number: int) -> float:
             state["at"] += 1
             return (slower if model.config.slow else 1.0) * math.exp(state["noise"][state["at"]])
@@ -83,6 +83,7 @@ def simulated(monkeypatch, slower: float, seed: int) -> None:
 
     monkeypatch.setattr(harness, "prepare", fake)
     monkeypatch.setattr(harness, "_WARM_SECONDS", 0.0)
+    monkeypatch.setattr(harness, "lay_elsewhere", lambda model, generator: None)
 
 
 def pair():
@@ -185,3 +186,45 @@ def test_the_command(bases, tmp_path, capsys):
         assert run(["latency", bases["gpt2"], *wrong]) == 2
     assert run(["latency", bases["gpt2"], bases["gpt2"]]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cache_of_fixed_size_adds_the_same_tokens(family, monkeypatch):
+    """What compiled models are timed with is the same work: the tokens that follow are those of the growing cache."""
+    model, seen = tiny_model(family), {True: [], False: []}
+    real = model.forward
+    for fixed in (True, False):
+        monkeypatch.setattr(model, "forward", lambda fixed=fixed, **k: seen[fixed].append(k["input_ids"]) or real(**k))
+        prepare(model, Workload(kind="decode", length=8, new_tokens=5), fixed_cache=fixed)(0)
+    assert len(seen[True]) == 6
+    assert all(torch.equal(one, other) for one, other in zip(seen[True], seen[False], strict=True))
+
+
+def test_graphs_without_a_gpu_are_refused():
+    with pytest.raises(SettingsError, match="CUDA graphs need a CUDA GPU"):
+        compare_latency({"a": tiny_model("gpt2")}, SHORT, mode="cuda-graphs")
+
+
+@pytest.mark.slow
+def test_compiled():
+    workload = Workload(kind="decode", length=8, new_tokens=4)
+    report = compare_latency({"a": tiny_model("gpt2")}, workload, mode="compile", budget_seconds=0.1, quiet=True)
+    assert {c.model for c in report.comparisons} == {AGAIN, NO_NORMS}
+    assert all(0.02 < c.ratio.value < 50 for c in report.comparisons)
+
+
+def test_energy_is_counted_over_runs_in_a_row(monkeypatch):
+    joules = {"now": 0.0}
+    monkeypatch.setattr(energy, "_counter", lambda device: lambda: joules["now"])
+    monkeypatch.setattr(energy, "_SECONDS", 0.01)
+
+    def run(cost: float):
+        def once(number: int) -> None:
+            joules["now"] += cost
+
+        return once
+
+    found = energy.energy_of({"a": run(2.0), "b": run(3.0)}, torch.device("cuda"))
+    assert found == {"a": pytest.approx(2.0), "b": pytest.approx(3.0)}
+    monkeypatch.undo()
+    assert energy.energy_of({"a": run(2.0)}, torch.device("cpu")) == {}

@@ -26,7 +26,15 @@ def environment(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         found["gpu"] = {"name": properties.name, "memory": properties.total_memory, "cuda": torch.version.cuda}
+        found["gpu"]["clock_mhz"] = _gpu_clock(device)
     return found
+
+
+def _gpu_clock(device: torch.device) -> int | None:
+    try:
+        return torch.cuda.clock_rate(device)
+    except Exception:  # pynvml is not there, or the driver does not tell
+        return None
 
 
 def _processor() -> str:

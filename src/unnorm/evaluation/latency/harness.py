@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from unnorm.evaluation.latency.blocks import block
+from unnorm.evaluation.latency.energy import energy_of
 from unnorm.evaluation.latency.environment import environment
 from unnorm.evaluation.latency.placement import lay_elsewhere
 from unnorm.evaluation.latency.ratios import Ratio, ratio_of
 from unnorm.evaluation.latency.report import Comparison, LatencyReport, verdict_of
-from unnorm.evaluation.latency.workloads import Sample, Workload, prepare
+from unnorm.evaluation.latency.workloads import Mode, Sample, Workload, prepare
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.progress import Bar
 from unnorm.surgery.base import context_length
@@ -34,7 +35,7 @@ def compare_latency(
     budget_seconds: float = 60.0,
     half_width: float = 0.005,
     bound: bool = True,
-    compiled: bool = False,
+    mode: Mode = "eager",
     prompts: Sequence[Sequence[int]] = (),
     seed: int = 0,
     quiet: bool = False,
@@ -44,8 +45,9 @@ def compare_latency(
     All run alternately, in random ABBA blocks, after a warm-up with the shapes that are measured; so do the reference a
     second time, which gives the noise floor, and (bound) a copy of it without norms: the most that any replacement
     could save. On the CPU weights are laid elsewhere before each run. budget_seconds: of all workloads together,
-    warm-up included. half_width: relative; once every interval is as tight, a workload ends early. compiled: by
-    torch.compile. Raises `SettingsError` for a workload that is too long for a model.
+    warm-up included. half_width: relative; once every interval is as tight, a workload ends early. mode: eager,
+    compile (torch.compile, a cache of fixed size) or cuda-graphs (the same, captured). Raises `SettingsError` for a
+    workload that is too long for a model, and for graphs without a GPU.
     """
     workloads = [workload] if isinstance(workload, Workload) else list(workload)
     if not models or not workloads:
@@ -64,25 +66,33 @@ def compare_latency(
         timed[NO_NORMS] = bare
     device = models[reference].get_input_embeddings().weight.device
     modes = {name: model.training for name, model in timed.items()}
-    callables = {name: torch.compile(model) if compiled else model for name, model in timed.items()}
+    if mode == "cuda-graphs" and device.type != "cuda":
+        raise SettingsError(f"CUDA graphs need a CUDA GPU, and the models are on {device}. Choose eager or compile.")
+    callables = {name: _callable(model, mode) for name, model in timed.items()}
     about = environment(device)
     comparisons: list[Comparison] = []
     samples: list[dict[str, Any]] = []
     memory: dict[str, dict[str, int]] = {}
+    energy: dict[str, dict[str, float]] = {}
     try:
         for number, each in enumerate(workloads):
             for model in timed.values():
                 model.train(each.kind == "train")
             until = started + budget_seconds * (number + 1) / len(workloads)
-            runs = {n: prepare(_Compiled(run, timed[n]), each, prompts, seed=seed) for n, run in callables.items()}
+            runs = {
+                n: prepare(_Compiled(run, timed[n]), each, prompts, fixed_cache=mode != "eager", seed=seed)
+                for n, run in callables.items()
+            }
             memory[each.name] = _warm_up(runs, device)
             times = _measure(runs, timed, each, until, half_width, reference, seed, samples, quiet)
             comparisons += _compare(times, each, reference, seed)
+            energy[each.name] = energy_of(runs, device)
     finally:
         for name, model in timed.items():
             model.train(modes[name])
-    found = {name: peaks for name, peaks in memory.items() if peaks}
-    return LatencyReport(comparisons, about, time.monotonic() - started, samples, found)
+    peaks = {name: found for name, found in memory.items() if found}
+    joules = {name: found for name, found in energy.items() if found}
+    return LatencyReport(comparisons, about, time.monotonic() - started, samples, peaks, joules)
 
 
 def without_norms(model: Any) -> Any | None:
@@ -98,6 +108,12 @@ def without_norms(model: Any) -> Any | None:
     except AttributeError:  # it reads its norms' parameters itself, as Mamba does
         return None
     return bare
+
+
+def _callable(model: Any, mode: Mode) -> Any:
+    if mode == "eager":
+        return model
+    return torch.compile(model, mode="reduce-overhead" if mode == "cuda-graphs" else None)
 
 
 class _Compiled:

@@ -33,13 +33,14 @@ class Comparison:
 @dataclass(frozen=True)
 class LatencyReport:
     """comparisons: one a workload and model. samples: every timed run, as plain records. peak_memory: bytes that a run
-    takes beside the weights, by workload and model, where the device tells."""
+    takes beside the weights, energy: joules of a run; both by workload and model, where the device tells."""
 
     comparisons: list[Comparison]
     environment: dict[str, Any]
     seconds: float
     samples: list[dict[str, Any]] = field(repr=False)
     peak_memory: dict[str, dict[str, int]] = field(default_factory=dict)
+    energy: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -47,6 +48,7 @@ class LatencyReport:
             "environment": self.environment,
             "seconds": self.seconds,
             "peak_memory": self.peak_memory,
+            "energy": self.energy,
         }
 
     def write_samples(self, path: Path) -> None:

@@ -1,23 +1,22 @@
-"""The local runner: cells one after another in this process, what they share prepared once, failures recorded."""
+"""Running a study: its cells are planned, what is open is done by as many processes as asked for, results written."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from unnorm.artefacts.manifest import library_versions
 from unnorm.evaluation.questions import read_questions
-from unnorm.foundation import atomic, progress
-from unnorm.foundation.errors import DiskError, Interrupted, UnnormError
+from unnorm.foundation import atomic
 from unnorm.study import ledger as ledger_module
-from unnorm.study.after import complete_cell
 from unnorm.study.audit import audit
-from unnorm.study.cell import CellSettings, run_cell, write_state
 from unnorm.study.plan import Planned, plan_cells
 from unnorm.study.results import write_results
-from unnorm.study.spec import Completions, StudyFile
+from unnorm.study.spec import StudyFile
+from unnorm.study.tasks import Timing, is_open, reopen
 from unnorm.study.view import STUDY, StudyView, read_study
+from unnorm.study.work import Work, cell_tasks, stage_tasks, work_through
 from unnorm.study.workbench import Workbench
+from unnorm.study.workers import run_workers
 
 Say = Callable[[str], None]
 
@@ -28,14 +27,19 @@ def run_study(
     ledger: Path,
     *,
     retry_failed: bool = False,
+    workers: int = 1,
+    report_to: tuple[str, ...] = (),
     quiet: bool = False,
     say: Say = lambda text: None,
+    timing: Timing | None = None,
 ) -> StudyView:
     """Run every cell of the study that is not done, and the stages after it. Returns the study as it then stands.
 
-    source: the study file's text, kept beside the results. A cell that fails is recorded with its error and does not
-    stop the others; it is run again only with `retry_failed`. `Interrupted` and a full disk end the run, and the same
-    call goes on from there.
+    source: the study file's text, kept beside the results. A cell or stage that fails is recorded with its error and
+    does not stop the others; it is run again only with `retry_failed`. Others may run the same study at the same time,
+    here or on another machine that sees the folder: the work is shared. workers: processes; with one, this one works
+    itself. report_to: transformers' names of trackers. `Interrupted` and a full disk end the run, and the same call
+    goes on from there.
     """
     ledger = Path(ledger)
     ledger_module.check_format(ledger)
@@ -46,50 +50,40 @@ def run_study(
     ledger_module.check_writable(ledger)
     folder = ledger / spec.name
     _write_study(folder, spec, source, planned)
-    started, fresh = time.monotonic(), 0
-    todo = [cell for cell in planned if _is_open(cell, retry_failed)]
-    say(f"{len(planned)} cells: {len(planned) - len(todo)} finished before, {len(todo)} to run")
+    work = Work(planned, spec.after, report_to, quiet)
     try:
-        for cell in planned:
-            if cell in todo:
-                left = _time_left(time.monotonic() - started, fresh, len(todo))
-                with progress.scope(f"cell {fresh + 1}/{len(todo)} {_name(cell.settings)}{left}: "):
-                    _run_one(cell, bench, quiet, say)
-                fresh += 1
-                write_results(read_study(folder, logs=False))
-            if spec.after.completions and ledger_module.state_of(cell.folder)[0] == "done":
-                _complete(cell, spec.after.completions, say)
+        do_work(work, bench, retry_failed=retry_failed, workers=workers, say=say, timing=timing, results=folder)
     finally:
         _finish(folder, planned)
     return read_study(folder)
 
 
-def _run_one(cell: Planned, bench: Workbench, quiet: bool, say: Say) -> None:
-    name = _name(cell.settings)
-    try:
-        result = run_cell(cell.settings, cell.folder, bench=bench, quiet=quiet)
-    except (DiskError, Interrupted):
-        raise
-    except Exception as error:
-        text = f"{type(error).__name__}: {error}"
-        write_state(cell.folder, cell.cell, cell.resolved, "failed", text)
-        say(f"{name}: FAILED: {error if isinstance(error, UnnormError) else text}")
+def do_work(
+    work: Work,
+    bench: Workbench,
+    *,
+    retry_failed: bool,
+    workers: int,
+    say: Say,
+    timing: Timing | None,
+    results: Path,
+) -> None:
+    """Do the work, or what others leave of it, in this process or in workers. results: the study's folder."""
+    cells = cell_tasks(work, bench, say)
+    if retry_failed:
+        for task in [*cells, *stage_tasks(work)]:
+            reopen(task)
+    left = sum(is_open(task) for task in cells)
+    say(f"{len(cells)} cells: {len(cells) - left} finished before, {left} to run")
+
+    def ended() -> None:
+        write_results(read_study(results, logs=False))
+
+    if workers == 1:
+        work_through(work, bench, say=say, ended=ended, timing=timing)
     else:
-        say(f"{name}: {result['start_eval_loss']:.4f} → {result['eval_loss']:.4f} in {result['wall_seconds']:.0f} s")
-
-
-def _complete(cell: Planned, wanted: Completions, say: Say) -> None:
-    try:
-        complete_cell(cell.settings, cell.cell, cell.folder, wanted)
-    except (DiskError, Interrupted):
-        raise
-    except Exception as error:  # the cell itself is done and stays so; the stage is tried again by the next run
-        say(f"{_name(cell.settings)}: completions FAILED: {type(error).__name__}: {error}")
-
-
-def _is_open(cell: Planned, retry_failed: bool) -> bool:
-    state, _ = ledger_module.state_of(cell.folder)
-    return state in ("waiting", "running") or (state == "failed" and retry_failed)
+        bench.let_go()
+        run_workers(work, workers, say=say, ended=ended, timing=timing)
 
 
 def _finish(folder: Path, planned: list[Planned]) -> None:
@@ -128,14 +122,3 @@ def _entries(planned: list[Planned]) -> list[dict[str, Any]]:
         }
         for cell in planned
     ]
-
-
-def _name(settings: CellSettings) -> str:
-    parts = (settings.model_name, settings.dataset_name, settings.arm.id, settings.strategy, f"seed {settings.seed}")
-    return " / ".join(parts)
-
-
-def _time_left(elapsed: float, done: int, total: int) -> str:
-    if not done:
-        return ""
-    return f", about {elapsed / done * (total - done) / 60:.0f} min left"

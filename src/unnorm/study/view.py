@@ -6,7 +6,9 @@ from typing import Any
 
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, DataError
-from unnorm.study.ledger import FORMAT, check_format, result_of, state_of
+from unnorm.study.attempt import working_folder
+from unnorm.study.lease import TaskFolder
+from unnorm.study.ledger import FORMAT, check_format, result_of, standing_of
 from unnorm.tuning.run_log import RunLog
 
 STUDY = "study.json"
@@ -24,7 +26,7 @@ class CellView:
     strategy: str
     seed: int
     state: str
-    """`waiting`, `running`, `done` or `failed`."""
+    """One of `ledger.STATES`."""
     error: str | None
     result: dict[str, Any] | None
     """The numbers of result.json; only of a cell that is done."""
@@ -36,6 +38,9 @@ class CellView:
     """sites, specs, and `calibration` {tokens, seconds, sites: [{path, r2, alpha, saturation, seconds}]} or None."""
     completions: list[dict[str, Any]] = field(repr=False, default_factory=list)
     """prompt_id, category, turn, prompt, text, finish_reason, ...; untrusted text."""
+    failure: str | None = None
+    """The class of the failure (`failures.Failure`), where there is one."""
+    folder: Path | None = None
 
     @property
     def done(self) -> bool:
@@ -131,8 +136,9 @@ def read_study(folder: Path, *, logs: bool = True) -> StudyView:
 
 def _cell(cells: Path, entry: dict[str, Any], logs: bool) -> CellView:
     folder = cells / Path(entry["folder"]).name
-    state, error = state_of(folder)
-    calibration = folder / "calibration.json"
+    state, error, failure, _ = standing_of(folder)
+    files = working_folder(TaskFolder(folder))
+    calibration = files / "calibration.json"
     return CellView(
         cell=entry["cell"],
         model=entry["model"],
@@ -143,8 +149,10 @@ def _cell(cells: Path, entry: dict[str, Any], logs: bool) -> CellView:
         state=state,
         error=error,
         result=result_of(folder) if state == "done" else None,
-        steps=RunLog(folder / "steps.jsonl").read() if logs else [],
-        evaluations=RunLog(folder / "evaluations.jsonl").read() if logs else [],
+        steps=RunLog(files / "steps.jsonl").read() if logs else [],
+        evaluations=RunLog(files / "evaluations.jsonl").read() if logs else [],
         calibration=atomic.read_json(calibration) if calibration.is_file() else None,
         completions=RunLog(folder / COMPLETIONS).read() if logs else [],
+        failure=failure,
+        folder=folder,
     )

@@ -8,7 +8,7 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
     """Show every cell: what trains, tokens, steps, time and memory from a measured step, and what is done."""
     from unnorm.study.estimate import estimates
     from unnorm.study.ledger import check_format, state_of
-    from unnorm.study.runner import plan_cells
+    from unnorm.study.plan import plan_cells
     from unnorm.study.spec import read_spec
     from unnorm.study.workbench import Workbench
 

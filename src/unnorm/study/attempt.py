@@ -15,13 +15,15 @@ from unnorm.foundation import atomic
 from unnorm.study import events
 from unnorm.study.lease import Entry, Lease, TaskFolder, entries, newest
 
-DROPPED = ("checkpoints", "attempt.json")
+_CHECKPOINTS = "checkpoints"
+_DROPPED = (_CHECKPOINTS, "attempt.json")
 """What serves an attempt alone, and is not published."""
-_IN_PLACE = ("steps.jsonl", "evaluations.jsonl", "checkpoints")
+_LOGS = ("steps.jsonl", "evaluations.jsonl")
 
 
 def open_attempt(lease: Lease) -> None:
     """Make the lease's folder out of what the last attempt for the same key left, or afresh."""
+    lease.check()
     earlier = [path for number, path in lease.task.attempts() if number < lease.number]
     with atomic.disk_errors(lease.attempt):
         if earlier and _key_of(lease.task, earlier[-1]) == lease.key:
@@ -42,11 +44,11 @@ def publish(task: TaskFolder) -> None:
     made = task.attempt(last.content["of"])
     with atomic.disk_errors(task.path):
         for item in sorted(made.iterdir()) if made.is_dir() else []:
-            if item.name not in DROPPED:
+            if item.name not in _DROPPED:
                 with suppress(FileNotFoundError):  # somebody else has just moved it
                     os.replace(item, task.path / item.name)
     events.record_end(task, last)
-    for _, path in task.attempts():
+    for path in (*(path for _, path in task.attempts()), task.path / _CHECKPOINTS):  # the latter of format 1
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -65,7 +67,7 @@ def working_folder(task: TaskFolder) -> Path:
 def reached(task: TaskFolder) -> str:
     """The newest checkpoint's name, to tell an attempt that got further from one that did not."""
     found = task.attempts()
-    names = sorted(path.name for path in (found[-1][1] / "checkpoints").glob("step-*")) if found else []
+    names = sorted(path.name for path in (found[-1][1] / _CHECKPOINTS).glob("step-*")) if found else []
     return names[-1] if names else ""
 
 
@@ -75,7 +77,15 @@ def _key_of(task: TaskFolder, attempt: Path) -> str | None:
 
 
 def _adopt_in_place(lease: Lease) -> None:
-    """Take over what ledgers of format 1 hold of an unfinished cell, whose attempts worked in the cell's own folder."""
-    for name in _IN_PLACE:
+    """Copy what a ledger of format 1 holds of an unfinished cell, whose attempts worked in the cell's own folder.
+
+    Copied, not moved: an owner that wakes late in here would take away what its successor has published.
+    """
+    state = lease.task.path / "cell.json"
+    if not state.is_file() or "state" not in atomic.read_json(state):
+        return
+    for name in _LOGS:
         with suppress(FileNotFoundError):
-            os.replace(lease.task.path / name, lease.attempt / name)
+            shutil.copyfile(lease.task.path / name, lease.attempt / name)
+    with suppress(FileNotFoundError):
+        shutil.copytree(lease.task.path / _CHECKPOINTS, lease.attempt / _CHECKPOINTS)

@@ -92,7 +92,7 @@ def run_cell(
     if not is_open(task):
         say(f"{out} is finished already; nothing to do")
         return atomic.read_json(out / "result.json")  # type: ignore[no-any-return]
-    lease = claim_task(task, Watch(), Timing())
+    lease = claim_task(task, Watch(), Timing(), say)
     if lease is None:
         raise RunError(f"{out} is being run by another process, or it killed the last two. See {out / events.NAME}.")
     try:

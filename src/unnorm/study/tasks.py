@@ -91,10 +91,10 @@ def run_tasks(
     waiting_for: list[str] = []
     while todo := [task for task in tasks if is_open(task)]:
         open_at_start = open_at_start or len(todo)
-        taken = next(((task, lease) for task in todo if (lease := claim_task(task, watch, timing))), None)
+        taken = next(((task, lease) for task in todo if (lease := claim_task(task, watch, timing, say))), None)
         if taken is None:
-            held = [_holder(task) for task in todo]
-            if held != waiting_for:
+            held = [who for task in todo if (who := _holder(task))]
+            if held and held != waiting_for:
                 say(f"waiting for {'; '.join(held)}")
                 waiting_for = held
             time.sleep(timing.look)
@@ -116,7 +116,7 @@ def run_tasks(
         ended()
 
 
-def claim_task(task: Task, watch: Watch, timing: Timing) -> Lease | None:
+def claim_task(task: Task, watch: Watch, timing: Timing, say: Say) -> Lease | None:
     """The lease on a task, unless it is not open any more, somebody has it, or it has killed too many workers."""
     lease = claim(task.at, task.key, watch, beat_seconds=timing.beat, reached=reached)
     if lease is None:
@@ -125,6 +125,7 @@ def claim_task(task: Task, watch: Watch, timing: Timing) -> Lease | None:
     if deaths >= _DEATHS:
         error = f"its worker died {deaths} times without getting further: killed, out of memory, or the machine went"
         _fail(task, lease, "lost_node", error, None)
+        say(f"{task.name}: FAILED: {error}")
         return None
     events.record(lease, events.how_begun(lease))
     return lease
@@ -193,10 +194,11 @@ def _release(lease: Lease) -> None:
         lease.stop_beating()
 
 
-def _holder(task: Task) -> str:
+def _holder(task: Task) -> str | None:
     last = newest(task.at)
-    who = f"{last.content.get('host', '?')} (pid {last.content.get('pid', '?')})" if last is not None else "?"
-    return f"{task.name}, which {who} has"
+    if last is None or last.kind != "claimed":
+        return None
+    return f"{task.name}, which {last.content.get('host', '?')} (pid {last.content.get('pid', '?')}) has"
 
 
 def _time_left(elapsed: float, done: int, left: int) -> str:

@@ -13,6 +13,8 @@ from unnorm.study.lease import Entry, Lease, TaskFolder, entries
 from unnorm.tuning.run_log import RunLog
 
 NAME = "events.jsonl"
+CELL = "cell"
+"""What stands for a stage in the events of the cell itself."""
 
 
 def record(lease: Lease, event: str, **more: Any) -> None:
@@ -23,7 +25,8 @@ def record(lease: Lease, event: str, **more: Any) -> None:
 def record_end(task: TaskFolder, end: Entry) -> None:
     """Append the event of the entry that ended a claim, unless it is there: its writer may have died before that."""
     number = end.content.get("of")
-    if not any(e["event"] == end.kind and e["generation"] == number for e in read_events(task.path)):
+    same = (end.kind, task.stage or CELL, number)
+    if not any((e["event"], e["stage"], e["generation"]) == same for e in read_events(task.path)):
         kept = {name: end.content[name] for name in ("failure", "error") if name in end.content}
         _append(task, end.kind, number, **kept)
 
@@ -42,7 +45,7 @@ def how_begun(lease: Lease) -> str:
 
 def _append(task: TaskFolder, event: str, number: int | None, **more: Any) -> None:
     me = this_process()
-    content = {"time": time.time(), "event": event, "stage": task.stage or "cell", "generation": number}
+    content = {"time": time.time(), "event": event, "stage": task.stage or CELL, "generation": number}
     line = orjson.dumps({**content, "host": me["host"], "pid": me["pid"], **more}) + b"\n"
     path = task.path / NAME
     with atomic.disk_errors(path):

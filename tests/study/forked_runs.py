@@ -16,7 +16,6 @@ import transformers.trainer  # noqa: F401
 
 from study.small_study import run_text
 from unnorm.study.lease import TaskFolder, newest
-from unnorm.study.ledger import standing_of
 
 torch.set_num_threads(1)
 
@@ -74,10 +73,13 @@ def kill_at_random_moments(text: str, ledgers: Path, kills: int, seed: int) -> l
 
 
 def main() -> None:
-    text, ledgers, kills, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    for ledger in kill_at_random_moments(text, ledgers, kills, seed):
-        states = [standing_of(cell).state for cell in ledger.glob("cells/*")]
-        print(ledger, *states)
+    """kill TEXT LEDGERS KILLS SEED, or two TEXT LEDGER: two runs at once."""
+    what, text, folder, *numbers = sys.argv[1:]
+    if what == "kill":
+        kill_at_random_moments(text, Path(folder), *map(int, numbers))
+        return
+    pids = [start(text, Path(folder)) for _ in range(2)]
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0]
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def _say(text: str) -> None:
 
 
 def _stop_with_parent() -> None:
-    while sys.stdin.buffer.readline():
+    while os.read(0, 4096):  # not through sys.stdin: a thread that waits in there aborts the interpreter's end
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 

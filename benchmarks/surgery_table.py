@@ -15,6 +15,7 @@ from scipy import stats
 
 from machine import machine_line
 from surgery_study import ARMS, OTHER_SEEDS, RATES, SEARCH_SEED, STRATEGIES
+from unnorm.study.ledger import state_of
 
 RESULTS = Path(__file__).parent / "results"
 ABOUT = """# Surgery: the start, and after fine-tuning
@@ -72,7 +73,7 @@ def cells(folder: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted(folder.glob("cells/*/cell.json")):
         cell = json.loads(path.read_text())
-        if cell["state"] == "done":
+        if state_of(path.parent)[0] == "done":
             found.append({**cell["settings"], "result": json.loads((path.parent / "result.json").read_text())})
     return found
 

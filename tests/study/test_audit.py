@@ -1,6 +1,5 @@
 from unnorm.foundation import atomic
 from unnorm.study.audit import audit_plan, audit_results
-from unnorm.study.cell import write_state
 from unnorm.study.slices import Place
 
 ARMS = ["original", "dyt"]
@@ -34,7 +33,7 @@ def test_what_was_done_counts_too(tmp_path):
 
     def cell(arm: str, **result) -> None:
         folder = tmp_path / arm
-        write_state(folder, arm, {**SETTINGS, "arm": {"id": arm}}, "done", None)
+        atomic.write_json(folder / "cell.json", {"cell": arm, "settings": {**SETTINGS, "arm": {"id": arm}}})
         done = {"steps": 5, "train_tokens": 10, "environment": {"device": "cpu", "code": "a"}}
         atomic.write_json(folder / "result.json", {**done, **result})
 

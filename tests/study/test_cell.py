@@ -18,7 +18,11 @@ from conftest import FAMILIES
 from unnorm.data.settings import DataSettings
 from unnorm.foundation.errors import ArtefactError, NonFiniteError, SettingsError
 from unnorm.study.arms import arm_from
-from unnorm.study.cell import CellSettings, run_cell
+from unnorm.study.attempt import working_folder
+from unnorm.study.cell import CellSettings
+from unnorm.study.lease import TaskFolder
+from unnorm.study.ledger import standing_of, state_of
+from unnorm.study.run_cell import run_cell
 from unnorm.tuning import checkpoint
 from unnorm.tuning.run_log import RunLog
 
@@ -73,21 +77,21 @@ def killed_run(settings: CellSettings, out: Path, kill_after_step: int) -> None:
     """Run the cell in a process of its own, and SIGKILL it once its log has reached a step."""
     program = (
         "import sys, torch; torch.set_num_threads(1); from pathlib import Path;"
-        "from unnorm.study.cell import CellSettings, run_cell;"
+        "from unnorm.study.cell import CellSettings; from unnorm.study.run_cell import run_cell;"
         "run_cell(CellSettings.model_validate_json(sys.argv[1]), Path(sys.argv[2]), quiet=True)"
     )
     process = subprocess.Popen([sys.executable, "-c", program, settings.model_dump_json(), str(out)])
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
-        log = out / "steps.jsonl"
+        log = working_folder(TaskFolder(out)) / "steps.jsonl"
         if log.is_file() and log.read_bytes().count(b"\n") >= kill_after_step:
             break
         time.sleep(0.002)
     assert process.poll() is None, "the run ended before it could be killed"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert checkpoint.latest(out / "checkpoints") is not None, "there is nothing to resume from"
-    assert json.loads((out / "cell.json").read_text())["state"] == "running"
+    assert checkpoint.latest(working_folder(TaskFolder(out)) / "checkpoints"), "there is nothing to resume from"
+    assert state_of(out) == ("interrupted", None)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -187,9 +191,9 @@ def test_rule_10_a_non_finite_loss_ends_the_cell_as_failed_with_the_step(bases, 
     training = {"learning_rate": 1e30, "schedule": "constant", "warmup": 0.0}
     with pytest.raises(NonFiniteError, match=r"at step [0-9]+"):
         run_cell(settings_of(bases["gpt2"], data_file, strategy="full", training=training), out, quiet=True)
-    cell = json.loads((out / "cell.json").read_text())
-    assert cell["state"] == "failed"
-    assert re.search(r"NonFiniteError: .* at step \d+", cell["error"])
+    standing = standing_of(out)
+    assert (standing.state, standing.failure) == ("failed", "non_finite")
+    assert re.search(r"NonFiniteError: .* at step \d+", standing.error)
     assert not (out / "result.json").exists()
 
 
@@ -230,7 +234,7 @@ def test_a_model_that_cannot_be_packed_is_padded_and_that_is_said(tokenizer, dat
 def test_a_checkpoint_of_another_run_is_refused(bases, data_file, tmp_path):
     settings = settings_of(bases["gpt2"], data_file)
     killed_run(settings, tmp_path / "out", kill_after_step=5)
-    (step,) = (tmp_path / "out" / "checkpoints").glob("step-*")
+    (step,) = (working_folder(TaskFolder(tmp_path / "out")) / "checkpoints").glob("step-*")
     state = json.loads((step / "state.json").read_text())
     (step / "state.json").write_text(json.dumps({**state, "run": "0123456789abcdef"}))
     with pytest.raises(ArtefactError, match="checkpoint of another run"):
@@ -282,25 +286,33 @@ def test_turns_that_all_weigh_the_same_train_as_if_they_had_no_weight(bases, tmp
         assert half["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-3)
 
 
+def _is_begun(out: Path, file: str) -> bool:
+    path = (out if file == "cell.json" else working_folder(TaskFolder(out))) / file
+    return path.is_file() and bool(path.read_bytes())
+
+
 @pytest.mark.parametrize("reached", ["cell.json", "trainable.json", "steps.jsonl"])
 def test_ctrl_c_at_any_stage_and_the_same_command_goes_on(reached, bases, data_file, tmp_path):
     settings = settings_of(bases["gpt2"], data_file, training={"tokens": 6000}, checkpoint_every_tokens=10**9)
     program = (
         "import sys, torch; torch.set_num_threads(1); from pathlib import Path;"
-        "from unnorm.study.cell import CellSettings, run_cell; from unnorm.foundation.errors import Interrupted\n"
+        "from unnorm.study.cell import CellSettings; from unnorm.study.run_cell import run_cell;"
+        "from unnorm.foundation.errors import Interrupted\n"
         "try: run_cell(CellSettings.model_validate_json(sys.argv[1]), Path(sys.argv[2]), quiet=True)\n"
         "except Interrupted: sys.exit(77)"
     )
     out = tmp_path / "out"
     process = subprocess.Popen([sys.executable, "-c", program, settings.model_dump_json(), str(out)])
-    while process.poll() is None and not ((out / reached).is_file() and (out / reached).read_bytes()):
+    while process.poll() is None and not _is_begun(out, reached):
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGINT)
     assert process.wait() == 77
-    steps = len(RunLog(out / "steps.jsonl").read())
+    work = working_folder(TaskFolder(out))
+    steps = len(RunLog(work / "steps.jsonl").read())
     if reached == "steps.jsonl":
         assert steps
-    assert [p.name for p in out.glob("checkpoints/*")] == [f"step-{steps:08d}"] * bool(steps)
+    assert state_of(out) == ("interrupted", None)
+    assert [p.name for p in work.glob("checkpoints/*")] == [f"step-{steps:08d}"] * bool(steps)
     run_cell(settings, out, quiet=True)
     run_cell(settings, tmp_path / "whole", quiet=True)
     assert_same_end(out, tmp_path / "whole")

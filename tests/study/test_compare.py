@@ -4,7 +4,6 @@ import pytest
 from unnorm.evaluation.conversation_scores import ConversationSums, write_sums
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import SettingsError
-from unnorm.study.cell import write_state
 from unnorm.study.compare import compare_arms
 from unnorm.study.export import export_study
 from unnorm.study.view import CellView, PairView, StudyView
@@ -17,7 +16,8 @@ def cell(folder, arm: str, seed: int, nats: np.ndarray, **settings) -> CellView:
     """A cell that is done, whose conversations have 10 tokens and these nats each."""
     out = folder / f"{arm}{seed}"
     result = {"eval_loss": nats.mean() / 10, "eval_token_accuracy": 0.5, "steps": 5, "train_tokens": 9}
-    write_state(out, f"{arm}{seed}", {"arm": {"id": arm}, "seed": seed, **settings}, "done", None)
+    settings = {"arm": {"id": arm}, "seed": seed, **settings}
+    atomic.write_json(out / "cell.json", {"cell": f"{arm}{seed}", "settings": settings})
     atomic.write_json(out / "result.json", result)
     correct = (nats < np.median(nats)).astype(np.int64) * 5
     ids = np.arange(COUNT)

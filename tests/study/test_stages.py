@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from study.test_study import run_text, study_text
+from study.small_study import run_text, study_text
 from unnorm.cli.main import run
 from unnorm.evaluation import conversation_scores
 from unnorm.study.after import judge as judge_stage

@@ -2,60 +2,16 @@
 
 import csv
 import json
-import random
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from study.small_study import run_text, study_text, table
 from unnorm.cli.main import run
 from unnorm.foundation.errors import ArtefactError, DiskError, Interrupted
 from unnorm.study import ledger as ledger_module
 from unnorm.study.results import COLUMNS
-from unnorm.study.runner import run_study
-from unnorm.study.spec import parse_spec
 from unnorm.study.view import read_study
-
-TIMINGS = ("tokens_per_second", "wall_seconds")
-
-
-def study_text(base: str, data: str, **changes) -> str:
-    content = {
-        "name": "small",
-        "models": [base],
-        "datasets": [{"source": data, "template": "alpaca-short"}],
-        "arms": ["original", "dyt"],
-        "strategies": ["frozen", "full"],
-        "training": {"tokens": 1000, "max_length": 64, "batch_tokens": 128, "precision": "fp32"},
-        "evaluation": {"every_tokens": 256, "tokens": 300},
-        **changes,
-    }
-    return json.dumps(content)  # JSON is YAML
-
-
-def run_text(text: str, ledger: Path, **options):
-    return run_study(parse_spec(text, "study"), text, ledger, quiet=True, **options)
-
-
-def table(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "results.csv") as file:
-        return [{k: v for k, v in row.items() if k not in TIMINGS} for row in csv.DictReader(file)]
-
-
-@pytest.fixture(scope="module")
-def small(bases, data_file, tmp_path_factory):
-    """(study text, ledger) of a study that ran in one go, with completions."""
-    ledger = tmp_path_factory.mktemp("ledger")
-    text = study_text(bases["gpt2"], data_file, after={"completions": {"prompts": "builtin", "max_new_tokens": 4}})
-    long_prompts = Path(data_file).parent / "prompts.jsonl"
-    long_prompts.write_text('{"prompt_id": "a", "category": "c", "instruction": "Join red and blue"}\n')
-    text = text.replace("builtin", str(long_prompts))
-    run_text(text, ledger)
-    return text, ledger
 
 
 def test_results_have_the_designs_columns_and_one_row_a_cell(small):
@@ -110,37 +66,6 @@ def test_two_studies_share_a_cell(small, bases, data_file):
     assert said[0] == "3 cells: 2 finished before, 1 to run"
 
 
-def test_killed_at_random_moments_the_results_are_the_same(small, bases, data_file, tmp_path):
-    text, ledger = small
-    program = (
-        "import sys, torch; torch.set_num_threads(1); from pathlib import Path;"
-        "from unnorm.study.runner import run_study; from unnorm.study.spec import parse_spec;"
-        "text = sys.argv[1]; run_study(parse_spec(text, 'study'), text, Path(sys.argv[2]), quiet=True)"
-    )
-    command = [sys.executable, "-c", program, text, str(tmp_path)]
-    random_moments = random.Random(0)
-    kills = 0
-    for _ in range(10):
-        process = subprocess.Popen(command)
-        # Kill within the work, not within the import of torch: wait for the first sign of life of this attempt.
-        begun = time.monotonic()
-        before = _progress(tmp_path)
-        while process.poll() is None and _progress(tmp_path) == before and time.monotonic() - begun < 60:
-            time.sleep(0.01)
-        time.sleep(random_moments.uniform(0.0, 0.6))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-    assert kills >= 5
-    subprocess.run(command, check=True)
-    assert table(tmp_path / "small") == table(ledger / "small")
-
-
-def _progress(ledger: Path) -> int:
-    return sum(path.stat().st_mtime_ns for path in ledger.rglob("*.json*") if path.is_file() and path.exists())
-
-
 def test_a_failed_cell_is_recorded_and_does_not_stop_the_others(bases, data_file, tmp_path):
     rates = {"frozen": 3e-3, "full": 1e30}
     training = {"tokens": 600, "max_length": 64, "batch_tokens": 128, "precision": "fp32", "learning_rate": rates,
@@ -161,9 +86,9 @@ def test_a_failed_cell_is_recorded_and_does_not_stop_the_others(bases, data_file
 
 
 def test_interruption_keeps_what_was_done(bases, data_file, tmp_path, monkeypatch):
-    import unnorm.study.runner as runner
+    import unnorm.study.run_cell as run_cell
 
-    real, calls = runner.run_cell, []
+    real, calls = run_cell.fine_tune, []
 
     def second_is_interrupted(*args, **kwargs):
         calls.append(1)
@@ -171,16 +96,16 @@ def test_interruption_keeps_what_was_done(bases, data_file, tmp_path, monkeypatc
             raise Interrupted
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(runner, "run_cell", second_is_interrupted)
+    monkeypatch.setattr(run_cell, "fine_tune", second_is_interrupted)
     text = study_text(bases["gpt2"], data_file)
     with pytest.raises(Interrupted):
         run_text(text, tmp_path)
-    assert [row["state"] for row in table(tmp_path / "small")] == ["done", "waiting", "waiting", "waiting"]
+    assert [row["state"] for row in table(tmp_path / "small")] == ["done", "interrupted", "waiting", "waiting"]
 
 
 def test_ledgers_that_cannot_be_used(small, bases, data_file, tmp_path, monkeypatch):
     text, _ = small
-    (tmp_path / "format.json").write_text('{"format": 2}')
+    (tmp_path / "format.json").write_text('{"format": 3}')
     with pytest.raises(ArtefactError, match="newer unnorm"):
         run_text(text, tmp_path)
     (tmp_path / "format.json").write_text('{"format": 1}')

@@ -1,6 +1,5 @@
 """Two processes train and log the same as one."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,13 +7,15 @@ import sys
 import pytest
 
 from study.test_cell import lines, settings_of
-from unnorm.study.cell import run_cell
+from unnorm.study.ledger import state_of
+from unnorm.study.run_cell import run_cell
 
 PROGRAM = """
 import os, sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from unnorm.study.cell import CellSettings, run_cell
+from unnorm.study.cell import CellSettings
+from unnorm.study.run_cell import run_cell
 run_cell(CellSettings.model_validate_json(sys.argv[1]), Path(sys.argv[2]), quiet=True)
 """
 
@@ -38,4 +39,4 @@ def test_rule_09_loss_is_not_divided_by_the_number_of_processes(bases, data_file
         assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
         assert b["token_accuracy"] == pytest.approx(a["token_accuracy"])
         assert b["train_tokens"] == a["train_tokens"]
-    assert json.loads((tmp_path / "two" / "cell.json").read_text())["state"] == "done"
+    assert state_of(tmp_path / "two") == ("done", None)

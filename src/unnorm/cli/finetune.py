@@ -44,7 +44,8 @@ def finetune(
 
     from unnorm.foundation.errors import SettingsError
     from unnorm.study.arms import Arm, arm_from
-    from unnorm.study.cell import CellSettings, run_cell
+    from unnorm.study.cell import CellSettings
+    from unnorm.study.run_cell import run_cell
     from unnorm.tuning.settings import DEFAULT_LEARNING_RATE
 
     rate = learning_rate if learning_rate is not None else DEFAULT_LEARNING_RATE.get(strategy, 3e-3)  # type: ignore[call-overload]

@@ -24,11 +24,29 @@ def emit_table(
     *,
     compact: bool = False,
 ) -> None:
-    """Print a table of plain text cells; columns from `align_right_from` on are numbers.
+    """Print `table_of` the same."""
+    print_table(table_of(title, columns, rows, align_right_from, compact=compact))
+
+
+def print_table(table: Any) -> None:
+    """Print a table on stdout, in the terminal's width."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def table_of(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    align_right_from: int = 1,
+    *,
+    compact: bool = False,
+) -> Any:
+    """A rich table of plain text cells; columns from `align_right_from` on are numbers.
 
     compact: without borders and one space apart, for tables of long paths.
     """
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -41,7 +59,7 @@ def emit_table(
         table.add_column(column, justify="right" if number >= align_right_from else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(plain(cell)) for cell in row))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    return table
 
 
 def say(text: str) -> None:

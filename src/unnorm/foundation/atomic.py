@@ -21,17 +21,29 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn an `OSError` while writing to `path` into a `DiskError` that says where and what to do."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if _is_full(error):
             raise DiskError(
                 f"the disk is full: could not write {path}. Free some space and run the same command again; "
                 "what was finished is intact."
             ) from error
-        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        if isinstance(error, OSError) and _is_forbidden(error):
             raise DiskError(
                 f"cannot write {path}: {error.strerror}. Choose another --out, or mend the rights."
             ) from error
         raise
+
+
+def _is_full(error: Exception) -> bool:
+    """safetensors and tokenizers tell what the system said in words of their own, as no `OSError`."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError):
+        return error.errno in full
+    return any(f"(os error {number})" in str(error) for number in full)
+
+
+def _is_forbidden(error: OSError) -> bool:
+    return isinstance(error, PermissionError) or error.errno == errno.EROFS
 
 
 def write_bytes(path: Path, content: bytes) -> None:

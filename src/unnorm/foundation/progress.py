@@ -14,7 +14,13 @@ T = TypeVar("T")
 
 _scope: ContextVar[str] = ContextVar("scope", default="")
 
-_LINE_EVERY_SECONDS = 10.0
+_line_every_seconds = 10.0
+
+
+def lines_every(seconds: float) -> None:
+    """From now on, where there is no terminal, a bar prints a line at most this often."""
+    global _line_every_seconds
+    _line_every_seconds = seconds
 
 
 @contextmanager
@@ -69,7 +75,7 @@ class Bar:
         self.note = note or self.note
         if self._progress:
             self._progress.update(self._task, advance=count, note=self.note)
-        elif self._lines and time.monotonic() - self._last_line > _LINE_EVERY_SECONDS:
+        elif self._lines and time.monotonic() - self._last_line > _line_every_seconds:
             self._last_line = time.monotonic()
             total = f"/{self.total}" if self.total else ""
             print(f"{self.title}: {self.done}{total} {self.note}".rstrip(), file=sys.stderr, flush=True)

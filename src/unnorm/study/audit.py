@@ -13,7 +13,7 @@ from unnorm.study.ledger import result_of
 from unnorm.study.slices import Place
 from unnorm.study.view import reference_of
 
-_DONE_ALIKE = ("steps", "train_tokens", "eval_tokens", "environment")
+_DONE_ALIKE = ("steps", "train_tokens", "eval_tokens", "rows_per_forward", "environment")
 _TUNED = "training.learning_rate"
 
 Facts = Mapping[str, Any]

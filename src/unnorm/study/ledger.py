@@ -3,19 +3,37 @@
     LEDGER/cells/NAME-HASH/   one folder a cell, shared by every study that has this cell
     LEDGER/STUDY/             what belongs to one study: its file as it was run, results, report
 
-A cell's state is one file that is replaced by a rename, so it is whole at any moment; nothing depends on a process
-staying alive.
+A cell's state is its newest entry (`lease.py`), which is whole at any moment; nothing depends on a process staying
+alive. Format 1 had no entries but a state in cell.json; such cells are read, and gone on with.
 """
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, DataError, DiskError
+from unnorm.foundation.processes import is_gone
+from unnorm.study.attempt import is_unpublished
 from unnorm.study.cell import CellSettings
+from unnorm.study.lease import Entry, TaskFolder, newest
 
-FORMAT = 1
+FORMAT = 2
+STATES = ("waiting", "running", "interrupted", "failed", "done")
+_STATE_OF_KIND = {"released": "interrupted", "lost": "interrupted", "reopened": "waiting", "failed": "failed"}
+_STATE_OF_FORMAT_1 = {"running": "interrupted", "done": "done", "failed": "failed"}
+
+
+class Standing(NamedTuple):
+    """How a task stands: one of `STATES`; why it failed, and of which class (`failures.Failure`); its newest entry.
+
+    running: it is held, by an owner that is not known to be gone. interrupted: begun, and held by nobody.
+    """
+
+    state: str
+    error: str | None = None
+    failure: str | None = None
+    entry: Entry | None = None
 
 
 def cell_folder(ledger: Path, settings: CellSettings, cell: str) -> Path:
@@ -25,18 +43,48 @@ def cell_folder(ledger: Path, settings: CellSettings, cell: str) -> Path:
     return ledger / "cells" / f"{prefix}-{cell}"
 
 
+def standing_of(folder: Path) -> Standing:
+    """How a cell stands."""
+    task = TaskFolder(folder)
+    last = newest(task)
+    if last is None:
+        return _standing_of_format_1(folder)
+    standing = standing_of_entry(task, last)
+    if standing.state == "done":
+        _check_result(folder)
+    return standing
+
+
+def stages_of(folder: Path) -> dict[str, Standing]:
+    """How the stages after training stand that were begun in a folder: name -> standing."""
+    found = {}
+    for path in sorted(folder.glob("*-lease")):
+        task = TaskFolder(folder, path.name.removesuffix("-lease"))
+        last = newest(task)
+        if last is not None:
+            found[task.stage] = standing_of_entry(task, last)
+    return found
+
+
+def standing_of_entry(task: TaskFolder, last: Entry) -> Standing:
+    """How a task stands whose newest entry is `last`."""
+    if last.kind == "claimed":
+        gone = is_gone(last.content)
+        return Standing("interrupted" if gone else "running", None, "interrupted" if gone else None, last)
+    if last.kind == "failed":
+        return Standing("failed", last.content.get("error"), last.content.get("failure"), last)
+    if last.kind != "done":
+        state = _STATE_OF_KIND[last.kind]
+        return Standing(state, None, state if state == "interrupted" else None, last)
+    if is_unpublished(task, last):
+        return Standing("running", None, None, last)
+    return Standing("done", entry=last)
+
+
 def state_of(folder: Path) -> tuple[str, str | None]:
-    """(state, error) of a cell: `waiting`, `running`, `done` or `failed`."""
-    path = folder / "cell.json"
-    if not path.is_file():
-        return "waiting", None
-    content = _read(path)
-    state = content.get("state")
-    if state not in ("running", "done", "failed"):
-        raise ArtefactError(f"{path} holds no state that this unnorm knows: {state!r}. Delete the folder {folder}.")
-    if state == "done" and not (folder / "result.json").is_file():
-        raise ArtefactError(f"{folder} says it is done but holds no result.json. Delete the folder and run again.")
-    return state, content.get("error")
+    """(state, error) of a cell."""
+    standing = standing_of(folder)
+    return standing.state, standing.error
 
 
 def result_of(folder: Path) -> dict[str, Any]:
@@ -61,6 +109,26 @@ def check_format(ledger: Path) -> None:
             raise ArtefactError(
                 f"{ledger} has format {found}; this unnorm reads up to {FORMAT}. Install a newer unnorm."
             )
+
+
+def _standing_of_format_1(folder: Path) -> Standing:
+    path = folder / "cell.json"
+    if not path.is_file():
+        return Standing("waiting")
+    content = _read(path)
+    state = _STATE_OF_FORMAT_1.get(str(content.get("state")))
+    if state is None:
+        raise ArtefactError(
+            f"{path} holds no state that this unnorm knows: {content.get('state')!r}. Delete the folder {folder}."
+        )
+    if state == "done":
+        _check_result(folder)
+    return Standing(state, content.get("error"), state if state == "interrupted" else None)
+
+
+def _check_result(folder: Path) -> None:
+    if not (folder / "result.json").is_file():
+        raise ArtefactError(f"{folder} says it is done but holds no result.json. Delete the folder and run again.")
 
 
 def _read(path: Path) -> dict[str, Any]:

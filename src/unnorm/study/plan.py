@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from unnorm.study.cell import CellSettings, cell_of, settled
 from unnorm.study.ledger import cell_folder, result_of, state_of
+from unnorm.study.slices import Place
 from unnorm.study.spec import StudyFile
 from unnorm.study.tune import Choice, Slot, choose, slot_of, tries_of, with_rate
 from unnorm.study.workbench import Workbench
@@ -17,6 +18,16 @@ class Planned(NamedTuple):
     cell: str
     resolved: dict[str, Any]
     folder: Path
+
+
+def place_of(settings: CellSettings) -> Place:
+    return Place(settings.model_name, settings.dataset_name, settings.arm.id, settings.strategy, settings.seed)
+
+
+def name_of(settings: CellSettings) -> str:
+    """A cell's name, for people."""
+    parts = (settings.model_name, settings.dataset_name, settings.arm.id, settings.strategy, f"seed {settings.seed}")
+    return " / ".join(parts)
 
 
 class Plan(NamedTuple):

@@ -8,20 +8,15 @@ from unnorm.foundation import atomic
 from unnorm.study import ledger as ledger_module
 from unnorm.study.audit import audit_results
 from unnorm.study.cell import CellSettings
-from unnorm.study.plan import Plan, Planned
+from unnorm.study.plan import Plan, Planned, place_of
 from unnorm.study.results import write_results
-from unnorm.study.slices import Place
 from unnorm.study.spec import StudyFile
 from unnorm.study.tune import Choice
 from unnorm.study.view import STUDY, StudyView, read_study
 
 
-def place_of(settings: CellSettings) -> Place:
-    return Place(settings.model_name, settings.dataset_name, settings.arm.id, settings.strategy, settings.seed)
-
-
 def write_study(folder: Path, spec: StudyFile, source: str, plan: Plan, pairs: list[dict[str, Any]]) -> None:
-    """Write study.json. source: the study file's text. pairs: `stages.Stages.entries`."""
+    """Write study.json. source: the study file's text. pairs: `after.stages.pair_entries`."""
     content = {
         "format": ledger_module.FORMAT,
         "name": spec.name,

@@ -1,20 +1,21 @@
-"""The local runner: cells one after another in this process, what they share prepared once, failures recorded."""
+"""Running a study: its cells are planned, what is open is done by as many processes as asked for, results written."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from unnorm.foundation import progress
-from unnorm.foundation.errors import DiskError, Interrupted, UnnormError
+from unnorm.evaluation.questions import read_questions
 from unnorm.study import ledger as ledger_module
-from unnorm.study.after.stages import Stage, Stages
-from unnorm.study.cell import CellSettings, run_cell, write_state
-from unnorm.study.plan import Plan, Planned, plan_study
+from unnorm.study.after.pairs import pairs_of
+from unnorm.study.after.stages import pair_entries
+from unnorm.study.plan import Plan, Planned, name_of, plan_study
 from unnorm.study.record import conclude, write_study
 from unnorm.study.results import write_results
-from unnorm.study.spec import StudyFile
-from unnorm.study.view import StudyView, read_study
+from unnorm.study.spec import After, StudyFile
+from unnorm.study.tasks import Timing, is_open, reopen
+from unnorm.study.view import StudyView, read_study, reference_of
+from unnorm.study.work import Work, cell_tasks, stage_tasks, work_through
 from unnorm.study.workbench import Workbench
+from unnorm.study.workers import run_workers
 
 Say = Callable[[str], None]
 
@@ -25,54 +26,79 @@ def run_study(
     ledger: Path,
     *,
     retry_failed: bool = False,
+    workers: int = 1,
+    report_to: tuple[str, ...] = (),
     quiet: bool = False,
     say: Say = lambda text: None,
+    timing: Timing | None = None,
 ) -> StudyView:
     """Run every cell of the study that is not done, and the stages after it. Returns the study as it then stands.
 
-    source: the study file's text, kept beside the results. A cell that fails is recorded with its error and does not
-    stop the others; it is run again only with `retry_failed`. `Interrupted` and a full disk end the run, and the same
-    call goes on from there.
+    source: the study file's text, kept beside the results. A cell or stage that fails is recorded with its error and
+    does not stop the others; it is run again only with `retry_failed`. Others may run the same study at the same time,
+    here or on another machine that sees the folder: the work is shared. workers: processes; with one, this one works
+    itself. report_to: transformers' names of trackers. `Interrupted` and a full disk end the run, and the same call
+    goes on from there.
     """
     ledger = Path(ledger)
     ledger_module.check_format(ledger)
     bench = Workbench(quiet=quiet)
     plan = plan_study(spec, ledger, bench)
-    stages = Stages(spec, plan.cells, ledger, quiet=quiet)
+    if spec.after.completions:
+        read_questions(spec.after.completions.prompts)  # a mistake in it shows now, not after hours of training
     ledger_module.check_writable(ledger)
     folder = ledger / spec.name
-    write_study(folder, spec, source, plan, stages.entries)
+    reference = reference_of([arm.id for arm in spec.resolved_arms()])
+
+    def do(cells: list[Planned], after: After) -> None:
+        work = Work(cells, reference, after, report_to, quiet)
+        do_work(work, bench, retry_failed=retry_failed, workers=workers, say=say, timing=timing, results=folder)
+
+    _write(folder, spec, source, plan, reference)
     try:
         if plan.search:
-            say(f"learning-rate search: {_counts(plan.search, retry_failed)}")
-            _run_cells(plan.search, folder, bench, retry_failed, quiet, say)
+            say("learning-rate search:")
+            do(plan.search, After())
             plan = plan_study(spec, ledger, bench)
-            stages = Stages(spec, plan.cells, ledger, quiet=quiet)
-            write_study(folder, spec, source, plan, stages.entries)
+            _write(folder, spec, source, plan, reference)
             _say_choices(plan, say)
-        say(_counts(plan.cells, retry_failed))
-        _run_cells(plan.cells, folder, bench, retry_failed, quiet, say)
-        for stage in stages:
-            _run_stage(stage, say)
+        do(plan.cells, spec.after)
     finally:
         conclude(folder)
     return read_study(folder)
 
 
-def _run_cells(
-    planned: list[Planned], folder: Path, bench: Workbench, retry_failed: bool, quiet: bool, say: Say
+def do_work(
+    work: Work,
+    bench: Workbench,
+    *,
+    retry_failed: bool,
+    workers: int,
+    say: Say,
+    timing: Timing | None,
+    results: Path,
 ) -> None:
-    started, todo = time.monotonic(), [cell for cell in planned if _is_open(cell, retry_failed)]
-    for number, cell in enumerate(todo):
-        left = _time_left(time.monotonic() - started, number, len(todo))
-        with progress.scope(f"cell {number + 1}/{len(todo)} {_name(cell.settings)}{left}: "):
-            _run_one(cell, bench, quiet, say)
-        write_results(read_study(folder, logs=False))
+    """Do the work, or what others leave of it, in this process or in workers. results: the study's folder."""
+    cells = cell_tasks(work, bench, say)
+    if retry_failed:
+        for task in [*cells, *stage_tasks(work)]:
+            reopen(task)
+    left = sum(is_open(task) for task in cells)
+    say(f"{len(cells)} cells: {len(cells) - left} finished before, {left} to run")
+
+    def ended() -> None:
+        write_results(read_study(results, logs=False))
+
+    if workers > 1:
+        bench.let_go()
+        # what is timed is timed alone: workers that train beside it would be what is measured
+        alone = work._replace(after=work.after.model_copy(update={"latency": None}))
+        run_workers(alone, workers, say=say, ended=ended, timing=timing)
+    work_through(work, bench, say=say, ended=ended, timing=timing)
 
 
-def _counts(planned: list[Planned], retry_failed: bool) -> str:
-    todo = sum(_is_open(cell, retry_failed) for cell in planned)
-    return f"{len(planned)} cells: {len(planned) - todo} finished before, {todo} to run"
+def _write(folder: Path, spec: StudyFile, source: str, plan: Plan, reference: str) -> None:
+    write_study(folder, spec, source, plan, pair_entries(pairs_of(plan.cells, reference), spec.after))
 
 
 def _say_choices(plan: Plan, say: Say) -> None:
@@ -80,45 +106,4 @@ def _say_choices(plan: Plan, say: Say) -> None:
         edge = ", at the edge of what was tried" if choice.at_edge else ""
         say(f"{' / '.join(choice.slot)}: learning rate {choice.learning_rate:g}{edge}")
     for settings in plan.pending:
-        say(f"{_name(settings)}: FAILED: no try of its learning rate came to an end")
-
-
-def _run_one(cell: Planned, bench: Workbench, quiet: bool, say: Say) -> None:
-    name = _name(cell.settings)
-    try:
-        result = run_cell(cell.settings, cell.folder, bench=bench, quiet=quiet)
-    except (DiskError, Interrupted):
-        raise
-    except Exception as error:
-        text = f"{type(error).__name__}: {error}"
-        write_state(cell.folder, cell.cell, cell.resolved, "failed", text)
-        say(f"{name}: FAILED: {error if isinstance(error, UnnormError) else text}")
-    else:
-        say(f"{name}: {result['start_eval_loss']:.4f} → {result['eval_loss']:.4f} in {result['wall_seconds']:.0f} s")
-
-
-def _run_stage(stage: Stage, say: Say) -> None:
-    if any(ledger_module.state_of(cell.folder)[0] != "done" for cell in stage.cells) or stage.is_done():
-        return
-    try:
-        stage.run()
-    except (DiskError, Interrupted):
-        raise
-    except Exception as error:  # the cells are done and stay so; the stage is tried again by the next run
-        say(f"{_name(stage.cells[0].settings)}: {stage.name} FAILED: {type(error).__name__}: {error}")
-
-
-def _is_open(cell: Planned, retry_failed: bool) -> bool:
-    state, _ = ledger_module.state_of(cell.folder)
-    return state in ("waiting", "running") or (state == "failed" and retry_failed)
-
-
-def _name(settings: CellSettings) -> str:
-    parts = (settings.model_name, settings.dataset_name, settings.arm.id, settings.strategy, f"seed {settings.seed}")
-    return " / ".join(parts)
-
-
-def _time_left(elapsed: float, done: int, total: int) -> str:
-    if not done:
-        return ""
-    return f", about {elapsed / done * (total - done) / 60:.0f} min left"
+        say(f"{name_of(settings)}: FAILED: no try of its learning rate came to an end")

@@ -6,7 +6,9 @@ from typing import Any
 
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, DataError
-from unnorm.study.ledger import FORMAT, check_format, result_of, state_of
+from unnorm.study.attempt import working_folder
+from unnorm.study.lease import TaskFolder
+from unnorm.study.ledger import FORMAT, check_format, result_of, standing_of
 from unnorm.study.slices import Place
 from unnorm.tuning.run_log import RunLog
 
@@ -27,7 +29,7 @@ class CellView:
     strategy: str
     seed: int
     state: str
-    """`waiting`, `running`, `done` or `failed`."""
+    """One of `ledger.STATES`."""
     error: str | None
     result: dict[str, Any] | None
     """The numbers of result.json; only of a cell that is done."""
@@ -39,6 +41,8 @@ class CellView:
     """sites, specs, and `calibration` {tokens, seconds, sites: [{path, r2, alpha, saturation, seconds}]} or None."""
     completions: list[dict[str, Any]] = field(repr=False, default_factory=list)
     """prompt_id, category, turn, prompt, text, finish_reason, ...; untrusted text."""
+    failure: str | None = None
+    """The class of the failure (`failures.Failure`), where there is one."""
     folder: Path | None = None
     """None while the cell's learning rate is still to be found."""
 
@@ -166,8 +170,9 @@ def _cell(cells: Path, entry: dict[str, Any], logs: bool) -> CellView:
         named = {name: entry[name] for name in Place._fields}
         return CellView(**named, cell="", state="waiting", error="its learning rate is not found yet", result=None)
     folder = cells / Path(entry["folder"]).name
-    state, error = state_of(folder)
-    calibration = folder / "calibration.json"
+    state, error, failure, _ = standing_of(folder)
+    files = working_folder(TaskFolder(folder))
+    calibration = files / "calibration.json"
     return CellView(
         cell=entry["cell"],
         model=entry["model"],
@@ -178,9 +183,10 @@ def _cell(cells: Path, entry: dict[str, Any], logs: bool) -> CellView:
         state=state,
         error=error,
         result=result_of(folder) if state == "done" else None,
-        steps=RunLog(folder / "steps.jsonl").read() if logs else [],
-        evaluations=RunLog(folder / "evaluations.jsonl").read() if logs else [],
+        steps=RunLog(files / "steps.jsonl").read() if logs else [],
+        evaluations=RunLog(files / "evaluations.jsonl").read() if logs else [],
         calibration=atomic.read_json(calibration) if calibration.is_file() else None,
         completions=RunLog(folder / COMPLETIONS).read() if logs else [],
+        failure=failure,
         folder=folder,
     )

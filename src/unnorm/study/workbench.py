@@ -72,6 +72,14 @@ class Workbench:
         kept = self._keep("start", key, lambda: self._swap(self.base(model).model, arm, train, seed))
         return Start(copy.deepcopy(kept.model), kept.report, kept.recovery)
 
+    def let_go(self) -> None:
+        """Keep nothing any longer: others will do the work."""
+        self._kept.clear()
+
+    def let_go_of_start(self) -> None:
+        """Keep no start any longer, for the sake of memory; it is made again when it is asked for."""
+        self._kept.pop("start", None)
+
     def _keep(self, kind: str, key: Hashable, make: Callable[[], T]) -> T:
         if kind not in self._kept or self._kept[kind][0] != key:
             self._kept.pop(kind, None)  # let go of the old one before the new one is made

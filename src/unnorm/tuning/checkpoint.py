@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from unnorm.foundation import atomic, seeds
-from unnorm.foundation.errors import ArtefactError
+from unnorm.foundation.errors import ArtefactError, DataError
 
 _STATE = "state.json"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -25,10 +25,28 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
+def step_of(path: Path | None) -> int:
+    """The step that a checkpoint was written after; 0 without one."""
+    return int(path.name.removeprefix("step-")) if path is not None else 0
+
+
 def latest(folder: Path) -> Path | None:
-    """The newest whole checkpoint in `folder`, or None."""
-    found = sorted(p for p in folder.glob("step-*") if re.fullmatch(r"step-\d{8}", p.name))
-    return found[-1] if found else None
+    """The newest whole checkpoint in `folder`, or None. One that is cut short or damaged is passed over."""
+    found = sorted((p for p in folder.glob("step-*") if re.fullmatch(r"step-\d{8}", p.name)), reverse=True)
+    return next((path for path in found if is_whole(path)), None)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether every file of a checkpoint is there in its whole length: after a power cut one may not be."""
+    try:
+        processes = len(atomic.read_json(path / _STATE)["random"])
+        for name in ("weights", "optimizer", *(f"random-{rank}" for rank in range(processes))):
+            with safe_open(str(path / f"{name}.safetensors"), "pt"):  # checks the length against the header
+                pass
+        atomic.read_json(path / "trainer_state.json")
+    except (SafetensorError, OSError, DataError, KeyError, TypeError):
+        return False
+    return True
 
 
 def write(
@@ -41,7 +59,10 @@ def write(
     random_states: list[tuple[dict[str, torch.Tensor], dict[str, Any]]],
     trainer_state: Any,
 ) -> None:
-    """Write a checkpoint and, once it is whole, delete the ones before it. `run` names the run it belongs to."""
+    """Write a checkpoint and, once it is found to be whole, delete the ones before it; until then they stay.
+
+    `run` names the run it belongs to.
+    """
     with atomic.folder(path) as folder:
         save_file({n: p.detach().contiguous() for n, p in parameters.items()}, str(folder / "weights.safetensors"))
         moments = {
@@ -61,7 +82,7 @@ def write(
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
         atomic.write_json(folder / _STATE, state)
-    for older in path.parent.glob("step-*"):
+    for older in path.parent.glob("step-*") if is_whole(path) else []:
         if older.name < path.name:
             shutil.rmtree(older, ignore_errors=True)
 

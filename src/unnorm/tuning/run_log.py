@@ -1,5 +1,7 @@
 """The logs of a run: one JSON object a line, in step order, cut back to the checkpoint when a run is resumed."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,20 @@ class RunLog:
             except orjson.JSONDecodeError:
                 continue
         return records
+
+    def last(self) -> dict[str, Any] | None:
+        """The last whole record, without reading the rest of the file."""
+        try:
+            with open(self.path, "rb") as file:
+                end = file.seek(0, os.SEEK_END)
+                for length in (2**14, end):
+                    file.seek(max(0, end - length))
+                    for line in reversed(file.read().split(b"\n")[1 if length < end else 0 :]):
+                        with suppress(orjson.JSONDecodeError):
+                            return orjson.loads(line)  # type: ignore[no-any-return]
+        except FileNotFoundError:
+            pass
+        return None
 
     def cut_after(self, step: int) -> None:
         """Keep only the records up to and including `step`."""

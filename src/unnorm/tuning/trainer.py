@@ -44,19 +44,27 @@ class TokenTrainer(Trainer):
         rows: Sequence[Any],
         collate: Callable[[Sequence[Any]], dict[str, torch.Tensor]],
         rows_per_step: int,
+        rows_per_forward: int,
         run: str,
         folder: Path,
         seed: int,
         monitor: SiteMonitor,
-        evaluate: Callable[[int], None],
+        evaluate: Callable[[int], dict[str, Any]],
         evaluate_every: int,
         checkpoint_every: int,
+        check: Callable[[], None] = lambda: None,
+        saved: Callable[[int], None] = lambda step: None,
+        report_to: Sequence[str] = (),
         quiet: bool = False,
     ) -> None:
+        """check: called before anything is written; it raises if the run may not go on. saved: called after a
+        checkpoint. evaluate: measures now, and returns loss and token_accuracy. report_to: transformers' names of
+        trackers, which get the log of each step."""
         self.settings, self.run, self.folder = settings, run, folder
         self.log_file = RunLog(folder / "steps.jsonl")
         self.monitor, self.evaluate_now = monitor, evaluate
         self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
+        self.check, self.saved = check, saved
         self.quiet = quiet
         self.sums = torch.zeros(4, dtype=torch.float64)  # nats, correct, tokens, weight of the step, over all processes
         self.step_tokens = torch.zeros((), dtype=torch.int64)
@@ -66,7 +74,7 @@ class TokenTrainer(Trainer):
         self.skipped = 0
         super().__init__(
             model=model,
-            args=_arguments(settings, folder, rows_per_step, seed),
+            args=_arguments(settings, folder, run, rows_per_step, rows_per_forward, seed, report_to),
             train_dataset=list(rows),  # type: ignore[arg-type]
             data_collator=collate,
         )
@@ -119,6 +127,7 @@ class TokenTrainer(Trainer):
             torch.distributed.all_gather_object(gathered, states[0])
             states = gathered
         if self.args.should_save:
+            self.check()
             checkpoint.write(
                 checkpoint.path_of(self.folder / "checkpoints", self.state.global_step),
                 self.run,
@@ -129,6 +138,7 @@ class TokenTrainer(Trainer):
                 states,
                 self.state,
             )
+            self.saved(self.state.global_step)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         checkpoint.load_weights(Path(resume_from_checkpoint), self.parameters)  # type: ignore[arg-type]
@@ -154,10 +164,9 @@ class TokenTrainer(Trainer):
         """Train to the end, from the newest checkpoint of this run if there is one. Raises `Interrupted`."""
         with plain_forward_after(self.model), self.step_callback.stop_signals():
             last = checkpoint.latest(self.folder / "checkpoints")
-            step = 0
+            step = checkpoint.step_of(last)
             if last is not None:
                 checkpoint.check_run(last, self.run)
-                step = int(last.name.removeprefix("step-"))
             if self.args.should_save:
                 self.log_file.cut_after(step)
             records = self.log_file.read()
@@ -217,13 +226,19 @@ class _StepCallback(TrainerCallback):
         record = self._record(step, seconds)
         self._check_finite(record)
         if state.is_world_process_zero:
+            trainer.check()
             trainer.log_file.append(record)
+        if trainer.args.report_to:
+            trainer.callback_handler.on_log(args, state, control, _flat(record))
         if self.bar:
             self.bar.advance(1, f"loss {record['loss']:.3f}")
         is_last = step >= state.max_steps
         if state.is_world_process_zero and (step % trainer.evaluate_every == 0 or is_last):
             with plain_forward(trainer.model):
-                trainer.evaluate_now(step)
+                held_out = trainer.evaluate_now(step)
+            if trainer.args.report_to:
+                seen = {f"eval_{name}": held_out[name] for name in ("loss", "token_accuracy")}
+                trainer.callback_handler.on_log(args, state, control, seen)
         control.should_save = step % trainer.checkpoint_every == 0 or is_last or self.stopping
         control.should_training_stop = self.stopping or is_last
         if is_last:
@@ -264,7 +279,15 @@ class _StepCallback(TrainerCallback):
             )
 
 
-def _arguments(settings: TrainingSettings, folder: Path, rows_per_step: int, seed: int) -> TrainingArguments:
+def _arguments(
+    settings: TrainingSettings,
+    folder: Path,
+    run: str,
+    rows_per_step: int,
+    rows_per_forward: int,
+    seed: int,
+    report_to: Sequence[str],
+) -> TrainingArguments:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if rows_per_step % world:
         raise SettingsError(
@@ -275,7 +298,9 @@ def _arguments(settings: TrainingSettings, folder: Path, rows_per_step: int, see
         raise SettingsError("precision fp16 needs a GPU. Use bf16 or fp32.")
     arguments = TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=rows_per_step // world,
+        run_name=run,
+        per_device_train_batch_size=rows_per_forward // world,
+        gradient_accumulation_steps=rows_per_step // rows_per_forward,
         num_train_epochs=1,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=_SCHEDULES[settings.schedule],
@@ -289,7 +314,7 @@ def _arguments(settings: TrainingSettings, folder: Path, rows_per_step: int, see
         logging_nan_inf_filter=False,
         save_strategy="no",
         eval_strategy="no",
-        report_to=[],
+        report_to=list(report_to),
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
@@ -303,6 +328,15 @@ def _weight(batch: dict[str, Any]) -> torch.Tensor:
     if "weights" in batch:
         return torch.as_tensor((batch["weights"] * batch["labels"].ne(-100))[:, 1:].sum())
     return torch.as_tensor(batch["labels"][:, 1:].ne(-100).sum())
+
+
+def _flat(record: dict[str, Any]) -> dict[str, float]:
+    """A log record as trackers take it: `alpha/PATH` for each site, and the step, which they are told, left out."""
+    flat: dict[str, float] = {}
+    for name, value in record.items():
+        flat |= {f"{name}/{path}": v for path, v in value.items()} if isinstance(value, dict) else {name: value}
+    flat.pop("step")
+    return flat
 
 
 def _plain(optimizer: Any) -> torch.optim.Optimizer:

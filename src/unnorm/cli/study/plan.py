@@ -18,8 +18,7 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
     from unnorm.study.audit import audit_plan
     from unnorm.study.estimate import estimates
     from unnorm.study.ledger import check_format
-    from unnorm.study.plan import plan_study
-    from unnorm.study.record import place_of
+    from unnorm.study.plan import place_of, plan_study
     from unnorm.study.spec import read_spec
     from unnorm.study.workbench import Workbench
 
@@ -51,7 +50,7 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
 
 def _records(planned: "list[Planned]", found: "list[Estimate]") -> list[dict[str, Any]]:
     from unnorm.study.ledger import state_of
-    from unnorm.study.record import place_of
+    from unnorm.study.plan import place_of
 
     return [
         {

@@ -13,31 +13,33 @@ from unnorm.study.spec import Completions
 from unnorm.study.view import COMPLETIONS
 from unnorm.surgery.base import load_tokenizer
 
-_STAGE = "completions.json"
+_KEY = "completions.json"
 
 
 def completions_key(cell: Planned, wanted: Completions) -> str:
-    """What the answers depend on, as one hash."""
-    questions = questions_hash(read_questions(wanted.prompts))
-    return hash_json([cell.cell, questions, wanted.model_dump(), cell.settings.data.template])
+    """Hash of what shapes a cell's answers. Reads the prompts: a mistake in them is a `DataError`."""
+    questions = read_questions(wanted.prompts)
+    return hash_json([cell.cell, questions_hash(questions), wanted.model_dump(), cell.settings.data.template])
 
 
-def is_complete(cell: Planned, wanted: Completions) -> bool:
-    """Whether the cell's answers are those that are wanted, and all there."""
-    stage = cell.folder / _STAGE
-    return stage.is_file() and atomic.read_json(stage).get("key") == completions_key(cell, wanted)
+def has_completions(cell: Planned, key: str) -> bool:
+    """Whether the cell's folder holds answers of this key."""
+    path = cell.folder / _KEY
+    return path.is_file() and atomic.read_json(path).get("key") == key
 
 
-def complete(cell: Planned, wanted: Completions) -> None:
-    """Write the cell's completions.jsonl. The model is the one that the cell saved, loaded as a user would load it."""
-    folder: Path = cell.folder
-    tokenizer = load_tokenizer(str(folder / "model"))
+def complete(cell: Planned, wanted: Completions, out: Path, key: str) -> str:
+    """Write the cell's answers into the folder `out`, or go on with them. A line for people.
+
+    The model is the one that the cell saved, loaded as a user would load it.
+    """
+    tokenizer = load_tokenizer(str(cell.folder / "model"))
     template = template_of(cell.settings.data.template, tokenizer)
-    generate(
+    made = generate(
         load_model(cell),
         tokenizer,
         read_questions(wanted.prompts),
-        folder / COMPLETIONS,
+        out / COMPLETIONS,
         render=template.prompt,
         template=template.identity,
         temperature=wanted.temperature,
@@ -45,4 +47,5 @@ def complete(cell: Planned, wanted: Completions) -> None:
         seed=cell.settings.seed,
         replace=True,
     )
-    atomic.write_json(folder / _STAGE, {"key": completions_key(cell, wanted)})
+    atomic.write_json(out / _KEY, {"key": key})
+    return f"{made.answers} answers in {made.seconds:.0f} s"

@@ -1,7 +1,9 @@
 """Two arms' answers, judged."""
 
+from pathlib import Path
+
 from unnorm.evaluation.judges.interface import Judge
-from unnorm.evaluation.preference.compare import REPORT, compare
+from unnorm.evaluation.preference.compare import compare
 from unnorm.foundation.hashing import hash_json
 from unnorm.study.after.completions import completions_key
 from unnorm.study.after.pairs import Pair
@@ -9,18 +11,14 @@ from unnorm.study.spec import Completions, JudgeStage
 from unnorm.study.view import COMPLETIONS
 
 
-def judge_folder(pair: Pair, answers: Completions, wanted: JudgeStage) -> str:
-    """The part of the pair's folder that belongs to this judge of these answers."""
+def judge_stage(pair: Pair, answers: Completions, wanted: JudgeStage) -> str:
+    """The name of the stage, and of its folder in the pair's: it is about this judge of these answers."""
     keys = [completions_key(cell, answers) for cell in (pair.arm, pair.against)]
     return f"judge-{hash_json([*keys, wanted.model_dump()])}"
 
 
-def is_judged(pair: Pair, answers: Completions, wanted: JudgeStage) -> bool:
-    return (pair.folder / judge_folder(pair, answers, wanted) / REPORT).is_file()
-
-
-def judge(pair: Pair, answers: Completions, wanted: JudgeStage, by: Judge, *, quiet: bool = False) -> None:
-    """Judge the arm's answers (A) against the reference's (B), from the verdicts on that are there already."""
+def judge(pair: Pair, wanted: JudgeStage, by: Judge, out: Path, *, quiet: bool = False) -> str:
+    """Judge the arm's answers (A) against the reference's (B), from the verdicts on that are in `out` already."""
     a, b = (cell.folder / COMPLETIONS for cell in (pair.arm, pair.against))
-    out = pair.folder / judge_folder(pair, answers, wanted)
-    compare(a, b, by, margin=wanted.margin, out=out, quiet=quiet)
+    whole = compare(a, b, by, margin=wanted.margin, out=out, quiet=quiet).parts["whole"]
+    return f"{whole.wins} won, {whole.ties} tied, {whole.losses} lost"

@@ -12,17 +12,13 @@ from unnorm.study.after.pairs import Pair
 from unnorm.study.spec import LatencyStage
 
 
-def latency_file(pair: Pair, wanted: LatencyStage) -> str:
-    """The file in the pair's folder that holds what was measured so."""
-    return f"latency-{hash_json(wanted.model_dump())}.json"
+def latency_stage(wanted: LatencyStage) -> str:
+    """The name of the stage, and of its files in a pair's folder: it is about these workloads."""
+    return f"latency-{hash_json(wanted.model_dump())}"
 
 
-def is_timed(pair: Pair, wanted: LatencyStage) -> bool:
-    return (pair.folder / latency_file(pair, wanted)).is_file()
-
-
-def time_pair(pair: Pair, wanted: LatencyStage, *, quiet: bool = False) -> None:
-    """Write the report, and every sample as Parquet beside it."""
+def time_pair(pair: Pair, wanted: LatencyStage, out: Path, *, quiet: bool = False) -> str:
+    """Write the report into the folder `out`, and every sample as Parquet beside it. A line for people."""
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     models = {
         cell.settings.arm.id: load_model(cell, merged=True).to(device) for cell in (pair.against, pair.arm)
@@ -32,6 +28,8 @@ def time_pair(pair: Pair, wanted: LatencyStage, *, quiet: bool = False) -> None:
     report = compare_latency(
         models, workloads, budget_seconds=wanted.budget_seconds, seed=pair.arm.settings.seed, quiet=quiet
     )
-    path = Path(pair.folder / latency_file(pair, wanted))
-    report.write_samples(path.with_suffix(".parquet"))
-    atomic.write_json(path, report.to_dict())
+    name = latency_stage(wanted)
+    report.write_samples(out / f"{name}.parquet")
+    atomic.write_json(out / f"{name}.json", report.to_dict())
+    of_arm = [c for c in report.comparisons if c.model == pair.arm.settings.arm.id]
+    return "; ".join(f"{c.workload.kind} {c.ratio.value - 1:+.1%}, {c.verdict}" for c in of_arm)

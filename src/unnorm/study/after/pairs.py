@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unnorm.foundation.hashing import hash_json
-from unnorm.study.plan import Planned
-from unnorm.study.record import place_of
+from unnorm.study.plan import Planned, place_of
 from unnorm.study.slices import Place
 
 
@@ -19,7 +18,7 @@ class Pair(NamedTuple):
     folder: Path
 
 
-def pairs_of(cells: list[Planned], reference: str, ledger: Path) -> list[Pair]:
+def pairs_of(cells: list[Planned], reference: str) -> list[Pair]:
     """Each cell of another arm with the reference's cell at its place, where there is one."""
     at = {place_of(cell.settings): cell for cell in cells}
     found = []
@@ -28,5 +27,5 @@ def pairs_of(cells: list[Planned], reference: str, ledger: Path) -> list[Pair]:
         if place.arm != reference and against is not None:
             prefix = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", str(part))[-40:] for part in place)
             name = f"{prefix}-{hash_json([arm.cell, against.cell])}"
-            found.append(Pair(arm, against, place, ledger / "pairs" / name))
+            found.append(Pair(arm, against, place, arm.folder.parent.parent / "pairs" / name))
     return found

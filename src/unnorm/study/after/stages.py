@@ -1,88 +1,84 @@
-"""The stages of one study, in order: each cell's answers, then each pair's verdicts, then each pair's times."""
+"""The stages of one study as tasks: each cell's answers, then each pair's verdicts, then each pair's times."""
 
-from collections.abc import Callable
-from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 from unnorm.evaluation.judges.interface import Judge
-from unnorm.evaluation.questions import read_questions
-from unnorm.study.after.completions import complete, is_complete
-from unnorm.study.after.judge import is_judged, judge, judge_folder
-from unnorm.study.after.latency import is_timed, latency_file, time_pair
-from unnorm.study.after.pairs import Pair, pairs_of
-from unnorm.study.plan import Planned
-from unnorm.study.spec import StudyFile
-from unnorm.study.view import reference_of
+from unnorm.study.after.completions import complete, completions_key, has_completions
+from unnorm.study.after.judge import judge, judge_stage
+from unnorm.study.after.latency import latency_stage, time_pair
+from unnorm.study.after.pairs import Pair
+from unnorm.study.lease import Lease, TaskFolder
+from unnorm.study.plan import Planned, name_of
+from unnorm.study.spec import After, Completions, JudgeStage, LatencyStage
+from unnorm.study.tasks import Task
+
+COMPLETIONS_STAGE = "completions"
 
 
-class Stage(NamedTuple):
-    """One thing to do after training. cells: those that must be done before. folder: where it is written."""
-
-    name: str
-    cells: tuple[Planned, ...]
-    folder: Path
-    is_done: Callable[[], bool]
-    run: Callable[[], None]
+def completions_tasks(cells: Sequence[Planned], wanted: Completions) -> list[Task]:
+    return [_completions(cell, wanted) for cell in cells]
 
 
-class Stages:
-    """What comes after the training of `cells`. The judge is loaded when the first pair needs it, and kept."""
+def judge_tasks(pairs: Sequence[Pair], answers: Completions, wanted: JudgeStage, *, quiet: bool) -> list[Task]:
+    """The judge is loaded when the first pair needs it, and kept."""
 
-    def __init__(self, spec: StudyFile, cells: list[Planned], ledger: Path, *, quiet: bool = False) -> None:
-        self.after, self.cells, self.quiet = spec.after, cells, quiet
-        self.pairs = pairs_of(cells, reference_of([arm.id for arm in spec.resolved_arms()]), ledger)
-        if self.after.completions:
-            read_questions(self.after.completions.prompts)  # a mistake in it shows now, not after hours of training
-
-    def __iter__(self) -> Any:
-        answers, by, timed = self.after.completions, self.after.judge, self.after.latency
-        if answers:
-            for cell in self.cells:
-                yield Stage(
-                    "completions",
-                    (cell,),
-                    cell.folder,
-                    _bound(is_complete, cell, answers),
-                    _bound(complete, cell, answers),
-                )
-        if answers and by:
-            for pair in self.pairs:
-                done, run = _bound(is_judged, pair, answers, by), _bound(self._judge, pair)
-                yield Stage("judge", (pair.arm, pair.against), pair.folder, done, run)
-        if timed:
-            for pair in self.pairs:
-                done, run = _bound(is_timed, pair, timed), _bound(time_pair, pair, timed, quiet=self.quiet)
-                yield Stage("latency", (pair.arm, pair.against), pair.folder, done, run)
-
-    @property
-    def entries(self) -> list[dict[str, Any]]:
-        """For study.json: each pair, and which files of its folder are this study's."""
-        return [
-            {**pair.place._asdict(), "against": pair.against.settings.arm.id, **self._files(pair)}
-            for pair in self.pairs
-        ]
-
-    def _files(self, pair: Pair) -> dict[str, str | None]:
-        answers, by, timed = self.after.completions, self.after.judge, self.after.latency
-        return {
-            "folder": pair.folder.name,
-            "judge": judge_folder(pair, answers, by) if answers and by else None,
-            "latency": latency_file(pair, timed) if timed else None,
-        }
-
-    @cached_property
-    def _loaded_judge(self) -> Judge:
+    @cache
+    def loaded() -> Judge:
         from unnorm.evaluation.judges.load import load_judge
 
-        assert self.after.judge is not None
-        return load_judge(self.after.judge.kind, self.after.judge.model, self.after.judge.base_url)
+        return load_judge(wanted.kind, wanted.model, wanted.base_url)
 
-    def _judge(self, pair: Pair) -> None:
-        assert self.after.completions is not None
-        assert self.after.judge is not None
-        judge(pair, self.after.completions, self.after.judge, self._loaded_judge, quiet=self.quiet)
+    def work(pair: Pair, stage: str) -> Callable[[Lease], str]:
+        return lambda lease: judge(pair, wanted, loaded(), lease.attempt / stage, quiet=quiet)
+
+    return [_of_pair("judge", pair, stage := judge_stage(pair, answers, wanted), work(pair, stage)) for pair in pairs]
 
 
-def _bound(function: Callable[..., Any], *args: Any, **options: Any) -> Callable[[], Any]:
-    return lambda: function(*args, **options)
+def latency_tasks(pairs: Sequence[Pair], wanted: LatencyStage, *, quiet: bool) -> list[Task]:
+    def work(pair: Pair) -> Callable[[Lease], str]:
+        return lambda lease: time_pair(pair, wanted, lease.attempt, quiet=quiet)
+
+    return [_of_pair("latency", pair, latency_stage(wanted), work(pair)) for pair in pairs]
+
+
+def folders(cells: Sequence[Planned], pairs: Sequence[Pair], after: After) -> list[TaskFolder]:
+    """Where the leases of all stages are, whether there are any yet or not."""
+    found = [TaskFolder(cell.folder, COMPLETIONS_STAGE) for cell in cells] if after.completions else []
+    if after.completions and after.judge:
+        found += [TaskFolder(pair.folder, judge_stage(pair, after.completions, after.judge)) for pair in pairs]
+    if after.latency:
+        found += [TaskFolder(pair.folder, latency_stage(after.latency)) for pair in pairs]
+    return found
+
+
+def pair_entries(pairs: Sequence[Pair], after: After) -> list[dict[str, Any]]:
+    """For study.json: each pair, and which part of its folder is this study's."""
+    answers, by, timed = after.completions, after.judge, after.latency
+    return [
+        {
+            **pair.place._asdict(),
+            "against": pair.against.settings.arm.id,
+            "folder": pair.folder.name,
+            "judge": judge_stage(pair, answers, by) if answers and by else None,
+            "latency": f"{latency_stage(timed)}.json" if timed else None,
+        }
+        for pair in pairs
+    ]
+
+
+def _completions(cell: Planned, wanted: Completions) -> Task:
+    key = completions_key(cell, wanted)
+    return Task(
+        f"completions of {name_of(cell.settings)}",
+        TaskFolder(cell.folder, COMPLETIONS_STAGE),
+        key,
+        lambda lease: complete(cell, wanted, lease.attempt, key),
+        lambda: has_completions(cell, key),
+    )
+
+
+def _of_pair(kind: str, pair: Pair, stage: str, work: Callable[[Lease], str]) -> Task:
+    name = f"{kind} of {name_of(pair.arm.settings)} against {pair.against.settings.arm.id}"
+    return Task(name, TaskFolder(pair.folder, stage), stage, work)

@@ -1,0 +1,241 @@
+"""The work of one cell: a base is swapped, fine-tuned and measured, into one folder that can be gone on with.
+
+trainable.json     what trains, by group
+calibration.json   how the new norms were fitted;  recovery.json  how they were recovered, where they were
+steps.jsonl        the log of every step;  evaluations.jsonl  the held-out loss at intervals
+checkpoints/       to go on from
+attempt.json       rows a forward, if they are fewer than a step has
+scores.parquet     the held-out scores of each conversation, at the end
+model/             the artefact, at the end;  result.json  the numbers
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unnorm.artefacts.saving import save
+from unnorm.data.prepare import Rows
+from unnorm.data.sources import counts_in_words
+from unnorm.evaluation.conversation_scores import score_conversations, write_sums
+from unnorm.evaluation.held_out import evaluate_rows
+from unnorm.foundation import atomic
+from unnorm.foundation.processes import is_main, launch
+from unnorm.study.cell import CellSettings, set_up
+from unnorm.study.environment import run_environment
+from unnorm.study.failures import failure_of, free_memory, let_go
+from unnorm.study.workbench import Workbench
+from unnorm.surgery.recover import RecoverReport
+from unnorm.surgery.swap import SwapReport
+from unnorm.tuning import checkpoint
+from unnorm.tuning.run_log import RunLog
+from unnorm.tuning.site_monitor import SiteMonitor
+from unnorm.tuning.strategies import Trainable
+
+Say = Callable[[str], None]
+
+
+class Hooks(NamedTuple):
+    """What whoever runs a cell wants to be asked or told.
+
+    check: raises if the run may not go on; asked before anything is written. begun: everything is prepared, training
+    begins. saved: a checkpoint of this step was written. retried: a second start, with so many rows a forward.
+    report_to: transformers' names of trackers.
+    """
+
+    check: Callable[[], None] = lambda: None
+    begun: Callable[[], None] = lambda: None
+    saved: Callable[[int], None] = lambda step: None
+    retried: Callable[[int], None] = lambda rows: None
+    say: Say = lambda text: None
+    report_to: tuple[str, ...] = ()
+    quiet: bool = False
+
+
+def fine_tune(settings: CellSettings, cell: str, folder: Path, bench: Workbench, hooks: Hooks) -> dict[str, Any]:
+    """Train and measure the cell in `folder`, or go on with it. Returns the numbers, which are in result.json too.
+
+    Where the memory does not suffice, it begins once more with half the rows in each forward and twice as many
+    forwards a step: the same tokens a step, and the same step up to the order of sums and what dropout draws.
+    result.json says so. Of several processes (torchrun) none can begin again alone, so there it fails.
+    """
+    whole = settings.rows_per_step()
+    rows = _rows_per_forward(folder) or whole
+    try:
+        return _fine_tune(settings, cell, folder, bench, hooks, rows)
+    except Exception as error:
+        fewer = _fewer(rows, whole)
+        if failure_of(error) != "out_of_memory" or rows < whole or fewer is None or launch() is not None:
+            raise
+        let_go(error)
+    # Outside of the handler: there, the error and with it everything of the attempt would still be alive.
+    bench.let_go_of_start()
+    free_memory()
+    hooks.check()
+    for name in ("steps.jsonl", "evaluations.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    atomic.write_json(folder / "attempt.json", {"rows_per_forward": fewer})
+    hooks.retried(fewer)
+    return _fine_tune(settings, cell, folder, bench, hooks, fewer)
+
+
+def _rows_per_forward(folder: Path) -> int | None:
+    path = folder / "attempt.json"
+    return int(atomic.read_json(path)["rows_per_forward"]) if path.is_file() else None
+
+
+def _fewer(rows: int, whole: int) -> int | None:
+    """At most half of `rows` so that forwards of equal size make up a step; None if there are none."""
+    return next((half for half in range(rows // 2, 0, -1) if whole % half == 0), None)
+
+
+class _Ready(NamedTuple):
+    """Everything that a cell's training needs."""
+
+    trainer: Any
+    swap: SwapReport | None
+    recovery: RecoverReport | None
+    trainable: Trainable
+    evaluations: RunLog
+    evaluated: dict[int, dict[str, Any]]
+    validation: Rows
+
+
+def _fine_tune(
+    settings: CellSettings, cell: str, folder: Path, bench: Workbench, hooks: Hooks, rows_per_forward: int
+) -> dict[str, Any]:
+    ready = _prepare(settings, bench, cell, folder, hooks, rows_per_forward)
+    hooks.begun()
+    if is_main():
+        for name, report in (("calibration", ready.swap), ("recovery", ready.recovery), ("trainable", ready.trainable)):
+            if report is not None:
+                atomic.write_json(folder / f"{name}.json", report.to_dict())
+    ready.trainer.evaluate_now(0)
+    hooks.say(f"held-out loss before training {ready.evaluated[0]['loss']:.4f}")
+    ready.trainer.fit()
+    tokenizer = bench.base(settings.model).tokenizer
+    scores = score_conversations(ready.trainer.model, tokenizer, ready.validation)  # by all processes together
+    if not is_main():
+        return {}
+    hooks.check()
+    write_sums(folder / "scores.parquet", scores)
+    save(ready.trainer.model, folder / "model", tokenizer)
+    result = _result(settings, cell, ready.trainable, ready.trainer.log_file.read(), ready.evaluated, rows_per_forward)
+    atomic.write_json(folder / "result.json", result)
+    return result
+
+
+def _prepare(
+    settings: CellSettings, bench: Workbench, cell: str, folder: Path, hooks: Hooks, rows_per_forward: int
+) -> _Ready:
+    from unnorm.tuning.trainer import TokenTrainer
+
+    say = hooks.say
+    if not bench.base(settings.model).packs:
+        say(f"rows packed into {settings.model_name} would leak into each other: padding instead, one row each")
+    source = bench.source(settings.data, settings.model)
+    validation = bench.validation_rows(settings.data, settings.model, settings.evaluation_tokens)
+    train = bench.train_rows(settings.data, settings.model, settings.training.tokens, settings.seed)
+    say(f"data understood as {', '.join(sorted(set(source.reading.formats.values())))}")
+    say(
+        f"{train.tokens:,} tokens to train on in {len(train.rows):,} rows, {validation.tokens:,} to evaluate on; "
+        f"dropped: {counts_in_words(source.dropped)}; changed: {counts_in_words(source.changed)}"
+    )
+    model, swap, recovery = bench.start(
+        settings.model, settings.arm, settings.data, settings.training.tokens, settings.seed
+    )
+    if swap is not None:
+        say(_describe(swap))
+    if recovery is not None:
+        say(recovery.describe())
+    model, trainable, paths = set_up(model, settings)
+    say(trainable.describe())
+    evaluations = RunLog(folder / "evaluations.jsonl")
+    if is_main():
+        evaluations.cut_after(checkpoint.step_of(checkpoint.latest(folder / "checkpoints")))
+    evaluated = {record["step"]: record for record in evaluations.read()}
+
+    def evaluate_at(step: int) -> dict[str, Any]:
+        if step not in evaluated:
+            held_out = evaluate_rows(model, validation, quiet=True)
+            evaluated[step] = {"step": step, "train_tokens": trainer.train_tokens, **held_out.to_dict()}
+            if is_main():
+                hooks.check()
+                evaluations.append(evaluated[step])
+        return evaluated[step]
+
+    trainer = TokenTrainer(
+        model,
+        settings.training,
+        rows=train.rows,
+        collate=train.collate,
+        rows_per_step=settings.rows_per_step(),
+        rows_per_forward=rows_per_forward,
+        run=cell,
+        folder=folder,
+        seed=settings.seed,
+        monitor=SiteMonitor(model, paths),
+        evaluate=evaluate_at,
+        evaluate_every=max(1, settings.evaluate_every_tokens // settings.training.batch_tokens),
+        checkpoint_every=max(1, settings.checkpoint_every_tokens // settings.training.batch_tokens),
+        check=hooks.check,
+        saved=hooks.saved,
+        report_to=hooks.report_to,
+        quiet=hooks.quiet,
+    )
+    return _Ready(trainer, swap, recovery, trainable, evaluations, evaluated, validation)
+
+
+def _describe(swap: SwapReport) -> str:
+    fit = swap.calibration
+    if fit is None:
+        return f"swapped {len(swap.sites)} sites, bare"
+    worst = min(fit.sites, key=lambda site: site.r2)
+    corrected = f"; {len(fit.corrections)} linear layers corrected" if fit.corrections else ""
+    return (
+        f"swapped {len(swap.sites)} sites, calibrated on {fit.tokens:,} tokens in {fit.seconds:.1f} s; "
+        f"lowest R² {worst.r2:.3f} at {worst.path}{corrected}"
+    )
+
+
+def _result(
+    settings: CellSettings,
+    cell: str,
+    trainable: Trainable,
+    steps: list[dict[str, Any]],
+    evaluations: dict[int, Any],
+    rows_per_forward: int,
+) -> dict[str, Any]:
+    first, last = evaluations[0], evaluations[max(evaluations)]
+    wall = sum(
+        step["tokens_per_second"] and _tokens_of(steps, i) / step["tokens_per_second"] for i, step in enumerate(steps)
+    )
+    return {
+        "model": settings.model_name,
+        "dataset": settings.dataset_name,
+        "arm": settings.arm.id,
+        "strategy": settings.strategy,
+        "seed": settings.seed,
+        "steps": steps[-1]["step"],
+        "train_tokens": steps[-1]["train_tokens"],
+        "trainable_parameters": trainable.trainable_parameters,
+        "total_parameters": trainable.total_parameters,
+        "start_eval_loss": first["loss"],
+        "eval_loss": last["loss"],
+        "loss_drop": 1 - last["loss"] / first["loss"],
+        "eval_token_accuracy": last["token_accuracy"],
+        "eval_tokens": last["tokens"],
+        "grad_norm_last": steps[-1]["grad_norm"],
+        "tokens_per_second": steps[-1]["train_tokens"] / wall,
+        "wall_seconds": wall,
+        "rows_per_forward": rows_per_forward,
+        "rows_per_step": settings.rows_per_step(),
+        "cell": cell,
+        "environment": run_environment(),
+    }
+
+
+def _tokens_of(steps: list[dict[str, Any]], index: int) -> int:
+    before = steps[index - 1]["train_tokens"] if index else 0
+    return int(steps[index]["train_tokens"] - before)

@@ -1,0 +1,142 @@
+"""A cell as a task, and one cell run by itself.
+
+OUT/cell.json   the resolved configuration and its hash, written when training begins
+OUT/lease/      who has it and what became of it;  OUT/events.jsonl  the same for people;  OUT/attempt-N/  work in hand
+and what `fine_tune` makes, in OUT once it is done.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from unnorm.foundation import atomic
+from unnorm.foundation.errors import ArtefactError, RunError
+from unnorm.foundation.processes import is_main, launch
+from unnorm.study import events
+from unnorm.study.cell import CellSettings, cell_of
+from unnorm.study.fine_tune import Hooks, fine_tune
+from unnorm.study.lease import Lease, TaskFolder, Watch, newest
+from unnorm.study.tasks import Task, Timing, claim_task, is_open, reopen, run_task
+from unnorm.study.workbench import Workbench
+
+Say = Callable[[str], None]
+_ENTRIES = "lease"
+
+
+def cell_task(
+    settings: CellSettings,
+    cell: str,
+    resolved: dict[str, Any],
+    folder: Path,
+    bench: Workbench,
+    hooks: Hooks,
+    *,
+    name: str,
+    tell: Say,
+) -> Task:
+    """The task of running a cell in `folder`. hooks: its `say` hears every stage; tell: hears only what went wrong."""
+
+    def work(lease: Lease) -> str:
+        def begun() -> None:
+            lease.check()
+            atomic.write_json(folder / "cell.json", {"cell": cell, "settings": resolved})
+
+        def retried(rows: int) -> None:
+            events.record(lease, "retried", failure="out_of_memory", rows_per_forward=rows)
+            tell(f"{name}: out of memory; once more with {rows} rows a forward and as many tokens a step")
+
+        own = hooks._replace(
+            check=lease.check,
+            begun=begun,
+            saved=lambda step: events.record(lease, "checkpoint", step=step),
+            retried=retried,
+        )
+        result = fine_tune(settings, cell, lease.attempt, bench, own)
+        return f"{result['start_eval_loss']:.4f} → {result['eval_loss']:.4f} in {result['wall_seconds']:.0f} s"
+
+    return Task(name, TaskFolder(folder), cell, work, lambda: was_done(folder))
+
+
+def was_done(folder: Path) -> bool:
+    """Whether a version of unnorm without leases finished the cell."""
+    path = folder / "cell.json"
+    return path.is_file() and atomic.read_json(path).get("state") == "done"
+
+
+def run_cell(
+    settings: CellSettings,
+    out: Path,
+    *,
+    bench: Workbench | None = None,
+    quiet: bool = False,
+    say: Say = lambda text: None,
+    report_to: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Run the cell in the folder `out`, or go on with it, or hand back its result if it is done.
+
+    Returns the numbers of result.json. bench: what the cell may share with others. say: called with a line for people
+    at each stage. report_to: transformers' names of trackers. Raises `UnnormError`; what was finished stays, and the
+    folder tells. Raises `Interrupted` when asked to stop, `RunError` while another process runs the cell.
+    """
+    bench = bench or Workbench(quiet=quiet)
+    out = Path(out)
+    cell, resolved = cell_of(settings, bench)
+    _check_place(out, cell, resolved)
+    hooks = Hooks(say=say, report_to=report_to, quiet=quiet)
+    if not is_main():
+        return fine_tune(settings, cell, _attempt_of_main(out), bench, hooks)
+    task = cell_task(settings, cell, resolved, out, bench, hooks, name=str(out), tell=say)
+    reopen(task)
+    if not is_open(task):
+        say(f"{out} is finished already; nothing to do")
+        return atomic.read_json(out / "result.json")  # type: ignore[no-any-return]
+    lease = claim_task(task, Watch(), Timing(), say)
+    if lease is None:
+        raise RunError(f"{out} is being run by another process, or it killed the last two. See {out / events.NAME}.")
+    try:
+        run_task(task, lease)
+    except Exception:
+        _forget_if_not_begun(out)
+        raise
+    return atomic.read_json(out / "result.json")  # type: ignore[no-any-return]
+
+
+def _check_place(out: Path, cell: str, resolved: dict[str, Any]) -> None:
+    """An `ArtefactError` if the folder is another run's, or no run's."""
+    state = out / "cell.json"
+    if not state.is_file():
+        if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / _ENTRIES).is_dir())):
+            raise ArtefactError(f"{out} is not empty and holds no run. Give another --out.")
+        return
+    found = atomic.read_json(state)
+    if found["cell"] != cell:
+        different = [key for key in resolved if found["settings"].get(key) != resolved[key]]
+        raise ArtefactError(
+            f"{out} holds another run: it differs in {', '.join(different) or 'its version'}. "
+            "Give another --out, or delete the folder."
+        )
+
+
+def _forget_if_not_begun(out: Path) -> None:
+    """Leave no trace of a run that was refused before it began, so that the mended command can have the folder."""
+    if (out / "cell.json").is_file():
+        return
+    task = TaskFolder(out)
+    for path in (task.log, *(path for _, path in task.attempts())):
+        shutil.rmtree(path, ignore_errors=True)
+    (out / events.NAME).unlink(missing_ok=True)
+
+
+def _attempt_of_main(out: Path, wait_seconds: float = 120.0) -> Path:
+    """The folder that the main process of the same launch works in."""
+    deadline = time.monotonic() + wait_seconds
+    task = TaskFolder(out)
+    while time.monotonic() < deadline:
+        last = newest(task)
+        ours = last is not None and last.kind == "claimed" and last.content.get("launch") == launch()
+        if last is not None and ours and task.attempt(last.number).is_dir():
+            return task.attempt(last.number)
+        time.sleep(0.05)
+    raise RunError(f"the main process of this launch has not begun {out} within {wait_seconds:.0f} s.")

@@ -1,0 +1,94 @@
+"""What a study's runners do: its cells, then the stages after them. The same list in one process or in several."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unnorm.study.after.completions import completions_key, has_completions
+from unnorm.study.after.pairs import pairs_of
+from unnorm.study.after.stages import completions_tasks, folders, judge_tasks, latency_tasks
+from unnorm.study.cell import CellSettings
+from unnorm.study.fine_tune import Hooks
+from unnorm.study.lease import TaskFolder
+from unnorm.study.ledger import standing_of
+from unnorm.study.plan import Planned, name_of
+from unnorm.study.run_cell import cell_task
+from unnorm.study.spec import After
+from unnorm.study.tasks import Say, Task, Timing, run_tasks
+from unnorm.study.workbench import Workbench
+
+
+class Work(NamedTuple):
+    """Cells, the stages wanted after them, the arm that pairs are made with, and what changes no result: transformers'
+    names of trackers, silence."""
+
+    planned: list[Planned]
+    reference: str
+    after: After = After()
+    report_to: tuple[str, ...] = ()
+    quiet: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for another process."""
+        cells = [
+            {**cell._asdict(), "settings": cell.settings.model_dump(mode="json"), "folder": str(cell.folder)}
+            for cell in self.planned
+        ]
+        return {**self._asdict(), "planned": cells, "after": self.after.model_dump(mode="json")}
+
+
+def work_from(content: dict[str, Any]) -> Work:
+    """What `Work.to_dict` told."""
+    planned = [
+        Planned(CellSettings.model_validate(cell["settings"]), cell["cell"], cell["resolved"], Path(cell["folder"]))
+        for cell in content["planned"]
+    ]
+    after, report_to = After.model_validate(content["after"]), tuple(content["report_to"])
+    return Work(planned, content["reference"], after, report_to, content["quiet"])
+
+
+def cell_tasks(work: Work, bench: Workbench, say: Say) -> list[Task]:
+    """The cells, in the plan's order."""
+    hooks = Hooks(report_to=work.report_to, quiet=work.quiet)
+    return [
+        cell_task(c.settings, c.cell, c.resolved, c.folder, bench, hooks, name=name_of(c.settings), tell=say)
+        for c in work.planned
+    ]
+
+
+def stage_tasks(work: Work) -> list[Task]:
+    """The stages after training that can be done now: of cells that are done, and of pairs of them."""
+    answers, by, timed = work.after.completions, work.after.judge, work.after.latency
+    cells = [cell for cell in work.planned if standing_of(cell.folder).state == "done"]
+    tasks = completions_tasks(cells, answers) if answers else []
+    if answers and by:
+        answered = [cell for cell in cells if has_completions(cell, completions_key(cell, answers))]
+        tasks += judge_tasks(pairs_of(answered, work.reference), answers, by, quiet=work.quiet)
+    if timed:
+        tasks += latency_tasks(pairs_of(cells, work.reference), timed, quiet=work.quiet)
+    return tasks
+
+
+def work_through(
+    work: Work,
+    bench: Workbench,
+    *,
+    say: Say,
+    ended: Callable[[], None] = lambda: None,
+    timing: Timing | None = None,
+) -> None:
+    """Do all of the work that others do not do: cells first, then the stages. `ended` is called after each task."""
+    run_tasks(cell_tasks(work, bench, say), say=say, ended=ended, timing=timing)
+    if work.after.completions:  # answers come before what is judged of them
+        run_tasks(stage_tasks(work._replace(after=_answers_alone(work.after))), say=say, ended=ended, timing=timing)
+    run_tasks(stage_tasks(work), say=say, ended=ended, timing=timing)
+
+
+def folders_of(work: Work) -> list[TaskFolder]:
+    """Where the leases of all tasks are, whether there are any yet or not."""
+    pairs = pairs_of(work.planned, work.reference)
+    return [*(TaskFolder(cell.folder) for cell in work.planned), *folders(work.planned, pairs, work.after)]
+
+
+def _answers_alone(after: After) -> After:
+    return After(completions=after.completions)

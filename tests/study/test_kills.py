@@ -1,0 +1,190 @@
+"""Killed, stopped, doubled, on a full disk: the tables are those of an undisturbed run, and nothing is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from study.small_study import run_text, study_text, table
+from unnorm.foundation import atomic
+from unnorm.foundation.errors import DiskError
+from unnorm.study.events import read_events
+from unnorm.study.lease import TaskFolder, add_entry, entries, newest
+from unnorm.study.ledger import standing_of
+from unnorm.study.tasks import Timing
+from unnorm.tuning.run_log import RunLog
+
+FAST = Timing(beat=0.2, dead_after=2.0, look=0.2)
+RUN = """
+import sys, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from study.small_study import run_text
+from unnorm.study.tasks import Timing
+run_text(sys.argv[1], Path(sys.argv[2]), timing=Timing(0.2, 2.0, 0.2))
+"""
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+
+
+def start(text: str, ledger: Path, program: str = RUN) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", program, text, str(ledger)], env=ENVIRONMENT)
+
+
+def forked(*arguments: str | Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "study.forked_runs", *map(str, arguments)]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+def cells(ledger: Path) -> list[Path]:
+    return sorted((ledger / "cells").iterdir())
+
+
+def assert_each_is_committed_once(ledger: Path, count: int = 4) -> None:
+    assert len(cells(ledger)) == count
+    for cell in cells(ledger):
+        assert standing_of(cell).state == "done"
+        for stage in ("cell", "completions"):
+            done = [e for e in read_events(cell) if (e["event"], e["stage"]) == ("done", stage)]
+            assert len(done) == 1, f"{cell.name}, {stage}"
+        for task in (TaskFolder(cell), TaskFolder(cell, "completions")):
+            assert [entry.kind for entry in entries(task)].count("done") == 1
+            assert newest(task).kind == "done"
+            assert not task.attempts()
+        steps = [record["step"] for record in RunLog(cell / "steps.jsonl").read()]
+        assert steps == list(range(1, len(steps) + 1))
+
+
+def answers(ledger: Path, names: list[str]) -> list[list[str]]:
+    logs = (RunLog(ledger / "cells" / name / "completions.jsonl") for name in names)
+    return [[answer["text"] for answer in log.read()] for log in logs]
+
+
+def test_killed_at_thirty_random_moments_the_tables_are_the_same(small, tmp_path):
+    text, undisturbed = small
+    done = forked("kill", text, tmp_path, "30", "0")
+    assert done.returncode == 0, done.stderr[-3000:]
+    ledgers = sorted(tmp_path.iterdir())
+    killed = 0
+    for ledger in ledgers:
+        assert table(ledger / "small") == table(undisturbed / "small")
+        names = [cell.name for cell in cells(ledger)]
+        assert answers(ledger, names) == answers(undisturbed, names)
+        assert_each_is_committed_once(ledger)
+        killed += sum(entry.kind == "claimed" for cell in cells(ledger) for entry in entries(TaskFolder(cell))) - len(
+            cells(ledger)
+        )
+    assert killed >= 10, "most kills hit a cell at work"
+
+
+def test_two_runners_at_once_share_the_cells(small, tmp_path):
+    text, undisturbed = small
+    done = forked("two", text, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert table(tmp_path / "small") == table(undisturbed / "small")
+    assert_each_is_committed_once(tmp_path)
+
+
+def test_an_owner_that_was_stopped_wakes_after_takeover_and_commits_nothing(small, bases, data_file, tmp_path):
+    text = study_text(bases["gpt2"], data_file, arms=["dyt"], strategies=["frozen"])
+    late = start(text, tmp_path)
+    deadline = time.monotonic() + 120
+    while not any(tmp_path.glob("cells/*/attempt-*/steps.jsonl")):
+        assert time.monotonic() < deadline
+        assert late.poll() is None
+        time.sleep(0.002)
+    late.send_signal(signal.SIGSTOP)
+    (cell,) = cells(tmp_path)
+    assert standing_of(cell).state == "running"
+    run_text(text, tmp_path, timing=FAST)
+    whole = {path: path.stat().st_mtime_ns for path in sorted(cell.rglob("*")) if path.name != "events.jsonl"}
+    assert standing_of(cell).state == "done"
+    late.send_signal(signal.SIGCONT)
+    assert late.wait() == 0, "it goes on with what else there is: nothing"
+    after = {path: path.stat().st_mtime_ns for path in sorted(cell.rglob("*")) if path.name != "events.jsonl"}
+    assert {p: t for p, t in after.items() if p.is_file()} == {p: t for p, t in whole.items() if p.is_file()}
+    kinds = [entry.kind for entry in entries(TaskFolder(cell))]
+    assert kinds == ["claimed", "lost", "claimed", "done"]
+    events = [event["event"] for event in read_events(cell)]
+    assert events.count("done") == 1
+    assert events[-1] == "fenced"
+    original = [row for row in table(small[1] / "small") if (row["arm"], row["strategy"]) == ("dyt", "frozen")]
+    assert table(tmp_path / "small") == original
+
+
+def test_a_machine_whose_clock_is_years_off_is_neither_robbed_nor_waited_for_ever(bases, data_file, tmp_path):
+    text = study_text(bases["gpt2"], data_file, arms=["original"], strategies=["frozen"])
+    run_text(text, tmp_path, timing=FAST)
+    (cell,) = cells(tmp_path)
+    name = cell.name
+    for path in sorted(cell.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    owner = {"host": "other", "place": "elsewhere", "pid": 1, "started": "1"}
+    for year_seconds in (0.0, 4e9):
+        task = TaskFolder(tmp_path / "cells" / name)
+        last = newest(task)
+        add_entry(task, (last.number if last else 0) + 1, "claimed", key="k", **{**owner, "time": year_seconds})
+        beat = task.log / f"beat-{newest(task).number:08d}"
+        beat.write_text("1")
+        os.utime(beat, (year_seconds, year_seconds))
+        assert standing_of(task.path).state == "running"
+        said: list[str] = []
+        started = time.monotonic()
+        run_text(text, tmp_path, timing=FAST, say=said.append) if year_seconds else time.sleep(0)
+        if year_seconds:
+            assert time.monotonic() - started >= FAST.dead_after
+            assert any("which other (pid 1) has" in line for line in said)
+            assert standing_of(task.path).state == "done"
+
+
+@pytest.mark.parametrize("at", [3, 12, 20, 28])
+def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(at, small, bases, data_file, tmp_path, monkeypatch):
+    text = study_text(bases["gpt2"], data_file, arms=["dyt"], strategies=["frozen"])
+    real, calls = atomic.os.replace, []
+
+    def full(source, target):
+        calls.append(target)
+        if len(calls) >= at:
+            raise OSError(28, "No space left on device")
+        return real(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic.os, "replace", full)
+        with pytest.raises(DiskError, match="disk is full"):
+            run_text(text, tmp_path, timing=FAST)
+    run_text(text, tmp_path, timing=FAST)
+    original = [row for row in table(small[1] / "small") if (row["arm"], row["strategy"]) == ("dyt", "frozen")]
+    assert table(tmp_path / "small") == original
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounts a small tmpfs, as root")
+def test_on_a_disk_that_is_really_full(small, bases, data_file, tmp_path):
+    text = study_text(bases["gpt2"], data_file, arms=["dyt"], strategies=["full"])
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no right to mount")
+    try:
+        with pytest.raises(DiskError, match="disk is full"):
+            run_text(text, disk, timing=FAST)
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        run_text(text, disk, timing=FAST)
+        original = [row for row in table(small[1] / "small") if (row["arm"], row["strategy"]) == ("dyt", "full")]
+        assert table(disk / "small") == original
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(bases, data_file, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(atomic.tempfile, "mkstemp", refuse)  # root writes into read-only folders, so it is faked
+    text = study_text(bases["gpt2"], data_file)
+    with pytest.raises(DiskError, match="cannot write"):
+        run_text(text, tmp_path / "ledger")
+    assert not list(tmp_path.rglob("*.json"))

@@ -1,0 +1,94 @@
+"""Workers: they share the cells, one's death costs the cell at hand, Ctrl-C stops all of them in order."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from study.small_study import run_text, study_text, table
+from study.test_kills import assert_each_is_committed_once, cells
+from unnorm.foundation.errors import Interrupted, RunError, SettingsError
+from unnorm.foundation.processes import is_gone
+from unnorm.study import workers as workers_module
+from unnorm.study.lease import TaskFolder, entries, newest
+from unnorm.study.ledger import standing_of
+from unnorm.study.tasks import Timing
+from unnorm.study.workers import worker_count
+
+TIMING = Timing(beat=0.2, dead_after=30, look=0.2)
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    monkeypatch.setenv("UNNORM_CACHE", os.environ["UNNORM_CACHE"])
+    monkeypatch.setattr(workers_module, "_cores", lambda: 2)
+
+
+def once_a_cell_trains(ledger, act) -> threading.Thread:
+    """Call `act` with the claim of the first cell that is seen to train."""
+
+    def look() -> None:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
+            for log in ledger.glob("cells/*/attempt-*/steps.jsonl"):
+                last = newest(TaskFolder(log.parent.parent))
+                if last is not None and last.kind == "claimed" and log.stat().st_size:
+                    act(last)
+                    return
+            time.sleep(0.002)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    return thread
+
+
+def test_a_workers_death_costs_the_cell_at_hand(environment, small, tmp_path):
+    text, undisturbed = small
+    said: list[str] = []
+    thread = once_a_cell_trains(tmp_path, lambda claim: os.kill(claim.content["pid"], signal.SIGKILL))
+    view = run_text(text, tmp_path, workers=2, timing=TIMING, say=said.append)
+    thread.join()
+    assert [cell.state for cell in view.cells] == ["done"] * 4
+    assert table(tmp_path / "small") == table(undisturbed / "small")
+    assert_each_is_committed_once(tmp_path)
+    assert [line for line in said if "was killed (SIGKILL) at" in line and "another takes its place" in line]
+    kinds = [entry.kind for cell in cells(tmp_path) for entry in entries(TaskFolder(cell))]
+    assert kinds.count("lost") == 1
+    owners = {e.content["pid"] for cell in cells(tmp_path) for e in entries(TaskFolder(cell)) if e.kind == "claimed"}
+    assert os.getpid() not in owners
+
+
+def test_ctrl_c_stops_all_workers_in_order(environment, bases, data_file, tmp_path):
+    training = {"tokens": 4000, "max_length": 64, "batch_tokens": 128, "precision": "fp32"}
+    text = study_text(bases["gpt2"], data_file, arms=["original"], training=training)
+    thread = once_a_cell_trains(tmp_path, lambda claim: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted):
+        run_text(text, tmp_path, workers=2, timing=TIMING)
+    thread.join()
+    claimed = [e for cell in cells(tmp_path) for e in entries(TaskFolder(cell)) if e.kind == "claimed"]
+    assert claimed
+    assert all(is_gone(entry.content) for entry in claimed)
+    assert {newest(TaskFolder(cell)).kind for cell in cells(tmp_path)} <= {"released", "done"}
+    begun = [cell for cell in cells(tmp_path) if standing_of(cell).state == "interrupted"]
+    assert any(list(cell.glob("attempt-*/checkpoints/step-*")) for cell in begun), "the one that trained has saved"
+
+
+def test_workers_that_cannot_live_here_end_the_run(environment, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers_module.sys, "executable", "/bin/false")
+    with pytest.raises(RunError, match="ended with exit code 1, 3 times"):
+        run_text(small[0], tmp_path, workers=2, timing=TIMING)
+
+
+def test_how_many_workers(monkeypatch):
+    assert worker_count("3") == 3
+    monkeypatch.setattr(workers_module, "_gpus", lambda: [])
+    assert worker_count("auto") == 1
+    monkeypatch.setattr(workers_module, "_gpus", lambda: ["4", "6"])
+    assert worker_count("auto") == 2
+    monkeypatch.setattr(workers_module, "_cores", lambda: 8)
+    assert workers_module._share(2, 3) == {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "4"}
+    for wrong in ("0", "-1", "many"):
+        with pytest.raises(SettingsError, match="--workers"):
+            worker_count(wrong)

@@ -161,6 +161,25 @@ def test_status_tells_who_runs_a_cell_and_how_long_ago_its_heart_beat(small, cap
     assert 0 <= cell["heartbeat_seconds"] < 120
 
 
+def test_watching_ends_with_ctrl_c_and_is_for_people(small, capsys, tmp_path, monkeypatch):
+    text, ledger = small
+    file = tmp_path / "study.yaml"
+    file.write_text(text)
+    looks = []
+
+    def stop_at_the_second(seconds):
+        looks.append(seconds)
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", stop_at_the_second)
+    options = [str(file), "--ledger", str(ledger), "--watch"]
+    assert run(["study", "status", *options]) == 0
+    assert "4 of 4 cells done" in capsys.readouterr()[0]
+    assert len(looks) == 2
+    assert run(["study", "status", *options, "--json"]) == 2
+
+
 def test_trackers_get_every_step_and_the_held_out_loss_and_change_no_hash(bases, data_file, tmp_path, monkeypatch):
     from transformers import TrainerCallback
     from transformers.integrations import integration_utils

@@ -30,7 +30,7 @@ def once_a_cell_trains(ledger, act) -> threading.Thread:
     """Call `act` with the claim of the first cell that is seen to train."""
 
     def look() -> None:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             for log in ledger.glob("cells/*/attempt-*/steps.jsonl"):
                 last = newest(TaskFolder(log.parent.parent))
@@ -39,7 +39,7 @@ def once_a_cell_trains(ledger, act) -> threading.Thread:
                     return
             time.sleep(0.002)
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=look, daemon=True)
     thread.start()
     return thread
 

@@ -49,7 +49,7 @@ def run_workers(
     """
     with Lines(count, say, quiet=work.quiet) as lines:
         told = orjson.dumps(
-            {"work": work.to_dict(), "timing": timing or Timing(), "progress_seconds": lines.progress_seconds}
+            {"work": work.to_dict(), "timing": list(timing or Timing()), "progress_seconds": lines.progress_seconds}
         )
         workers = [_Worker(number, count, told, lines) for number in range(count)]
         try:

@@ -1,21 +1,24 @@
 """How every cell of a study stands now, for `study status`: read, never written."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from unnorm.foundation.processes import this_process
 from unnorm.study.attempt import working_folder
 from unnorm.study.lease import BEAT_SECONDS, TaskFolder, Watch, heartbeat_file
 from unnorm.study.ledger import Standing, stages_of, standing_of
-from unnorm.study.view import StudyView
+from unnorm.study.slices import Place
+from unnorm.study.view import CellView, StudyView
 from unnorm.tuning.run_log import RunLog
 
 LOOK_SECONDS = BEAT_SECONDS / 2
 
 
 class CellStatus(NamedTuple):
-    """One cell: names; `ledger.STATES`; the last step's number and loss; who has it, by which claim (generation), and
+    """One cell: names; `ledger.STATES`; of a try of the search its learning rate; the last step's number and loss; who has it, by which claim (generation), and
     seconds since its heartbeat where that can be told; why it failed; how its stages stand, stage -> (state, failure,
     error)."""
 
@@ -26,44 +29,49 @@ class CellStatus(NamedTuple):
     seed: int
     cell: str
     state: str
-    step: int
-    loss: float | None
-    host: str | None
-    pid: int | None
-    generation: int | None
-    heartbeat_seconds: float | None
-    failure: str | None
-    error: str | None
-    stages: dict[str, tuple[str, str | None, str | None]]
+    tried_rate: float | None = None
+    step: int = 0
+    loss: float | None = None
+    host: str | None = None
+    pid: int | None = None
+    generation: int | None = None
+    heartbeat_seconds: float | None = None
+    failure: str | None = None
+    error: str | None = None
+    stages: Mapping[str, tuple[str, str | None, str | None]] = MappingProxyType({})
 
 
 def status_of(view: StudyView, watch: Watch) -> list[CellStatus]:
-    """The cells in the plan's order. watch: what this observer has seen of heartbeats, if it looks repeatedly."""
-    found = []
-    for cell in view.cells:
-        assert cell.folder is not None
-        task = TaskFolder(cell.folder)
-        standing = standing_of(cell.folder)
-        last = RunLog(working_folder(task) / "steps.jsonl").last() or {}
-        owner = standing.entry.content if standing.state == "running" and standing.entry else {}
-        silent = _silence(task, standing, watch)
-        dead = silent is not None and silent >= watch.dead_after
-        found.append(
-            CellStatus(
-                *(cell.model, cell.dataset, cell.arm, cell.strategy, cell.seed, cell.cell),
-                state="interrupted" if dead else standing.state,
-                step=last.get("step", 0),
-                loss=last.get("loss"),
-                host=owner.get("host"),
-                pid=owner.get("pid"),
-                generation=standing.entry.number if standing.entry and owner else None,
-                heartbeat_seconds=silent,
-                failure="interrupted" if dead else standing.failure,
-                error=standing.error,
-                stages={name: (s.state, s.failure, s.error) for name, s in stages_of(cell.folder).items()},
-            )
-        )
-    return found
+    """The tries of the search, then the cells, in the plan's order; a pair's stages stand at its arm. watch: what this observer has seen of heartbeats, if it looks repeatedly."""
+    pairs = {Place(p.model, p.dataset, p.arm, p.strategy, p.seed): p.folder for p in view.pairs}
+    return [_status(cell, pairs.get(cell.place), watch) for cell in [*view.search, *view.cells]]
+
+
+def _status(cell: CellView, pair: Path | None, watch: Watch) -> CellStatus:
+    if cell.folder is None:
+        return CellStatus(*cell.place, cell.cell, state=cell.state, error=cell.error)
+    task = TaskFolder(cell.folder)
+    standing = standing_of(cell.folder)
+    last = RunLog(working_folder(task) / "steps.jsonl").last() or {}
+    owner = standing.entry.content if standing.state == "running" and standing.entry else {}
+    silent = _silence(task, standing, watch)
+    dead = silent is not None and silent >= watch.dead_after
+    stages = stages_of(cell.folder) | (stages_of(pair) if pair is not None else {})
+    return CellStatus(
+        *cell.place,
+        cell.cell,
+        tried_rate=cell.tried_rate,
+        state="interrupted" if dead else standing.state,
+        step=last.get("step", 0),
+        loss=last.get("loss"),
+        host=owner.get("host"),
+        pid=owner.get("pid"),
+        generation=standing.entry.number if standing.entry and owner else None,
+        heartbeat_seconds=silent,
+        failure="interrupted" if dead else standing.failure,
+        error=standing.error,
+        stages={name: (s.state, s.failure, s.error) for name, s in stages.items()},
+    )
 
 
 def _silence(task: TaskFolder, standing: Standing, watch: Watch) -> float | None:

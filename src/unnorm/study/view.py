@@ -45,6 +45,8 @@ class CellView:
     """The class of the failure (`failures.Failure`), where there is one."""
     folder: Path | None = None
     """None while the cell's learning rate is still to be found."""
+    tried_rate: float | None = None
+    """Of a try of the search: its learning rate."""
 
     @property
     def place(self) -> Place:
@@ -71,6 +73,7 @@ class PairView:
     """One record a question judged as a whole: prompt_id, category, value (1 arm wins, 0.5, 0, None), score, a_length,
     b_length (characters)."""
     latency: dict[str, Any] | None = None
+    folder: Path | None = None
     """`evaluation.latency.LatencyReport.to_dict()`; the models in it are named by their arms."""
 
 
@@ -158,6 +161,7 @@ def _pair(pairs: Path, entry: dict[str, Any], logs: bool) -> PairView:
         judge=_json(judged / "report.json") if entry["judge"] else None,
         verdicts=RunLog(judged / "outcomes.jsonl").read() if entry["judge"] and logs else [],
         latency=_json(timed) if entry["latency"] else None,
+        folder=folder,
     )
 
 
@@ -189,4 +193,5 @@ def _cell(cells: Path, entry: dict[str, Any], logs: bool) -> CellView:
         completions=RunLog(folder / COMPLETIONS).read() if logs else [],
         failure=failure,
         folder=folder,
+        tried_rate=entry.get("learning_rate"),
     )

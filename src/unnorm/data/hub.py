@@ -4,16 +4,19 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from unnorm.foundation import hub
 from unnorm.foundation.errors import DataError
+from unnorm.foundation.hub_errors import explain
 
 
 class HubSet(NamedTuple):
-    """A data set on the hub. subset: its configuration; files: only these of it."""
+    """A data set on the hub. subset: its configuration; files: only these of it; revision: a branch, tag or commit."""
 
     name: str
     subset: str | None = None
     split: str = "train"
     files: str | None = None
+    revision: str | None = None
 
 
 def rows_of(wanted: HubSet, *, streaming: bool = False) -> Iterator[Any]:
@@ -25,13 +28,31 @@ def rows_of(wanted: HubSet, *, streaming: bool = False) -> Iterator[Any]:
 
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
+    full = f"{wanted.name}@{wanted.revision}" if wanted.revision else wanted.name
     try:
-        yield from datasets.load_dataset(
-            wanted.name, wanted.subset, split=wanted.split, data_files=wanted.files, streaming=streaming
-        )
+        with hub.download_shown(wanted.name, "dataset"):
+            rows = datasets.load_dataset(
+                wanted.name,
+                wanted.subset,
+                split=wanted.split,
+                data_files=wanted.files,
+                streaming=streaming,
+                revision=_commit(full),
+            )
+        yield from rows
     except Exception as error:  # the hub, the network and the data's own form each raise their own kinds
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise DataError(
-            f"cannot load {wanted.name!r} (split {wanted.split!r}) from the hub: {line} "
-            "If this machine is offline, give a file instead."
+            f"cannot load {full!r} (split {wanted.split!r}) from the hub: {explain(error, full, 'dataset')}"
         ) from error
+
+
+def _commit(name: str) -> str | None:
+    """The commit that `name` stands at. None where only what `datasets` made of it earlier may be left."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return hub.pinned(name, "dataset").revision
+    except LocalEntryNotFoundError:
+        if hub.parse(name).revision is not None:
+            raise
+        return None

@@ -112,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self, body: bytes = b"") -> None:
         path = unquote(urlsplit(self.path).path)
-        self.hub.asked.append((self.command, path, dict(self.headers)))
+        self.hub.asked.append((self.command, path, {k.lower(): v for k, v in self.headers.items()}))
         status = self.hub.trouble(path, int)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             if status is not None:

@@ -35,7 +35,7 @@ def test_lora_on_attention_projections_is_018_percent_of_distilgpt2(recipe):
     config = AutoConfig.for_model("gpt2", n_layer=6, n_embd=768, n_head=12, n_positions=1024, vocab_size=50257)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-        lora = LoraSettings(**for_distilgpt2["training"]["lora"])
+        lora = LoraSettings(**recipe["training"]["lora"] | for_distilgpt2["training"]["lora"])
         _, trainable = apply_strategy(model, "frozen", site_paths=[], lora=lora, seed=42)
     assert trainable.total_parameters - trainable.trainable_parameters == 81_912_576
     assert trainable.trainable_parameters == 6 * 8 * (768 + 3 * 768)

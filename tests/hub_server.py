@@ -64,11 +64,10 @@ class Hub:
     def trouble(self, path: str, kind: type) -> Any:
         """The next trouble for what is asked at `path`, if it is of this kind; it happens once."""
         for (name, file), troubles in self.troubles.items():
-            met = self.met[name, file]
-            if f"/{name}/" in path and path.endswith(f"/{file}") and met < len(troubles):
-                if isinstance(troubles[met], kind):
-                    self.met[name, file] += 1
-                    return troubles[met]
+            left = troubles[self.met[name, file] :]
+            if f"/{name}/" in path and path.endswith(f"/{file}") and left and isinstance(left[0], kind):
+                self.met[name, file] += 1
+                return left[0]
         return None
 
 

@@ -56,7 +56,7 @@ def gap(study: StudyView, arm: str) -> str:
     if not found:
         return NOT_MEASURED
     seeds = min(len(g.seeds) for g in found)
-    return f"{_span([g.mean for g in found], '+')} over {len(found)} data sets, {seeds} seeds or more"
+    return f"{_span([g.mean for g in found], '+')} (data sets: {len(found)}; seeds of each: {seeds} or more)"
 
 
 def speed(pairs: Iterable[PairView], arm: str) -> str:
@@ -91,7 +91,7 @@ def table(study: StudyView) -> str:
     lines += ["", f"From {done} of {len(study.cells)} cells of the study {study.name}."]
     differ = sum(not comparison["matched"] for comparison in study.audit["comparisons"])
     if differ:
-        lines.append(f"{differ} comparisons are not matched: their arms differ in more than the norm.")
+        lines.append(f"Not matched, since their arms differ in more than the norm: {differ} comparisons.")
     return "\n".join(lines)
 
 

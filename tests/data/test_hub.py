@@ -164,4 +164,6 @@ def test_a_revision_is_a_tag_or_a_commit(found):
     assert of(found, source="somebody/pinned@v1")["first"] == ["q", "earlier"]
     assert of(found, source=f"somebody/pinned@{commit_of(EARLIER)}")["first"] == ["q", "earlier"]
     missing = of(found, source="somebody/pinned@v2")
-    assert missing.endswith("it has no revision 'v2'. Give a branch, a tag or a whole commit, as in somebody/pinned@main.")
+    assert missing.endswith(
+        "it has no revision 'v2'. Give a branch, a tag or a whole commit, as in somebody/pinned@main."
+    )

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from safetensors.torch import load
 
 from hub_server import Hub, Repository, commit_of, serve

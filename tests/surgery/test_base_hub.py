@@ -16,9 +16,8 @@ TOKEN = "hf_aSecretThatNoOneMayEverSee"
 CHUNK = 10 * 1024 * 1024  # what the hub's client fetches before it counts it as arrived
 
 PROGRAM = """
-import json, logging, sys
+import json, sys
 from unnorm.cli.main import run
-from unnorm.evaluation.judges.load import load_judge
 from unnorm.foundation.errors import UnnormError
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.surgery.base import load_base, load_tokenizer

@@ -103,6 +103,15 @@ WANTED = [
 ]
 
 
+OFFLINE = [
+    {"source": "alpaca"},
+    {"source": "sharegpt"},
+    {"source": f"somebody/pinned@{commit_of(EARLIER)}"},
+    {"source": f"somebody/pinned@{commit_of({'train.jsonl': b'another'})}"},
+    {"source": "nobody/nothing"},
+]
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What a fresh process, which may go to the hub, reads."""
@@ -113,7 +122,13 @@ def found(tmp_path_factory):
         command = [sys.executable, "-c", PROGRAM, json.dumps(WANTED)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
-    return dict(zip(map(json.dumps, WANTED), json.loads(done.stdout.splitlines()[-1]), strict=True))
+    found = dict(zip(map(json.dumps, WANTED), json.loads(done.stdout.splitlines()[-1]), strict=True))
+    command[-1] = json.dumps(OFFLINE)
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    again = zip(OFFLINE, json.loads(done.stdout.splitlines()[-1]), strict=True)
+    return found | {json.dumps({**wanted, "offline": True}): reading for wanted, reading in again}
 
 
 def of(found, **wanted):
@@ -167,3 +182,10 @@ def test_a_revision_is_a_tag_or_a_commit(found):
     assert missing.endswith(
         "it has no revision 'v2'. Give a branch, a tag or a whole commit, as in somebody/pinned@main."
     )
+
+
+def test_offline_the_cache_serves_what_it_holds_and_no_other_revision(found):
+    for wanted in OFFLINE[:3]:
+        assert of(found, **wanted, offline=True) == of(found, **wanted)
+    assert "the cache holds another revision of it" in of(found, **OFFLINE[3], offline=True)
+    assert "HF_HUB_OFFLINE is set, and the cache " in of(found, source="nobody/nothing", offline=True)

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from unnorm.data import files
 from unnorm.foundation import hub
 from unnorm.foundation.errors import DataError
 from unnorm.foundation.hub_errors import explain
@@ -24,26 +25,38 @@ def rows_of(wanted: HubSet, *, streaming: bool = False) -> Iterator[Any]:
 
     streaming: nothing is kept on disk, and what is not asked for is not fetched.
     """
-    import datasets
-
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
     full = f"{wanted.name}@{wanted.revision}" if wanted.revision else wanted.name
     try:
         with hub.download_shown(wanted.name, "dataset"):
-            rows = datasets.load_dataset(
-                wanted.name,
-                wanted.subset,
-                split=wanted.split,
-                data_files=wanted.files,
-                streaming=streaming,
-                revision=_commit(full),
-            )
+            commit = _commit(full)
+            rows = _file(wanted, commit) if wanted.files and not streaming else _loaded(wanted, commit, streaming)
         yield from rows
     except Exception as error:  # the hub, the network and the data's own form each raise their own kinds
         raise DataError(
             f"cannot load {full!r} (split {wanted.split!r}) from the hub: {explain(error, full, 'dataset')}"
         ) from error
+
+
+def _file(wanted: HubSet, commit: str | None) -> Iterator[Any]:
+    """The rows of one file, from the hub's cache: what `datasets` makes of a file by name it does not find offline."""
+    from huggingface_hub import hf_hub_download
+
+    assert wanted.files is not None
+    return files.rows_of(hf_hub_download(wanted.name, wanted.files, repo_type="dataset", revision=commit), wanted.split)
+
+
+def _loaded(wanted: HubSet, commit: str | None, streaming: bool) -> Any:
+    import datasets
+    from huggingface_hub import is_offline_mode
+
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    options = {"split": wanted.split, "data_files": wanted.files, "streaming": streaming, "revision": commit}
+    rows = datasets.load_dataset(wanted.name, wanted.subset, **options)
+    if is_offline_mode() and wanted.revision and not any(str(commit) in f["filename"] for f in rows.cache_files):
+        # offline, `datasets` takes the newest of what it made, whatever revision is asked for
+        raise DataError("HF_HUB_OFFLINE is set, and the cache holds another revision of it. Unset it to download.")
+    return rows
 
 
 def _commit(name: str) -> str | None:

@@ -54,8 +54,8 @@ def pinned(name: str, kind: Kind = "model") -> Name:
 
 @cache
 def _commit(repository: str, revision: str | None, kind: Kind) -> str:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import RemoteEntryNotFoundError
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError, RevisionResolutionError
 
     _check_token()
     try:
@@ -64,6 +64,12 @@ def _commit(repository: str, revision: str | None, kind: Kind) -> str:
         if "X-Repo-Commit" not in error.response.headers:
             raise
         return str(error.response.headers["X-Repo-Commit"])
+    except LocalEntryNotFoundError as error:  # out of reach, and no such file in the cache, which may know the commit
+        try:
+            known = HfApi().resolve_revision(repository, repo_type=kind, revision=revision, local_files_only=True)
+        except RevisionResolutionError:
+            raise error from None
+        return known.resolved
     return Path(path).parent.name
 
 

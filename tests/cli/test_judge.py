@@ -90,7 +90,7 @@ def test_an_endpoint_that_refuses_is_exit_code_1(capsys, answers, server):
         (("A", "B", "--judge", "likelihood"), "needs --model"),
         (("A", "B", "--judge", "reward"), "needs --model"),
         (("A", "B", "--judge", "likelihood", "--model", "./absent"), "there is no folder"),
-        (("A", "B", "--judge", "reward", "--model", "./absent"), "cannot load"),
+        (("A", "B", "--judge", "reward", "--model", "./absent"), "there is no folder"),
         (("A", "B", "--judge", "pairrm", "--model", "./absent"), "cannot load"),
         (("A", "B", "--judge", "pairrm", "--base-url", "http://x/v1"), "belongs to the judge openai"),
         (("A", "B", "--judge", "openai", "--model", "m", "--base-url", "x"), "no http address"),

@@ -1,25 +1,17 @@
 """Data sets of the hub, read from a server on this machine in files of the real ones' schemas."""
 
-import io
 import json
 import os
 import subprocess
 import sys
 
-import pyarrow as pa
-import pyarrow.parquet
 import pytest
 
-from data.hub_server import hub
 from data.test_rewild import parts
+from hub_server import Hub, Repository, commit_of, serve
+from hub_stand_ins import parquet
 from unnorm.data import rewild
 from unnorm.data.sources import KNOWN
-
-
-def parquet(rows) -> bytes:
-    out = io.BytesIO()
-    pa.parquet.write_table(pa.Table.from_pylist(rows), out)
-    return out.getvalue()
 
 
 def repositories() -> dict[str, dict[str, bytes]]:
@@ -60,7 +52,19 @@ def repositories() -> dict[str, dict[str, bytes]]:
             b"- config_name: large\n  data_files:\n  - {split: train, path: large/train.jsonl}\n"
             b"  - {split: test, path: large/test.jsonl}\n---\n",
         },
+        "somebody/gated": {"train.jsonl": b'{"prompt": "q", "response": "b"}\n'},
     }
+
+
+EARLIER = {"train.jsonl": b'{"prompt": "q", "response": "earlier"}\n'}
+
+
+def hub() -> Hub:
+    held = {name: Repository(files, "dataset", gated=name.endswith("gated")) for name, files in repositories().items()}
+    held["somebody/pinned"] = Repository(
+        {"train.jsonl": b'{"prompt": "q", "response": "now"}\n'}, "dataset", {"v1": EARLIER}
+    )
+    return Hub(held)
 
 
 PROGRAM = """
@@ -91,6 +95,20 @@ WANTED = [
     {"source": "somebody/chats", "subset": "large", "split": "test"},
     {"source": "somebody/chats", "subset": "large", "split": "dev"},
     {"source": "nobody/nothing"},
+    {"source": "somebody/gated"},
+    {"source": "somebody/pinned"},
+    {"source": "somebody/pinned@v1"},
+    {"source": f"somebody/pinned@{commit_of(EARLIER)}"},
+    {"source": "somebody/pinned@v2"},
+]
+
+
+OFFLINE = [
+    {"source": "alpaca"},
+    {"source": "sharegpt"},
+    {"source": f"somebody/pinned@{commit_of(EARLIER)}"},
+    {"source": f"somebody/pinned@{commit_of({'train.jsonl': b'another'})}"},
+    {"source": "nobody/nothing"},
 ]
 
 
@@ -98,13 +116,19 @@ WANTED = [
 def found(tmp_path_factory):
     """What a fresh process, which may go to the hub, reads."""
     home = tmp_path_factory.mktemp("hub")
-    with hub(repositories()) as endpoint:
-        environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0",
-                       "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}  # fmt: skip
+    with serve(hub()) as served:
+        environment = {**os.environ, "HF_ENDPOINT": served.endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0",
+                       "HF_HUB_DISABLE_TELEMETRY": "1"}  # fmt: skip
         command = [sys.executable, "-c", PROGRAM, json.dumps(WANTED)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
-    return dict(zip(map(json.dumps, WANTED), json.loads(done.stdout.splitlines()[-1]), strict=True))
+    found = dict(zip(map(json.dumps, WANTED), json.loads(done.stdout.splitlines()[-1]), strict=True))
+    command[-1] = json.dumps(OFFLINE)
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    again = zip(OFFLINE, json.loads(done.stdout.splitlines()[-1]), strict=True)
+    return found | {json.dumps({**wanted, "offline": True}): reading for wanted, reading in again}
 
 
 def of(found, **wanted):
@@ -141,4 +165,27 @@ def test_a_subset_and_a_split(found):
 
 
 def test_what_is_not_there_is_one_clear_error(found):
-    assert "cannot load 'nobody/nothing'" in of(found, source="nobody/nothing")
+    assert of(found, source="nobody/nothing") == (
+        "cannot load 'nobody/nothing' (split 'train') from the hub: the hub has no data set of this name. "
+        "Check how it is spelt, or give a file instead; if private: log in with `hf auth login` first."
+    )
+    gated = of(found, source="somebody/gated")
+    assert "it is gated: only accounts that its owner let in may read it. Ask for access at http" in gated
+    assert gated.endswith("/datasets/somebody/gated; then log in with `hf auth login`, or set HF_TOKEN.")
+
+
+def test_a_revision_is_a_tag_or_a_commit(found):
+    assert of(found, source="somebody/pinned")["first"] == ["q", "now"]
+    assert of(found, source="somebody/pinned@v1")["first"] == ["q", "earlier"]
+    assert of(found, source=f"somebody/pinned@{commit_of(EARLIER)}")["first"] == ["q", "earlier"]
+    missing = of(found, source="somebody/pinned@v2")
+    assert missing.endswith(
+        "it has no revision 'v2'. Give a branch, a tag or a whole commit, as in somebody/pinned@main."
+    )
+
+
+def test_offline_the_cache_serves_what_it_holds_and_no_other_revision(found):
+    for wanted in OFFLINE[:3]:
+        assert of(found, **wanted, offline=True) == of(found, **wanted)
+    assert "the cache holds another revision of it" in of(found, **OFFLINE[3], offline=True)
+    assert "HF_HUB_OFFLINE is set, and the cache " in of(found, source="nobody/nothing", offline=True)

@@ -12,10 +12,10 @@ from torch import nn
 from unnorm.artefacts.manifest import NAME, Manifest
 from unnorm.artefacts.weights import read_tensors
 from unnorm.artefacts.whole import NORM_WEIGHTS
-from unnorm.foundation import atomic
-from unnorm.foundation.errors import ArtefactError
+from unnorm.foundation import atomic, hub
+from unnorm.foundation.errors import ArtefactError, first_line
 from unnorm.foundation.hashing import digest_tensors
-from unnorm.surgery.base import first_line, without_peft_notice
+from unnorm.surgery.base import without_peft_notice
 from unnorm.surgery.swap import SwapRecord
 
 WEIGHTS = "adapter_model.safetensors"
@@ -71,7 +71,8 @@ def write_adapters(model: Any, inner: Any, record: SwapRecord | None, manifest: 
     for name in model.peft_config:
         path = folder / folder_of(name) / CONFIG
         content = atomic.read_json(path)
-        atomic.write_json(path, {**content, "base_model_name_or_path": base})
+        repository, revision = hub.parse(base)
+        atomic.write_json(path, {**content, "base_model_name_or_path": repository, "revision": revision})
         for card in path.parent.glob("README.md"):
             card.unlink()
     if record is not None and record.sites and not swapped:

@@ -4,7 +4,6 @@ An artefact may come from anywhere, so nothing in a manifest is believed before 
 the folder, sizes are bounded, an unknown key is an error.
 """
 
-import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from unnorm.artefacts.fingerprint import Fingerprint
+from unnorm.foundation import hub
 from unnorm.foundation.errors import ArtefactError
 from unnorm.surgery.sites import Site
 
@@ -42,13 +42,13 @@ class Base(_Strict):
 
     @property
     def hub_id(self) -> str | None:
-        """The name, if it can be one on the hub."""
-        return self.name if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.name) else None
+        """The repository on the hub, if the name can be that of one; without a revision."""
+        return hub.parse(self.name).repository if hub.is_name(self.name) else None
 
     @property
     def public_name(self) -> str:
         """A hub id as it is; of a folder its last part: where it lay is nobody's business."""
-        return self.hub_id or self.name.rstrip("/").rsplit("/", 1)[-1]
+        return self.name if self.hub_id else self.name.rstrip("/").rsplit("/", 1)[-1]
 
 
 class File(_Strict):

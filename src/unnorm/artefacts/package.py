@@ -214,5 +214,5 @@ def _copy_adapter(artefact: Path, name: str, folder: Path, base: str) -> None:
     config = atomic.read_json(artefact / folder_of(name) / CONFIG)
     # peft's auto_mapping names the class of the plain base, which must not be loaded here; the task says enough.
     task = config.get("task_type") or "CAUSAL_LM"
-    changed = {**config, "base_model_name_or_path": base, "auto_mapping": None, "task_type": task}
+    changed = {**config, "base_model_name_or_path": base, "revision": None, "auto_mapping": None, "task_type": task}
     atomic.write_json(place / CONFIG, changed)

@@ -10,9 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from unnorm.foundation import atomic
-from unnorm.foundation.errors import ArtefactError, ModelError
+from unnorm.foundation.errors import ArtefactError, ModelError, first_line
 from unnorm.foundation.progress import Bar
-from unnorm.surgery.base import first_line
 
 SHARD = "5GB"
 SHOW_FROM = 2**31

@@ -9,9 +9,8 @@ from torch import nn
 
 from unnorm.artefacts.manifest import Manifest
 from unnorm.artefacts.weights import read_into_, shapes_in
-from unnorm.foundation.errors import ArtefactError
+from unnorm.foundation.errors import ArtefactError, first_line
 from unnorm.norms.spec import Norm, spec_from
-from unnorm.surgery.base import first_line
 from unnorm.surgery.swap import StandsOn, SwapRecord, place_, set_record
 
 MODEL_WEIGHTS = "weights"

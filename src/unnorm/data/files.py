@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from unnorm.data.packed_files import PACKED, magic_suffix, unpack
-from unnorm.foundation.errors import DataError
+from unnorm.foundation.errors import DataError, first_line
 
 READ = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".csv")
 STDIN = "-"
@@ -89,7 +89,7 @@ def _rows_of_arrow_folder(path: Path, split: str) -> Iterator[Any]:
     try:
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:  # datasets and pyarrow each raise their own kinds
-        raise DataError(f"{path}: not a folder that save_to_disk wrote whole ({_first_line(error)}).") from error
+        raise DataError(f"{path}: not a folder that save_to_disk wrote whole: {first_line(error)}") from error
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:
             raise DataError(f"{path} has no split {split!r}. It has: {', '.join(loaded)}.")
@@ -193,12 +193,8 @@ def _columnar(name: str, file: Any) -> Iterator[Any]:
             for batch in stream:
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{name}: damaged ({_first_line(error)}). Fetch or write it again.") from error
+        raise DataError(f"{name}: damaged: {first_line(error)} Fetch or write it again.") from error
 
 
 def _damaged(where: str, file: str, error: Exception) -> DataError:
     return DataError(f"{where}: not valid JSON ({error}). Save what can be saved: unnorm data repair {file}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -18,6 +18,7 @@ from unnorm.data.markup import holds_html
 from unnorm.data.policies import Policies, tidy
 from unnorm.data.settings import DataSettings
 from unnorm.foundation.errors import DataError, SettingsError
+from unnorm.foundation.hub import parse
 from unnorm.foundation.progress import Bar
 
 KNOWN = {
@@ -61,10 +62,12 @@ def read(settings: DataSettings, *, quiet: bool = False) -> Reading:
         name = "stdin" if place == files.STDIN else place
         rows = files.rows_of(place, settings.split)
     else:
-        if source not in KNOWN and "/" not in source:
+        repository, revision = parse(source)
+        if repository not in KNOWN and "/" not in repository:
             raise DataError(f"{source!r} is neither a known name nor a file. {files.choices()}")
         name = source
-        wanted = KNOWN.get(source, hub.HubSet(source))._replace(subset=settings.subset, split=settings.split)
+        wanted = KNOWN.get(repository, hub.HubSet(repository))
+        wanted = wanted._replace(subset=settings.subset, split=settings.split, revision=revision)
         rows = hub.rows_of(wanted, streaming=settings.streaming)
     return conversations_of(
         rows, name, policies=settings.policies, form=settings.format, limit=settings.rows, quiet=quiet

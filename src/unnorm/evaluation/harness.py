@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from unnorm.foundation.errors import DataError, SettingsError
-from unnorm.surgery.base import first_line
+from unnorm.foundation.errors import DataError, SettingsError, first_line
 
 
 def run_tasks(

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import orjson
 
 from unnorm.data.conversation import Message
+from unnorm.data.hub import HubSet, rows_of
 from unnorm.foundation.errors import DataError
 from unnorm.foundation.hashing import hash_json
-from unnorm.surgery.base import first_line
 
 MT_BENCH = "mt-bench"
-_MT_BENCH_HUB = "HuggingFaceH4/mt_bench_prompts"
+_MT_BENCH_HUB = HubSet("HuggingFaceH4/mt_bench_prompts")
 
 
 class Question(NamedTuple):
@@ -74,16 +74,12 @@ def questions_hash(questions: Sequence[Question]) -> str:
 
 
 def _from_hub() -> tuple[Question, ...]:
-    from datasets import load_dataset
-
+    name = _MT_BENCH_HUB.name
     try:
-        rows = list(load_dataset(_MT_BENCH_HUB, split="train"))
-    except Exception as error:  # the hub's client and datasets raise many kinds
-        raise DataError(
-            f"cannot read {_MT_BENCH_HUB} from the hub: {first_line(error)} "
-            "Give MT-Bench's question.jsonl as a file instead."
-        ) from error
-    return _checked([_question(row, f"{_MT_BENCH_HUB}, row {number}") for number, row in enumerate(rows)], MT_BENCH)
+        rows = list(rows_of(_MT_BENCH_HUB))
+    except DataError as error:
+        raise DataError(f"{error} The file of MT-Bench is its question.jsonl.") from error
+    return _checked([_question(row, f"{name}, row {number}") for number, row in enumerate(rows)], MT_BENCH)
 
 
 def _checked(questions: list[Question], source: str) -> tuple[Question, ...]:

@@ -48,3 +48,10 @@ class Interrupted(UnnormError):
     """The user asked to stop; what had been reached was checkpointed, and the same command goes on from there."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's own message, shortened, ending in a full stop: for what libraries raise."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text = lines[0][:300].rstrip()
+    return text if text.endswith((".", "!", "?")) else text + "."

@@ -9,25 +9,45 @@ from typing import Any
 
 import torch
 
-from unnorm.foundation.errors import ModelError, SettingsError
+from unnorm.foundation import hub
+from unnorm.foundation.errors import ModelError, SettingsError, first_line
+from unnorm.foundation.hub_errors import explain
 
-_OFFLINE_HINT = "Give a folder that holds config.json and safetensors weights, or a hub id that this machine can reach."
+_INSTEAD = "Give a folder that holds config.json and safetensors weights, or a name on the hub."
 
 
 def load_base(name: str, dtype: torch.dtype | str = torch.float32) -> Any:
-    """The causal language model `name` (hub id or folder) in eval mode, in `dtype` ("auto": as it was saved).
+    """The causal language model `name` in eval mode, in `dtype` ("auto": as it was saved).
 
-    Safetensors only, remote code off. Anything that prevents loading is a `ModelError`.
+    name: a folder, or a hub id, which may end in @revision (a branch, a tag or a commit). Safetensors only, remote code
+    off. Anything that prevents loading is a `ModelError`.
     """
     from transformers import AutoModelForCausalLM
 
+    return load_pretrained(AutoModelForCausalLM, name, "the model", dtype=dtype, use_safetensors=True).eval()
+
+
+def load_pretrained(loader: Any, name: str, what: str, **options: Any) -> Any:
+    """What `loader.from_pretrained` makes of `name`: a folder, or a hub id with @revision or without.
+
+    All files are of one commit. The object remembers the revision that was asked for in its configuration's name, so
+    that it can be loaded again. Anything that prevents loading is a `ModelError` with `what` and what to do.
+    """
     _check_folder(name)
     bars_on_a_terminal_only()
+    folder = Path(name).expanduser()
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True)
+        if folder.is_dir():
+            return loader.from_pretrained(str(folder), **options)
+        place = hub.pinned(name)
+        with hub.download_shown(place.repository):
+            loaded = loader.from_pretrained(place.repository, revision=place.revision, **options)
     except Exception as error:  # transformers, the hub and safetensors each raise their own kinds
-        raise ModelError(f"cannot load the model {name!r}: {first_line(error)} {_OFFLINE_HINT}") from error
-    return model.eval()
+        why = f"{first_line(error)} {_INSTEAD}" if folder.is_dir() else explain(error, name)
+        raise ModelError(f"cannot load {what} {name!r}: {why}") from error
+    if hub.parse(name).revision is not None and hasattr(loaded, "config"):
+        loaded.config._name_or_path = name
+    return loaded
 
 
 def bars_on_a_terminal_only() -> None:
@@ -39,14 +59,11 @@ def bars_on_a_terminal_only() -> None:
 
 
 def load_tokenizer(name: str) -> Any:
-    """The tokenizer of `name` (hub id or folder). It must have an end-of-text token, which ends every answer."""
+    """The tokenizer of `name` (a hub id or folder, as for `load_base`). It must have an end-of-text token, which ends
+    every answer."""
     from transformers import AutoTokenizer
 
-    _check_folder(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except Exception as error:
-        raise ModelError(f"cannot load the tokenizer of {name!r}: {first_line(error)} {_OFFLINE_HINT}") from error
+    tokenizer = load_pretrained(AutoTokenizer, name, "the tokenizer of")
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of {name!r} has no eos token, so answers could not be ended. "
@@ -79,17 +96,10 @@ def without_peft_notice() -> Iterator[None]:
         yield
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's own message, shortened, ending in a full stop."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    text = lines[0][:300].rstrip()
-    return text if text.endswith((".", "!", "?")) else text + "."
-
-
 def _check_folder(name: str) -> None:
     path = Path(name).expanduser()
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    looks_like_path = name.startswith((".", "/", "~")) or hub.parse(name).repository.count("/") > 1
     if looks_like_path and not path.is_dir():
-        raise ModelError(f"there is no folder {name!r}. {_OFFLINE_HINT}")
+        raise ModelError(f"there is no folder {name!r}. {_INSTEAD}")
     if path.is_dir() and not (path / "config.json").is_file() and not (path / "tokenizer.json").is_file():
-        raise ModelError(f"the folder {name!r} holds no config.json, so it is not a model. {_OFFLINE_HINT}")
+        raise ModelError(f"the folder {name!r} holds no config.json, so it is not a model. {_INSTEAD}")

@@ -181,5 +181,5 @@ def test_what_is_no_reward_model_is_refused(bases, rewards, tmp_path, tokenizer)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="gives 3 numbers"):
         load_reward(str(tmp_path))
-    with pytest.raises(ModelError, match="as a reward model"):
+    with pytest.raises(ModelError, match="there is no folder"):
         load_reward(str(tmp_path / "absent"))

@@ -8,10 +8,11 @@ import torch
 
 from unnorm.evaluation.judges.interface import WHOLE, Pair, Verdict
 from unnorm.evaluation.judges.pairrm_model import PairRM, pad, pair_ids
-from unnorm.foundation import atomic
-from unnorm.foundation.errors import ModelError
+from unnorm.foundation import atomic, hub
+from unnorm.foundation.errors import ModelError, first_line
 from unnorm.foundation.hashing import hash_tensors
-from unnorm.surgery.base import bars_on_a_terminal_only, first_line
+from unnorm.foundation.hub_errors import explain
+from unnorm.surgery.base import bars_on_a_terminal_only, load_pretrained
 
 DEFAULT = "llm-blender/PairRM-hf"
 _WEIGHTS = "model.safetensors"
@@ -75,17 +76,18 @@ def load_pairrm(name: str) -> PairRMJudge:
         settings = atomic.read_json(_file(name, "config.json"))
         weights = load_file(_file(name, _WEIGHTS))
         home = name if "hidden_size" in settings else settings["model_name"]
-        config = DebertaV2Config.from_pretrained(home)
-        tokenizer = AutoTokenizer.from_pretrained(home)
+        config = load_pretrained(DebertaV2Config, home, "the configuration of")
+        tokenizer = load_pretrained(AutoTokenizer, home, "the tokenizer of")
         config.vocab_size = weights["pretrained_model.embeddings.word_embeddings.weight"].shape[0]
         model = PairRM(config)
         # a buffer of older transformers, which nothing is computed from
         weights.pop("pretrained_model.embeddings.position_ids", None)
         model.load_state_dict(weights)
     except Exception as error:  # transformers, the hub and safetensors each raise their own kinds
+        why = first_line(error) if Path(name).expanduser().is_dir() else explain(error, name)
         raise ModelError(
-            f"cannot load {name!r} as a PairRM: {first_line(error)} Give {DEFAULT}, or a folder with its config.json, "
-            f"tokenizer and {_WEIGHTS}."
+            f"cannot load {name!r} as a PairRM: {why} Give {DEFAULT}, or a folder with its config.json, tokenizer and "
+            f"{_WEIGHTS}."
         ) from error
     return PairRMJudge(name, model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
 
@@ -94,4 +96,8 @@ def _file(name: str, file: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     folder = Path(name).expanduser()
-    return folder / file if folder.is_dir() else Path(hf_hub_download(name, file))
+    if folder.is_dir():
+        return folder / file
+    repository, commit = hub.pinned(name)
+    with hub.download_shown(repository):
+        return Path(hf_hub_download(repository, file, revision=commit))

@@ -9,7 +9,7 @@ from unnorm.evaluation.judges.pointwise import Conversation, PointwiseJudge, Sco
 from unnorm.evaluation.judges.special_tokens import neutralise
 from unnorm.foundation.errors import ModelError
 from unnorm.foundation.hashing import hash_tensors
-from unnorm.surgery.base import bars_on_a_terminal_only, context_length, first_line
+from unnorm.surgery.base import context_length, load_pretrained
 
 
 def load_reward(name: str) -> PointwiseJudge:
@@ -19,17 +19,9 @@ def load_reward(name: str) -> PointwiseJudge:
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    bars_on_a_terminal_only()
-    try:
-        model, found = AutoModelForSequenceClassification.from_pretrained(
-            name, dtype="auto", use_safetensors=True, output_loading_info=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # transformers, the hub and safetensors each raise their own kinds
-        raise ModelError(
-            f"cannot load {name!r} as a reward model: {first_line(error)} Give a hub id or folder of a sequence "
-            "classifier with safetensors weights."
-        ) from error
+    loader, options = AutoModelForSequenceClassification, {"dtype": "auto", "use_safetensors": True}
+    model, found = load_pretrained(loader, name, "the reward model", **options, output_loading_info=True)
+    tokenizer = load_pretrained(AutoTokenizer, name, "the tokenizer of")
     if found["missing_keys"]:
         raise ModelError(
             f"{name!r} lacks {sorted(found['missing_keys'])[0]}, so it is no reward model: its score would be random. "

@@ -12,11 +12,11 @@ import yaml
 
 from hub_server import Hub, serve
 from hub_stand_ins import MOVED, data_sets, models
+from unnorm.study.spec import parse_spec
 from unnorm.study.view import read_study
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "reference" / "study.yaml"
 SMALL = {"tokens": 9000}
-LORA = {"r": 8, "alpha": 32, "dropout": 0.05}
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +42,30 @@ def test_lora_on_attention_projections_is_018_percent_of_distilgpt2(recipe):
     assert f"{trainable.trainable_parameters / trainable.total_parameters:.2%}" == "0.18%"
 
 
-def present_day(recipe, **changes):
-    """The recipe in the keys that a study has so far: one number of tokens, and completions after training."""
+def in_small(recipe, **changes):
+    """The recipe with few tokens and a judge that is at hand: everything else as it stands."""
     training = {key: value for key, value in recipe["training"].items() if key != "epochs"} | SMALL
-    training["lora"] = LORA
-    kept = {key: value for key, value in recipe.items() if key not in ("overrides", "after")}
-    completions = recipe["after"]["completions"] | {"max_new_tokens": 4}
-    return {**kept, "training": training, "after": {"completions": completions}, **changes}
+    after = {
+        "completions": recipe["after"]["completions"] | {"max_new_tokens": 4},
+        "judge": {"kind": "likelihood", "model": "distilgpt2"},
+        "latency": {"budget_seconds": 0.2, "length": 8, "new_tokens": 2},
+    }
+    return {**recipe, "training": training, "after": after, **changes}
+
+
+def test_the_recipe_is_what_the_readme_says(recipe):
+    cells = parse_spec(RECIPE.read_text(), "study.yaml").cells()
+    assert len(cells) == 3 * 3 * 4 * 3 * 3
+    assert all(cell.epochs == 3 and cell.rows_per_step() == 16 for cell in cells)
+    for cell in cells:
+        assert cell.training.lora.targets == ["c_attn" if cell.model == "distilgpt2" else "query_key_value"]
+        if cell.arm.id in ("dyt-plain", "dyt-bare"):
+            assert cell.arm.norm["alpha_init"] == (1.0 if "410m" in cell.model else 0.5)
 
 
 @pytest.mark.slow
 def test_the_study_in_small_from_the_hub_interrupted_and_gone_on_with(recipe, tmp_path):
-    small = present_day(
-        recipe, strategies=["selective"], seeds=[42], evaluation={"every_tokens": 100_000, "tokens": 300}
-    )
+    small = in_small(recipe, strategies=["selective"], seeds=[42], evaluation={"every_tokens": 100_000, "tokens": 300})
     file, ledger = tmp_path / "study.yaml", tmp_path / "studies"
     file.write_text(yaml.safe_dump(small))
     large = ("EleutherAI/pythia-410m", "model.safetensors")
@@ -84,6 +94,8 @@ def test_the_study_in_small_from_the_hub_interrupted_and_gone_on_with(recipe, tm
     assert view.models == recipe["models"]
     assert view.datasets == ["alpaca", "sharegpt", "rewild-reduced"]
     assert view.audit["matched"] is True
+    assert len(view.pairs) == 27
+    assert all(pair.judge and pair.latency for pair in view.pairs)
     for cell in view.cells:
         assert cell.result["train_tokens"] >= SMALL["tokens"]
         asked = [(c["prompt_id"], c["turn"]) for c in cell.completions]

@@ -17,7 +17,7 @@ from unnorm.study.events import read_events
 from unnorm.study.failures import failure_of
 from unnorm.study.lease import TaskFolder, add_entry
 from unnorm.study.ledger import standing_of
-from unnorm.study.plan import plan_cells
+from unnorm.study.plan import plan_study
 from unnorm.study.spec import parse_spec
 from unnorm.study.workbench import Workbench
 from unnorm.tuning import trainer
@@ -104,7 +104,7 @@ def test_status_shows_every_class_of_failure(bases, data_file, tmp_path, monkeyp
     errors = [MemoryError(), NonFiniteError("nan at step 3"), DataError("no rows"), SettingsError("no such layer"),
               KeyError("oops"), None, Interrupted()]  # fmt: skip
     text = study_text(bases["gpt2"], data_file, seeds=[*range(len(errors))], arms=["original"], strategies=["frozen"])
-    planned = plan_cells(parse_spec(text, "study"), tmp_path / "ledger", Workbench(quiet=True))
+    planned = plan_study(parse_spec(text, "study"), tmp_path / "ledger", Workbench(quiet=True)).cells
     killer = TaskFolder(planned[5].folder)
     for number in (1, 3):
         add_entry(killer, number, "claimed", key=planned[5].cell)

@@ -18,9 +18,9 @@ LOOK_SECONDS = BEAT_SECONDS / 2
 
 
 class CellStatus(NamedTuple):
-    """One cell: names; `ledger.STATES`; of a try of the search its learning rate; the last step's number and loss; who has it, by which claim (generation), and
-    seconds since its heartbeat where that can be told; why it failed; how its stages stand, stage -> (state, failure,
-    error)."""
+    """One cell: names; `ledger.STATES`; of a try of the search its learning rate; the last step's number and loss; who
+    has it, by which claim (generation), and seconds since its heartbeat where that can be told; why it failed; how its
+    stages stand, stage -> (state, failure, error)."""
 
     model: str
     dataset: str
@@ -42,7 +42,10 @@ class CellStatus(NamedTuple):
 
 
 def status_of(view: StudyView, watch: Watch) -> list[CellStatus]:
-    """The tries of the search, then the cells, in the plan's order; a pair's stages stand at its arm. watch: what this observer has seen of heartbeats, if it looks repeatedly."""
+    """The tries of the search, then the cells, in the plan's order; a pair's stages stand at its arm.
+
+    watch: what this observer has seen of heartbeats, if it looks repeatedly.
+    """
     pairs = {Place(p.model, p.dataset, p.arm, p.strategy, p.seed): p.folder for p in view.pairs}
     return [_status(cell, pairs.get(cell.place), watch) for cell in [*view.search, *view.cells]]
 

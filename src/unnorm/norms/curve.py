@@ -22,6 +22,8 @@ class CurveNorm(AffineNorm):
     spec: "CurveSpec"
     alpha: nn.Parameter
     shift: nn.Parameter | None
+    fused: Any = None
+    """What gives the output, or None, for an input on CUDA: a method that `kernels` puts here."""
 
     def __init__(self, spec: "CurveSpec", width: int, device: torch.device | str | None = None) -> None:
         super().__init__(spec, width, device)
@@ -33,6 +35,22 @@ class CurveNorm(AffineNorm):
         self.alpha = nn.Parameter(torch.full((size,), spec.alpha_init, dtype=torch.float32, device=device))
         shift = nn.Parameter(torch.zeros(1, device=device)) if spec.shifted else None
         self.register_parameter("shift", shift)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.compiler.is_compiling():  # a compiler fuses the formula with what stands around it
+            return super().forward(x)
+        if x.is_cuda and self.fused is not None and (out := self.fused(x)) is not None:
+            return out  # type: ignore[no-any-return]
+        return super().forward(x) if torch.is_grad_enabled() else self._in_place(x)
+
+    def _in_place(self, x: torch.Tensor) -> torch.Tensor:
+        """The same without a gradient: one new tensor instead of three."""
+        out = self.spec.curve_(self.inner(x.float()))
+        if self.weight is not None and self.bias is not None:
+            torch.addcmul(self.bias.float(), self.weight.float(), out, out=out)
+        elif self.weight is not None:
+            out.mul_(self.weight)
+        return out.to(x.dtype)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         return self.spec.curve(self.inner(x))
@@ -60,6 +78,10 @@ class CurveSpec(AffineSpec):
     def curve(u: torch.Tensor) -> torch.Tensor:
         """φ(u), element-wise, fp32."""
         raise NotImplementedError
+
+    def curve_(self, u: torch.Tensor) -> torch.Tensor:
+        """φ(u), where u may be overwritten."""
+        return self.curve(u)
 
     def build(self, width: int, device: torch.device | str | None = None) -> CurveNorm:
         return CurveNorm(self, width, device)

@@ -24,6 +24,9 @@ class DyT(CurveSpec):
     def curve(u: torch.Tensor) -> torch.Tensor:
         return torch.tanh(u)
 
+    def curve_(self, u: torch.Tensor) -> torch.Tensor:
+        return u.tanh_()
+
     def for_site(self, role: str, width: int) -> "DyT":
         if self.alpha_init != "paper":
             return self

@@ -67,7 +67,7 @@ def exact_gradients(given: Case, dy, dh=None):
 
 
 def assert_close(found, wanted, *, terms: int = 1, ulps: float = 0.5):
-    """found against float64. terms: how many numbers of size 1 it is a sum of. ulps: what its last rounding may cost."""
+    """found against float64. terms: how many numbers of size 1 it sums. ulps: what its last rounding may cost."""
     assert found.isfinite().all()
     slack = 2e-6 * math.sqrt(max(terms, 1)) * 3
     rounding = torch.finfo(found.dtype).eps * ulps * 1.02 + 1e-6

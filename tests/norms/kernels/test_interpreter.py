@@ -1,4 +1,4 @@
-"""Runs `test_triton` in Triton's interpreter, which must be asked for before Triton is imported: a process of its own."""
+"""Runs `test_triton` in Triton's interpreter, asked for before Triton is imported: in a process of its own."""
 
 import os
 import subprocess

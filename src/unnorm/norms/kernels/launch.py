@@ -16,7 +16,7 @@ _MOST_COLUMNS = 1024
 _FORWARD_TILE, _BACKWARD_TILE = 4096, 2048
 """Elements of a tile; the backward pass holds more values an element."""
 _MOST_GROUPS = 128
-"""Of rows, each with sums of its own for the parameters: enough programs to fill a device, few enough sums to add up."""
+"""Of rows, each with its own sums for the parameters: enough programs to fill a device, few enough sums to add up."""
 
 
 def forward(

@@ -37,19 +37,21 @@ class CurveNorm(AffineNorm):
         self.register_parameter("shift", shift)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if torch.compiler.is_compiling():  # a compiler fuses the formula with what stands around it
-            return super().forward(x)
-        if x.is_cuda and self.fused is not None and (out := self.fused(x)) is not None:
-            return out  # type: ignore[no-any-return]
+        if x.is_cuda:
+            if self.fused is None or torch.compiler.is_compiling():  # a compiler fuses more than the norm alone
+                return super().forward(x)
+            out: torch.Tensor | None = self.fused(x)
+            return super().forward(x) if out is None else out
         return super().forward(x) if torch.is_grad_enabled() else self._in_place(x)
 
     def _in_place(self, x: torch.Tensor) -> torch.Tensor:
         """The same without a gradient: one new tensor instead of three."""
-        out = self.spec.curve_(self.inner(x.float()))
-        if self.weight is not None and self.bias is not None:
-            torch.addcmul(self.bias.float(), self.weight.float(), out, out=out)
-        elif self.weight is not None:
-            out.mul_(self.weight)
+        spec = self.spec  # asked for what there is, since a module takes long to say that a parameter is None
+        out = spec.curve_(self.inner(x.float()))
+        if spec.has_bias:
+            torch.addcmul(self.bias.float(), self.weight.float(), out, out=out)  # type: ignore[union-attr]
+        elif spec.affine:
+            out.mul_(self.weight)  # type: ignore[arg-type]
         return out.to(x.dtype)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
@@ -58,7 +60,7 @@ class CurveNorm(AffineNorm):
     def inner(self, x: torch.Tensor) -> torch.Tensor:
         """α x + s. x [..., C] fp32."""
         scaled = self.alpha.float() * x
-        return scaled if self.shift is None else scaled + self.shift.float()
+        return scaled + self.shift.float() if self.spec.shifted else scaled  # type: ignore[union-attr]
 
 
 class CurveSpec(AffineSpec):

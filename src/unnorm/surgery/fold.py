@@ -41,6 +41,8 @@ class Linear:
 
 def linear_part(module: nn.Module, site: Site) -> Linear | None:
     """What can be folded of the norm `module` that stands at `site`; None where it is not of the form γ t(x) + β."""
+    gamma: torch.Tensor | None
+    beta: torch.Tensor | None
     if isinstance(module, AffineNorm):
         gamma, beta = module.weight, module.bias
     elif isinstance(module, Norm) or not site.kind.startswith(("layernorm", "rmsnorm")) or site.eps <= 0:

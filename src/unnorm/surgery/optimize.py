@@ -1,8 +1,8 @@
 """Make a model faster without changing what it computes: fold into the weights whatever of its norms is linear.
 
-For inference: γ and β are gone from the norms afterwards, so they do not train by themselves any more. Norms whose output
-anything but plain linear layers reads keep what they have; so does the final norm, whose output is the last of the hidden
-states.
+For inference: γ and β are gone from the norms afterwards, so they do not train by themselves any more. A norm whose
+output anything but plain linear layers reads keeps what it has; so does the final norm, whose output is the last of the
+hidden states.
 """
 
 import time
@@ -30,7 +30,7 @@ _TOLERANCE_BELOW = 0.05
 
 @dataclass(frozen=True)
 class SiteChange:
-    """What was done at one site. done: `folded` (γ and β are in the readers), `folded away` (all of it is) or `left`."""
+    """What was done at one site. done: `folded` (γ, β are in the readers), `folded away` (all of it is) or `left`."""
 
     path: str
     done: str

@@ -119,6 +119,21 @@ def test_the_operator_is_what_the_module_computes(spec):
     assert torch.equal(x, x.clone())
 
 
+@pytest.mark.parametrize("spec", [DyT(), DyT(affine=False), DyT(bias=False, alpha="channel"), Derf()], ids=str)
+@pytest.mark.parametrize("rows", [1, 500])
+def test_the_formula_without_a_gradient_is_right_to_1e7_at_every_size(spec, rows):
+    torch.manual_seed(0)
+    module = spec.build(16)
+    for parameter in module.parameters():
+        torch.nn.init.uniform_(parameter, 0.3, 1.0)
+    x = torch.randn(rows, 16) * torch.logspace(-6, 3, 16)
+    wanted = exact(x, module.alpha, module.shift, module.weight, module.bias, CURVES[type(spec)])
+    with torch.no_grad():
+        found = {"eager": module(x), "compiled": torch.compile(module, backend="aot_eager")(x)}
+    for y in found.values():
+        torch.testing.assert_close(y.double(), wanted, rtol=4e-7, atol=3e-7)
+
+
 class Operations(TorchDispatchMode):
     def __init__(self):
         super().__init__()

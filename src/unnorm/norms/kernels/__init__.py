@@ -27,13 +27,14 @@ def fused(module: CurveNorm, x: torch.Tensor) -> torch.Tensor | None:
     if curve is None or not ops.has_kernel(x):
         return None
     parameters = (module.alpha, module.shift, module.weight, module.bias)
+    y: torch.Tensor
     if torch.is_grad_enabled() or type(x) is not torch.Tensor:
-        return ops.curve_norm(x, *parameters, curve)
-    from unnorm.norms.kernels import launch
+        y = ops.curve_norm(x, *parameters, curve)
+    else:  # past autograd and the dispatcher, which cost time too
+        from unnorm.norms.kernels import launch
 
-    return launch.forward(x, None, *parameters, curve)[
-        1
-    ]  # an operator's way through autograd costs more than the launch
+        y = launch.forward(x, None, *parameters, curve)[1]
+    return y
 
 
 CurveNorm.fused = fused

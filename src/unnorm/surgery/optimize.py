@@ -23,9 +23,10 @@ from unnorm.surgery.sites import Site, find_sites
 from unnorm.surgery.swap import record_of, set_submodule, settle_
 
 _MARK = "_unnorm_optimized"
-_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
-_TOLERANCE_BELOW = 0.05
-"""Of a site's readers' outputs, relative: beyond it something else is wrong than rounding, and nothing is folded."""
+_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
+_TOLERANCE_BELOW = 0.2
+"""Of the logits, relative: beyond it something else is wrong than rounding. Readers are known from watching; this is for
+what cannot be watched."""
 
 
 @dataclass(frozen=True)

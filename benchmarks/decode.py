@@ -102,16 +102,17 @@ def main() -> None:
                     rows += measured(name, models, workload, mode, budget)
                 else:
                     rows.append(f"| {name} | {workload.name} | {mode} | | not measured | | | |")
+                write(rows, options.note, set(SHAPES) - set(options.shapes))
+
+
+def write(rows: list[str], note: str, left_out: set[str]) -> None:
+    """The table so far, and what is not in it."""
+    unmeasured = sorted(left_out)
     if DEVICE == "cpu":
-        unmeasured = ["every shape on a GPU, bf16, eager, compiled and with CUDA graphs", *(set(SHAPES) - set(ON_CPU))]
-        rows += [f"| {what} | | | | not measured | | | |" for what in sorted(unmeasured)]
-    lines = ["# Decode", "", machine_line() + f", {DEVICE}, {DTYPE}", *filter(None, ["", options.note]), ""]
-    lines += [
-        "Times as ratios to the model as it is, 95 % intervals. Share gone: (T − T_arm) / (T − T_bound).",
-        "",
-        HEAD,
-    ]
-    OUT.write_text("\n".join([*lines, *rows, ""]))
+        unmeasured.append("every shape on a GPU, bf16, eager, compiled and with CUDA graphs")
+    lines = ["# Decode", "", machine_line() + f", {DEVICE}, {DTYPE}", *filter(None, ["", note]), ""]
+    lines += ["Times as ratios to the model as it is, 95 % intervals. Gone: (T − T_arm) / (T − T_bound).", "", HEAD]
+    OUT.write_text("\n".join([*lines, *rows, *(f"| {what} | | | | not measured | | | |" for what in unmeasured), ""]))
 
 
 def measured(name: str, models: dict[str, Any], workload: Workload, mode: str, budget: float) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 def test_the_kernels_in_tritons_interpreter():
     tests = Path(__file__).with_name("test_triton.py")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", str(tests)],
+        [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", str(tests)],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         cwd=Path(__file__).parents[3],
         capture_output=True,

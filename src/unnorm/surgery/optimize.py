@@ -25,8 +25,8 @@ from unnorm.surgery.swap import record_of, set_submodule, settle_
 _MARK = "_unnorm_optimized"
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
 _TOLERANCE_BELOW = 0.2
-"""Of the logits, relative: beyond it something else is wrong than rounding. Readers are known from watching; this is for
-what cannot be watched."""
+"""Of the logits, relative: beyond it something else is wrong than rounding. Readers are known from watching; this is
+for what cannot be watched."""
 
 
 @dataclass(frozen=True)

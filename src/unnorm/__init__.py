@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from unnorm.evaluation.latency import compare_latency
     from unnorm.foundation.errors import UnnormError
     from unnorm.norms.dyt import DyT
+    from unnorm.surgery.optimize import optimize_
     from unnorm.surgery.recover import recover_
     from unnorm.surgery.sites import find_sites
     from unnorm.surgery.swap import swap_, unswap_
@@ -26,6 +27,7 @@ __all__ = [
     "evaluate",
     "find_sites",
     "load",
+    "optimize_",
     "package",
     "recover_",
     "save",
@@ -40,6 +42,7 @@ _HOME = {
     "compare_latency": "unnorm.evaluation.latency",
     "evaluate": "unnorm.evaluation.held_out",
     "find_sites": "unnorm.surgery.sites",
+    "optimize_": "unnorm.surgery.optimize",
     "package": "unnorm.artefacts.package",
     "recover_": "unnorm.surgery.recover",
     "load": "unnorm.artefacts.loading",

@@ -85,7 +85,7 @@ def test_a_token_is_never_quoted(monkeypatch):
 
 
 def test_a_download_shows_off_a_terminal(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(progress, "_LINE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_line_every_seconds", 0.0)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     blobs = tmp_path / "models--owner--name" / "blobs"
     blobs.mkdir(parents=True)

@@ -43,14 +43,15 @@ def test_lora_on_attention_projections_is_018_percent_of_distilgpt2(recipe):
 
 
 def in_small(recipe, **changes):
-    """The recipe with few tokens and a judge that is at hand: everything else as it stands."""
+    """The recipe with few tokens, two of its arms and a judge that is at hand: everything else as it stands."""
     training = {key: value for key, value in recipe["training"].items() if key != "epochs"} | SMALL
     after = {
         "completions": recipe["after"]["completions"] | {"max_new_tokens": 4},
         "judge": {"kind": "likelihood", "model": "distilgpt2"},
         "latency": {"budget_seconds": 0.2, "length": 8, "new_tokens": 2},
     }
-    return {**recipe, "training": training, "after": after, **changes}
+    overrides = [each for each in recipe["overrides"] if each["where"].get("arm") != "dyt-plain"]
+    return {**recipe, "overrides": overrides, "arms": ["original", "dyt-bare"], "training": training, "after": after, **changes}
 
 
 def test_the_recipe_is_what_the_readme_says(recipe):
@@ -90,11 +91,11 @@ def test_the_study_in_small_from_the_hub_interrupted_and_gone_on_with(recipe, tm
         questions = "HuggingFaceH4/mt_bench_prompts/data/train-00000-of-00001.parquet"
         assert arrived(served) == {"/".join(large), questions}
     view = read_study(ledger / "reference")
-    assert [cell.state for cell in view.cells] == ["done"] * 3 * 3 * 4
+    assert [cell.state for cell in view.cells] == ["done"] * 3 * 3 * 2
     assert view.models == recipe["models"]
     assert view.datasets == ["alpaca", "sharegpt", "rewild-reduced"]
     assert view.audit["matched"] is True
-    assert len(view.pairs) == 27
+    assert len(view.pairs) == 9
     assert all(pair.judge and pair.latency for pair in view.pairs)
     for cell in view.cells:
         assert cell.result["train_tokens"] >= SMALL["tokens"]
@@ -104,7 +105,7 @@ def test_the_study_in_small_from_the_hub_interrupted_and_gone_on_with(recipe, tm
     offline = {**environment, "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
     again = subprocess.run([*command, "--json"], env=offline, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
-    assert "36 cells: 36 finished before, 0 to run" in again.stderr
+    assert "18 cells: 18 finished before, 0 to run" in again.stderr
     assert {row["state"] for row in json.loads(again.stdout)} == {"done"}
 
 

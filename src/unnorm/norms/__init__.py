@@ -8,5 +8,6 @@ from unnorm.norms import dyisru as dyisru
 from unnorm.norms import dyt as dyt
 from unnorm.norms import fixed_scale as fixed_scale
 from unnorm.norms import identity as identity
+from unnorm.norms import kernels as kernels
 from unnorm.norms import layer_norm as layer_norm
 from unnorm.norms import rms_norm as rms_norm

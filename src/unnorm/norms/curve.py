@@ -22,6 +22,8 @@ class CurveNorm(AffineNorm):
     spec: "CurveSpec"
     alpha: nn.Parameter
     shift: nn.Parameter | None
+    fused: Any = None
+    """What gives the output, or None, for an input on CUDA: a method that `kernels` puts here."""
 
     def __init__(self, spec: "CurveSpec", width: int, device: torch.device | str | None = None) -> None:
         super().__init__(spec, width, device)
@@ -34,13 +36,31 @@ class CurveNorm(AffineNorm):
         shift = nn.Parameter(torch.zeros(1, device=device)) if spec.shifted else None
         self.register_parameter("shift", shift)
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.is_cuda:
+            if self.fused is None or torch.compiler.is_compiling():  # a compiler fuses more than the norm alone
+                return super().forward(x)
+            out: torch.Tensor | None = self.fused(x)
+            return super().forward(x) if out is None else out
+        return super().forward(x) if torch.is_grad_enabled() else self._in_place(x)
+
+    def _in_place(self, x: torch.Tensor) -> torch.Tensor:
+        """The same without a gradient: one new tensor instead of three."""
+        spec = self.spec  # asked for what there is, since a module takes long to say that a parameter is None
+        out = spec.curve_(self.inner(x.float()))
+        if spec.has_bias:
+            torch.addcmul(self.bias.float(), self.weight.float(), out, out=out)  # type: ignore[union-attr]
+        elif spec.affine:
+            out.mul_(self.weight)  # type: ignore[arg-type]
+        return out.to(x.dtype)
+
     def features(self, x: torch.Tensor) -> torch.Tensor:
         return self.spec.curve(self.inner(x))
 
     def inner(self, x: torch.Tensor) -> torch.Tensor:
         """α x + s. x [..., C] fp32."""
         scaled = self.alpha.float() * x
-        return scaled if self.shift is None else scaled + self.shift.float()
+        return scaled + self.shift.float() if self.spec.shifted else scaled  # type: ignore[union-attr]
 
 
 class CurveSpec(AffineSpec):
@@ -60,6 +80,10 @@ class CurveSpec(AffineSpec):
     def curve(u: torch.Tensor) -> torch.Tensor:
         """φ(u), element-wise, fp32."""
         raise NotImplementedError
+
+    def curve_(self, u: torch.Tensor) -> torch.Tensor:
+        """φ(u), where u may be overwritten."""
+        return self.curve(u)
 
     def build(self, width: int, device: torch.device | str | None = None) -> CurveNorm:
         return CurveNorm(self, width, device)

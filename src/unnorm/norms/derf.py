@@ -19,3 +19,6 @@ class Derf(CurveSpec):
     @staticmethod
     def curve(u: torch.Tensor) -> torch.Tensor:
         return torch.erf(u)
+
+    def curve_(self, u: torch.Tensor) -> torch.Tensor:
+        return u.erf_()

@@ -74,7 +74,7 @@ def trace(model: nn.Module, paths: list[str]) -> Flow | None:
             stack.enter_context(_quiet())
             stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
             stack.enter_context(recorder)
-            model(**_dummy_inputs(model, device))
+            model(**dummy_inputs(model, device))
     except Exception:  # an encoder-decoder, an image model, anything that does not run on token ids alone
         return None
     finally:
@@ -189,7 +189,7 @@ def _by_constant(tensors: list[torch.Tensor], parents: list[Node]) -> bool:
     return len(parents) == 1 and (len(tensors) == 1 or min(tensor.ndim for tensor in tensors) <= 1)
 
 
-def _dummy_inputs(model: nn.Module, device: torch.device) -> dict[str, Any]:
+def dummy_inputs(model: nn.Module, device: torch.device) -> dict[str, Any]:
     """Token ids [1, 8] without ids that have a meaning, as padding or images have; no cache."""
     config = getattr(model, "config", None)
     settings = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}

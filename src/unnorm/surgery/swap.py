@@ -130,10 +130,10 @@ def unswap_(model: nn.Module) -> None:
     """Put the old norms back, in place. Possible until the model is saved; otherwise a `ModelError`."""
     record = record_of(model)
     if record is None or not record.replaced:
-        raise ModelError("there is nothing to undo: the model is not swapped, or was saved or loaded since.")
+        raise ModelError("there is nothing to undo: the model is not swapped, or was saved, loaded or optimized since.")
     for path, module in record.replaced.items():
         device = _device_of(model, path)
-        _set_submodule(model, path, module.to(device))
+        set_submodule(model, path, module.to(device))
     restore_layers(model, record.originals)
     if record.before is not None:
         set_record(model, record.before)
@@ -154,7 +154,7 @@ def place_(model: nn.Module, norms: Mapping[str, Norm]) -> dict[str, nn.Module]:
     for path, norm in norms.items():
         old = model.get_submodule(path)
         replaced[path] = old
-        _set_submodule(model, path, norm.train(old.training))
+        set_submodule(model, path, norm.train(old.training))
     return replaced
 
 
@@ -185,6 +185,7 @@ def _device_of(model: nn.Module, path: str) -> Any:
     return (parameter if parameter is not None else next(model.parameters())).device
 
 
-def _set_submodule(model: nn.Module, path: str, module: nn.Module) -> None:
+def set_submodule(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put `module` at `path`."""
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)

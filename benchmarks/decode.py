@@ -1,0 +1,132 @@
+"""What norms cost a whole model, and how much of that is gone without them: prefill and decode, swapped and optimized.
+
+    python benchmarks/decode.py [--budget 20] [--shapes pythia-14m ...] [--compiled-budget 0]
+
+Random weights of real shapes. Arms: the model as it is, DyT as swapped, DyT optimized, FixedScale optimized (nothing of
+its block norms is left), and the bound, the same model without norms. Writes results/decode.md. Short rows on a CPU.
+"""
+
+import argparse
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import unnorm
+from machine import machine_line
+from unnorm.evaluation.latency import Workload, compare_latency
+from unnorm.norms.fixed_scale import FixedScale
+
+OUT = Path(__file__).parent / "results" / "decode.md"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32
+
+
+def neox(width: int, layers: int, heads: int, inner: int) -> tuple[str, dict[str, Any]]:
+    return "gpt_neox", {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": inner,
+        "vocab_size": 50304,
+        "max_position_embeddings": 2048,
+    }
+
+
+def llama(
+    width: int, layers: int, heads: int, kv_heads: int, inner: int, vocabulary: int
+) -> tuple[str, dict[str, Any]]:
+    return "llama", {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": inner,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+    }
+
+
+SHAPES = {
+    "tiny llama": llama(64, 4, 4, 2, 256, 512),
+    "pythia-14m": neox(128, 6, 4, 512),
+    "distilgpt2": ("gpt2", {"n_layer": 6}),
+    "pythia-410m": neox(1024, 24, 16, 4096),
+    "llama 1B": llama(2048, 16, 32, 8, 8192, 128256),
+}
+ON_CPU = ("tiny llama", "pythia-14m", "distilgpt2")
+HEAD = "| shape | workload | mode | arm | time | noise floor | verdict | of the norms' cost gone |\n" + "|---" * 8 + "|"
+
+
+def arms(name: str) -> dict[str, Any]:
+    model_type, settings = SHAPES[name]
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, **settings)
+    base = AutoModelForCausalLM.from_config(config).to(DEVICE, DTYPE).eval()
+    ids = torch.randint(config.vocab_size, (4, 64)).to(DEVICE)
+    found = {"as it is": base}
+    for arm, spec in (("DyT as swapped", unnorm.DyT()), ("FixedScale optimized", FixedScale())):
+        found[arm] = copy.deepcopy(base)
+        unnorm.swap_(found[arm], spec, calibrate_on=ids)
+    found["DyT optimized"] = copy.deepcopy(found["DyT as swapped"])
+    for arm in ("DyT optimized", "FixedScale optimized"):
+        print(name, arm, f"logits differ by {unnorm.optimize_(found[arm]).difference:.1e}", flush=True)
+    return found
+
+
+def workloads(name: str) -> list[Workload]:
+    if DEVICE == "cuda":
+        length, new, batches = 512, 128, (1, 32)
+    else:
+        length, new, batches = 64, 16, (1,) if name == "distilgpt2" else (1, 32)
+    prefill = [Workload(kind="prefill", batch_size=b, length=length) for b in batches]
+    return prefill + [Workload(kind="decode", batch_size=b, length=length, new_tokens=new) for b in batches]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--budget", type=float, default=20.0, help="seconds a shape and workload")
+    parser.add_argument("--compiled-budget", type=float, default=0.0, help="the same, compiled; 0: not at all")
+    parser.add_argument("--shapes", nargs="*", choices=SHAPES, default=list(SHAPES if DEVICE == "cuda" else ON_CPU))
+    parser.add_argument("--note", default="", help="a line for the table, such as what else the machine was doing")
+    options = parser.parse_args()
+    rows: list[str] = []
+    for name in options.shapes:
+        models = arms(name)
+        for workload in workloads(name):
+            for mode, budget in (("eager", options.budget), ("compiled", options.compiled_budget)):
+                if budget:
+                    rows += measured(name, models, workload, mode, budget)
+                else:
+                    rows.append(f"| {name} | {workload.name} | {mode} | | not measured | | | |")
+                write(rows, options.note, set(SHAPES) - set(options.shapes))
+
+
+def write(rows: list[str], note: str, left_out: set[str]) -> None:
+    """The table so far, and what is not in it."""
+    unmeasured = sorted(left_out)
+    if DEVICE == "cpu":
+        unmeasured.append("every shape on a GPU, bf16, eager, compiled and with CUDA graphs")
+    lines = ["# Decode", "", machine_line() + f", {DEVICE}, {DTYPE}", *filter(None, ["", note]), ""]
+    lines += ["Times as ratios to the model as it is, 95 % intervals. Gone: (T − T_arm) / (T − T_bound).", "", HEAD]
+    OUT.write_text("\n".join([*lines, *rows, *(f"| {what} | | | | not measured | | | |" for what in unmeasured), ""]))
+
+
+def measured(name: str, models: dict[str, Any], workload: Workload, mode: str, budget: float) -> list[str]:
+    torch.compiler.reset()
+    report = compare_latency(models, workload, budget_seconds=budget, compiled=mode == "compiled", quiet=True)
+    rows = []
+    for c in report.comparisons:
+        share = "" if c.share_of_norms is None else f"{c.share_of_norms:.0%}"
+        time = f"{c.ratio.value - 1:+.1%} ({c.ratio.low - 1:+.1%} to {c.ratio.high - 1:+.1%})"
+        cells = [name, workload.name, mode, c.model, time, f"± {c.floor.bound:.1%}", c.verdict, share]
+        rows.append(f"| {' | '.join(cells)} |")
+    print("\n".join(rows), flush=True)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

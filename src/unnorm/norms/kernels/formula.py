@@ -1,0 +1,83 @@
+"""DyT and Derf in plain PyTorch, forward and backward: what the kernels must equal, and what runs where they cannot.
+
+    h = x + residual,   u = α h + s,   y = γ φ(u) + β,   φ = tanh or erf
+
+Everything is computed in fp32, or in float64 for float64 inputs. The backward pass recomputes u and φ(u) from h.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Of h, α, s, γ, β; an empty tensor for a parameter that is not there or was not asked for."""
+
+
+def forward(
+    x: Tensor,
+    residual: Tensor | None,
+    alpha: Tensor,
+    shift: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    curve: str,
+) -> tuple[Tensor, Tensor]:
+    """(h, y) [..., C] in x's dtype; h is x itself without a residual. alpha [1] or [C]; shift [1]; weight, bias [C]."""
+    h = x if residual is None else x + residual
+    wide = torch.promote_types(x.dtype, torch.float32)
+    u = _inner(h.to(wide), alpha, shift)
+    y = torch.erf(u) if curve == "erf" else torch.tanh(u)
+    if weight is not None:
+        y = y * weight.to(wide)
+    if bias is not None:
+        y = y + bias.to(wide)
+    return h, y.to(x.dtype)
+
+
+def backward(
+    dy: Tensor,
+    dh: Tensor | None,
+    h: Tensor,
+    alpha: Tensor,
+    shift: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    curve: str,
+    parameters: bool,
+) -> Gradients:
+    """Gradients from dy [..., C] of y and dh [..., C] of h. parameters: whether those of α, s, γ and β are wanted."""
+    wide = torch.promote_types(h.dtype, torch.float32)
+    wide_h, wide_dy = h.to(wide), dy.to(wide)
+    u = _inner(wide_h, alpha, shift)
+    value, slope = (torch.erf(u), _erf_slope(u)) if curve == "erf" else (torch.tanh(u), _tanh_slope(u))
+    du = wide_dy * slope if weight is None else wide_dy * weight.to(wide) * slope
+    dx = du * alpha.to(wide)
+    if dh is not None:
+        dx = dx + dh.to(wide)
+    sums = (du * wide_h, du, wide_dy * value, wide_dy) if parameters else (None,) * 4
+    found = [_summed(part, of, h) for part, of in zip(sums, (alpha, shift, weight, bias), strict=True)]
+    return dx.to(h.dtype), *found  # type: ignore[return-value]
+
+
+def _inner(h: Tensor, alpha: Tensor, shift: Tensor | None) -> Tensor:
+    u = alpha.to(h.dtype) * h
+    return u if shift is None else u + shift.to(h.dtype)
+
+
+def _tanh_slope(u: Tensor) -> Tensor:
+    """1 − tanh(u)², without the cancellation where tanh is near 1."""
+    e = torch.exp(-2 * u.abs())
+    return 4 * e / (1 + e).square()
+
+
+def _erf_slope(u: Tensor) -> Tensor:
+    return 2 / math.sqrt(math.pi) * torch.exp(-u.square())
+
+
+def _summed(gradient: Tensor | None, parameter: Tensor | None, h: Tensor) -> Tensor:
+    """gradient [..., C] over tokens, and over channels for a parameter of one number; an empty tensor for none."""
+    if gradient is None or parameter is None:
+        return h.new_empty(0)
+    rows = gradient.reshape(-1, gradient.shape[-1]) if gradient.numel() else gradient.new_zeros(1, gradient.shape[-1])
+    return (rows.sum().reshape(1) if parameter.numel() == 1 else rows.sum(0)).to(parameter.dtype)

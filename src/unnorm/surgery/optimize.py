@@ -1,0 +1,177 @@
+"""Make a model faster without changing what it computes: fold into the weights whatever of its norms is linear.
+
+For inference: γ and β are gone from the norms afterwards, so they do not train by themselves any more. A norm whose
+output anything but plain linear layers reads keeps what it has; so does the final norm, whose output is the last of the
+hidden states.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from unnorm.foundation.errors import ModelError
+from unnorm.norms.spec import Norm
+from unnorm.surgery.data_flow import dummy_inputs
+from unnorm.surgery.fold import bare_norm, fold_into_, linear_part, why_not
+from unnorm.surgery.linears import shared_weights
+from unnorm.surgery.passes import in_eval
+from unnorm.surgery.reads import Reads, reads_of
+from unnorm.surgery.sites import Site, find_sites
+from unnorm.surgery.swap import record_of, set_submodule, settle_
+
+_MARK = "_unnorm_optimized"
+_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
+_TOLERANCE_BELOW = 0.2
+"""Of the logits, relative: beyond it something else is wrong than rounding. Readers are known from watching; this is
+for what cannot be watched."""
+
+
+@dataclass(frozen=True)
+class SiteChange:
+    """What was done at one site. done: `folded` (γ, β are in the readers), `folded away` (all of it is) or `left`."""
+
+    path: str
+    done: str
+    readers: tuple[str, ...] = ()
+    new_biases: tuple[str, ...] = ()
+    """Readers that had no bias and got one, because β is not 0."""
+    reason: str = ""
+    """Why it was left."""
+
+
+@dataclass(frozen=True)
+class OptimizeReport:
+    """Sites in execution order. difference: of the logits on a few dummy tokens, ‖after − before‖ / ‖before‖."""
+
+    sites: tuple[SiteChange, ...]
+    difference: float
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def optimize_(model: Any) -> OptimizeReport:
+    """Fold γ into the weights and β into the biases of the layers that read each norm, in place; fixed scales wholly.
+
+    Works on swapped models and on others, in eval mode. A swap can no longer be undone, and the model no longer be
+    saved: save it first, and optimize what `load` gives. Raises `ModelError` for a model in train mode or with
+    adapters, and one whose weights are on the meta device.
+    """
+    started = time.perf_counter()
+    _check(model)
+    sites = find_sites(model)
+    inputs = dummy_inputs(model, next(model.parameters()).device)
+    before = _logits(model, inputs)
+    reads, untouchable = reads_of(model, sites, inputs)
+    shared = shared_weights(model)
+    undo: list[tuple[Any, str, Any]] = []
+    changes = [_optimize_site(model, site, reads[site.path], untouchable, shared, undo) for site in sites]
+    try:
+        difference = _difference(_logits(model, inputs), before)
+        failed = f"the model then differs by {difference:.1g}" if not difference < _tolerance(before.dtype) else ""
+    except Exception as error:  # the model's own code reads a parameter that its norm no longer has
+        failed = f"the model does not run without them ({type(error).__name__})"
+    if failed:
+        _put_back(undo)
+        changes = [SiteChange(c.path, "left", reason=c.reason or f"nothing was folded: {failed}") for c in changes]
+        difference = 0.0
+    elif any(change.done != "left" for change in changes):
+        _mark(model, changes)
+    return OptimizeReport(tuple(changes), difference, time.perf_counter() - started)
+
+
+def is_optimized(model: Any) -> bool:
+    """Whether `optimize_` has changed weights of `model`."""
+    return hasattr(model, _MARK)
+
+
+def _check(model: Any) -> None:
+    if model.training:
+        raise ModelError("optimize_ is for inference: γ and β go into other weights. Call model.eval() first.")
+    if hasattr(model, "peft_config") or any(hasattr(m, "lora_A") for m in model.modules()):
+        raise ModelError("optimize_ was given a model with adapters. Merge them first: model.merge_and_unload().")
+    if any(p.is_meta for p in model.parameters()):
+        raise ModelError("optimize_ changes weights, and some of this model's are on the meta device. Load it whole.")
+
+
+def _optimize_site(
+    model: Any, site: Site, reads: Reads, untouchable: set[str], shared: set[int], undo: list[tuple[Any, str, Any]]
+) -> SiteChange:
+    module = model.get_submodule(site.path)
+    part = linear_part(module, site)
+    layers = [model.get_submodule(path) for path in reads.layers]
+    reason = ""
+    if part is None:
+        reason = "it is not of the form γ t(x) + β"
+    elif part.trivial:
+        reason = "it has no γ and β"
+    elif reads.others:
+        reason = f"it is also read by {', '.join(reads.others)}"
+    elif not layers:
+        reason = "no linear layer reads it"
+    elif any(id(p) in shared for p in module.parameters()):
+        reason = "its parameters are shared with another module"
+    elif taken := sorted(untouchable & set(reads.layers)):
+        reason = f"{taken[0]} reads something else too, or its weight is used elsewhere"
+    else:
+        whys = [(path, why_not(layer, part, shared)) for path, layer in zip(reads.layers, layers, strict=True)]
+        reason = next((f"{path} {why}" for path, why in whys if why), "")
+    if reason or part is None:
+        return SiteChange(site.path, "left", tuple(reads.layers), reason=reason)
+    bare = bare_norm(module, site)
+    kept = [(layer, name, p) for layer in layers for name, p in layer._parameters.items()]
+    old = [(layer, name, None if p is None else p.detach().clone()) for layer, name, p in kept]
+    without_bias = [path for path, layer in zip(reads.layers, layers, strict=True) if layer.bias is None]
+    for layer in layers:
+        fold_into_(layer, part)
+    set_submodule(model, site.path, bare)
+    undo += [*old, (model, site.path, module)]
+    if not all(bool(p.isfinite().all()) for layer in layers for p in layer.parameters()):
+        _put_back(undo[-len(old) - 1 :])
+        del undo[-len(old) - 1 :]
+        return SiteChange(site.path, "left", tuple(reads.layers), reason="the products overflow the weights' dtype")
+    away = isinstance(bare, Norm) and bare.spec.norm == "identity"
+    new = tuple(without_bias) if part.has_offset else ()
+    return SiteChange(site.path, "folded away" if away else "folded", tuple(reads.layers), new)
+
+
+@torch.no_grad()
+def _put_back(undo: list[tuple[Any, str, Any]]) -> None:
+    """Parameters into their layers, norms at their paths."""
+    for owner, name, value in undo:
+        if isinstance(value, nn.Module):
+            set_submodule(owner, name, value)
+        elif value is None:
+            owner._parameters[name] = None
+        else:
+            owner._parameters[name].copy_(value)
+
+
+def _mark(model: Any, changes: list[SiteChange]) -> None:
+    object.__setattr__(model, _MARK, True)
+    record = record_of(model)
+    if record is None:
+        return
+    for change in changes:
+        if change.done != "left" and change.path in record.specs:
+            record.specs[change.path] = model.get_submodule(change.path).spec
+    settle_(model)
+
+
+@torch.no_grad()
+def _logits(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    with in_eval(model):
+        out = model(**inputs)
+    return out.logits if hasattr(out, "logits") else out[0]  # type: ignore[no-any-return]
+
+
+def _difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm().clamp_min(1e-30))
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    return _TOLERANCE.get(dtype, _TOLERANCE_BELOW)

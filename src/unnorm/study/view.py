@@ -33,7 +33,10 @@ class CellView:
     evaluations: list[dict[str, Any]] = field(repr=False, default_factory=list)
     """step, train_tokens, loss, token_accuracy, tokens."""
     calibration: dict[str, Any] | None = field(repr=False, default=None)
-    """sites, specs, and `calibration` {tokens, seconds, sites: [{path, r2, alpha, saturation, seconds}]} or None."""
+    """sites, specs, and `calibration` {tokens, seconds, sites: [{path, r2, alpha, saturation, seconds, sample}]} or
+    None."""
+    recovery: dict[str, Any] | None = field(repr=False, default=None)
+    """`surgery.recover.RecoverReport.to_dict()`."""
     completions: list[dict[str, Any]] = field(repr=False, default_factory=list)
     """prompt_id, category, turn, prompt, text, finish_reason, ...; untrusted text."""
 
@@ -132,7 +135,7 @@ def read_study(folder: Path, *, logs: bool = True) -> StudyView:
 def _cell(cells: Path, entry: dict[str, Any], logs: bool) -> CellView:
     folder = cells / Path(entry["folder"]).name
     state, error = state_of(folder)
-    calibration = folder / "calibration.json"
+    calibration, recovery = folder / "calibration.json", folder / "recovery.json"
     return CellView(
         cell=entry["cell"],
         model=entry["model"],
@@ -146,5 +149,6 @@ def _cell(cells: Path, entry: dict[str, Any], logs: bool) -> CellView:
         steps=RunLog(folder / "steps.jsonl").read() if logs else [],
         evaluations=RunLog(folder / "evaluations.jsonl").read() if logs else [],
         calibration=atomic.read_json(calibration) if calibration.is_file() else None,
+        recovery=atomic.read_json(recovery) if recovery.is_file() else None,
         completions=RunLog(folder / COMPLETIONS).read() if logs else [],
     )

@@ -102,15 +102,15 @@ def gap_by_size(study: StudyView, dataset: str) -> Figure | None:
     )
     y = alt.Y("gap:Q", title=f"held-out loss above {study.reference}", axis=percent_axis())
     tooltip = ["model:N", "strategy:N", "arm:N", alt.Tooltip("gap:Q", format="+.2%"), "doubt:N"]
-    layers = [
-        base.mark_line(strokeWidth=1.5).encode(y=y),
-        base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q").transform_filter("datum.interval"),
-        base.mark_point(size=60, filled=True, opacity=1).encode(y=y, shape=shape_of(study, arms), tooltip=tooltip)
-        .transform_filter("datum.doubt == ''"),
-        base.mark_point(size=60, filled=False).encode(y=y, shape=shape_of(study, arms), tooltip=tooltip)
-        .transform_filter("datum.doubt != ''"),
-        zero("y"),
-    ]  # fmt: skip
+    layers: list[Any] = [zero("y"), base.mark_line(strokeWidth=1.5).encode(y=y)]
+    if any(row["interval"] for row in rows):
+        rule = base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q")
+        layers.append(rule.transform_filter("datum.interval"))
+    for filled, shown in ((True, "datum.doubt == ''"), (False, "datum.doubt != ''")):
+        if any((row["doubt"] == "") is filled for row in rows):  # a layer of nothing has no scale
+            point = base.mark_point(size=60, filled=filled, opacity=1)
+            point = point.encode(y=y, shape=shape_of(study, arms), tooltip=tooltip)
+            layers.append(point.transform_filter(shown))
     cells = _cells(study, found)
     hollow = " Hollow: incomplete or not matched." if any(row.doubt for row in found) else ""
     caption = f"The same gap against the size of the base. {drawn_from(study, cells)} {_shown(found)}{hollow}"

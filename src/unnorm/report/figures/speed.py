@@ -111,12 +111,14 @@ def quality_and_speed(study: StudyView, model: str, dataset: str) -> Figure | No
         zero("x"),
         zero("y"),
         base.mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q", y=gap_axis),
-        base.mark_rule(strokeWidth=1.5).encode(x=x, y="gap_low:Q", y2="gap_high:Q").transform_filter(
-            "isValid(datum.gap_low)"
-        ),
         base.mark_point(size=90, opacity=1, filled=True).encode(**where).transform_filter("datum.best"),
-        base.mark_point(size=90, opacity=1, strokeWidth=2).encode(**where).transform_filter("!datum.best"),
     ]
+    if any("gap_low" in row for row in rows):
+        rule = base.mark_rule(strokeWidth=1.5).encode(x=x, y="gap_low:Q", y2="gap_high:Q")
+        layers.append(rule.transform_filter("isValid(datum.gap_low)"))
+    if not all(row["best"] for row in rows):
+        hollow = base.mark_point(size=90, opacity=1, strokeWidth=2).encode(**where)
+        layers.append(hollow.transform_filter("!datum.best"))
     doubts = [f"{row['arm']} ({row['panel']}): {row['doubt']}" for row in rows if row["doubt"]]
     caption = (
         "Lower left is better at both. Filled: no other arm is at least as good at both (by the estimates alone). Lines "

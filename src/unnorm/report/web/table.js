@@ -41,6 +41,7 @@
     form.querySelector(".count").textContent = shown + " of " + body.rows.length + " cells";
   };
   form.addEventListener("input", filter);
+  form.addEventListener("change", filter);
   form.addEventListener("submit", (event) => event.preventDefault());
   filter();
 })();

@@ -4,11 +4,11 @@ import math
 import statistics
 
 import pytest
+from unnorm.report.gaps import gaps
 
 from report.views import ARMS, STRATEGIES, loss_of, study
 from unnorm.foundation.errors import SettingsError
 from unnorm.report.figures import figures
-from unnorm.report.gaps import gaps
 from unnorm.report.page import render, write_report
 from unnorm.report.summary import summary
 

@@ -62,7 +62,9 @@ def steps_of(arm: str, strategy: str, seed: int, loss: float) -> list[dict]:
         }  # fmt: skip
         if arm != "original":
             start = {s["path"]: s["alpha"] if arm == "dyt" else 0.5 for s in calibration()["calibration"]["sites"]}
-            record["alpha"] = {path: value * (1 + moves * i * (j - 2) / 6) for j, (path, value) in enumerate(start.items())}
+            record["alpha"] = {
+                path: value * (1 + moves * i * (j - 2) / 6) for j, (path, value) in enumerate(start.items())
+            }
             record["saturation"] = {path: 0.002 * j * (1 + i / 40) for j, path in enumerate(start)}
         steps.append(record)
     return steps
@@ -147,6 +149,7 @@ def timed(arm: str, reference: str, factor: float, seed: int = 0) -> dict:
     generator = np.random.default_rng(seed)
     comparisons = []
     for workload in (Workload(length=128), Workload(kind="decode", length=64)):
+
         def times(scale: float) -> np.ndarray:
             return scale * np.exp(generator.normal(0, 0.01, (20, 2)))
 
@@ -163,7 +166,10 @@ def pairs_of(cells: list[CellView], seeds) -> list[PairView]:
     found = []
     done = {(c.arm, c.strategy, c.seed, c.model) for c in cells if c.done}
     for c in cells:
-        if c.arm == "original" or not {(c.arm, c.strategy, c.seed, c.model), ("original", c.strategy, c.seed, c.model)} <= done:
+        if (
+            c.arm == "original"
+            or not {(c.arm, c.strategy, c.seed, c.model), ("original", c.strategy, c.seed, c.model)} <= done
+        ):
             continue
         judge, verdicts = judged(c.seed, -0.8 if c.arm == "dyt-bare" else -0.1)
         latency = timed(c.arm, "original", 0.97 if c.arm == "dyt" else 0.975) if c.seed == seeds[0] else None

@@ -79,8 +79,8 @@ def stats(
     from unnorm.data.sources import read
     from unnorm.data.statistics import statistics
     from unnorm.foundation import atomic
-    from unnorm.report.export import export
     from unnorm.report.data_files import statistics_figures
+    from unnorm.report.export import export
     from unnorm.surgery.base import load_tokenizer
 
     settings = o.settings_from(

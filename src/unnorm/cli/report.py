@@ -24,7 +24,9 @@ def report(
         typer.Option(metavar="FILE", help="Also draw stats.json of data stats, or what data repair --json printed."),
     ] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Show the page in a browser, as cells finish.")] = False,
-    host: Annotated[str, typer.Option(help="For --serve: whom to listen to; by default this machine alone.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="For --serve: whom to listen to; by default this machine alone.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="For --serve; 0: any that is free.")] = 8000,
     json: JsonOption = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""What an arm differs by from the reference, paired by seed: the one place where figures, tables and sentences get it."""
+"""What an arm differs by from the reference, paired by seed: all figures, tables and sentences have it from here."""
 
 import math
 from collections.abc import Callable

@@ -11,6 +11,7 @@ import orjson
 from unnorm.foundation.terminal import plain
 from unnorm.report.summary import summary
 from unnorm.report.table import COLUMNS, latencies, results
+from unnorm.report.wording import signed, signed_interval
 from unnorm.study.results import rows_of
 from unnorm.study.view import StudyView
 
@@ -29,7 +30,9 @@ def to_markdown(study: StudyView) -> str:
     if failed:
         names = ((c.model, c.dataset, c.arm, c.strategy, f"seed {c.seed}") for c in failed)
         lines += ["## Failures", ""]
-        lines += [f"- {_md(' / '.join(name))}: {_md(cell.error or '')}" for name, cell in zip(names, failed, strict=True)]
+        lines += [
+            f"- {_md(' / '.join(name))}: {_md(cell.error or '')}" for name, cell in zip(names, failed, strict=True)
+        ]
         lines.append("")
     return "\n".join([*lines, *_reproduce(study)])
 
@@ -97,7 +100,9 @@ def text_table(study: StudyView) -> list[list[str]]:
     names = [name for name, kept in named if kept]
     rows = [[_HEADS[name] for name in names] + list(_NUMBERS)]
     for row in results(study):
-        seeds = str(row["seeds"]) if row["seeds"] == row["planned_seeds"] else f"{row['seeds']} of {row['planned_seeds']}"
+        seeds = (
+            str(row["seeds"]) if row["seeds"] == row["planned_seeds"] else f"{row['seeds']} of {row['planned_seeds']}"
+        )
         numbers = [seeds, _number(row["start_eval_loss"]), _number(row["eval_loss"]), _gap(row)]
         accuracy = row["eval_token_accuracy"]
         numbers += ["–" if accuracy is None else f"{accuracy:.1%}", _wins(row)]
@@ -109,9 +114,9 @@ def _gap(row: dict[str, Any]) -> str:
     if row["gap"] is None:
         return "–"
     doubts = ["not matched"] * (row["matched"] is False) + ["incomplete"] * (not row["complete"])
-    text = f"{row['gap']:+.1%}"
+    text = signed(row["gap"])
     if row["gap_low"] is not None:
-        text += f" ({row['gap_low']:+.1%} to {row['gap_high']:+.1%})"
+        text += f" ({signed_interval(row['gap_low'], row['gap_high'])})"
     return text + (f" [{', '.join(doubts)}]" if doubts else "")
 
 
@@ -122,10 +127,10 @@ def _wins(row: dict[str, Any]) -> str:
 
 
 def table_caption(study: StudyView) -> str:
-    several = len(study.seeds) > 1
+    sure = "with its 95 % t interval over seeds" if len(study.seeds) > 1 else "one seed, so no interval"
     return (
         "Held-out loss in nats per token, before and after fine-tuning; gap: of the loss after it, to that of "
-        f"{study.reference}, paired by seed{', with its 95 % t interval over seeds' if several else '; one seed, so no interval'}; "
+        f"{study.reference}, paired by seed, {sure}; "
         f"win rate: against {study.reference}, ties as half, with its 95 % interval."
     )
 
@@ -145,8 +150,8 @@ def _time_head() -> list[str]:
 
 def _time_row(row: dict[str, Any]) -> list[str]:
     return [
-        row["model"], row["dataset"], row["strategy"], row["arm"], row["workload"], f"{row['time_ratio'] - 1:+.1%}",
-        f"{row['low'] - 1:+.1%} to {row['high'] - 1:+.1%}", f"± {row['noise_floor']:.1%}", row["verdict"],
+        row["model"], row["dataset"], row["strategy"], row["arm"], row["workload"], signed(row["time_ratio"] - 1),
+        signed_interval(row["low"] - 1, row["high"] - 1), f"± {row['noise_floor']:.1%}", row["verdict"],
     ]  # fmt: skip
 
 
@@ -155,8 +160,13 @@ def _audit(study: StudyView) -> list[str]:
         return ["Nothing could be compared yet."]
     wrong = [c for c in study.audit["comparisons"] if not c["matched"]]
     if not wrong:
-        return [f"Matched in {len(study.audit['comparisons'])} comparisons: they differ in the arm and in nothing else."]
-    where = ((c["model"], c["dataset"], c["strategy"], f"seed {c['seed']}", f"{c['arm']} against {c['against']}") for c in wrong)
+        return [
+            f"Matched in {len(study.audit['comparisons'])} comparisons: they differ in the arm and in nothing else."
+        ]
+    where = (
+        (c["model"], c["dataset"], c["strategy"], f"seed {c['seed']}", f"{c['arm']} against {c['against']}")
+        for c in wrong
+    )
     return [f"- {_md(' / '.join(w))}: {_md('; '.join(c['differences']))}" for w, c in zip(where, wrong, strict=True)]
 
 

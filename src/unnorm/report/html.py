@@ -37,7 +37,11 @@ def render(template: str, scripts: Sequence[str], *, live: bool = False, **conte
     )
     browser = Markup(environment.from_string(resource("browser.html")).render(**content)) if content["groups"] else ""
     return environment.from_string(resource(template)).render(
-        browser=browser, policy=policy, style=Markup(resource("page.css")), scripts=[Markup(script) for script in scripts], **content
+        browser=browser,
+        policy=policy,
+        style=Markup(resource("page.css")),
+        scripts=[Markup(script) for script in scripts],
+        **content,
     )
 
 

@@ -58,7 +58,12 @@ def pages(study: StudyView, drawn: Sequence[Figure], *, live: bool = False) -> d
     if sum(len(orjson.dumps(group)) for group in answers) > _MOST_ANSWERS:
         for number, group in enumerate(answers, 1):
             page = html.render(
-                "completions.html", [html.resource("browser.js")], study=study, group=group, groups=[group], colour=colour
+                "completions.html",
+                [html.resource("browser.js")],
+                study=study,
+                group=group,
+                groups=[group],
+                colour=colour,
             )
             apart[f"completions-{number}.html"] = page.encode()
     scripts = [html.vega(), *(html.resource(f"{name}.js") for name in ("figures", "table", "browser"))]

@@ -1,4 +1,4 @@
-"""Judged answers and latencies of a study, gathered over seeds: what figures, tables and sentences about them rest on."""
+"""Judged answers and latencies of a study, gathered over seeds, for figures, tables and sentences."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple

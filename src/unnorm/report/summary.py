@@ -5,6 +5,7 @@ from collections import Counter
 from unnorm.report.comparisons import Row, behind, compare_arms, others
 from unnorm.report.pairs import Group, groups, tallies
 from unnorm.report.table import latencies
+from unnorm.report.wording import share, signed, signed_interval
 from unnorm.study.view import StudyView
 
 _NOT_DONE = "it and the arm it is compared with are not both done with any seed"
@@ -38,13 +39,13 @@ def summary(study: StudyView) -> list[str]:
 def _finding(study: StudyView, row: Row, where: str) -> str:
     cells = [(one.result or {}, other.result or {}) for one, other in behind(study, row)]
     losses = [sum(pair[side]["eval_loss"] for pair in cells) / len(cells) for side in (0, 1)]
-    size = f"{_percent(abs(row.value))} {'above' if row.value >= 0 else 'below'} {row.against}"
+    size = f"{share(abs(row.value))} {'above' if row.value >= 0 else 'below'} {row.against}"
     numbers = f"{losses[0]:.4f} against {losses[1]:.4f} nats per token"
     doubt = f" In doubt: {row.doubt}." if row.doubt else ""
     if row.low is None or row.high is None:
         return f"{where}, {row.arm} ends {size} ({numbers}; one seed, so no interval).{doubt}"
     inside = "; the interval holds zero: no difference shown" if row.low <= 0 <= row.high else ""
-    interval = f"95 % interval {_signed(row.low)} to {_signed(row.high)} over {len(row.seeds)} seeds{inside}"
+    interval = f"95 % interval {signed_interval(row.low, row.high)} over {len(row.seeds)} seeds{inside}"
     return f"{where}, {row.arm} ends {size} ({numbers}; {interval}).{doubt}"
 
 
@@ -73,8 +74,8 @@ def _timed(study: StudyView, group: Group) -> str:
     ]  # fmt: skip
     several = len(group.timed) > 1
     parts = [
-        f"{row['workload']}{', seed ' + str(row['seed']) if several else ''}: {row['verdict']}, {_signed(row['time_ratio'] - 1)} "
-        f"(95 % interval {_signed(row['low'] - 1)} to {_signed(row['high'] - 1)}; noise floor ± {row['noise_floor']:.1%})"
+        f"{row['workload']}{', seed ' + str(row['seed']) if several else ''}: {row['verdict']}, "
+        f"{signed(row['time_ratio'] - 1)} (95 % interval {signed_interval(row['low'] - 1, row['high'] - 1)}; noise floor ± {row['noise_floor']:.1%})"
         for row in found
     ]
     return f"{_where(study, *_place(group))}, time of {group.arm} against {group.against}'s: {'; '.join(parts)}."
@@ -106,15 +107,6 @@ def _certainty(study: StudyView) -> list[str]:
 def _where(study: StudyView, model: str, dataset: str, strategy: str) -> str:
     many = len(study.models) * len(study.datasets) > 1
     return f"With {model} on {dataset} under {strategy}" if many else f"Under {strategy}"
-
-
-def _percent(share: float) -> str:
-    """One decimal, or as many as a small share needs to be more than zero."""
-    return f"{share:.1%}" if share >= 0.001 or share == 0 else f"{share:.3%}"
-
-
-def _signed(share: float) -> str:
-    return f"{share:+.1%}".replace("-", "−")
 
 
 def _list(items: list[str]) -> str:

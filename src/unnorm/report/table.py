@@ -11,7 +11,19 @@ COLUMNS = (
     "eval_token_accuracy", "gap", "gap_low", "gap_high", "accuracy_difference", "win_rate", "win_rate_low",
     "win_rate_high", "judgements", "matched", "complete",
 )  # fmt: skip
-LATENCY = ("model", "dataset", "strategy", "arm", "seed", "workload", "time_ratio", "low", "high", "noise_floor", "verdict")
+LATENCY = (
+    "model",
+    "dataset",
+    "strategy",
+    "arm",
+    "seed",
+    "workload",
+    "time_ratio",
+    "low",
+    "high",
+    "noise_floor",
+    "verdict",
+)
 
 
 def results(study: StudyView) -> list[dict[str, Any]]:

@@ -53,8 +53,8 @@ def s_curves(place: Place) -> Figure | None:
     )
     first_arm = next(iter(drawn))
     caption = (
-        "What a norm makes of one channel, that of widest spread, at sites over the model's depth. Dots: the old norm, a "
-        f"token each, as the calibration of {first_arm} saw it; lines: what was fitted, before any training. A line "
+        "What a norm makes of one channel, that of widest spread, at sites over the model's depth. Dots: the old norm, "
+        f"a token each, as the calibration of {first_arm} saw it; lines: what was fitted, before any training. A line "
         f"cannot follow the dots' width: that is the price of a norm without statistics. Calibrations of "
         f"{', '.join(arms)}, one seed each: no interval."
     )

@@ -41,8 +41,8 @@ def packing(statistics: dict[str, Any], name: str) -> Figure:
     edges, counts = statistics["packing"]["edges"], statistics["packing"]["counts"]
     chart = _histogram(edges, counts, f"tokens in a row of {edges[-1]:,}", "packed rows")
     caption = (
-        f"How full the {statistics['packed_rows']:,} packed rows of {name} are: {statistics['packing_efficiency']:.1%} of "
-        f"all positions hold one of {statistics['tokens']:,} tokens. A count, so no interval."
+        f"How full the {statistics['packed_rows']:,} packed rows of {name} are: {statistics['packing_efficiency']:.1%} "
+        f"of all positions hold one of {statistics['tokens']:,} tokens. A count, so no interval."
     )
     title = f"Packing of {name.rsplit('/', 1)[-1][-60:]}"
     return made(chart.properties(width="container", height=HEIGHT), "packing", title, caption)
@@ -79,8 +79,8 @@ def damage(repair: dict[str, Any]) -> Figure:
     )
     lost = ", ".join(action for action in actions if action in _LOSING)
     caption = (
-        f"Damage found in {repair['bytes_in']:,} bytes, by kind, and what became of it. {repair['records']:,} records were "
-        f"kept, {repair['mended_records']:,} of them mended; {repair['bytes_lost']:,} bytes were lost"
+        f"Damage found in {repair['bytes_in']:,} bytes, by kind, and what became of it. {repair['records']:,} records "
+        f"were kept, {repair['mended_records']:,} of them mended; {repair['bytes_lost']:,} bytes were lost"
         f"{f' ({lost})' if lost else ''}. A count, so no interval."
     )
     chart = alt.layer(bars, totals).properties(width="container", height=bars_height(len(kinds), 24))
@@ -101,5 +101,3 @@ def _histogram(edges: list[int], counts: list[int], x: str, y: str) -> alt.Chart
             tooltip=["from:Q", "to:Q", "count:Q"],
         )
     )
-
-

@@ -1,4 +1,4 @@
-"""What every figure is made of: a name, a caption that says what stands behind it, a Vega-Lite spec in the one theme."""
+"""What every figure is made of: a name, a caption that says what stands behind it, a spec in the one theme."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ from unnorm.report.theme import CONFIG, LINE, Look, looks
 from unnorm.study.view import CellView, StudyView
 
 WIDTH, HEIGHT = 260, 220  # of one panel
+PAIR = 330  # of one of two panels with long labels
 FULL = 640  # of a figure that fills whatever holds it, where it is a file
 _MOST_ROWS = 4_000  # points that lines may have together: more cannot be seen, and the page is to stay small
 
@@ -57,7 +58,9 @@ def drawn_from(study: StudyView, cells: Sequence[CellView], *, what: str = "fini
     """Which cells a figure is drawn from, and how many of their models and data sets are not done."""
     number = len({cell.cell for cell in cells})
     seeds = sorted({cell.seed for cell in cells})
-    text = f"Drawn from {number} {what}{'s' * (number != 1)} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})."
+    text = (
+        f"Drawn from {number} {what}{'s' * (number != 1)} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})."
+    )
     places = {(cell.model, cell.dataset) for cell in cells}
     left_out = sum(not cell.done and (cell.model, cell.dataset) in places for cell in study.cells)
     if left_out:
@@ -73,7 +76,8 @@ def panels(chart: Any, field: str, values: Sequence[str], *, columns: int = 0) -
     """One panel a value, `columns` side by side (0: as many as there is room for)."""
     facet = alt.Facet(f"{field}:N", sort=list(values), title=None)
     best = columns if 0 < columns <= 3 else 2 if len(values) in (2, 4) else 3
-    return chart.properties(width=WIDTH, height=HEIGHT).facet(facet, columns=best)
+    width = {1: FULL - 100, 2: (3 * WIDTH) // 2 - 20, 3: WIDTH}[min(best, len(values))]
+    return chart.properties(width=width, height=HEIGHT).facet(facet, columns=best)
 
 
 def colour_of(study: StudyView, shown: Sequence[str], extra: Mapping[str, Look] | None = None) -> alt.Color:

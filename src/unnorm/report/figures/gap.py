@@ -19,6 +19,7 @@ from unnorm.report.figures.figure import (
     zero,
 )
 from unnorm.report.theme import HATCH, LINE
+from unnorm.report.wording import signed
 from unnorm.study.view import CellView, StudyView
 
 
@@ -37,8 +38,8 @@ def gap_by_strategy(study: StudyView, dataset: str) -> Figure | None:
     top = max(0.0, *(row["high"] for row in rows), *(row["gap"] for row in rows))
     bottom = min(0.0, *(row["low"] for row in rows), *(row["gap"] for row in rows))
     span = (top - bottom) or 0.01
-    room = 0.16 if len(models) == 1 else 0.34
-    longest = max(len(row["label"]) for row in rows)
+    room, said = (0.16, "label") if len(models) == 1 else (0.34, "short")
+    longest = max(len(row[said]) for row in rows)
     domain = [bottom - 0.03 * span if bottom < 0 else 0, top + room * span * max(1.0, longest / 7)]
     scale = alt.Scale(domain=domain, nice=False, zero=False)
     title = f"held-out loss above {study.reference}"
@@ -60,9 +61,9 @@ def gap_by_strategy(study: StudyView, dataset: str) -> Figure | None:
         rule = base.mark_rule(strokeWidth=2, color=LINE).encode(x=alt.X("low:Q", title=title, scale=scale), x2="high:Q")
         layers.append(rule.transform_filter("datum.interval"))
     layers.append(
-        base.mark_text(align="left", dx=6, fontSize=12, color=LINE).encode(
-            x=alt.X("edge:Q", title=title, scale=scale), text="label:N"
-        )
+        base.mark_text(align="left", dx=6, fontSize=12, color=LINE)
+        .encode(x=alt.X("edge:Q", title=title, scale=scale), text="said:N")
+        .transform_calculate(said="width < 350 ? datum.short : datum.label" if said == "label" else "datum.short")
     )
     layers.append(zero("x"))
     height = bars_height(len(strategies) * len(arms)) + 10 * len(strategies)
@@ -131,14 +132,9 @@ def _bar(row: Row, model: str) -> dict[str, Any]:
         "interval": row.low is not None,
         "seeds": ", ".join(map(str, row.seeds)),
         "doubt": row.doubt,
-        "label": percent(row.value) + (f" {row.doubt}" if row.doubt else ""),
+        "label": signed(row.value) + (f" {row.doubt}" if row.doubt else ""),
+        "short": signed(row.value) + (" †" if row.doubt else ""),
     }
-
-
-def percent(share: float) -> str:
-    """With a sign and one decimal, or as many as a small share needs to be more than zero."""
-    text = f"{share:+.1%}" if abs(share) >= 0.001 or share == 0 else f"{share:+.2%}"
-    return text.replace("-", "−")
 
 
 def _cells(study: StudyView, rows: list[Row]) -> list[CellView]:
@@ -170,4 +166,6 @@ def _shown(rows: list[Row]) -> str:
 
 
 def _hatched(rows: list[Row]) -> str:
-    return " Hatched: incomplete or not matched, and no result to conclude from." if any(r.doubt for r in rows) else ""
+    return (
+        " Hatched (†): incomplete or not matched, and no result to conclude from." if any(r.doubt for r in rows) else ""
+    )

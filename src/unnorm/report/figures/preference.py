@@ -6,6 +6,7 @@ import altair as alt
 
 from unnorm.report.figures.figure import (
     FULL,
+    PAIR,
     Figure,
     bars_height,
     colour_of,
@@ -88,7 +89,7 @@ def by_category(study: StudyView, model: str, dataset: str) -> Figure | None:
         ),
     ]
     height = bars_height(len(labels), 24)
-    width = FULL - 180 if len(titles) == 1 else 250
+    width = FULL - 180 if len(titles) == 1 else PAIR
     chart = (
         alt.layer(*layers, data=data(rows))
         .properties(width=width, height=height)
@@ -100,7 +101,7 @@ def by_category(study: StudyView, model: str, dataset: str) -> Figure | None:
     note = f" {judge['caveat']}" if judge.get("caveat") else ""
     caption = (
         f"How often the judge ({judge['judge']['kind']}) preferred each arm to {study.reference}, by category; "
-        f"{questions} judgements of questions, {_seeds(shown)}. Points: win rate, ties as half, with its 95 % bootstrap "
+        f"{questions} judgements, {_seeds(shown)}. Points: win rate, ties as half, with its 95 % bootstrap "
         f"interval over questions. Categories marked * have under 30 questions: exploratory.{doubts}{note}"
     )
     return made(chart, "preference", "Judged answers by category", caption, [c for g in shown for c in g.cells])
@@ -167,5 +168,3 @@ def _said(tally: Tally) -> str:
 def _seeds(shown: list[Group]) -> str:
     seeds = sorted({pair.seed for group in shown for pair in group.pairs})
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-
-

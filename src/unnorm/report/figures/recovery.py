@@ -44,8 +44,8 @@ def recovery(place: Place) -> Figure | None:
         data=data(rows),
     ).properties(width="container", height=HEIGHT)
     caption = (
-        "Distance of the next-token distribution to the original's while only the new norms' parameters learn. Lines: on "
-        f"the tokens learnt from; diamonds: on held-out tokens, before and after ({'; '.join(said)}). One seed: no "
+        "Distance of the next-token distribution to the original's while only the new norms' parameters learn. Lines: "
+        f"on the tokens learnt from; diamonds: on held-out tokens, before and after ({'; '.join(said)}). One seed: no "
         "interval."
     )
     return made(chart, "recovery", "Recovery", caption, list(drawn.values()))

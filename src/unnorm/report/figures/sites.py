@@ -46,7 +46,9 @@ def alpha(place: Place) -> Figure | None:
         .encode(
             x=tokens_axis(),
             y=alt.Y("alpha:Q", title="α", scale=alt.Scale(type="log", nice=False, padding=12)),
-            color=alt.Color("order:Q", title=_SITE, scale=alt.Scale(scheme="viridis"), legend=alt.Legend(tickMinStep=1)),
+            color=alt.Color(
+                "order:Q", title=_SITE, scale=alt.Scale(scheme="viridis"), legend=alt.Legend(tickMinStep=1)
+            ),
             detail="site:N",
             tooltip=["site:N", "tokens:Q", alt.Tooltip("alpha:Q", format=".4f")],
         )
@@ -56,7 +58,9 @@ def alpha(place: Place) -> Figure | None:
         "α at every site while it trains (its mean over channels where there is one a channel); arms and strategies "
         f"under which no α moves are left out. {drawn_from(place.study, cells)} One seed a panel: no interval."
     )
-    return made(panels(chart, "panel", list(moving), columns=_strategies(moving)), "alpha", "α over training", caption, cells)
+    return made(
+        panels(chart, "panel", list(moving), columns=_strategies(moving)), "alpha", "α over training", caption, cells
+    )
 
 
 def alpha_and_sigma(place: Place) -> Figure | None:
@@ -80,15 +84,15 @@ def alpha_and_sigma(place: Place) -> Figure | None:
     scale = alt.Scale(type="log", nice=False, padding=10)
     what = "α and 1/σ" if sigma else "α"
     base = alt.Chart().encode(
-        x=alt.X("order:Q", title=_SITE, axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False, padding=10))
+        x=alt.X(
+            "order:Q", title=_SITE, axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False, padding=10)
+        )
     )
     tooltip = ["site:N", alt.Tooltip("start:Q", format=".4f"), alt.Tooltip("end:Q", format=".4f")]
     names = ["1/σ"] if sigma else []
     names += ["α at the start", "α at the end"]
     colours = {"1/σ": RED, "α at the start": "#8a8a8a", "α at the end": LINE}
-    colour = alt.Color(
-        "what:N", title=None, scale=alt.Scale(domain=names, range=[colours[name] for name in names])
-    )
+    colour = alt.Color("what:N", title=None, scale=alt.Scale(domain=names, range=[colours[name] for name in names]))
 
     def named(chart: Any, name: str, field: str) -> Any:
         y = alt.Y(f"{field}:Q", title=what, scale=scale)
@@ -109,7 +113,9 @@ def alpha_and_sigma(place: Place) -> Figure | None:
         if sigma
         else "No calibration here recorded σ."
     )
-    caption = f"α at every site at the first and the last step. {said} {drawn_from(place.study, cells)} One seed a panel."
+    caption = (
+        f"α at every site at the first and the last step. {said} {drawn_from(place.study, cells)} One seed a panel."
+    )
     return made(panels(alt.layer(*layers, data=data(rows)), "panel", list(shown), columns=_strategies(shown)),
                 "alpha-sigma", "α against 1/σ", caption, cells)  # fmt: skip
 
@@ -140,7 +146,12 @@ def saturation(place: Place) -> Figure | None:
         .encode(
             x=alt.X("from:Q", title="training tokens", axis=TOKENS, scale=alt.Scale(nice=False)),
             x2="to:Q",
-            y=alt.Y("lower:Q", title=_SITE, axis=alt.Axis(tickMinStep=1, format="d", grid=False), scale=alt.Scale(nice=False, reverse=True, zero=False)),
+            y=alt.Y(
+                "lower:Q",
+                title=_SITE,
+                axis=alt.Axis(tickMinStep=1, format="d", grid=False),
+                scale=alt.Scale(nice=False, reverse=True, zero=False),
+            ),
             y2="upper:Q",
             color=alt.Color(
                 "share:Q",
@@ -156,7 +167,13 @@ def saturation(place: Place) -> Figure | None:
         "Share of activations at which a site's curve is nearly flat (slope below 7 % of its steepest), over training, "
         f"from 64 tokens a step; each field is a mean of steps. {drawn_from(place.study, cells)} One seed a panel."
     )
-    return made(panels(chart, "panel", list(shown), columns=_strategies(shown)), "saturation", "Saturation by site", caption, cells)
+    return made(
+        panels(chart, "panel", list(shown), columns=_strategies(shown)),
+        "saturation",
+        "Saturation by site",
+        caption,
+        cells,
+    )
 
 
 def fit(place: Place) -> Figure | None:
@@ -176,7 +193,9 @@ def fit(place: Place) -> Figure | None:
     arms = [arm for arm in place.study.arms if arm in drawn]
     tooltip = ["arm:N", "site:N", alt.Tooltip("r2:Q", format=".4f"), alt.Tooltip("alpha:Q", format=".4f")]
     base = alt.Chart().encode(
-        x=alt.X("order:Q", title=_SITE, axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False, padding=12)),
+        x=alt.X(
+            "order:Q", title=_SITE, axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False, padding=12)
+        ),
         y=alt.Y("r2:Q", title="R² of the fit", scale=alt.Scale(zero=False)),
         color=colour_of(place.study, arms),
     )

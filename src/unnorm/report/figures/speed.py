@@ -1,5 +1,6 @@
 """How long the arms take: ratios with their noise floor and the bound without norms; and quality against speed."""
 
+from collections import Counter
 from typing import Any
 
 import altair as alt
@@ -7,6 +8,7 @@ import altair as alt
 from unnorm.report.comparisons import compare_arms
 from unnorm.report.figures.figure import (
     FULL,
+    PAIR,
     Figure,
     bars_height,
     colour_of,
@@ -37,7 +39,9 @@ def latency(study: StudyView, model: str, dataset: str) -> Figure | None:
     ends = [row[key] for row in rows for key in ("low", "high", "floor_low", "floor_high", "bound") if key in row]
     span = max(ends) - min(ends)
     scale = alt.Scale(domain=[min(0, *ends) - 0.05 * span, max(0, *ends) + 0.05 * span], nice=False, zero=False)
-    x = alt.X("value:Q", title=f"time, against {study.reference}'s (left is faster)", scale=scale, axis=percent_axis(span))
+    x = alt.X(
+        "value:Q", title=f"time, against {study.reference}'s (left is faster)", scale=scale, axis=percent_axis(span)
+    )
     base = alt.Chart().encode(y=alt.Y("label:N", title=None, sort=order))
     tooltip = [
         "arm:N", "strategy:N", "seed:N", "workload:N", "verdict:N", alt.Tooltip("value:Q", format="+.2%"),
@@ -49,7 +53,9 @@ def latency(study: StudyView, model: str, dataset: str) -> Figure | None:
     extra = extra if any("bound" in row for row in rows) else {"noise floor": extra["noise floor"]}
     colour = colour_of(study, arms, extra)
     layers: list[Any] = [
-        base.mark_bar(color="#dcdcdc", height={"band": 0.9}).encode(x=alt.X("floor_low:Q", scale=scale), x2="floor_high:Q"),
+        base.mark_bar(color="#dcdcdc", height={"band": 0.9}).encode(
+            x=alt.X("floor_low:Q", scale=scale), x2="floor_high:Q"
+        ),
         zero("x"),
         base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q", color=colour),
         base.mark_point(size=70, filled=True, opacity=1).encode(
@@ -57,15 +63,14 @@ def latency(study: StudyView, model: str, dataset: str) -> Figure | None:
         ),
         bound.mark_tick(color=LINE, thickness=2.5, height={"band": 0.75}).encode(x="bound:Q", tooltip=tooltip),
     ]
-    width = FULL - 190 if len(workloads) == 1 else 250
+    width = FULL - 190 if len(workloads) == 1 else PAIR
     chart = (
         alt.layer(*layers, data=data(rows))
         .properties(width=width, height=bars_height(len(order), 24))
         .facet(alt.Facet("workload:N", sort=workloads, title=None), columns=1 if len(workloads) == 1 else 2)
     )
-    called = [f"{row['arm']} {row['verdict']} ({row['strategy']}, {row['workload']})" for row in rows
-              if row["verdict"] != "no difference shown"]  # fmt: skip
-    said = f"Called a difference: {'; '.join(called)}." if called else "No difference is shown anywhere."
+    verdicts = Counter(row["verdict"] for row in rows)
+    said = f"Of {len(rows)} comparisons: {', '.join(f'{count} {verdict}' for verdict, count in verdicts.items())}."
     caption = (
         f"Time of each arm over {study.reference}'s, alternated in one process; points: trimmed mean of paired blocks; "
         f"lines: 95 % bootstrap interval. Grey: the noise floor, what {study.reference} shows against itself. Upright "
@@ -121,12 +126,12 @@ def quality_and_speed(study: StudyView, model: str, dataset: str) -> Figure | No
         layers.append(hollow.transform_filter("!datum.best"))
     doubts = [f"{row['arm']} ({row['panel']}): {row['doubt']}" for row in rows if row["doubt"]]
     caption = (
-        "Lower left is better at both. Filled: no other arm is at least as good at both (by the estimates alone). Lines "
-        f"across: 95 % interval of the time, of {study.reference} the noise floor; lines upright: 95 % t interval over "
+        "Lower left is better at both. Filled: no other arm is at least as good at both (by the estimates alone). "
+        f"Lines across: 95 % interval of the time, of {study.reference} the noise floor; lines upright: 95 % t interval over "
         f"seeds, where there are several. {_seeds(shown)}{' In doubt: ' + '; '.join(doubts) + '.' if doubts else ''}"
     )
-    return made(panels(alt.layer(*layers, data=data(rows)), "panel", titles), "pareto", "Quality against speed", caption,
-                [c for g in shown for c in g.cells])  # fmt: skip
+    chart = panels(alt.layer(*layers, data=data(rows)), "panel", titles)
+    return made(chart, "pareto", "Quality against speed", caption, [c for g in shown for c in g.cells])
 
 
 def _timed(study: StudyView, model: str, dataset: str) -> list[Group]:
@@ -178,6 +183,6 @@ def _seeds(shown: list[Group]) -> str:
 def _processor(shown: list[Group]) -> str:
     about = (shown[0].timed[0].latency or {})["environment"]
     gpu = about.get("gpu")
-    return str(gpu["name"]) if gpu else f"{about['processor']}, {about['threads']} threads"
-
-
+    return (
+        str(gpu["name"]) if gpu else f"{about['processor']}, {about['threads']} thread{'s' * (about['threads'] != 1)}"
+    )

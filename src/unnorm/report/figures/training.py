@@ -21,7 +21,10 @@ from unnorm.study.view import CellView
 
 
 def held_out_loss(place: Place) -> Figure | None:
-    title, shows = "Held-out loss", "Loss on held-out text over training, nats a token (sum over tokens / their number)."
+    title, shows = (
+        "Held-out loss",
+        "Loss on held-out text over training, nats a token (sum over tokens / their number).",
+    )
     return _evaluations(place, "loss", "held-out loss (nats per token)", "loss", title, shows)
 
 

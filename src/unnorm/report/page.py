@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from markupsafe import Markup
 
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import SettingsError
@@ -75,7 +76,7 @@ def pages(study: StudyView, drawn: Sequence[Figure], *, live: bool = False) -> d
         summary=summary(study),
         figures=drawn,
         kinds=() if live else KINDS,
-        hatch=html.Markup(HATCH_PATTERN),
+        hatch=Markup(HATCH_PATTERN),
         rows=rows_of(study),
         table=text_table(study),
         table_caption=table_caption(study),

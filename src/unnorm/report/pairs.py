@@ -128,6 +128,6 @@ def _of_verdicts(name: str, verdicts: list[dict[str, Any]]) -> Tally:
         by_question.setdefault(str(verdict["prompt_id"]), []).append(verdict["value"])
     estimate = rate(np.array([sum(values) / len(values) for values in by_question.values()]), 0)
     assert estimate is not None, "there is a verdict"
-    counts = [sum(v["value"] == value for v in verdicts) for value in (1, 0.5, 0)]
+    wins, ties, losses = (sum(v["value"] == value for v in verdicts) for value in (1, 0.5, 0))
     few = len(by_question) < _EXPLORATORY_BELOW
-    return Tally(name, len(verdicts), *counts, *estimate, name != "all" and few)
+    return Tally(name, len(verdicts), wins, ties, losses, *estimate, name != "all" and few)

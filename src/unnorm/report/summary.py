@@ -75,7 +75,8 @@ def _timed(study: StudyView, group: Group) -> str:
     several = len(group.timed) > 1
     parts = [
         f"{row['workload']}{', seed ' + str(row['seed']) if several else ''}: {row['verdict']}, "
-        f"{signed(row['time_ratio'] - 1)} (95 % interval {signed_interval(row['low'] - 1, row['high'] - 1)}; noise floor ± {row['noise_floor']:.1%})"
+        f"{signed(row['time_ratio'] - 1)} "
+        f"(95 % interval {signed_interval(row['low'] - 1, row['high'] - 1)}; noise floor ± {row['noise_floor']:.1%})"
         for row in found
     ]
     return f"{_where(study, *_place(group))}, time of {group.arm} against {group.against}'s: {'; '.join(parts)}."

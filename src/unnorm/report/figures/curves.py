@@ -37,7 +37,7 @@ def s_curves(place: Place) -> Figure | None:
         return None
     arms = [arm for arm in place.study.arms if arm in drawn]
     x = alt.X("x:Q", title="input activation", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
-    y = {"title": "output", "axis": alt.Axis(tickCount=5)}
+    y: dict[str, Any] = {"title": "output", "axis": alt.Axis(tickCount=5)}
     dots = alt.Chart().mark_circle(size=16, opacity=0.55, color="#767676").encode(x=x, y=alt.Y("old:Q", **y))
     lines = alt.Chart().mark_line(strokeWidth=2.2).encode(
         x=x, y=alt.Y("y:Q", **y), color=colour_of(place.study, arms), detail="arm:N"

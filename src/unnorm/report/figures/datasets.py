@@ -66,7 +66,12 @@ def damage(repair: dict[str, Any]) -> Figure:
     )
     y = alt.Y("kind:N", sort=kinds, title=None, axis=alt.Axis(labelLimit=240))
     bars = alt.Chart(data(rows)).mark_bar().encode(
-        x=alt.X("count:Q", title="damages", axis=alt.Axis(tickMinStep=1, format="~s")),
+        x=alt.X(
+            "count:Q",
+            title="damages",
+            axis=alt.Axis(tickMinStep=1, format="~s"),
+            scale=alt.Scale(domain=[0, 1.08 * max(row["total"] for row in rows)], nice=False),
+        ),
         y=y,
         color=colour,
         order="place:Q",
@@ -87,7 +92,7 @@ def damage(repair: dict[str, Any]) -> Figure:
     return made(chart, "damage", "Damage found by repair", caption)
 
 
-def _histogram(edges: list[int], counts: list[int], x: str, y: str) -> alt.Chart:
+def _histogram(edges: list[int], counts: list[int], x: str, y: str) -> Any:
     bars = [
         {"from": low, "to": high, "count": count} for (low, high), count in zip(pairwise(edges), counts, strict=True)
     ]

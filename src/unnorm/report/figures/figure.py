@@ -100,7 +100,7 @@ def _named(study: StudyView, shown: Sequence[str], extra: Mapping[str, Look] | N
 
 
 def tokens_axis() -> alt.X:
-    return alt.X("tokens:Q", title="training tokens", axis=TOKENS, scale=alt.Scale(nice=False))
+    return alt.X("tokens:Q", title="training tokens", axis=TOKENS, scale=alt.Scale(nice=False, domainMin=0))
 
 
 TOKENS = alt.Axis(format="~s", tickCount=4, labelExpr="datum.value == 0 ? '0' : datum.label")
@@ -112,7 +112,7 @@ def percent_axis(span: float = 1.0, *, ticks: int = 5) -> alt.Axis:
     return alt.Axis(format=f"+.{digits}%", tickCount=ticks, labelExpr="datum.value == 0 ? '0%' : datum.label")
 
 
-def zero(axis: str, value: float = 0.0) -> alt.Chart:
+def zero(axis: str, value: float = 0.0) -> Any:
     """A thin line where nothing differs."""
     mark = alt.Chart(data([{"at": value}])).mark_rule(color=LINE, strokeWidth=1)
     return mark.encode(x="at:Q") if axis == "x" else mark.encode(y="at:Q")

@@ -1,5 +1,6 @@
 """Site by site: α over training and against 1/σ, saturation, how well the calibration fitted."""
 
+import math
 from typing import Any
 
 import altair as alt
@@ -191,12 +192,15 @@ def fit(place: Place) -> Figure | None:
     if not rows:
         return None
     arms = [arm for arm in place.study.arms if arm in drawn]
+    lowest = math.floor(10 * min(row["r2"] for row in rows) - 0.2) / 10  # the top is what is perfect
     tooltip = ["arm:N", "site:N", alt.Tooltip("r2:Q", format=".4f"), alt.Tooltip("alpha:Q", format=".4f")]
     base = alt.Chart().encode(
         x=alt.X(
             "order:Q", title=_SITE, axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False, padding=12)
         ),
-        y=alt.Y("r2:Q", title="R² of the fit", scale=alt.Scale(zero=False)),
+        y=alt.Y(
+            "r2:Q", title="R² of the fit", scale=alt.Scale(domain=[lowest, 1], nice=False), axis=alt.Axis(tickCount=6)
+        ),
         color=colour_of(place.study, arms),
     )
     chart = alt.layer(

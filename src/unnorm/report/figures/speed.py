@@ -127,8 +127,9 @@ def quality_and_speed(study: StudyView, model: str, dataset: str) -> Figure | No
     doubts = [f"{row['arm']} ({row['panel']}): {row['doubt']}" for row in rows if row["doubt"]]
     caption = (
         "Lower left is better at both. Filled: no other arm is at least as good at both (by the estimates alone). "
-        f"Lines across: 95 % interval of the time, of {study.reference} the noise floor; lines upright: 95 % t interval over "
-        f"seeds, where there are several. {_seeds(shown)}{' In doubt: ' + '; '.join(doubts) + '.' if doubts else ''}"
+        f"Lines across: 95 % interval of the time, of {study.reference} the noise floor; lines upright: 95 % t "
+        f"interval over seeds, where there are several. {_seeds(shown)}"
+        f"{' In doubt: ' + '; '.join(doubts) + '.' if doubts else ''}"
     )
     chart = panels(alt.layer(*layers, data=data(rows)), "panel", titles)
     return made(chart, "pareto", "Quality against speed", caption, [c for g in shown for c in g.cells])

@@ -132,7 +132,7 @@ def test_rule_15_ratios_stand_beside_their_floor_and_their_bound(made, drawn):
 
 def test_captions_say_which_cells_and_how_sure(made, drawn):
     for name, figure in drawn.items():
-        assert "seed" in figure.caption, name
+        assert "seed" in figure.caption.lower(), name
         cells = figure.spec["usermeta"]["cells"]
         assert set(cells) <= {cell.cell for cell in made.cells}
         if "Drawn from" in figure.caption:

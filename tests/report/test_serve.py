@@ -73,8 +73,10 @@ def test_the_page_follows_the_study(folder, port):
 
 @pytest.mark.parametrize(
     "path",
-    ["/../secret.txt", "/..%2fsecret.txt", "/%2e%2e/secret.txt", "//secret.txt", "/study.json", "/C:/x", "/\\..\\secret.txt",
-     "/figures/../../secret.txt"],
+    [
+        "/../secret.txt", "/..%2fsecret.txt", "/%2e%2e/secret.txt", "//secret.txt", "/study.json", "/C:/x",
+        "/\\..\\secret.txt", "/figures/../../secret.txt",
+    ],
 )  # fmt: skip
 def test_no_path_reaches_the_disk(port, path):
     reply, content = ask(port, path)

@@ -44,6 +44,7 @@ def report(
 
 
 def _write_page(study: Path, out: Path | None, data: list[Path], json: bool) -> None:
+    from unnorm.foundation.terminal import plain
     from unnorm.report.data_files import data_figures
     from unnorm.report.page import write_report
     from unnorm.study.view import read_study
@@ -54,7 +55,7 @@ def _write_page(study: Path, out: Path | None, data: list[Path], json: bool) -> 
         emit_json(written)
         return
     for line in written["summary"]:
-        print(line)
+        print(plain(line))
     say(f"the page: {written['page']}")
 
 

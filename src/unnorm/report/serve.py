@@ -17,7 +17,7 @@ from unnorm.report.page import pages
 from unnorm.study.view import STUDY, read_study
 
 LOCAL = "127.0.0.1"
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_LOOPBACK = (LOCAL, "localhost")
 _FIXED = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -115,7 +115,7 @@ def _handler(answer: Callable[[str], tuple[int, str, bytes]], host: str) -> type
         def _is_meant(self) -> bool:
             """Whether the browser believes to talk to this machine: a foreign name that leads here is a trap."""
             name = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
-            return host not in ("127.0.0.1", "localhost", "::1") or name in _LOOPBACK
+            return host not in _LOOPBACK or name in _LOOPBACK
 
         def log_message(self, format: str, *arguments: object) -> None:
             """Nothing: what is asked for is untrusted, and a page asks every few seconds."""

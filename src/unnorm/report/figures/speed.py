@@ -71,11 +71,12 @@ def latency(study: StudyView, model: str, dataset: str) -> Figure | None:
     )
     verdicts = Counter(row["verdict"] for row in rows)
     said = f"Of {len(rows)} comparisons: {', '.join(f'{count} {verdict}' for verdict, count in verdicts.items())}."
+    doubt = " † The audit found these not matched." if any(group.matched is False for group in shown) else ""
     caption = (
         f"Time of each arm over {study.reference}'s, alternated in one process; points: trimmed mean of paired blocks; "
         f"lines: 95 % bootstrap interval. Grey: the noise floor, what {study.reference} shows against itself. Upright "
         f"black: {study.reference} without any norms, the most that any replacement could save. {said} "
-        f"{_seeds(shown)} Processor: {_processor(shown)}."
+        f"{_seeds(shown)} Processor: {_processor(shown)}.{doubt}"
     )
     return made(chart, "latency", "Latency", caption, [c for g in shown for c in g.cells])
 
@@ -124,12 +125,15 @@ def quality_and_speed(study: StudyView, model: str, dataset: str) -> Figure | No
     if not all(row["best"] for row in rows):
         hollow = base.mark_point(size=90, opacity=1, strokeWidth=2).encode(**where)
         layers.append(hollow.transform_filter("!datum.best"))
+    if any(row["doubt"] for row in rows):
+        mark = base.mark_text(text="†", dx=11, dy=-8, fontSize=15).encode(x=x, y=gap_axis)
+        layers.append(mark.transform_filter("datum.doubt != ''"))
     doubts = [f"{row['arm']} ({row['panel']}): {row['doubt']}" for row in rows if row["doubt"]]
     caption = (
         "Lower left is better at both. Filled: no other arm is at least as good at both (by the estimates alone). "
         f"Lines across: 95 % interval of the time, of {study.reference} the noise floor; lines upright: 95 % t "
         f"interval over seeds, where there are several. {_seeds(shown)}"
-        f"{' In doubt: ' + '; '.join(doubts) + '.' if doubts else ''}"
+        f"{' † In doubt: ' + '; '.join(doubts) + '.' if doubts else ''}"
     )
     chart = panels(alt.layer(*layers, data=data(rows)), "panel", titles)
     return made(chart, "pareto", "Quality against speed", caption, [c for g in shown for c in g.cells])
@@ -143,7 +147,7 @@ def _ratios(group: Group, seed: int, report: dict[str, Any]) -> list[dict[str, A
     """A row a workload: the arm's ratio − 1, its floor, and the bound of the same run."""
     found = report["comparisons"]
     bounds = {c["name"]: c["ratio"]["value"] - 1 for c in found if c["model"] == NO_NORMS}
-    several = len(group.timed) > 1
+    several, unmatched = len(group.timed) > 1, group.matched is False
     rows = []
     for comparison in found:
         if comparison["model"] != group.arm:
@@ -155,7 +159,7 @@ def _ratios(group: Group, seed: int, report: dict[str, Any]) -> list[dict[str, A
                 "arm": group.arm,
                 "strategy": group.strategy,
                 "seed": seed,
-                "label": f"{group.title}{f', seed {seed}' if several else ''}",
+                "label": group.title + (f", seed {seed}" if several else "") + (" †" if unmatched else ""),
                 "workload": comparison["name"],
                 "value": ratio["value"] - 1,
                 "low": ratio["low"] - 1,

@@ -15,8 +15,6 @@ from unnorm.report.wording import signed, signed_interval
 from unnorm.study.results import rows_of
 from unnorm.study.view import StudyView
 
-_HEADS = {"model": "model", "dataset": "data", "strategy": "strategy", "arm": "arm", "seeds": "seeds"}
-
 
 def to_markdown(study: StudyView) -> str:
     """Summary, results, latencies, audit, failures, and how to reproduce them."""
@@ -48,12 +46,12 @@ def to_card(study: StudyView) -> str:
 def to_tex(study: StudyView) -> str:
     """A table for LaTeX, with booktabs; its caption says what the numbers are."""
     head, *rows = text_table(study)
-    text = len(head) - len(_NUMBERS)
+    names = head.index("arm") + 1
     body = [" & ".join(_tex(cell) for cell in row) + r" \\" for row in [head, *rows]]
     caption = _tex(f"{study.name}. {table_caption(study)}")
     lines = [
         "% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{caption}}}",
-        rf"\begin{{tabular}}{{{'l' * text}{'r' * len(_NUMBERS)}}}", r"\toprule", body[0], r"\midrule", *body[1:],
+        rf"\begin{{tabular}}{{{'l' * names}{'r' * (len(head) - names)}}}", r"\toprule", body[0], r"\midrule", *body[1:],
         r"\bottomrule", r"\end{tabular}", r"\end{table}",
     ]  # fmt: skip
     return "\n".join([*lines, ""])
@@ -89,25 +87,37 @@ FORMATS: dict[str, Callable[[StudyView], str]] = {
 }  # fmt: skip
 
 
-_NUMBERS = ("seeds", "start loss", "end loss", "gap", "accuracy", "win rate")
-
-
 def text_table(study: StudyView) -> list[list[str]]:
-    """Head and rows; a column of names that would say one thing throughout is left out."""
+    """Head and rows: names up to `arm`, numbers after it. A column that would say nothing is left out."""
     named = [
         ("model", len(study.models) > 1), ("dataset", len(study.datasets) > 1), ("strategy", True), ("arm", True),
     ]  # fmt: skip
     names = [name for name, kept in named if kept]
-    rows = [[_HEADS[name] for name in names] + list(_NUMBERS)]
-    for row in results(study):
-        seeds = (
-            str(row["seeds"]) if row["seeds"] == row["planned_seeds"] else f"{row['seeds']} of {row['planned_seeds']}"
-        )
-        numbers = [seeds, _number(row["start_eval_loss"]), _number(row["eval_loss"]), _gap(row)]
-        accuracy = row["eval_token_accuracy"]
-        numbers += ["–" if accuracy is None else f"{accuracy:.1%}", _wins(row)]
-        rows.append([str(row[name]) for name in names] + numbers)
+    found = results(study)
+    judged = any(row["win_rate"] is not None for row in found)
+    numbers = ["seeds", "start loss", "end loss", "gap", "accuracy"] + ["win rate"] * judged
+    rows = [["data" if name == "dataset" else name for name in names] + numbers]
+    for row in found:
+        planned = "" if row["seeds"] == row["planned_seeds"] else f" of {row['planned_seeds']}"
+        accuracy = "–" if row["eval_token_accuracy"] is None else f"{row['eval_token_accuracy']:.1%}"
+        texts = [
+            *(str(row[name]) for name in names), f"{row['seeds']}{planned}", _number(row["start_eval_loss"]),
+            _number(row["eval_loss"]), _gap(row), accuracy, *([_wins(row)] if judged else []),
+        ]  # fmt: skip
+        rows.append(texts)
     return rows
+
+
+def table_caption(study: StudyView) -> str:
+    """What the numbers of `text_table` are."""
+    sure = "with its 95 % t interval over seeds" if len(study.seeds) > 1 else "one seed, so no interval"
+    wins = f"; win rate: against {study.reference}, ties as half, with its 95 % interval"
+    judged = any(pair.judge for pair in study.pairs)
+    return (
+        "Held-out loss in nats per token, before and after fine-tuning; gap: of the loss after it, to that of "
+        f"{study.reference}, paired by seed, {sure}; accuracy: of held-out tokens, after fine-tuning"
+        f"{wins if judged else ''}."
+    )
 
 
 def _gap(row: dict[str, Any]) -> str:
@@ -124,15 +134,6 @@ def _wins(row: dict[str, Any]) -> str:
     if row["win_rate"] is None:
         return "–"
     return f"{row['win_rate']:.0%} ({row['win_rate_low']:.0%} to {row['win_rate_high']:.0%})"
-
-
-def table_caption(study: StudyView) -> str:
-    sure = "with its 95 % t interval over seeds" if len(study.seeds) > 1 else "one seed, so no interval"
-    return (
-        "Held-out loss in nats per token, before and after fine-tuning; gap: of the loss after it, to that of "
-        f"{study.reference}, paired by seed, {sure}; "
-        f"win rate: against {study.reference}, ties as half, with its 95 % interval."
-    )
 
 
 def _md_table(study: StudyView) -> list[str]:

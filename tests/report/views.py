@@ -1,5 +1,6 @@
 """Made-up studies for the report's tests; what later stages write is made by their own code, on made-up inputs."""
 
+import json
 import math
 import tempfile
 from functools import lru_cache
@@ -137,7 +138,7 @@ def judged(seed: int, quality: float) -> tuple[dict, list[dict]]:
         paths.append(write_answers(folder / f"{name}.jsonl", texts, categories=tuple(CATEGORIES)))
     judge = MadeJudge(better_wins)
     found = compare(*paths, judge, out=folder / "out", quiet=True)
-    log = VerdictLog(folder / "out", __import__("json").loads((folder / "out" / "judging.json").read_text()))
+    log = VerdictLog(folder / "out", json.loads((folder / "out" / "judging.json").read_text()))
     outcomes = outcomes_of(pair_answers(*paths).questions, WHOLE, log.known, 0.0, sees_order=True)
     keep = ("prompt_id", "category", "value", "score", "a_length", "b_length")
     return found.to_dict(), [{key: getattr(outcome, key) for key in keep} for outcome in outcomes]

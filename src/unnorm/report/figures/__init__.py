@@ -1,5 +1,7 @@
 """The figures, a file a family. Only cells that are done are drawn, and each caption says which and how sure."""
 
+import re
+
 from unnorm.report.figures import curves, gap, preference, recovery, sites, speed, training
 from unnorm.report.figures.figure import Figure, Place
 from unnorm.study.view import StudyView
@@ -46,5 +48,5 @@ def _of(figure: Figure, label: str) -> Figure:
     """Told apart from the same figure of another place."""
     if not label:
         return figure
-    suffix = label.replace(", ", "-").replace("/", "_")
+    suffix = re.sub(r"[^A-Za-z0-9._]+", "-", label)
     return figure._replace(name=f"{figure.name}-{suffix}", title=f"{figure.title}: {label}")

@@ -118,9 +118,10 @@ def zero(axis: str, value: float = 0.0) -> Any:
     return mark.encode(x="at:Q") if axis == "x" else mark.encode(y="at:Q")
 
 
-def points_a_line(lines: int) -> int:
-    """How many points each of so many lines may have."""
-    return max(8, min(80, _MOST_ROWS // max(1, lines)))
+def points_a_line(lines: int, place: Place) -> int:
+    """How many points each of so many lines may have; fewer where the study has many places."""
+    places = len(place.study.models) * len(place.study.datasets)
+    return max(8, min(80, _MOST_ROWS // max(1, places) // max(1, lines)))
 
 
 def binned(steps: list[dict[str, Any]], key: str, bins: int) -> list[tuple[int, float, int]]:

@@ -95,13 +95,14 @@ def gap_by_size(study: StudyView, dataset: str) -> Figure | None:
     base = alt.Chart().encode(
         x=alt.X(
             "parameters:Q",
-            title="parameters of the base",
+            title="parameters",
             scale=alt.Scale(type="log", nice=False, padding=20),
             axis=alt.Axis(format="~s", values=sorted(set(sizes.values())), labelOverlap=True),
         ),
         color=colour_of(study, arms),
     )
-    y = alt.Y("gap:Q", title=f"held-out loss above {study.reference}", axis=percent_axis())
+    top = max(abs(row["gap"]) for row in rows)
+    y = alt.Y("gap:Q", title=f"held-out loss above {study.reference}", axis=percent_axis(top))
     tooltip = ["model:N", "strategy:N", "arm:N", alt.Tooltip("gap:Q", format="+.2%"), "doubt:N"]
     layers: list[Any] = [zero("y"), base.mark_line(strokeWidth=1.5).encode(y=y)]
     if any(row["interval"] for row in rows):
@@ -142,14 +143,14 @@ def _cells(study: StudyView, rows: list[Row]) -> list[CellView]:
 
 
 def _sizes(study: StudyView) -> dict[str, int]:
-    """Parameters of each model, of the arm that comes first among its finished cells without an adapter's own."""
-    sizes = dict.fromkeys(study.models, 0)
+    """Parameters of each model: of its cells of the reference, where one is done, the one without LoRA if there is."""
+    found: dict[str, dict[bool, int]] = {model: {} for model in study.models}
     for cell in study.cells:
         if cell.result:
-            total = cell.result["total_parameters"]
-            known = sizes[cell.model]
-            sizes[cell.model] = min(total, known) if known else total
-    return sizes
+            known, total = found[cell.model], cell.result["total_parameters"]
+            first = cell.arm == study.reference
+            known[first] = min(known.get(first, total), total)
+    return {model: known.get(True, known.get(False, 0)) for model, known in found.items()}
 
 
 def amount(number: float) -> str:

@@ -19,7 +19,7 @@ def recovery(place: Place) -> Figure | None:
             continue
         drawn[cell.arm] = cell
         losses = found["losses"]
-        size = -(-len(losses) // points_a_line(1))
+        size = -(-len(losses) // points_a_line(1, place))
         for at in range(0, len(losses), size):
             part = losses[at : at + size]
             rows.append({"arm": cell.arm, "step": at + len(part), "kl": sum(part) / len(part), "what": "learnt from"})

@@ -32,7 +32,7 @@ def alpha(place: Place) -> Figure | None:
     rows: list[dict[str, Any]] = []
     for name, cell in moving.items():
         steps = _having(cell, "alpha")
-        points = points_a_line(sum(len(_having(c, "alpha")[0]["alpha"]) for c in moving.values()))
+        points = points_a_line(sum(len(_having(c, "alpha")[0]["alpha"]) for c in moving.values()), place)
         kept = [*steps[: -1 : -(-len(steps) // points)], steps[-1]]
         for record in kept:
             rows += [
@@ -66,11 +66,11 @@ def alpha(place: Place) -> Figure | None:
 
 def alpha_and_sigma(place: Place) -> Figure | None:
     """α at the start and at the end, with 1/σ of what came into the site."""
-    sigma = _sigma(place)
+    of_any = next((sigma for cell in place.cells if (sigma := _sigma(cell))), {})
     shown = _first(place, "alpha")
     rows: list[dict[str, Any]] = []
     for name, cell in shown.items():
-        steps = _having(cell, "alpha")
+        steps, sigma = _having(cell, "alpha"), _sigma(cell) or of_any
         for order, path in enumerate(steps[0]["alpha"]):
             row = {
                 "panel": name,
@@ -83,14 +83,14 @@ def alpha_and_sigma(place: Place) -> Figure | None:
     if not rows:
         return None
     scale = alt.Scale(type="log", nice=False, padding=10)
-    what = "α and 1/σ" if sigma else "α"
+    what = "α and 1/σ" if of_any else "α"
     base = alt.Chart().encode(
         x=alt.X(
             "order:Q", title=_SITE, axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False, padding=10)
         )
     )
     tooltip = ["site:N", alt.Tooltip("start:Q", format=".4f"), alt.Tooltip("end:Q", format=".4f")]
-    names = ["1/σ"] if sigma else []
+    names = ["1/σ"] if of_any else []
     names += ["α at the start", "α at the end"]
     colours = {"1/σ": RED, "α at the start": "#8a8a8a", "α at the end": LINE}
     colour = alt.Color("what:N", title=None, scale=alt.Scale(domain=names, range=[colours[name] for name in names]))
@@ -104,14 +104,14 @@ def alpha_and_sigma(place: Place) -> Figure | None:
         named(base.mark_point(size=44, filled=False, strokeWidth=1.5, opacity=1), "α at the start", "start"),
         named(base.mark_point(size=40, filled=True, opacity=1), "α at the end", "end"),
     ]
-    if sigma:
+    if of_any:
         inverse = base.transform_filter("isValid(datum.inverse)")
         layers.insert(0, named(inverse.mark_line(strokeWidth=1.5, strokeDash=[4, 3]), "1/σ", "inverse"))
     cells = list(shown.values())
     said = (
         "σ is what the old norm divided a token by (median over the calibration's tokens); an arm that was not "
         "calibrated is set beside the σ that a calibrated one saw."
-        if sigma
+        if of_any
         else "No calibration here recorded σ."
     )
     caption = (
@@ -128,7 +128,7 @@ def saturation(place: Place) -> Figure | None:
     for name, cell in shown.items():
         steps = _having(cell, "saturation")
         paths = list(steps[0]["saturation"])
-        bins = max(6, min(16, points_a_line(len(paths) * len(shown))))
+        bins = max(6, min(16, points_a_line(len(paths) * len(shown), place)))
         flat = [{"train_tokens": s["train_tokens"], **s["saturation"]} for s in steps]
         for order, path in enumerate(paths):
             start = 0
@@ -239,14 +239,10 @@ def _moves(cell: CellView) -> bool:
     return bool(steps[0]["alpha"] != steps[-1]["alpha"])
 
 
-def _sigma(place: Place) -> dict[str, float]:
-    """Path -> σ, of the first calibration that recorded it."""
-    for cell in place.cells:
-        sites = ((cell.calibration or {}).get("calibration") or {}).get("sites", [])
-        found = {site["path"]: site["sample"]["sigma"] for site in sites if site.get("sample")}
-        if found:
-            return found
-    return {}
+def _sigma(cell: CellView) -> dict[str, float]:
+    """Path -> σ, where the cell's calibration recorded it."""
+    sites = ((cell.calibration or {}).get("calibration") or {}).get("sites", [])
+    return {site["path"]: site["sample"]["sigma"] for site in sites if site.get("sample")}
 
 
 def _short(value: float) -> float:

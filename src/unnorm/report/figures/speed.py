@@ -48,7 +48,6 @@ def latency(study: StudyView, model: str, dataset: str) -> Figure | None:
         alt.Tooltip("low:Q", format="+.2%"), alt.Tooltip("high:Q", format="+.2%"), "blocks:Q",
         alt.Tooltip("floor_high:Q", format=".2%", title="noise floor ±"), alt.Tooltip("bound:Q", format="+.2%"),
     ]  # fmt: skip
-    bound = base.transform_filter("isValid(datum.bound)")
     extra = {NO_NORMS: Look(LINE, "stroke"), "noise floor": Look("#c9c9c9", "square")}
     extra = extra if any("bound" in row for row in rows) else {"noise floor": extra["noise floor"]}
     colour = colour_of(study, arms, extra)
@@ -61,8 +60,10 @@ def latency(study: StudyView, model: str, dataset: str) -> Figure | None:
         base.mark_point(size=70, filled=True, opacity=1).encode(
             x=x, color=colour, shape=shape_of(study, arms, extra), tooltip=tooltip
         ),
-        bound.mark_tick(color=LINE, thickness=2.5, height={"band": 0.75}).encode(x="bound:Q", tooltip=tooltip),
     ]
+    if any("bound" in row for row in rows):
+        tick = base.mark_tick(color=LINE, thickness=2.5, height={"band": 0.75}).encode(x="bound:Q", tooltip=tooltip)
+        layers.append(tick.transform_filter("isValid(datum.bound)"))
     width = FULL - 190 if len(workloads) == 1 else PAIR
     chart = (
         alt.layer(*layers, data=data(rows))

@@ -55,7 +55,7 @@ def _evaluations(place: Place, key: str, label: str, name: str, title: str, show
 
 
 def _steps(place: Place, key: str, label: str, name: str, title: str, shows: str, log: bool = False) -> Figure | None:
-    rows, drawn, bins = [], [], points_a_line(len(place.panels))
+    rows, drawn, bins = [], [], points_a_line(len(place.panels), place)
     most = 1
     for (arm, strategy), cells in place.panels.items():
         series = []

@@ -83,7 +83,8 @@
       const score = verdict.score === null ? "" : ", margin " + verdict.score.toFixed(3);
       said.append(element("strong", "", outcome(item)), score);
     }
-    const asked = element("div", "asked", item.prompt.slice(0, MOST));
+    const asked = text(item.prompt);
+    asked.className = "asked";
     const answers = element("div", "answers");
     const arms = fields.arm.value === group().reference ? [group().reference] : [group().reference, fields.arm.value];
     answers.append(...arms.map((arm) => answer(item, arm)));

@@ -5,13 +5,15 @@ One browser and few loads, since a load draws every figure. Pictures of what was
 
 import base64
 import shutil
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from report.views import CATEGORIES, QUESTIONS, study
+from report.views import CATEGORIES, QUESTIONS, fail, study, waiting_ledger
 from unnorm.report.page import write_report
+from unnorm.report.serve import server
 
 HOSTILE = (
     "</script><script>window.hacked = 1</script>"
@@ -266,3 +268,22 @@ def test_long_answers_have_a_page_of_their_own(browser, tmp_path):
     fits(browser)
     is_quiet(browser)
     assert offences(browser) == []
+
+
+def test_a_served_page_follows_the_study(browser, tmp_path):
+    folder = waiting_ledger(tmp_path)
+    with server(folder) as serving:
+        thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            browser.get(f"http://127.0.0.1:{serving.server_address[1]}/")
+            assert "it broke" not in find(browser, "main")[0].text
+            fail(folder, "dyt")
+            deadline = time.monotonic() + 40
+            while time.monotonic() < deadline and "it broke" not in browser.page_source:
+                time.sleep(0.2)
+            assert "it broke" in find(browser, "#failures")[0].text
+            assert [entry for entry in browser.get_log("browser") if "favicon" not in entry["message"]] == []
+        finally:
+            serving.shutdown()
+            thread.join()

@@ -6,29 +6,17 @@ import threading
 
 import pytest
 
+from report.views import fail, waiting_ledger
 from unnorm.cli.main import run
-from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, SettingsError
 from unnorm.report.serve import server
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A ledger with one study of two cells that have not begun."""
-    ledger = tmp_path_factory.mktemp("ledger")
-    cells = [
-        {"cell": arm, "folder": f"cell-{arm}", "model": "m", "dataset": "d", "arm": arm, "strategy": "full", "seed": 0}
-        for arm in ("original", "dyt")
-    ]
-    atomic.write_json(
-        ledger / "made" / "study.json",
-        {
-            "format": 1, "name": "made", "source": "name: made\n", "arms": ["original", "dyt"], "strategies": ["full"],
-            "models": ["m"], "datasets": ["d"], "seeds": [0], "cells": cells, "versions": {"torch": "2"},
-        },
-    )  # fmt: skip
-    (ledger / "secret.txt").write_text("secret")
-    return ledger / "made"
+    made = waiting_ledger(tmp_path_factory.mktemp("ledger"))
+    (made.parent / "secret.txt").write_text("secret")
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +53,7 @@ def test_the_page_follows_the_study(folder, port):
     assert b"connect-src" in content
     before = ask(port, "/state")[1]
     assert ask(port, "/state")[1] == before
-    cell = folder.parent / "cells" / "cell-dyt"
-    atomic.write_json(cell / "cell.json", {"cell": "dyt", "state": "failed", "settings": {}, "error": "it broke"})
+    fail(folder, "dyt")
     assert ask(port, "/state")[1] != before
     assert b"it broke" in ask(port, "/index.html")[1]
 

@@ -20,6 +20,7 @@ from unnorm.evaluation.preference.answers import pair_answers
 from unnorm.evaluation.preference.compare import compare
 from unnorm.evaluation.preference.outcomes import outcomes_of
 from unnorm.evaluation.preference.verdicts import VerdictLog
+from unnorm.foundation import atomic
 from unnorm.study.view import CellView, PairView, StudyView
 from unnorm.surgery.calibrate import CalibrationReport, SiteFit
 from unnorm.surgery.recover import RecoverReport
@@ -218,3 +219,25 @@ def study(
         versions={"torch": "2"},
         pairs=pairs_of(cells, list(seeds)) if pairs else [],
     )
+
+
+def waiting_ledger(ledger: Path) -> Path:
+    """A ledger with one study of two cells that have not begun; the study's folder."""
+    cells = [
+        {"cell": arm, "folder": f"cell-{arm}", "model": "m", "dataset": "d", "arm": arm, "strategy": "full", "seed": 0}
+        for arm in ("original", "dyt")
+    ]
+    atomic.write_json(
+        ledger / "made" / "study.json",
+        {
+            "format": 1, "name": "made", "source": "name: made\n", "arms": ["original", "dyt"], "strategies": ["full"],
+            "models": ["m"], "datasets": ["d"], "seeds": [0], "cells": cells, "versions": {"torch": "2"},
+        },
+    )  # fmt: skip
+    return ledger / "made"
+
+
+def fail(folder: Path, arm: str) -> None:
+    """Put a cell of that study into the state `failed`."""
+    content = {"cell": arm, "state": "failed", "settings": {}, "error": "it broke"}
+    atomic.write_json(folder.parent / "cells" / f"cell-{arm}" / "cell.json", content)

@@ -50,8 +50,8 @@ def write_report(study: StudyView, out: Path, extra: Sequence[Figure] = (), *, q
     }
 
 
-def pages(study: StudyView, drawn: Sequence[Figure], *, live: bool = False) -> dict[str, bytes]:
-    """File name -> content, `index.html` first. live: it reloads itself when its server has news."""
+def pages(study: StudyView, drawn: Sequence[Figure], *, live: str = "") -> dict[str, bytes]:
+    """File name -> content, `index.html` first. live: the state that its server gave it; with one, it reloads itself when there is another."""
     answers = groups_of_answers(study)
     look = looks(study.arms)
     colour = {arm: look[arm].colour for arm in study.arms}
@@ -71,7 +71,8 @@ def pages(study: StudyView, drawn: Sequence[Figure], *, live: bool = False) -> d
     page = html.render(
         "page.html",
         [*scripts, html.resource("live.js")] if live else scripts,
-        live=live,
+        live=bool(live),
+        state=live,
         study=study,
         summary=summary(study),
         figures=drawn,

@@ -74,7 +74,7 @@ class _Shown:
             state = self.state()
             if state != self._state or not self._pages:
                 study = read_study(self.study)
-                self._pages, self._state = pages(study, figures(study), live=True), state
+                self._pages, self._state = pages(study, figures(study), live=state), state
             return self._pages
 
     def answer(self, path: str) -> tuple[int, str, bytes]:

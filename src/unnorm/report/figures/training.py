@@ -110,12 +110,15 @@ def _figure(
     shown = [arm for arm in study.arms if any(row["arm"] == arm for row in rows)]
     scale = alt.Scale(type="log", nice=False, padding=8) if log else alt.Scale(zero=False)
     base = alt.Chart().encode(x=tokens_axis(), color=colour_of(study, shown))
-    y = alt.Y("value:Q", title=label, scale=scale)
+    axis = alt.Axis(format=".1~%") if name == "accuracy" else alt.Axis()
+    y = alt.Y("value:Q", title=label, scale=scale, axis=axis)
     tooltip = ["arm:N", "strategy:N", "tokens:Q", alt.Tooltip("value:Q", format=".4f", title=title.lower()), "seeds:Q"]
     layers: list[Any] = [base.mark_line(strokeWidth=2 if points else 1.5).encode(y=y, tooltip=tooltip)]
     banded = any(row["seeds"] > 1 for row in rows)
     if banded:
-        layers.insert(0, base.mark_area(opacity=0.22).encode(y=alt.Y("low:Q", title=label, scale=scale), y2="high:Q"))
+        layers.insert(
+            0, base.mark_area(opacity=0.22).encode(y=alt.Y("low:Q", title=label, scale=scale, axis=axis), y2="high:Q")
+        )
     if points:
         layers.append(base.mark_point(size=34, filled=True).encode(y=y, shape=shape_of(study, shown), tooltip=tooltip))
     chart = alt.layer(*layers, data=data(rows))

@@ -1,12 +1,11 @@
 // Asks the server that this page came from whether the study has moved on, and loads the page again if it has.
 (() => {
   "use strict";
-  let known = null;
+  const known = document.getElementById("main").dataset.state;
   const ask = async () => {
     try {
       const now = await (await fetch("state", { cache: "no-store" })).text();
-      if (known !== null && now !== known) location.reload();
-      known = now;
+      if (now !== known) location.reload();
     } catch {
       return; // the server is gone; the page stays readable
     }

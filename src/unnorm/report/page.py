@@ -51,7 +51,10 @@ def write_report(study: StudyView, out: Path, extra: Sequence[Figure] = (), *, q
 
 
 def pages(study: StudyView, drawn: Sequence[Figure], *, live: str = "") -> dict[str, bytes]:
-    """File name -> content, `index.html` first. live: the state that its server gave it; with one, it reloads itself when there is another."""
+    """File name -> content, `index.html` first.
+
+    live: the state of the study that a server shows; with one, the page reloads itself when the server has another.
+    """
     answers = groups_of_answers(study)
     look = looks(study.arms)
     colour = {arm: look[arm].colour for arm in study.arms}

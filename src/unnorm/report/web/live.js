@@ -4,8 +4,8 @@
   const known = document.getElementById("main").dataset.state;
   const ask = async () => {
     try {
-      const now = await (await fetch("state", { cache: "no-store" })).text();
-      if (now !== known) location.reload();
+      const reply = await fetch("state", { cache: "no-store" });
+      if (reply.ok && (await reply.text()) !== known) location.reload();
     } catch {
       return; // the server is gone; the page stays readable
     }

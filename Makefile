@@ -1,10 +1,15 @@
 # Two commands: `make demo` and `make test`. Each sets up .venv first, if it is not up to date, and then does its job.
+# `make test-browser` runs the page's tests alone, and gets what they need first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint setup clean
+AXE := build/axe/axe.min.js
+AXE_VERSION := 4.14.1
+AXE_SHA256 := 29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c
+
+.PHONY: demo test test-browser browser lint setup clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -12,7 +17,20 @@ demo: $(READY)
 
 test: $(READY)
 	@echo "running the tests"
-	@$(BIN)/pytest -n 2
+	@$(BIN)/pytest -n 2 --dist loadgroup
+
+# The page in a real Chromium; pictures of it: build/screenshots.
+test-browser: $(READY) browser
+	@$(BIN)/pytest tests/report/test_browser.py
+
+# What these tests need and pip has not: Chromium (where apt-get may install it) and axe-core. Without them they are
+# skipped, and say so.
+browser: $(AXE)
+	@command -v chromium > /dev/null && command -v chromedriver > /dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && apt-get update -qq && apt-get install -y -qq chromium chromium-driver > /dev/null; } || echo "no Chromium to be had"
+
+$(AXE):
+	@mkdir -p $(@D)
+	@{ npm pack --silent axe-core@$(AXE_VERSION) --pack-destination $(@D) > /dev/null && tar xzf $(@D)/axe-core-$(AXE_VERSION).tgz -C $(@D) --strip-components 1 package/axe.min.js && echo "$(AXE_SHA256)  $@" | sha256sum --check --quiet && touch $@; } || { rm -f $@; echo "no axe-core to be had"; }
 
 lint: $(READY)
 	@$(BIN)/ruff check .
@@ -30,4 +48,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 clean:
-	rm -rf $(VENV) unnorm-demo
+	rm -rf $(VENV) unnorm-demo build

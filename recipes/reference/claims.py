@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from unnorm.evaluation.judges.interface import WHOLE
 from unnorm.foundation.errors import UnnormError
-from unnorm.report.gaps import gaps, others
+from unnorm.report.comparisons import compared, others
 from unnorm.study.view import PairView, StudyView, read_study
 
 NOT_MEASURED = "not measured"
@@ -52,11 +52,12 @@ def loss_drop(study: StudyView, arm: str) -> str:
 
 def gap(study: StudyView, arm: str) -> str:
     """Mean over seeds of each data set, at 410M under full fine-tuning."""
-    found = [g for g in gaps(study) if g.arm == arm and g.strategy == "full" and g.model.endswith(LARGE)]
+    rows = [row for row in compared(study) if row.metric == "loss" and row.arm == arm]
+    found = [row for row in rows if row.strategy == "full" and row.model.endswith(LARGE)]
     if not found:
         return NOT_MEASURED
-    seeds = min(len(g.seeds) for g in found)
-    return f"{_span([g.mean for g in found], '+')} (data sets: {len(found)}; seeds of each: {seeds} or more)"
+    seeds = min(len(row.seeds) for row in found)
+    return f"{_span([row.value for row in found], '+')} (data sets: {len(found)}; seeds of each: {seeds} or more)"
 
 
 def speed(pairs: Iterable[PairView], arm: str) -> str:

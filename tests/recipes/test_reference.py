@@ -51,7 +51,14 @@ def in_small(recipe, **changes):
         "latency": {"budget_seconds": 0.2, "length": 8, "new_tokens": 2},
     }
     overrides = [each for each in recipe["overrides"] if each["where"].get("arm") != "dyt-plain"]
-    return {**recipe, "overrides": overrides, "arms": ["original", "dyt-bare"], "training": training, "after": after, **changes}
+    return {
+        **recipe,
+        "overrides": overrides,
+        "arms": ["original", "dyt-bare"],
+        "training": training,
+        "after": after,
+        **changes,
+    }
 
 
 def test_the_recipe_is_what_the_readme_says(recipe):

@@ -1,90 +1,243 @@
-"""Made-up studies for the report's tests."""
+"""Made-up studies for the report's tests; what later stages write is made by their own code, on made-up inputs."""
 
+import json
+import math
+import tempfile
+from functools import lru_cache
 from pathlib import Path
 
-from unnorm.study.view import CellView, StudyView
+import numpy as np
+import torch
+
+from evaluation.preference.made import MadeJudge, better_wins, write_answers
+from unnorm import DyT
+from unnorm.evaluation.judges.interface import WHOLE
+from unnorm.evaluation.latency.harness import AGAIN, NO_NORMS
+from unnorm.evaluation.latency.ratios import ratio_of
+from unnorm.evaluation.latency.report import Comparison, LatencyReport, verdict_of
+from unnorm.evaluation.latency.workloads import Workload
+from unnorm.evaluation.preference.answers import pair_answers
+from unnorm.evaluation.preference.compare import compare
+from unnorm.evaluation.preference.outcomes import outcomes_of
+from unnorm.evaluation.preference.verdicts import VerdictLog
+from unnorm.foundation import atomic
+from unnorm.study.view import CellView, PairView, StudyView
+from unnorm.surgery.calibrate import CalibrationReport, SiteFit
+from unnorm.surgery.recover import RecoverReport
+from unnorm.surgery.site_sample import sample_site
 
 ARMS, STRATEGIES = ["original", "dyt-bare", "dyt"], ["frozen", "full"]
-SITES = [f"layers.{i}.norm" for i in range(3)]
+SITES = [f"layers.{block}.{name}" for block in range(3) for name in ("input_layernorm", "post_attention_layernorm")]
+CATEGORIES = ["writing", "reasoning", "extraction"]
+QUESTIONS = 24
 
 
-def loss_of(arm: str, strategy: str, seed: int) -> float:
-    return 4.0 + ARMS.index(arm) * 0.3 - STRATEGIES.index(strategy) * 0.2 + 0.01 * ((seed * 7 + len(arm)) % 5)
+def loss_of(arm: str, strategy: str, seed: int, model: str = "tiny") -> float:
+    known = ARMS.index(arm) * 0.13 if arm in ARMS else 0.2
+    wobble = 0.01 * ((seed * 7 + len(arm) + 3 * len(strategy)) % 5)
+    return 4.0 - 0.1 * len(model) + known - STRATEGIES.index(strategy) * 0.2 + wobble
 
 
-def cell(arm: str, strategy: str, seed: int, state: str = "done", text: str = "an answer") -> CellView:
-    loss = loss_of(arm, strategy, seed)
-    moves = 0.0 if strategy == "frozen" else 0.01
+@lru_cache(maxsize=1)
+def calibration() -> dict:
+    """Of every site, DyT fitted to a LayerNorm on random activations whose spread grows with depth."""
+    generator = torch.Generator().manual_seed(0)
+    fits = []
+    for depth, path in enumerate(SITES):
+        size = 0.2 * 1.7**depth * (0.3 + torch.rand(200, 1, generator=generator))
+        x = size * torch.randn(200, 16, generator=generator)
+        y = torch.nn.functional.layer_norm(x, (16,))
+        norm = DyT().build(16)
+        fit = DyT().fit_(norm, x, y)
+        fits.append(SiteFit(path, fit.r2, fit.alpha, fit.saturation, 0.01, sample_site(norm, x, y, centred=True)))
+    return {"sites": [], "specs": {}, "calibration": CalibrationReport(200, 0.5, 0.1, tuple(fits)).to_dict()}
+
+
+def steps_of(arm: str, strategy: str, seed: int, loss: float) -> list[dict]:
+    moves = 0.0 if strategy == "frozen" else 0.02
     steps = []
-    for i in range(1, 9):
-        record = {"step": i, "train_tokens": 100 * i, "loss": loss + 1 / i, "grad_norm": 1.0}
+    for i in range(1, 41):
+        noise = 0.05 * math.sin(3.7 * i + seed)
+        record = {
+            "step": i, "train_tokens": 5_000 * i - 37 * seed, "loss": loss + 1 / i + noise,
+            "token_accuracy": 0.4, "grad_norm": 1.5 + 2 / i + abs(noise),
+        }  # fmt: skip
         if arm != "original":
-            record["alpha"] = {path: 0.2 + j + moves * i for j, path in enumerate(SITES)}
+            start = {s["path"]: s["alpha"] if arm == "dyt" else 0.5 for s in calibration()["calibration"]["sites"]}
+            record["alpha"] = {
+                path: value * (1 + moves * i * (j - 2) / 6) for j, (path, value) in enumerate(start.items())
+            }
+            record["saturation"] = {path: 0.002 * j * (1 + i / 40) for j, path in enumerate(start)}
         steps.append(record)
-    fit = [
-        {"path": p, "r2": 0.9 + 0.01 * j, "alpha": 0.2 + j, "saturation": 0.01, "seconds": 0.1}
-        for j, p in enumerate(SITES)
-    ]
+    return steps
+
+
+def cell(
+    arm: str, strategy: str, seed: int, state: str = "done", text: str = "an answer", model: str = "tiny"
+) -> CellView:
+    loss = loss_of(arm, strategy, seed, model)
+    steps = steps_of(arm, strategy, seed, loss)
+    losses = tuple(0.8 * math.exp(-i / 12) + 0.1 for i in range(30))
+    recovered = RecoverReport(0.9, 0.12, True, 30, 3000, 100, 2.0, losses).to_dict()
     return CellView(
-        cell=f"{arm}{strategy}{seed}",
-        model="tiny",
+        cell=f"{arm}{strategy}{seed}{model}",
+        model=model,
         dataset="rows",
         arm=arm,
         strategy=strategy,
         seed=seed,
         state=state,
-        error="NonFiniteError: at step 3" if state == "failed" else None,
+        error="NonFiniteError: at step 3 <b>" if state == "failed" else None,
         result={
-            "steps": 8,
-            "train_tokens": 800,
-            "trainable_parameters": 10,
-            "total_parameters": 100,
+            "steps": 40,
+            "train_tokens": 200_000,
+            "trainable_parameters": 10_000,
+            "total_parameters": 4_200_000 * len(model),
             "start_eval_loss": loss + 1,
             "eval_loss": loss,
             "loss_drop": 0.1,
-            "eval_token_accuracy": 0.5,
+            "eval_token_accuracy": 0.5 - 0.01 * ARMS.index(arm) if arm in ARMS else 0.45,
+            "eval_tokens": 48_000,
             "grad_norm_last": 1.0,
-            "tokens_per_second": 5.0,
-            "wall_seconds": 6.0,
+            "tokens_per_second": 5123.4,
+            "wall_seconds": 39.0,
         }
         if state == "done"
         else None,
         steps=steps,
         evaluations=[
-            {"step": i, "train_tokens": 100 * i, "loss": loss + (8 - i) / 8, "token_accuracy": 0.5, "tokens": 9}
-            for i in (0, 4, 8)
+            {
+                "step": i, "train_tokens": 5_000 * i, "loss": loss + (40 - i) / 40,
+                "token_accuracy": 0.3 + 0.004 * i, "tokens": 48_000,
+            }
+            for i in (0, 10, 20, 30, 40)
         ],
-        calibration={"calibration": {"tokens": 64, "seconds": 0.5, "sites": fit} if arm == "dyt" else None}
-        if arm != "original"
-        else None,
+        calibration=(calibration() if arm == "dyt" else {"calibration": None}) if arm != "original" else None,
+        recovery=recovered if arm == "dyt" else None,
         completions=[
-            {"prompt_id": "a", "category": "c", "turn": 0, "prompt": "Ask", "text": text, "finish_reason": "stop"}
+            {
+                "prompt_id": f"q{i}", "category": CATEGORIES[i % 3], "turn": 0, "prompt": f"Question {i}?",
+                "text": text if i == 0 else f"{arm} says {'much ' * (i % 7)}about {i}.",
+                "finish_reason": "length" if i == 2 else "stop",
+            }
+            for i in range(QUESTIONS)
         ],
-    )
+    )  # fmt: skip
 
 
-def study(seeds=(0,), broken: dict | None = None, text: str = "an answer", matched: bool = True) -> StudyView:
+@lru_cache(maxsize=8)
+def judged(seed: int, quality: float) -> tuple[dict, list[dict]]:
+    """(Comparison.to_dict(), a record a question) of made answers under a judge that reads how good they are."""
+    generator = np.random.default_rng(seed)
+    folder = Path(tempfile.mkdtemp())
+    paths = []
+    for name, shift in (("a", quality), ("b", 0.0)):
+        texts = []
+        for number, draw in enumerate(generator.normal(shift, 1, QUESTIONS)):
+            text = f"{0.0 if number % 8 == 0 else draw:+.4f}"
+            texts.append(text.ljust(20 + int(generator.integers(0, 200)), "x"))
+        paths.append(write_answers(folder / f"{name}.jsonl", texts, categories=tuple(CATEGORIES)))
+    judge = MadeJudge(better_wins)
+    found = compare(*paths, judge, out=folder / "out", quiet=True)
+    log = VerdictLog(folder / "out", json.loads((folder / "out" / "judging.json").read_text()))
+    outcomes = outcomes_of(pair_answers(*paths).questions, WHOLE, log.known, 0.0, sees_order=True)
+    keep = ("prompt_id", "category", "value", "score", "a_length", "b_length")
+    return found.to_dict(), [{key: getattr(outcome, key) for key in keep} for outcome in outcomes]
+
+
+@lru_cache(maxsize=8)
+def timed(arm: str, reference: str, factor: float, seed: int = 0) -> dict:
+    """LatencyReport.to_dict() of made times: the arm takes `factor` of the reference's, no norms 0.9 of it."""
+    generator = np.random.default_rng(seed)
+    comparisons = []
+    for workload in (Workload(length=128), Workload(kind="decode", length=64)):
+
+        def times(scale: float) -> np.ndarray:
+            return scale * np.exp(generator.normal(0, 0.01, (20, 2)))
+
+        base, again, ours, bare = times(1), times(1), times(factor), times(0.9)
+        floor = ratio_of(again, base)
+        for name, taken in ((arm, ours), (AGAIN, again), (NO_NORMS, bare)):
+            ratio = ratio_of(taken, base)
+            comparisons.append(Comparison(workload, name, reference, ratio, floor, verdict_of(ratio, floor), None))
+    about = {"processor": "made up", "threads": 1, "load": [0.0], "device": "cpu"}
+    return LatencyReport(comparisons, about, 1.0, []).to_dict()
+
+
+def pairs_of(cells: list[CellView], seeds) -> list[PairView]:
+    found = []
+    done = {(c.arm, c.strategy, c.seed, c.model) for c in cells if c.done}
+    for c in cells:
+        if (
+            c.arm == "original"
+            or not {(c.arm, c.strategy, c.seed, c.model), ("original", c.strategy, c.seed, c.model)} <= done
+        ):
+            continue
+        judge, verdicts = judged(c.seed, -0.8 if c.arm == "dyt-bare" else -0.1)
+        latency = timed(c.arm, "original", 0.97 if c.arm == "dyt" else 0.975) if c.seed == seeds[0] else None
+        found.append(PairView(c.model, c.dataset, c.strategy, c.seed, c.arm, "original", judge, verdicts, latency))
+    return found
+
+
+def study(
+    seeds=(0,),
+    broken: dict | None = None,
+    text: str = "an answer",
+    matched: bool = True,
+    models=("tiny",),
+    pairs: bool = False,
+) -> StudyView:
     """broken: (arm, strategy, seed) -> state of a cell that is not done."""
     cells = [
-        cell(arm, strategy, seed, (broken or {}).get((arm, strategy, seed), "done"), text)
+        cell(arm, strategy, seed, (broken or {}).get((arm, strategy, seed), "done"), text, model)
+        for model in models
         for seed in seeds
         for arm in ARMS
         for strategy in STRATEGIES
     ]
-    comparison = {
-        "model": "tiny", "dataset": "rows", "strategy": "frozen", "seed": 0, "arm": "dyt", "against": "original",
-        "matched": matched, "differences": [] if matched else ["steps: 8 against 9"],
-    }  # fmt: skip
+    done = {(c.model, c.arm, c.strategy, c.seed) for c in cells if c.done}
+    comparisons = [
+        {
+            "model": c.model, "dataset": "rows", "strategy": c.strategy, "seed": c.seed, "arm": c.arm,
+            "against": "original", "matched": matched or (c.arm, c.strategy) != ("dyt", "frozen"),
+            "differences": [] if matched or (c.arm, c.strategy) != ("dyt", "frozen") else ["steps: 8 against 9"],
+        }
+        for c in cells
+        if c.arm != "original" and c.done and (c.model, "original", c.strategy, c.seed) in done
+    ]  # fmt: skip
     return StudyView(
         name="made-up",
         folder=Path("nowhere"),
         source="name: made-up\n",
         arms=list(ARMS),
         strategies=list(STRATEGIES),
-        models=["tiny"],
+        models=list(models),
         datasets=["rows"],
         seeds=list(seeds),
         cells=cells,
-        audit={"matched": matched, "comparisons": [comparison]},
+        audit={"matched": matched if comparisons else None, "comparisons": comparisons},
         versions={"torch": "2"},
+        pairs=pairs_of(cells, list(seeds)) if pairs else [],
     )
+
+
+def waiting_ledger(ledger: Path) -> Path:
+    """A ledger with one study of two cells that have not begun; the study's folder."""
+    cells = [
+        {"cell": arm, "folder": f"cell-{arm}", "model": "m", "dataset": "d", "arm": arm, "strategy": "full", "seed": 0}
+        for arm in ("original", "dyt")
+    ]
+    atomic.write_json(
+        ledger / "made" / "study.json",
+        {
+            "format": 1, "name": "made", "source": "name: made\n", "arms": ["original", "dyt"], "strategies": ["full"],
+            "models": ["m"], "datasets": ["d"], "seeds": [0], "cells": cells, "versions": {"torch": "2"},
+        },
+    )  # fmt: skip
+    return ledger / "made"
+
+
+def fail(folder: Path, arm: str) -> None:
+    """Put a cell of that study into the state `failed`."""
+    content = {"cell": arm, "state": "failed", "settings": {}, "error": "it broke"}
+    atomic.write_json(folder.parent / "cells" / f"cell-{arm}" / "cell.json", content)

@@ -79,8 +79,8 @@ def stats(
     from unnorm.data.sources import read
     from unnorm.data.statistics import statistics
     from unnorm.foundation import atomic
+    from unnorm.report.data_files import statistics_figures
     from unnorm.report.export import export
-    from unnorm.report.lengths import lengths_figure
     from unnorm.surgery.base import load_tokenizer
 
     settings = o.settings_from(
@@ -89,12 +89,15 @@ def stats(
     )  # fmt: skip
     tokenizer = load_tokenizer(model)
     reading = read(settings, quiet=json)
-    found = statistics(reading, settings, tokenizer, quiet=json).to_dict()
+    about = {"name": Path(reading.name).name, "max_length": max_length}
+    found = {**about, **statistics(reading, settings, tokenizer, quiet=json).to_dict()}
     if out is not None:
-        figure = lengths_figure(found, Path(reading.name).name, max_length)
+        figures = statistics_figures(found)
         atomic.write_json(out / "stats.json", found)
-        export([figure], out)
-        say(f"{figure.caption}\nwrote {out / 'stats.json'} and {out / 'lengths.svg'}, .png")
+        export(figures, out, quiet=json)
+        for figure in figures:
+            say(figure.caption)
+        say(f"wrote {out / 'stats.json'}, and lengths and packing as .svg, .png and .pdf")
     if json:
         emit_json(found)
         return

@@ -12,17 +12,81 @@ EXAMPLE = "Example: [bold]unnorm report studies/alpaca-pythia-14m[/bold]"
 
 def report(
     study: Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="The folder that study run printed: LEDGER/NAME.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for the page; default: STUDY_DIR/report.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the page (default: STUDY_DIR/report), or file for --format.")
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(help="Instead of the page, text on stdout: md, tex, csv, json, or card (for a model card)."),
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Also draw stats.json of data stats, or what data repair --json printed."),
+    ] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Show the page in a browser, as cells finish.")] = False,
+    host: Annotated[
+        str, typer.Option(help="For --serve: whom to listen to; by default this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="For --serve; 0: any that is free.")] = 8000,
     json: JsonOption = False,
 ) -> None:
-    """Write one self-contained page about a study, and each figure as SVG and PNG."""
+    """Write one self-contained page about a study, and each figure as SVG, PNG and PDF."""
+    from unnorm.foundation.errors import SettingsError
+
+    if serve and (format is not None or out is not None or data):
+        raise SettingsError("--serve writes nothing: it goes with --host and --port alone.")
+    if serve:
+        _serve(study, host, port)
+    elif format is not None:
+        _write_text(study, format, out)
+    else:
+        _write_page(study, out, data or [], json)
+
+
+def _write_page(study: Path, out: Path | None, data: list[Path], json: bool) -> None:
+    from unnorm.foundation.terminal import plain
+    from unnorm.report.data_files import data_figures
     from unnorm.report.page import write_report
     from unnorm.study.view import read_study
 
-    written = write_report(read_study(study), out or study / "report")
+    extra = data_figures(data)
+    written = write_report(read_study(study), out or study / "report", extra, quiet=json)
     if json:
         emit_json(written)
         return
     for line in written["summary"]:
-        print(line)
+        print(plain(line))
     say(f"the page: {written['page']}")
+
+
+def _write_text(study: Path, format: str, out: Path | None) -> None:
+    import sys
+
+    from unnorm.foundation import atomic
+    from unnorm.foundation.errors import SettingsError
+    from unnorm.report.formats import FORMATS
+    from unnorm.study.view import read_study
+
+    if format not in FORMATS:
+        raise SettingsError(f"--format is one of {', '.join(FORMATS)}, not {format!r}.")
+    text = FORMATS[format](read_study(study, logs=False))
+    if out is None:
+        sys.stdout.write(text)
+        return
+    if out.is_dir():
+        raise SettingsError(f"{out} is a folder. Give a file as --out with --format.")
+    atomic.write_bytes(out, text.encode())
+    say(f"wrote {out}")
+
+
+def _serve(study: Path, host: str, port: int) -> None:
+    from unnorm.report.serve import LOCAL, server
+
+    with server(study, host, port) as serving:
+        if host != LOCAL:
+            say(f"whoever can reach {host} can read this study")
+        say(f"http://{host}:{serving.server_address[1]}/ until Ctrl-C; the page follows the study")
+        try:
+            serving.serve_forever()
+        except KeyboardInterrupt:
+            say("stopped")

@@ -26,7 +26,7 @@ class Statistics:
 
     lengths: tokens of a conversation before anything is cut, by percentile; histogram: `edges` (one more than counts),
     `counts`, and how many are `beyond` the last edge. tokens, trained: of the encoded rows. packing_efficiency: share
-    of the positions of packed rows that hold tokens.
+    of the positions of packed rows that hold tokens; packing: `edges` and `counts` of the packed rows by tokens.
     """
 
     formats: dict[str, str]
@@ -42,6 +42,7 @@ class Statistics:
     trained: int
     packed_rows: int
     packing_efficiency: float
+    packing: dict[str, Any]
     dropped: dict[str, int]
     changed: dict[str, int]
     noted: dict[str, int]
@@ -80,6 +81,7 @@ def statistics(reading: Reading, settings: DataSettings, tokenizer: Any, *, quie
         trained=sum(int((row.labels != IGNORED).sum()) for row in rows),
         packed_rows=len(packing.rows),
         packing_efficiency=packing.efficiency,
+        packing=_fill([sum(len(item.ids) for item in row) for row in packing.rows], settings.max_length),
         dropped=dict(dropped.most_common()),
         changed=dict(changed.most_common()),
         noted=dict(reading.noted.most_common()),
@@ -111,3 +113,11 @@ def _histogram(lengths: list[int]) -> dict[str, Any]:
     edges = np.arange(0, width * _BINS + 1, width)
     counts, _ = np.histogram(array[array < edges[-1]], edges)
     return {"edges": edges.tolist(), "counts": counts.tolist(), "beyond": int((array >= edges[-1]).sum())}
+
+
+def _fill(tokens: list[int], length: int) -> dict[str, Any]:
+    """How many rows hold how many tokens; bins are counted back from `length`, so that full rows end the last one."""
+    width = max(1, -(-length // _BINS))
+    edges = np.arange(length, -width, -width).clip(0)[::-1]
+    counts, _ = np.histogram(tokens, edges)
+    return {"edges": edges.tolist(), "counts": counts.tolist()}

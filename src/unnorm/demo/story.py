@@ -54,7 +54,7 @@ def tell(out: Path, say: Callable[[str], None], *, quiet: bool = False) -> tuple
     atomic.write_bytes(file, text.encode())
     study = run_study(parse_spec(text, str(file)), text, out, quiet=quiet, say=lambda line: say(f"     {line}"))
     say("3/3  figures and a page")
-    write_report(study, study.folder / "report")
+    write_report(study, study.folder / "report", quiet=quiet)
     return study, study.folder / "report" / "index.html"
 
 

@@ -1,109 +1,97 @@
-"""One self-contained page about a study. Everything that a model or a file said is untrusted text and stays text.
+"""The page about a study, and the files beside it.
 
-Text goes through Jinja's autoescape; data stands in JSON blocks with every `<` written as an escape; scripts run only
-if their hash is in the content security policy; Vega interprets its expressions instead of compiling them.
+`index.html` is whole in itself and opens from disk. Answers that would make it large go to pages of their own,
+`completions-N.html`, each as whole: a data file would need a fetch, which a page from disk may not do, or a script
+without a hash in the policy.
 """
 
-import base64
-import hashlib
-from functools import lru_cache
-from importlib.resources import files
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
-from jinja2 import Environment
+from markupsafe import Markup
 
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import SettingsError
-from unnorm.foundation.terminal import plain
-from unnorm.report.export import export
+from unnorm.report import html
+from unnorm.report.completions import groups_of_answers
+from unnorm.report.export import KINDS, export
 from unnorm.report.figures import Figure, figures
+from unnorm.report.formats import table_caption, text_table
 from unnorm.report.summary import summary
-from unnorm.report.theme import colours
+from unnorm.report.theme import HATCH_PATTERN, looks
 from unnorm.study.results import rows_of
 from unnorm.study.view import StudyView
 
-_MAX_TEXT = 4_000  # characters of a completion on the page; the ledger has the rest
+_MOST_ANSWERS = 1_500_000  # bytes of JSON that the page itself takes
 
 
-def write_report(study: StudyView, out: Path) -> dict[str, Any]:
-    """Write `index.html` and `figures/` into the folder `out`. Returns their paths and the summary."""
+def write_report(study: StudyView, out: Path, extra: Sequence[Figure] = (), *, quiet: bool = False) -> dict[str, Any]:
+    """Write `index.html`, `figures/` and perhaps pages of completions into the folder `out`.
+
+    extra: figures of data, to be drawn after the study's. Returns the paths of what was written, and the summary.
+    """
     if out.exists() and not out.is_dir():
         raise SettingsError(f"{out} is a file, so no report can be written into it. Give a folder.")
-    drawn = figures(study)
+    drawn = [*figures(study), *extra]
     with atomic.folder(out / "figures") as fresh:  # whole, so that no figure of an earlier state stays behind
-        names = export(drawn, fresh)
-    written = [out / "figures" / name for name in names]
-    lines = summary(study)
-    page = out / "index.html"
-    atomic.write_bytes(page, render(study, drawn, lines).encode())
-    return {"page": str(page), "figures": [str(path) for path in written], "summary": lines}
+        names = export(drawn, fresh, quiet=quiet)
+    written = pages(study, drawn)
+    for name, content in written.items():
+        atomic.write_bytes(out / name, content)
+    for left in set(out.glob("completions-*.html")) - {out / name for name in written}:
+        left.unlink()
+    return {
+        "page": str(out / "index.html"),
+        "completions": [str(out / name) for name in written if name != "index.html"],
+        "figures": [str(out / "figures" / name) for name in names],
+        "summary": summary(study),
+    }
 
 
-def render(study: StudyView, drawn: list[Figure], lines: list[str]) -> str:
-    """The page, as HTML."""
-    script = _text("page.js")
-    bundle = _vega()
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["fixed"] = lambda number, digits: "–" if number is None else f"{number:.{digits}f}"
-    environment.filters["plain"] = lambda text: plain(str(text))
-    # Vega writes style attributes and its tooltip's style sheet, which no hash can name: styles may be inline, and
-    # style alone can load nothing, since every other source is closed.
-    policy = (
-        f"default-src 'none'; script-src {_hash(bundle)} {_hash(script)}; style-src 'unsafe-inline'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    return environment.from_string(_text("page.html")).render(
-        policy=policy,
-        style=_text("page.css"),
-        bundle=_inline(bundle),
-        script=_inline(script),
+def pages(study: StudyView, drawn: Sequence[Figure], *, live: str = "") -> dict[str, bytes]:
+    """File name -> content, `index.html` first.
+
+    live: the state of the study that a server shows; with one, the page reloads itself when the server has another.
+    """
+    answers = groups_of_answers(study)
+    look = looks(study.arms)
+    colour = {arm: look[arm].colour for arm in study.arms}
+    apart = {}
+    if sum(len(orjson.dumps(group)) for group in answers) > _MOST_ANSWERS:
+        for number, group in enumerate(answers, 1):
+            page = html.render(
+                "completions.html",
+                [html.resource("browser.js")],
+                study=study,
+                group=group,
+                groups=[group],
+                colour=colour,
+            )
+            apart[f"completions-{number}.html"] = page.encode()
+    scripts = [html.vega(), *(html.resource(f"{name}.js") for name in ("figures", "table", "browser"))]
+    page = html.render(
+        "page.html",
+        [*scripts, html.resource("live.js")] if live else scripts,
+        live=bool(live),
+        state=live,
         study=study,
-        summary=lines,
-        figures=[(figure, _inline(_json(figure.spec))) for figure in drawn],
+        summary=summary(study),
+        figures=drawn,
+        kinds=() if live else KINDS,
+        hatch=Markup(HATCH_PATTERN),
         rows=rows_of(study),
-        colour=dict(zip(study.arms, colours(study.arms), strict=True)),
-        completions=_completions(study),
+        table=text_table(study),
+        table_caption=table_caption(study),
+        colour=colour,
+        groups=[] if apart else answers,
+        apart=[(name, group["title"], len(group["items"])) for name, group in zip(apart, answers, strict=False)],
         calibrations=_calibrations(study),
         failures=[cell for cell in study.cells if cell.error],
         unmatched=[c for c in study.audit["comparisons"] if not c["matched"]],
     )
-
-
-def _completions(study: StudyView) -> list[dict[str, Any]]:
-    """For each model, data set and strategy: prompts, with every arm's answer of the first seed."""
-    groups = []
-    for model in study.models:
-        for dataset in study.datasets:
-            for strategy in study.strategies:
-                here = {
-                    cell.arm: {item["prompt_id"]: item for item in cell.completions}
-                    for cell in study.cells
-                    if cell.done
-                    and cell.completions
-                    and (cell.model, cell.dataset, cell.strategy) == (model, dataset, strategy)
-                    and cell.seed == study.seeds[0]
-                }
-                if here:
-                    groups.append(_group(model, dataset, strategy, here))
-    return groups
-
-
-def _group(model: str, dataset: str, strategy: str, here: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    first = next(iter(here.values()))
-    prompts = [
-        {
-            "prompt": item["prompt"],
-            "answers": [
-                (arm, answers[key]["text"][:_MAX_TEXT], answers[key]["finish_reason"])
-                for arm, answers in here.items()
-                if key in answers
-            ],
-        }
-        for key, item in first.items()
-    ]
-    return {"model": model, "dataset": dataset, "strategy": strategy, "prompts": prompts}
+    return {"index.html": page.encode(), **apart}
 
 
 def _calibrations(study: StudyView) -> list[dict[str, Any]]:
@@ -115,35 +103,3 @@ def _calibrations(study: StudyView) -> list[dict[str, Any]]:
             key = (cell.model, cell.dataset, cell.arm)
             found.setdefault(key, {"model": cell.model, "dataset": cell.dataset, "arm": cell.arm, **calibration})
     return list(found.values())
-
-
-def _json(content: Any) -> str:
-    """JSON that can stand in a script element: no `<`, no `&`, no line separators."""
-    text = orjson.dumps(content).decode()
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-def _inline(text: str) -> Any:
-    from markupsafe import Markup
-
-    return Markup(text)
-
-
-def _hash(script: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return f"'sha256-{digest}'"
-
-
-def _text(name: str) -> str:
-    return (files("unnorm.report") / name).read_text(encoding="utf-8")
-
-
-@lru_cache(maxsize=1)
-def _vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed, as one script without a module loader."""
-    import vl_convert
-
-    bundle: str = vl_convert.javascript_bundle("window.unnormEmbed = vegaEmbed;")
-    return bundle.replace("</script", "<\\/script")

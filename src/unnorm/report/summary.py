@@ -2,10 +2,15 @@
 
 from collections import Counter
 
-from unnorm.report.gaps import Gap, gaps, others
+from unnorm.report.comparisons import behind, compared, others
+from unnorm.report.pairs import Group, groups, tallies
+from unnorm.report.table import latencies
+from unnorm.report.wording import share, signed, signed_interval
+from unnorm.study.compare import Row
 from unnorm.study.view import StudyView
 
 _NOT_DONE = "it and the arm it is compared with are not both done with any seed"
+_FAIR = 0.5
 
 
 def summary(study: StudyView) -> list[str]:
@@ -15,33 +20,83 @@ def summary(study: StudyView) -> list[str]:
         f"{_list(study.arms)} were compared under {_list(study.strategies)} on {_list(study.datasets)} with "
         f"{_list(study.models)}, {_count(len(study.seeds), 'seed')}: {done} of {_count(len(study.cells), 'cell')} done."
     ]
-    many = len(study.models) * len(study.datasets) > 1
-    found = {(gap.model, gap.dataset, gap.strategy, gap.arm): gap for gap in gaps(study)}
+    found = {row.place: row for row in compared(study) if row.metric == "loss"}
     for model in study.models:
         for dataset in study.datasets:
             for strategy in study.strategies:
-                where = f"With {model} on {dataset} under {strategy}" if many else f"Under {strategy}"
+                where = _where(study, model, dataset, strategy)
                 for arm in others(study):
-                    gap = found.get((model, dataset, strategy, arm))
-                    lines.append(_finding(gap, where) if gap else f"{where}, {arm} could not be compared: {_NOT_DONE}.")
+                    row = found.get((model, dataset, strategy, arm))
+                    lines.append(
+                        _finding(study, row, where) if row else f"{where}, {arm} could not be compared: {_NOT_DONE}."
+                    )
+    pairs = groups(study)
+    lines += [_judged(study, group) for group in pairs if group.judged]
+    lines += [_timed(study, group) for group in pairs if group.timed]
     lines += _certainty(study)
     return lines
 
 
-def _finding(gap: Gap, where: str) -> str:
-    size = f"{_percent(abs(gap.mean))} {'above' if gap.mean >= 0 else 'below'} {gap.against}"
-    numbers = f"{gap.loss:.4f} against {gap.against_loss:.4f} nats per token"
-    if gap.low is None or gap.high is None:
-        return f"{where}, {gap.arm} ends {size} ({numbers}; one seed, so no interval)."
-    inside = "; the interval holds zero: no difference shown" if gap.low <= 0 <= gap.high else ""
-    interval = f"95 % interval {gap.low:+.1%} to {gap.high:+.1%} over {len(gap.seeds)} seeds{inside}"
-    return f"{where}, {gap.arm} ends {size} ({numbers}; {interval})."
+def _finding(study: StudyView, row: Row, where: str) -> str:
+    cells = [(one.result or {}, other.result or {}) for one, other in behind(study, row)]
+    losses = [sum(pair[side]["eval_loss"] for pair in cells) / len(cells) for side in (0, 1)]
+    size = f"{share(abs(row.value))} {'above' if row.value >= 0 else 'below'} {row.against}"
+    numbers = f"{losses[0]:.4f} against {losses[1]:.4f} nats per token"
+    doubt = f" In doubt: {row.doubt}." if row.doubt else ""
+    if row.low is None or row.high is None:
+        return f"{where}, {row.arm} ends {size} ({numbers}; one seed, so no interval).{doubt}"
+    inside = "; the interval holds zero: no difference shown" if row.low <= 0 <= row.high else ""
+    interval = f"95 % interval {signed_interval(row.low, row.high)} over {_drawn(row)}{inside}"
+    return f"{where}, {row.arm} ends {size} ({numbers}; {interval}).{doubt}"
+
+
+def _drawn(row: Row) -> str:
+    """What the interval is over."""
+    seeds = _count(len(row.seeds), "seed")
+    return f"{seeds} and {_count(row.conversations, 'conversation')}" if row.conversations else seeds
+
+
+def _judged(study: StudyView, group: Group) -> str:
+    where = _where(study, *_place(group))
+    kind = (group.judged[0].judge or {})["judge"]["kind"]
+    all_of_them = next(iter(tallies(group)), None)
+    if all_of_them is None or all_of_them.low is None or all_of_them.high is None:
+        return f"{where}, the judge ({kind}) gave no verdict on {group.arm} against {group.against}."
+    verdict = "no difference shown"
+    if all_of_them.low > _FAIR or all_of_them.high < _FAIR:
+        verdict = f"{group.arm if all_of_them.low > _FAIR else group.against} is preferred"
+    doubt = f" In doubt: {group.doubt}." if group.doubt else ""
+    return (
+        f"{where}, the judge ({kind}) sets {group.arm} against {group.against}: {verdict}. {group.arm} wins "
+        f"{all_of_them.rate:.0%} (95 % interval {all_of_them.low:.0%} to {all_of_them.high:.0%}, ties as half, "
+        f"{all_of_them.questions} judgements).{doubt}"
+    )
+
+
+def _timed(study: StudyView, group: Group) -> str:
+    """One sentence for all workloads and seeds."""
+    found = [
+        row for row in latencies(study)
+        if (row["model"], row["dataset"], row["strategy"], row["arm"]) == (*_place(group), group.arm)
+    ]  # fmt: skip
+    several = len(group.timed) > 1
+    parts = [
+        f"{row['workload']}{', seed ' + str(row['seed']) if several else ''}: {row['verdict']}, "
+        f"{signed(row['time_ratio'] - 1)} "
+        f"(95 % interval {signed_interval(row['low'] - 1, row['high'] - 1)}; noise floor ± {row['noise_floor']:.1%})"
+        for row in found
+    ]
+    return f"{_where(study, *_place(group))}, time of {group.arm} against {group.against}'s: {'; '.join(parts)}."
+
+
+def _place(group: Group) -> tuple[str, str, str]:
+    return group.model, group.dataset, group.strategy
 
 
 def _certainty(study: StudyView) -> list[str]:
     lines = []
     if len(study.seeds) == 1:
-        lines.append("One seed a cell: how much of a small gap is chance is not shown.")
+        lines.append("One seed a cell: what another seed would give is not shown by any interval here.")
     matched = study.audit.get("matched")
     if matched is True:
         lines.append("The audit found the arms matched: nothing that was configured or counted differs but the arm.")
@@ -57,9 +112,9 @@ def _certainty(study: StudyView) -> list[str]:
     return lines
 
 
-def _percent(share: float) -> str:
-    """One decimal, or as many as a small share needs to be more than zero."""
-    return f"{share:.1%}" if share >= 0.001 or share == 0 else f"{share:.3%}"
+def _where(study: StudyView, model: str, dataset: str, strategy: str) -> str:
+    many = len(study.models) * len(study.datasets) > 1
+    return f"With {model} on {dataset} under {strategy}" if many else f"Under {strategy}"
 
 
 def _list(items: list[str]) -> str:

@@ -14,6 +14,7 @@ from unnorm.evaluation.conversation_scores import ConversationSums, read_sums
 from unnorm.evaluation.two_factors import Mean, holm, mean_over
 from unnorm.foundation.errors import SettingsError
 from unnorm.study.audit import differences, facts_of
+from unnorm.study.slices import Place
 from unnorm.study.view import SCORES, CellView, PairView, StudyView
 
 Metric = Literal["loss", "accuracy", "preference", "latency"]
@@ -29,9 +30,10 @@ _NULL: dict[Metric, float] = {"loss": 0.0, "accuracy": 0.0, "preference": 0.5, "
 class Row(NamedTuple):
     """One metric of one arm against another, over the seeds in which both are done.
 
-    value, low, high: in the metric's unit (`UNITS`), with its 95 % interval; None where one seed and one question leave
-    nothing to tell it from. p: that there is no difference; p_holm: corrected. conversations: held-out conversations,
-    or questions judged. matched: by the audit, in every seed. complete: whether no seed of the study is missing.
+    value, low, high: in the metric's unit (`UNITS`), with its 95 % interval; None where nothing was drawn twice. p:
+    that there is no difference; p_holm: corrected. conversations: held-out conversations, or questions judged; 0 where
+    only seeds were drawn. matched: what the audit found, in every seed; None where it has nothing. complete: whether
+    no seed of the study is missing.
     """
 
     model: str
@@ -47,8 +49,19 @@ class Row(NamedTuple):
     p_holm: float | None
     seeds: tuple[int, ...]
     conversations: int
-    matched: bool
+    matched: bool | None
     complete: bool
+
+    @property
+    def place(self) -> tuple[str, str, str, str]:
+        return self.model, self.dataset, self.strategy, self.arm
+
+    @property
+    def doubt(self) -> str:
+        """Why it is no result to conclude from, in words; empty where it is one."""
+        words = [] if self.matched is not False else ["not matched"]
+        words += [] if self.complete else ["incomplete"]
+        return ", ".join(words)
 
     def to_dict(self) -> dict[str, Any]:
         return {**self._asdict(), "seeds": list(self.seeds)}
@@ -90,7 +103,7 @@ def _rows(
         for p in study.pairs
         if (p.model, p.dataset, p.strategy) == where and (p.arm, p.against) == (arm, against) and p.seed in cells
     ]
-    matched = all(not differences(*map(_facts, pair), tuned=bool(study.search))[0] for pair in both)
+    matched = _matched(study, both)
     found: list[tuple[Metric, Mean, tuple[int, ...], int]] = [
         *_losses(both),
         *_preference([p for p in pairs if p.judge]),
@@ -111,6 +124,15 @@ def _rows(
         )
         for metric, mean, seeds, count in found
     ]
+
+
+def _matched(study: StudyView, both: Sequence[tuple[CellView, CellView]]) -> bool | None:
+    """What the study's audit says of these pairs; of arms that it does not compare, what it would say."""
+    if both[0][1].arm == study.reference:
+        places = {one.place for one, _ in both}
+        found = [c["matched"] for c in study.audit["comparisons"] if Place(*(c[f] for f in Place._fields)) in places]
+        return all(found) if found else None
+    return all(not differences(*map(_facts, pair), tuned=bool(study.search))[0] for pair in both)
 
 
 def _losses(both: Sequence[tuple[CellView, CellView]]) -> list[tuple[Metric, Mean, tuple[int, ...], int]]:

@@ -38,7 +38,10 @@ class CellView:
     evaluations: list[dict[str, Any]] = field(repr=False, default_factory=list)
     """step, train_tokens, loss, token_accuracy, tokens."""
     calibration: dict[str, Any] | None = field(repr=False, default=None)
-    """sites, specs, and `calibration` {tokens, seconds, sites: [{path, r2, alpha, saturation, seconds}]} or None."""
+    """sites, specs, and `calibration` {tokens, seconds, sites: [{path, r2, alpha, saturation, seconds, sample}]} or
+    None."""
+    recovery: dict[str, Any] | None = field(repr=False, default=None)
+    """`surgery.recover.RecoverReport.to_dict()`."""
     completions: list[dict[str, Any]] = field(repr=False, default_factory=list)
     """prompt_id, category, turn, prompt, text, finish_reason, ...; untrusted text."""
     failure: str | None = None
@@ -77,7 +80,7 @@ class PairView:
     """`evaluation.latency.LatencyReport.to_dict()`; the models in it are named by their arms."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StudyView:
     """A study: its name, its file as it was run, its arms and strategies and so on in order, its cells, its audit."""
 
@@ -176,7 +179,7 @@ def _cell(cells: Path, entry: dict[str, Any], logs: bool) -> CellView:
     folder = cells / Path(entry["folder"]).name
     state, error, failure, _ = standing_of(folder)
     files = working_folder(TaskFolder(folder))
-    calibration = files / "calibration.json"
+    calibration, recovery = files / "calibration.json", files / "recovery.json"
     return CellView(
         cell=entry["cell"],
         model=entry["model"],
@@ -190,6 +193,7 @@ def _cell(cells: Path, entry: dict[str, Any], logs: bool) -> CellView:
         steps=RunLog(files / "steps.jsonl").read() if logs else [],
         evaluations=RunLog(files / "evaluations.jsonl").read() if logs else [],
         calibration=atomic.read_json(calibration) if calibration.is_file() else None,
+        recovery=atomic.read_json(recovery) if recovery.is_file() else None,
         completions=RunLog(folder / COMPLETIONS).read() if logs else [],
         failure=failure,
         folder=folder,

@@ -24,6 +24,7 @@ from unnorm.surgery.inputs import Inputs, as_batches, as_one_batch, counted, cou
 from unnorm.surgery.outliers import without_outliers
 from unnorm.surgery.parallel import fit_parallel
 from unnorm.surgery.passes import hooked, run
+from unnorm.surgery.site_sample import SiteSample, sample_site
 from unnorm.surgery.sites import Site
 
 Mode = Literal["one-pass", "sequential", "parallel"]
@@ -31,13 +32,17 @@ Mode = Literal["one-pass", "sequential", "parallel"]
 
 @dataclass(frozen=True)
 class SiteFit:
-    """How the new norm fits at one site: share of variance explained, α, share of saturated activations, seconds."""
+    """How the new norm fits at one site: share of variance explained, α, share of saturated activations, seconds.
+
+    sample: some of the activations that it was fitted to; None in mode `parallel`, which keeps none.
+    """
 
     path: str
     r2: float
     alpha: float | None
     saturation: float
     seconds: float
+    sample: SiteSample | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ def calibrate(
         raise SettingsError(f"layers can be corrected in one pass only, not in mode {mode!r}. Use mode='one-pass'.")
     batches = [as_one_batch(data)] if mode == "one-pass" else as_batches(data)
     batches = [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
+    centred = {site.path: site.kind.startswith("layernorm") for site in sites}
     norms: dict[str, Norm] = {}
     fits: dict[str, SiteFit] = {}
 
@@ -100,11 +106,12 @@ def calibrate(
         before = time.perf_counter()
         norms[path] = specs[path].build(x.shape[-1], x.device)
         result = specs[path].fit_(norms[path], *without_outliers(x, y, outliers))
-        note(path, result, time.perf_counter() - before)
+        seconds = time.perf_counter() - before
+        note(path, result, seconds, sample_site(norms[path], x, y, centred=centred[path]))
         return norms[path]
 
-    def note(path: str, result: Fit, seconds: float) -> None:
-        fits[path] = SiteFit(path, result.r2, result.alpha, result.saturation, seconds)
+    def note(path: str, result: Fit, seconds: float, sample: SiteSample | None = None) -> None:
+        fits[path] = SiteFit(path, result.r2, result.alpha, result.saturation, seconds, sample)
 
     corrector = Corrector(model, sites, correct) if correct != "none" else None
     try:

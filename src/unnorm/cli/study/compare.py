@@ -59,8 +59,5 @@ def _cell(row: "Row | None") -> str:
 def _notes(rows: "list[Row]") -> str:
     seeds = rows[0].seeds
     notes = [f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"]
-    if not all(row.complete for row in rows):
-        notes.append("not complete")
-    if not all(row.matched for row in rows):
-        notes.append("NOT MATCHED")
+    notes += dict.fromkeys(row.doubt.upper() for row in rows if row.doubt)
     return ", ".join(notes)

@@ -1,0 +1,204 @@
+"""The report as text: Markdown, LaTeX, CSV, JSON, and a section for a model card. What a study holds is escaped."""
+
+import csv
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from unnorm.foundation.terminal import plain
+from unnorm.report.summary import summary
+from unnorm.report.table import COLUMNS, latencies, results
+from unnorm.report.wording import signed, signed_interval
+from unnorm.study.results import rows_of
+from unnorm.study.view import StudyView
+
+
+def to_markdown(study: StudyView) -> str:
+    """Summary, results, latencies, audit, failures, and how to reproduce them."""
+    lines = [f"# {_md(study.name)}", "", "## Summary", "", *(f"- {_md(line)}" for line in summary(study)), ""]
+    lines += ["## Results", "", *_md_table(study), ""]
+    times = latencies(study)
+    if times:
+        lines += ["## Latency", "", *_md_rows([_time_head(), *(_time_row(row) for row in times)]), ""]
+    lines += ["## Audit", "", *_audit(study), ""]
+    failed = [cell for cell in study.cells if cell.error]
+    if failed:
+        names = ((c.model, c.dataset, c.arm, c.strategy, f"seed {c.seed}") for c in failed)
+        lines += ["## Failures", ""]
+        lines += [
+            f"- {_md(' / '.join(name))}: {_md(cell.error or '')}" for name, cell in zip(names, failed, strict=True)
+        ]
+        lines.append("")
+    return "\n".join([*lines, *_reproduce(study)])
+
+
+def to_card(study: StudyView) -> str:
+    """A section that can stand in a model card as it is: what was measured, the table, and what it does not show."""
+    lines = ["## Results", "", f"From the study `{_code(study.name)}`.", "", *_md_table(study), ""]
+    lines += [f"- {_md(line)}" for line in summary(study)]
+    versions = ", ".join(f"{name} {version}" for name, version in study.versions.items())
+    return "\n".join([*lines, "", f"Measured with {_md(versions)}.", ""])
+
+
+def to_tex(study: StudyView) -> str:
+    """A table for LaTeX, with booktabs; its caption says what the numbers are."""
+    head, *rows = text_table(study)
+    names = head.index("arm") + 1
+    body = [" & ".join(_tex(cell) for cell in row) + r" \\" for row in [head, *rows]]
+    caption = _tex(f"{study.name}. {table_caption(study)}")
+    lines = [
+        "% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{caption}}}",
+        rf"\begin{{tabular}}{{{'l' * names}{'r' * (len(head) - names)}}}", r"\toprule", body[0], r"\midrule", *body[1:],
+        r"\bottomrule", r"\end{tabular}", r"\end{table}",
+    ]  # fmt: skip
+    return "\n".join([*lines, ""])
+
+
+def to_csv(study: StudyView) -> str:
+    """The table of results, every number in full."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(results(study))
+    return text.getvalue()
+
+
+def to_json(study: StudyView) -> str:
+    """Everything that the other formats are made of."""
+    content = {
+        "name": study.name,
+        "summary": summary(study),
+        "results": results(study),
+        "latency": latencies(study),
+        "cells": rows_of(study),
+        "audit": study.audit,
+        "failures": [{"cell": cell.cell, "error": cell.error} for cell in study.cells if cell.error],
+        "versions": study.versions,
+        "source": study.source,
+    }
+    return orjson.dumps(content, option=orjson.OPT_INDENT_2).decode() + "\n"
+
+
+FORMATS: dict[str, Callable[[StudyView], str]] = {
+    "md": to_markdown, "tex": to_tex, "csv": to_csv, "json": to_json, "card": to_card,
+}  # fmt: skip
+
+
+def text_table(study: StudyView) -> list[list[str]]:
+    """Head and rows: names up to `arm`, numbers after it. A column that would say nothing is left out."""
+    named = [
+        ("model", len(study.models) > 1), ("dataset", len(study.datasets) > 1), ("strategy", True), ("arm", True),
+    ]  # fmt: skip
+    names = [name for name, kept in named if kept]
+    found = results(study)
+    judged = any(row["win_rate"] is not None for row in found)
+    numbers = ["seeds", "start loss", "end loss", "gap", "accuracy"] + ["win rate"] * judged
+    rows = [["data" if name == "dataset" else name for name in names] + numbers]
+    for row in found:
+        planned = "" if row["seeds"] == row["planned_seeds"] else f" of {row['planned_seeds']}"
+        accuracy = "–" if row["eval_token_accuracy"] is None else f"{row['eval_token_accuracy']:.1%}"
+        texts = [
+            *(str(row[name]) for name in names), f"{row['seeds']}{planned}", _number(row["start_eval_loss"]),
+            _number(row["eval_loss"]), _gap(row), accuracy, *([_wins(row)] if judged else []),
+        ]  # fmt: skip
+        rows.append(texts)
+    return rows
+
+
+def table_caption(study: StudyView) -> str:
+    """What the numbers of `text_table` are."""
+    sure = "with its 95 % interval (over conversations, and over seeds where there are several)"
+    wins = f"; win rate: against {study.reference}, ties as half, with its 95 % interval"
+    judged = any(pair.judge for pair in study.pairs)
+    return (
+        "Held-out loss in nats per token, before and after fine-tuning; gap: of the loss after it, to that of "
+        f"{study.reference}, paired by seed, {sure}; accuracy: of held-out tokens, after fine-tuning"
+        f"{wins if judged else ''}."
+    )
+
+
+def _gap(row: dict[str, Any]) -> str:
+    if row["gap"] is None:
+        return "–"
+    doubts = ["not matched"] * (row["matched"] is False) + ["incomplete"] * (not row["complete"])
+    text = signed(row["gap"])
+    if row["gap_low"] is not None:
+        text += f" ({signed_interval(row['gap_low'], row['gap_high'])})"
+    return text + (f" [{', '.join(doubts)}]" if doubts else "")
+
+
+def _wins(row: dict[str, Any]) -> str:
+    if row["win_rate"] is None:
+        return "–"
+    return f"{row['win_rate']:.0%} ({row['win_rate_low']:.0%} to {row['win_rate_high']:.0%})"
+
+
+def _md_table(study: StudyView) -> list[str]:
+    return [*_md_rows(text_table(study)), "", _md(table_caption(study))]
+
+
+def _md_rows(rows: list[list[str]]) -> list[str]:
+    head, *rest = ["| " + " | ".join(_md(cell) for cell in row) + " |" for row in rows]
+    return [head, "|" + "---|" * len(rows[0]), *rest]
+
+
+def _time_head() -> list[str]:
+    return ["model", "data", "strategy", "arm", "workload", "time", "95 % interval", "noise floor", "verdict"]
+
+
+def _time_row(row: dict[str, Any]) -> list[str]:
+    return [
+        row["model"], row["dataset"], row["strategy"], row["arm"], row["workload"], signed(row["time_ratio"] - 1),
+        signed_interval(row["low"] - 1, row["high"] - 1), f"± {row['noise_floor']:.1%}", row["verdict"],
+    ]  # fmt: skip
+
+
+def _audit(study: StudyView) -> list[str]:
+    if study.audit["matched"] is None:
+        return ["Nothing could be compared yet."]
+    wrong = [c for c in study.audit["comparisons"] if not c["matched"]]
+    if not wrong:
+        return [
+            f"Matched in {len(study.audit['comparisons'])} comparisons: they differ in the arm and in nothing else."
+        ]
+    where = (
+        (c["model"], c["dataset"], c["strategy"], f"seed {c['seed']}", f"{c['arm']} against {c['against']}")
+        for c in wrong
+    )
+    return [f"- {_md(' / '.join(w))}: {_md('; '.join(c['differences']))}" for w, c in zip(where, wrong, strict=True)]
+
+
+def _reproduce(study: StudyView) -> list[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in study.versions.items())
+    cells = ", ".join(f"`{_code(cell.cell)}`" for cell in study.cells)
+    fence = "`" * (3 + max((len(run) for run in re.findall("`+", study.source)), default=0))
+    return [
+        "## Reproduce", "", "Save this as `study.yaml` and run `unnorm study run study.yaml`.", "",
+        f"{fence}yaml", plain(study.source).rstrip("\n"), fence, "", f"Versions: {_md(versions)}. Cells: {cells}.", "",
+    ]  # fmt: skip
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _md(text: str) -> str:
+    """One line that no Markdown in it can leave."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(plain(text).split()))
+
+
+def _code(text: str) -> str:
+    return " ".join(plain(text).replace("`", "'").split())
+
+
+_TEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "−": "$-$", "<": "$<$", ">": "$>$",
+}  # fmt: skip
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(character, character) for character in " ".join(plain(text).split()))

@@ -1,0 +1,133 @@
+"""Judged answers and latencies of a study, gathered over seeds, for figures, tables and sentences."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unnorm.evaluation.intervals import rate
+from unnorm.study.view import CellView, PairView, StudyView
+
+WHOLE = "whole"
+_EXPLORATORY_BELOW = 30
+
+
+@dataclass(frozen=True)
+class Group:
+    """One arm against another in one place, a pair a seed."""
+
+    model: str
+    dataset: str
+    strategy: str
+    arm: str
+    against: str
+    pairs: list[PairView]
+    cells: list[CellView]
+    matched: bool | None
+    seeds: int
+    """How many seeds the study has for this place."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.arm}, {self.strategy}"
+
+    @property
+    def judged(self) -> list[PairView]:
+        return [pair for pair in self.pairs if pair.judge]
+
+    @property
+    def timed(self) -> list[PairView]:
+        return [pair for pair in self.pairs if pair.latency]
+
+    @property
+    def scored(self) -> list[dict[str, Any]]:
+        """Verdicts with a score, over all seeds."""
+        return [verdict for pair in self.judged for verdict in pair.verdicts if verdict["score"] is not None]
+
+    @property
+    def doubt(self) -> str:
+        """Why the judgements are no result to conclude from; empty where they are."""
+        words = [] if self.matched is not False else ["not matched"]
+        return ", ".join(words + ([] if len(self.judged) >= self.seeds else ["incomplete"]))
+
+
+class Tally(NamedTuple):
+    """Judgements of one category. rate: win rate, ties as half; low, high: 95 % bootstrap interval over questions."""
+
+    category: str
+    questions: int
+    wins: int
+    ties: int
+    losses: int
+    rate: float
+    low: float | None
+    high: float | None
+    exploratory: bool
+
+
+def groups(study: StudyView) -> list[Group]:
+    """In the study's order."""
+    found: dict[tuple[str, ...], list[PairView]] = {}
+    for pair in study.pairs:
+        found.setdefault((pair.model, pair.dataset, pair.strategy, pair.arm, pair.against), []).append(pair)
+
+    def place(key: tuple[str, ...]) -> tuple[int, ...]:
+        return (
+            study.models.index(key[0]), study.datasets.index(key[1]), study.strategies.index(key[2]),
+            study.arms.index(key[3]),
+        )  # fmt: skip
+
+    return [_group(study, key, found[key]) for key in sorted(found, key=place)]
+
+
+def tallies(group: Group) -> list[Tally]:
+    """`all` first, then each category in the judge's order.
+
+    With one seed these are the judge's own numbers. With several, a question's value is its mean over seeds, and the
+    interval is over questions, since answers to one question are not independent.
+    """
+    if len(group.judged) == 1:
+        whole = (group.judged[0].judge or {})["parts"][WHOLE]
+        found = [("all", whole), *whole["categories"].items()]
+        return [_of_judge(name, part) for name, part in found if part["win_rate"]]
+    verdicts = [v for pair in group.judged for v in pair.verdicts if v["value"] is not None]
+    categories = list(dict.fromkeys(v["category"] for v in verdicts))
+    parts = [("all", verdicts), *((name, [v for v in verdicts if v["category"] == name]) for name in categories)]
+    return [_of_verdicts(name, part) for name, part in parts if part]
+
+
+def _group(study: StudyView, key: tuple[str, ...], pairs: list[PairView]) -> Group:
+    model, dataset, strategy, arm, against = key
+    seeds = {pair.seed for pair in pairs}
+    here = [c for c in study.cells if (c.model, c.dataset, c.strategy) == key[:3] and c.arm in (arm, against)]
+    matched = [
+        c["matched"]
+        for c in study.audit["comparisons"]
+        if (c["model"], c["dataset"], c["strategy"], c["arm"]) == (model, dataset, strategy, arm) and c["seed"] in seeds
+    ]
+    return Group(
+        model, dataset, strategy, arm, against,
+        pairs=sorted(pairs, key=lambda pair: pair.seed),
+        cells=[c for c in here if c.seed in seeds],
+        matched=all(matched) if matched else None,
+        seeds=len({c.seed for c in here if c.arm == arm}),
+    )  # fmt: skip
+
+
+def _of_judge(name: str, part: dict[str, Any]) -> Tally:
+    estimate = part["win_rate"]
+    return Tally(
+        name, part["questions"], part["wins"], part["ties"], part["losses"],
+        estimate["value"], estimate["low"], estimate["high"], name != "all" and bool(part.get("exploratory")),
+    )  # fmt: skip
+
+
+def _of_verdicts(name: str, verdicts: list[dict[str, Any]]) -> Tally:
+    by_question: dict[str, list[float]] = {}
+    for verdict in verdicts:
+        by_question.setdefault(str(verdict["prompt_id"]), []).append(verdict["value"])
+    estimate = rate(np.array([sum(values) / len(values) for values in by_question.values()]), 0)
+    assert estimate is not None, "there is a verdict"
+    wins, ties, losses = (sum(v["value"] == value for v in verdicts) for value in (1, 0.5, 0))
+    few = len(by_question) < _EXPLORATORY_BELOW
+    return Tally(name, len(verdicts), wins, ties, losses, *estimate, name != "all" and few)

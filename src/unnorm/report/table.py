@@ -1,0 +1,76 @@
+"""The table of results: a row for each arm in each place, its seeds together. What every format is written from."""
+
+from typing import Any
+
+from unnorm.report.comparisons import compared
+from unnorm.report.pairs import groups, tallies
+from unnorm.study.view import StudyView
+
+COLUMNS = (
+    "model", "dataset", "strategy", "arm", "seeds", "planned_seeds", "start_eval_loss", "eval_loss",
+    "eval_token_accuracy", "gap", "gap_low", "gap_high", "accuracy_difference", "win_rate", "win_rate_low",
+    "win_rate_high", "judgements", "matched", "complete",
+)  # fmt: skip
+LATENCY = (
+    "model",
+    "dataset",
+    "strategy",
+    "arm",
+    "seed",
+    "workload",
+    "time_ratio",
+    "low",
+    "high",
+    "noise_floor",
+    "verdict",
+)
+
+
+def results(study: StudyView) -> list[dict[str, Any]]:
+    """One row a model, data set, strategy and arm, in `COLUMNS`; losses and accuracies are means over finished seeds.
+
+    gap, gap_low, gap_high: relative, of the held-out loss to the reference's, with its 95 % interval.
+    Numbers that there are not are None; a place where nothing is done has no numbers at all.
+    """
+    found = {(row.place, row.metric): row for row in compared(study)}
+    judged = {(g.model, g.dataset, g.strategy, g.arm): tallies(g)[:1] for g in groups(study) if g.judged}
+    rows = []
+    for model in study.models:
+        for dataset in study.datasets:
+            for strategy in study.strategies:
+                for arm in study.arms:
+                    place = (model, dataset, strategy, arm)
+                    cells = [c for c in study.cells if (c.model, c.dataset, c.strategy, c.arm) == place]
+                    done = [c.result for c in cells if c.result]
+                    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+                    row |= {"model": model, "dataset": dataset, "strategy": strategy, "arm": arm}
+                    row |= {"seeds": len(done), "planned_seeds": len(cells), "complete": len(done) == len(cells)}
+                    for key in ("start_eval_loss", "eval_loss", "eval_token_accuracy") if done else ():
+                        row[key] = sum(result[key] for result in done) / len(done)
+                    if gap := found.get((place, "loss")):
+                        row |= {"gap": gap.value, "gap_low": gap.low, "gap_high": gap.high, "matched": gap.matched}
+                        row["complete"] = gap.complete
+                    if accuracy := found.get((place, "accuracy")):
+                        row["accuracy_difference"] = accuracy.value
+                    for tally in judged.get(place, ()):
+                        row |= {"win_rate": tally.rate, "win_rate_low": tally.low, "win_rate_high": tally.high}
+                        row["judgements"] = tally.questions
+                    rows.append(row)
+    return rows
+
+
+def latencies(study: StudyView) -> list[dict[str, Any]]:
+    """One row an arm, seed and workload, in `LATENCY`."""
+    rows = []
+    for group in groups(study):
+        for pair in group.timed:
+            for found in (pair.latency or {})["comparisons"]:
+                if found["model"] == group.arm:
+                    ratio, floor = found["ratio"], found["floor"]
+                    reach = max(abs(floor["low"] - 1), abs(floor["high"] - 1))
+                    values = (
+                        group.model, group.dataset, group.strategy, group.arm, pair.seed, found["name"],
+                        ratio["value"], ratio["low"], ratio["high"], reach, found["verdict"],
+                    )  # fmt: skip
+                    rows.append(dict(zip(LATENCY, values, strict=True)))
+    return rows

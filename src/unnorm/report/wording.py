@@ -1,0 +1,21 @@
+"""Shares as people read them: one decimal, or as many as it takes to see what is meant."""
+
+
+def share(value: float) -> str:
+    """Without a sign of its own."""
+    return f"{value:.{_digits(abs(value))}%}"
+
+
+def signed(value: float, digits: int | None = None) -> str:
+    """With a sign, and a minus that is one."""
+    return f"{value:+.{_digits(abs(value)) if digits is None else digits}%}".replace("-", "−")
+
+
+def signed_interval(low: float, high: float) -> str:
+    """Both ends with as many decimals as tell them apart."""
+    digits = _digits(high - low)
+    return f"{signed(low, digits)} to {signed(high, digits)}"
+
+
+def _digits(size: float) -> int:
+    return 1 if size >= 0.002 or size == 0 else 2 if size >= 0.0002 else 3

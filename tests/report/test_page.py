@@ -1,0 +1,122 @@
+import json
+import re
+
+import pytest
+
+from report.views import ARMS, STRATEGIES, loss_of, study
+from unnorm.foundation.errors import SettingsError
+from unnorm.report.figures import figures
+from unnorm.report.page import pages, write_report
+from unnorm.report.summary import summary
+
+NAMES = (
+    "gap",
+    "loss",
+    "train-loss",
+    "accuracy",
+    "grad-norm",
+    "curves",
+    "fit",
+    "recovery",
+    "alpha",
+    "alpha-sigma",
+    "saturation",
+)
+
+
+def blocks(page: str) -> list:
+    """The JSON that stands in a page."""
+    found = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.S)
+    return [json.loads(block) for block in found]
+
+
+def test_the_summary_says_the_numbers_and_how_sure():
+    lines = summary(study())
+    one, other = loss_of("dyt", "frozen", 0), loss_of("original", "frozen", 0)
+    wanted = (
+        f"Under frozen, dyt ends {one / other - 1:.1%} above original ({one:.4f} against {other:.4f} nats per token"
+    )
+    assert any(line.startswith(wanted) and "one seed, so no interval" in line for line in lines)
+    assert any("95 % interval" in line for line in summary(study(seeds=(0, 1, 2))))
+
+
+def test_the_summary_says_what_is_in_doubt_and_what_was_left_out():
+    text = " ".join(summary(study(seeds=(0, 1), broken={("dyt", "full", 1): "running"}, matched=False)))
+    assert "11 of 12 cells done" in text
+    assert "In doubt: incomplete." in text
+    assert "In doubt: not matched." in text
+    assert "NOT MATCHED: the audit found 2 comparisons" in text
+    assert "cells that are not done (1 running)" in text
+
+
+def test_what_could_not_be_compared_is_said():
+    lines = summary(study(broken={("original", "full", 0): "failed"}))
+    assert any(line.startswith("Under full, dyt could not be compared") for line in lines)
+
+
+def test_the_summary_says_what_the_judge_and_the_clock_found():
+    made = study(pairs=True)
+    text = " ".join(summary(made))
+    rate = made.pairs[0].judge["parts"]["whole"]["win_rate"]["value"]
+    assert f"the judge (made) sets dyt-bare against original: original is preferred. dyt-bare wins {rate:.0%}" in text
+    assert "time of dyt against original's: prefill 1 × 128: faster, −" in text
+    assert "noise floor ± " in text
+
+
+def test_files_and_no_figure_of_an_earlier_state(tmp_path):
+    written = write_report(study(), tmp_path, quiet=True)
+    wanted = sorted(f"{name}.{kind}" for name in NAMES for kind in ("svg", "png", "pdf"))
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == wanted
+    assert written["page"] == str(tmp_path / "index.html")
+    specs = [block for block in blocks((tmp_path / "index.html").read_text()) if "$schema" in block]
+    assert len(specs) == len(NAMES)
+    assert specs == [figure.spec for figure in figures(study())]
+    (tmp_path / "completions-9.html").write_text("of an earlier state")
+    broken = {(arm, strategy, 0): "failed" for arm in ARMS for strategy in STRATEGIES}
+    write_report(study(broken=broken), tmp_path, quiet=True)
+    assert list((tmp_path / "figures").iterdir()) == []
+    assert not (tmp_path / "completions-9.html").exists()
+    assert "nothing to draw" in (tmp_path / "index.html").read_text()
+
+
+def test_a_report_into_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="is a file"):
+        write_report(study(), tmp_path / "file")
+
+
+def test_long_answers_go_to_pages_of_their_own_whole():
+    text = "x" * 400_000
+    made = pages(study(text=text), [])
+    assert list(made) == ["index.html", "completions-1.html", "completions-2.html"]
+    assert len(made["index.html"]) < 5_000_000
+    assert text.encode() not in made["index.html"]
+    groups = blocks(made["completions-1.html"].decode())[0]
+    assert groups[0]["items"][0]["answers"]["dyt"]["text"] == text
+
+
+def test_nothing_that_a_model_wrote_leaves_its_block():
+    hostile = "</script><!--<script>\u2028 \u202e"
+    made = pages(study(text=hostile), [])["index.html"].decode()
+    assert "</script><!--" not in made
+    assert "\u2028" not in made
+    assert "\u202e" not in made
+    groups = next(block for block in blocks(made) if isinstance(block, list))
+    assert groups[0]["items"][0]["answers"]["dyt"]["text"] == "</script><!--<script>\\u2028 \\u202e".replace(
+        "\\u2028", "\u2028"
+    )
+
+
+def test_the_policy_names_our_scripts_and_no_source():
+    for live in ("", "a-state"):
+        page = pages(study(), [], live=live)["index.html"].decode()
+        policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1].replace("&#39;", "'")
+        rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+        scripts = rules.pop("script-src").split()
+        assert len(scripts) == 4 + bool(live)
+        assert all(script.startswith("'sha256-") for script in scripts)
+        assert rules.pop("connect-src", None) == ("'self'" if live else None)
+        assert rules == {
+            "default-src": "'none'", "style-src": "'unsafe-inline'", "img-src": "data:", "base-uri": "'none'",
+            "form-action": "'none'",
+        }  # fmt: skip

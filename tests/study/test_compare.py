@@ -4,6 +4,7 @@ import pytest
 from unnorm.evaluation.conversation_scores import ConversationSums, write_sums
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import SettingsError
+from unnorm.study.audit import audit_results
 from unnorm.study.compare import compare_arms
 from unnorm.study.export import export_study
 from unnorm.study.view import CellView, PairView, StudyView
@@ -27,7 +28,7 @@ def cell(folder, arm: str, seed: int, nats: np.ndarray, **settings) -> CellView:
 
 def study(folder, cells, pairs=()) -> StudyView:
     arms = ["original", "worse", "same"]
-    audit = {"matched": None, "comparisons": []}
+    audit = audit_results({c.place: c.folder for c in cells if c.done}, arms)
     return StudyView("s", folder, "", arms, ["frozen"], ["m"], ["d"], SEEDS, list(cells), audit, {}, list(pairs))
 
 

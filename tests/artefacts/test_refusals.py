@@ -187,7 +187,7 @@ def test_remote_code_is_not_run(model, capsys):
     assert "config.json cannot be used" in refused(capsys, model)
 
 
-def test_the_unswapped_base_of_another_seed(worn, tmp_path, tokenizer, capsys):
+def test_rule_05_an_adapter_on_another_base_is_refused(worn, tmp_path, tokenizer, capsys):
     other = tmp_path / "other"
     tiny_model("gpt2", seed=9).save_pretrained(other)
     said = refused(capsys, worn, "--base", other)

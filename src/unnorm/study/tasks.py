@@ -112,7 +112,8 @@ def run_tasks(
         except Exception as error:
             say(f"{task.name}: FAILED: {error if isinstance(error, UnnormError) else describe(error)}")
             let_go(error)
-        free_memory()
+        if not task.at.stage:  # a cell leaves gradients and optimizer states behind, a stage next to nothing
+            free_memory()
         ended()
 
 

@@ -132,8 +132,8 @@ def quality_and_speed(study: StudyView, model: str, dataset: str) -> Figure | No
     doubts = [f"{row['arm']} ({row['panel']}): {row['doubt']}" for row in rows if row["doubt"]]
     caption = (
         "Lower left is better at both. Filled: no other arm is at least as good at both (by the estimates alone). "
-        f"Lines across: 95 % interval of the time, of {study.reference} the noise floor; lines upright: 95 % t "
-        f"interval over seeds, where there are several. {_seeds(shown)}"
+        f"Lines across: 95 % interval of the time, of {study.reference} the noise floor; lines upright: 95 % "
+        f"interval of the loss. {_seeds(shown)}"
         f"{' † In doubt: ' + '; '.join(doubts) + '.' if doubts else ''}"
     )
     chart = panels(alt.layer(*layers, data=data(rows)), "panel", titles)

@@ -232,7 +232,7 @@ def test_a_failed_run_is_exit_code_1_and_keeps_its_log(capsys, bases, data_file,
     assert code == 1
     assert "non-finite at step" in err
     assert "Traceback" not in err
-    assert (out / "evaluations.jsonl").is_file()
+    assert [path.parent.parent for path in out.rglob("evaluations.jsonl")] == [out]  # in the attempt's folder
 
 
 def test_debug_raises(bases):

@@ -159,7 +159,7 @@ def test_the_users_own_recipes_and_benchmarks_can_be_read(monkeypatch):
 
     monkeypatch.setenv("UNNORM_SHARED", "/nowhere")
     root = Path(__file__).parents[2]
-    files = [*root.glob("recipes/*/*.yaml"), *root.glob("benchmarks/*.yaml")]
+    files = [*root.glob("recipes/*/*.yaml"), *root.glob("benchmarks/**/*.yaml")]
     assert files
     for file in files:
         spec, _ = read_spec(file)

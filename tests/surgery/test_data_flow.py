@@ -160,12 +160,12 @@ def test_a_whole_stand_in_base_takes_well_under_a_second(shared: Path):
 
 
 def test_a_config_of_a_model_that_pads_with_a_low_id_is_not_probed_with_it():
-    from unnorm.surgery.data_flow import _dummy_inputs
+    from unnorm.surgery.data_flow import dummy_inputs
 
     config = architecture_config("phi3")
     config.pad_token_id, config.eos_token_id = 30, [29, 28]
     model = AutoModelForCausalLM.from_config(config)
-    ids = _dummy_inputs(model, torch.device("cpu"))["input_ids"]
+    ids = dummy_inputs(model, torch.device("cpu"))["input_ids"]
     assert ids.shape == (1, 8)
     assert not {28, 29, 30} & set(ids[0].tolist())
 

@@ -8,6 +8,7 @@ and what `fine_tune` makes, in OUT once it is done.
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ def run_cell(
     out = Path(out)
     cell, resolved = cell_of(settings, bench)
     _check_place(out, cell, resolved)
+    existed = out.exists()
     hooks = Hooks(say=say, report_to=report_to, quiet=quiet)
     if not is_main():
         return fine_tune(settings, cell, _attempt_of_main(out), bench, hooks)
@@ -98,7 +100,7 @@ def run_cell(
     try:
         run_task(task, lease)
     except Exception:
-        _forget_if_not_begun(out)
+        _forget_if_not_begun(out, existed)
         raise
     return atomic.read_json(out / "result.json")  # type: ignore[no-any-return]
 
@@ -119,7 +121,7 @@ def _check_place(out: Path, cell: str, resolved: dict[str, Any]) -> None:
         )
 
 
-def _forget_if_not_begun(out: Path) -> None:
+def _forget_if_not_begun(out: Path, existed: bool) -> None:
     """Leave no trace of a run that was refused before it began, so that the mended command can have the folder."""
     if (out / "cell.json").is_file():
         return
@@ -127,6 +129,9 @@ def _forget_if_not_begun(out: Path) -> None:
     for path in (task.log, *(path for _, path in task.attempts())):
         shutil.rmtree(path, ignore_errors=True)
     (out / events.NAME).unlink(missing_ok=True)
+    if not existed:
+        with suppress(OSError):  # something that is not ours is in it
+            out.rmdir()
 
 
 def _attempt_of_main(out: Path, wait_seconds: float = 120.0) -> Path:

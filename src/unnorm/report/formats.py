@@ -1,7 +1,5 @@
 """The report as text: Markdown, LaTeX, CSV, JSON, and a section for a model card. What a study holds is escaped."""
 
-import csv
-import io
 import re
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +10,9 @@ from unnorm.foundation.terminal import plain
 from unnorm.report.summary import summary
 from unnorm.report.table import COLUMNS, latencies, results
 from unnorm.report.wording import signed, signed_interval
+from unnorm.study.audit import doubt_of
 from unnorm.study.results import rows_of
+from unnorm.study.tables import as_csv
 from unnorm.study.view import StudyView
 
 
@@ -59,11 +59,7 @@ def to_tex(study: StudyView) -> str:
 
 def to_csv(study: StudyView) -> str:
     """The table of results, every number in full."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(results(study))
-    return text.getvalue()
+    return as_csv(results(study), COLUMNS).decode()
 
 
 def to_json(study: StudyView) -> str:
@@ -123,11 +119,11 @@ def table_caption(study: StudyView) -> str:
 def _gap(row: dict[str, Any]) -> str:
     if row["gap"] is None:
         return "–"
-    doubts = ["not matched"] * (row["matched"] is False) + ["incomplete"] * (not row["complete"])
+    doubt = doubt_of(row["matched"], row["complete"])
     text = signed(row["gap"])
     if row["gap_low"] is not None:
         text += f" ({signed_interval(row['gap_low'], row['gap_high'])})"
-    return text + (f" [{', '.join(doubts)}]" if doubts else "")
+    return text + (f" [{doubt}]" if doubt else "")
 
 
 def _wins(row: dict[str, Any]) -> str:

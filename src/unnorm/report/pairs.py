@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unnorm.evaluation.intervals import rate
+from unnorm.evaluation.judges.interface import WHOLE
+from unnorm.evaluation.preference.summary import EXPLORATORY_BELOW
+from unnorm.study.audit import doubt_of, matched_at
 from unnorm.study.view import CellView, PairView, StudyView
-
-WHOLE = "whole"
-_EXPLORATORY_BELOW = 30
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ class Group:
     @property
     def doubt(self) -> str:
         """Why the judgements are no result to conclude from; empty where they are."""
-        words = [] if self.matched is not False else ["not matched"]
-        return ", ".join(words + ([] if len(self.judged) >= self.seeds else ["incomplete"]))
+        return doubt_of(self.matched, len(self.judged) >= self.seeds)
 
 
 class Tally(NamedTuple):
@@ -100,16 +99,11 @@ def _group(study: StudyView, key: tuple[str, ...], pairs: list[PairView]) -> Gro
     model, dataset, strategy, arm, against = key
     seeds = {pair.seed for pair in pairs}
     here = [c for c in study.cells if (c.model, c.dataset, c.strategy) == key[:3] and c.arm in (arm, against)]
-    matched = [
-        c["matched"]
-        for c in study.audit["comparisons"]
-        if (c["model"], c["dataset"], c["strategy"], c["arm"]) == (model, dataset, strategy, arm) and c["seed"] in seeds
-    ]
     return Group(
         model, dataset, strategy, arm, against,
         pairs=sorted(pairs, key=lambda pair: pair.seed),
         cells=[c for c in here if c.seed in seeds],
-        matched=all(matched) if matched else None,
+        matched=matched_at(study.audit, {pair.place for pair in pairs}),
         seeds=len({c.seed for c in here if c.arm == arm}),
     )  # fmt: skip
 
@@ -129,5 +123,5 @@ def _of_verdicts(name: str, verdicts: list[dict[str, Any]]) -> Tally:
     estimate = rate(np.array([sum(values) / len(values) for values in by_question.values()]), 0)
     assert estimate is not None, "there is a verdict"
     wins, ties, losses = (sum(v["value"] == value for v in verdicts) for value in (1, 0.5, 0))
-    few = len(by_question) < _EXPLORATORY_BELOW
+    few = len(by_question) < EXPLORATORY_BELOW
     return Tally(name, len(verdicts), wins, ties, losses, *estimate, name != "all" and few)

@@ -4,7 +4,7 @@ A learning rate that the study's own search found for each arm is no difference:
 noted, and shown.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,17 @@ def differences(one: Facts, other: Facts, *, tuned: bool = False) -> tuple[list[
     ]
     noted = [line for key, line in found if tuned and key == _TUNED]
     return [line for _, line in found if line not in noted], noted
+
+
+def matched_at(audit: Mapping[str, Any], places: Container[Place]) -> bool | None:
+    """Whether an audit found all comparisons of the arms at `places` matched; None where it has none of them."""
+    found = [c["matched"] for c in audit["comparisons"] if Place(*(c[axis] for axis in Place._fields)) in places]
+    return all(found) if found else None
+
+
+def doubt_of(matched: bool | None, complete: bool) -> str:
+    """Why a comparison is no result to conclude from, in words; empty where it is one."""
+    return ", ".join(["not matched"] * (matched is False) + ["incomplete"] * (not complete))
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from unnorm.evaluation.conversation_scores import ConversationSums, read_sums
+from unnorm.evaluation.judges.interface import WHOLE
 from unnorm.evaluation.two_factors import Mean, holm, mean_over
 from unnorm.foundation.errors import SettingsError
-from unnorm.study.audit import differences, facts_of
-from unnorm.study.slices import Place
+from unnorm.study.audit import differences, doubt_of, facts_of, matched_at
 from unnorm.study.view import SCORES, CellView, PairView, StudyView
 
 Metric = Literal["loss", "accuracy", "preference", "latency"]
@@ -59,9 +59,7 @@ class Row(NamedTuple):
     @property
     def doubt(self) -> str:
         """Why it is no result to conclude from, in words; empty where it is one."""
-        words = [] if self.matched is not False else ["not matched"]
-        words += [] if self.complete else ["incomplete"]
-        return ", ".join(words)
+        return doubt_of(self.matched, self.complete)
 
     def to_dict(self) -> dict[str, Any]:
         return {**self._asdict(), "seeds": list(self.seeds)}
@@ -129,9 +127,7 @@ def _rows(
 def _matched(study: StudyView, both: Sequence[tuple[CellView, CellView]]) -> bool | None:
     """What the study's audit says of these pairs; of arms that it does not compare, what it would say."""
     if both[0][1].arm == study.reference:
-        places = {one.place for one, _ in both}
-        found = [c["matched"] for c in study.audit["comparisons"] if Place(*(c[f] for f in Place._fields)) in places]
-        return all(found) if found else None
+        return matched_at(study.audit, {one.place for one, _ in both})
     return all(not differences(*map(_facts, pair), tuned=bool(study.search))[0] for pair in both)
 
 
@@ -183,7 +179,7 @@ def _preference(pairs: list[PairView]) -> list[tuple[Metric, Mean, tuple[int, ..
         return []
     seeds = tuple(pair.seed for pair in pairs)
     if len(pairs) == 1:  # its own report has exact intervals, for few questions too
-        whole = pairs[0].judge["parts"]["whole"]  # type: ignore[index]
+        whole = pairs[0].judge["parts"][WHOLE]  # type: ignore[index]
         rate = whole["win_rate"]
         if rate is None:
             return []

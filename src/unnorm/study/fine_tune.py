@@ -24,6 +24,7 @@ from unnorm.foundation.processes import is_main, launch
 from unnorm.study.cell import CellSettings, set_up
 from unnorm.study.environment import run_environment
 from unnorm.study.failures import failure_of, free_memory, let_go
+from unnorm.study.view import SCORES
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.recover import RecoverReport
 from unnorm.surgery.swap import SwapReport
@@ -119,7 +120,7 @@ def _fine_tune(
     if not is_main():
         return {}
     hooks.check()
-    write_sums(folder / "scores.parquet", scores)
+    write_sums(folder / SCORES, scores)
     save(ready.trainer.model, folder / "model", tokenizer)
     result = _result(settings, cell, ready.trainable, ready.trainer.log_file.read(), ready.evaluated, rows_per_forward)
     atomic.write_json(folder / "result.json", result)

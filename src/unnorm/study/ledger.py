@@ -8,6 +8,7 @@ alive. Format 1 had no entries but a state in cell.json; such cells are read, an
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,8 +40,13 @@ class Standing(NamedTuple):
 def cell_folder(ledger: Path, settings: CellSettings, cell: str) -> Path:
     """Where the cell lies: its hash decides, the prefix is for people."""
     parts = (settings.model_name, settings.dataset_name, settings.arm.id, settings.strategy, f"s{settings.seed}")
-    prefix = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", part)[-40:] for part in parts)
-    return ledger / "cells" / f"{prefix}-{cell}"
+    return ledger / "cells" / folder_name(parts, cell)
+
+
+def folder_name(parts: Iterable[object], digest: str) -> str:
+    """`digest`, after a prefix that people can read."""
+    prefix = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", str(part))[-40:] for part in parts)
+    return f"{prefix}-{digest}"
 
 
 def standing_of(folder: Path) -> Standing:

@@ -12,7 +12,7 @@ from unnorm.study.plan import Plan, Planned, place_of
 from unnorm.study.results import write_results
 from unnorm.study.spec import StudyFile
 from unnorm.study.tune import Choice
-from unnorm.study.view import STUDY, StudyView, read_study
+from unnorm.study.view import STUDY, read_study
 
 
 def write_study(folder: Path, spec: StudyFile, source: str, plan: Plan, pairs: list[dict[str, Any]]) -> None:
@@ -35,13 +35,12 @@ def write_study(folder: Path, spec: StudyFile, source: str, plan: Plan, pairs: l
     atomic.write_json(folder / STUDY, content)
 
 
-def conclude(folder: Path) -> StudyView:
-    """Write what follows from the cells as they stand: the audit and the results' tables. Returns the study, read."""
+def conclude(folder: Path) -> None:
+    """Write what follows from the cells as they stand: the audit and the results' tables."""
     study = read_study(folder, logs=False)
     folders = {cell.place: cell.folder for cell in study.cells if cell.done and cell.folder is not None}
     atomic.write_json(folder / "audit.json", audit_results(folders, study.arms, tuned=bool(study.search)))
     write_results(study)
-    return study
 
 
 def _in_order(spec: StudyFile, plan: Plan) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ from unnorm.foundation.processes import this_process
 from unnorm.study.attempt import working_folder
 from unnorm.study.lease import BEAT_SECONDS, TaskFolder, Watch, heartbeat_file
 from unnorm.study.ledger import Standing, stages_of, standing_of
-from unnorm.study.slices import Place
 from unnorm.study.view import CellView, StudyView
 from unnorm.tuning.run_log import RunLog
 
@@ -46,7 +45,7 @@ def status_of(view: StudyView, watch: Watch) -> list[CellStatus]:
 
     watch: what this observer has seen of heartbeats, if it looks repeatedly.
     """
-    pairs = {Place(p.model, p.dataset, p.arm, p.strategy, p.seed): p.folder for p in view.pairs}
+    pairs = {pair.place: pair.folder for pair in view.pairs}
     return [_status(cell, pairs.get(cell.place), watch) for cell in [*view.search, *view.cells]]
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unnorm.evaluation.preference import OUTCOMES, REPORT
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, DataError
 from unnorm.study.attempt import working_folder
@@ -76,8 +77,13 @@ class PairView:
     """One record a question judged as a whole: prompt_id, category, value (1 arm wins, 0.5, 0, None), score, a_length,
     b_length (characters)."""
     latency: dict[str, Any] | None = None
-    folder: Path | None = None
     """`evaluation.latency.LatencyReport.to_dict()`; the models in it are named by their arms."""
+    folder: Path | None = None
+
+    @property
+    def place(self) -> Place:
+        """Of the arm's cell."""
+        return Place(self.model, self.dataset, self.arm, self.strategy, self.seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,8 +167,8 @@ def _pair(pairs: Path, entry: dict[str, Any], logs: bool) -> PairView:
     return PairView(
         **{name: entry[name] for name in Place._fields},
         against=entry["against"],
-        judge=_json(judged / "report.json") if entry["judge"] else None,
-        verdicts=RunLog(judged / "outcomes.jsonl").read() if entry["judge"] and logs else [],
+        judge=_json(judged / REPORT) if entry["judge"] else None,
+        verdicts=RunLog(judged / OUTCOMES).read() if entry["judge"] and logs else [],
         latency=_json(timed) if entry["latency"] else None,
         folder=folder,
     )

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from unnorm.evaluation.judges.interface import WHOLE, Judge
+from unnorm.evaluation.preference import OUTCOMES, REPORT
 from unnorm.evaluation.preference.answers import Question, pair_answers
 from unnorm.evaluation.preference.outcomes import outcomes_of
 from unnorm.evaluation.preference.summary import Preference, summarise
@@ -16,8 +17,6 @@ from unnorm.foundation import atomic
 from unnorm.foundation.cache import cache_folder
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.hashing import digest_file, hash_json
-
-REPORT, OUTCOMES = "report.json", "outcomes.jsonl"
 
 
 @dataclass(frozen=True)

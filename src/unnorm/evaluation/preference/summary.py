@@ -11,7 +11,7 @@ from unnorm.evaluation.preference.length import LengthControlled, length_control
 from unnorm.evaluation.preference.outcomes import Outcome, firsts, flipped
 from unnorm.evaluation.preference.significance import Detectable, detectable, permutation_test, sign_test
 
-_EXPLORATORY_BELOW = 30
+EXPLORATORY_BELOW = 30
 """Questions under which a category is marked: at MT-Bench's ten, an interval is some 0.6 wide."""
 
 
@@ -101,7 +101,7 @@ def _categories(judged: Sequence[Outcome], seed: int) -> dict[str, Category]:
         values = _values([outcome for outcome in judged if outcome.category == name])
         estimate = rate(values, seed)
         assert estimate is not None, "a category has a question"
-        found[name] = Category(len(values), *_counts(values), estimate, len(values) < _EXPLORATORY_BELOW)
+        found[name] = Category(len(values), *_counts(values), estimate, len(values) < EXPLORATORY_BELOW)
     return found
 
 

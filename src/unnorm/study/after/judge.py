@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from unnorm.evaluation.judges.interface import Judge
+from unnorm.evaluation.judges.interface import WHOLE, Judge
 from unnorm.evaluation.preference.compare import compare
 from unnorm.foundation.hashing import hash_json
 from unnorm.study.after.completions import completions_key
@@ -20,5 +20,5 @@ def judge_stage(pair: Pair, answers: Completions, wanted: JudgeStage) -> str:
 def judge(pair: Pair, wanted: JudgeStage, by: Judge, out: Path, *, quiet: bool = False) -> str:
     """Judge the arm's answers (A) against the reference's (B), from the verdicts on that are in `out` already."""
     a, b = (cell.folder / COMPLETIONS for cell in (pair.arm, pair.against))
-    whole = compare(a, b, by, margin=wanted.margin, out=out, quiet=quiet).parts["whole"]
+    whole = compare(a, b, by, margin=wanted.margin, out=out, quiet=quiet).parts[WHOLE]
     return f"{whole.wins} won, {whole.ties} tied, {whole.losses} lost"

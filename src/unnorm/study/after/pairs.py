@@ -1,10 +1,10 @@
 """Pairs of cells that differ in the arm alone: an arm and the reference, with the same seed and all else."""
 
-import re
 from pathlib import Path
 from typing import NamedTuple
 
 from unnorm.foundation.hashing import hash_json
+from unnorm.study.ledger import folder_name
 from unnorm.study.plan import Planned, place_of
 from unnorm.study.slices import Place
 
@@ -25,7 +25,6 @@ def pairs_of(cells: list[Planned], reference: str) -> list[Pair]:
     for place, arm in at.items():
         against = at.get(place._replace(arm=reference))
         if place.arm != reference and against is not None:
-            prefix = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", str(part))[-40:] for part in place)
-            name = f"{prefix}-{hash_json([arm.cell, against.cell])}"
+            name = folder_name(place, hash_json([arm.cell, against.cell]))
             found.append(Pair(arm, against, place, arm.folder.parent.parent / "pairs" / name))
     return found

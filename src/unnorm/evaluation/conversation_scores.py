@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unnorm.data.prepare import Rows
+from unnorm.evaluation.held_out import HeldOut
 from unnorm.evaluation.scores import Item, score
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError
@@ -19,6 +20,11 @@ class ConversationSums(NamedTuple):
     tokens: np.ndarray
     correct: np.ndarray
     ids: np.ndarray
+
+    def held_out(self, seconds: float) -> HeldOut:
+        """The loss over all of them, which took so long to find."""
+        tokens = int(self.tokens.sum())
+        return HeldOut(float(self.nats.sum()) / tokens, int(self.correct.sum()) / tokens, tokens, seconds)
 
 
 def score_conversations(model: Any, tokenizer: Any, rows: Rows) -> ConversationSums:

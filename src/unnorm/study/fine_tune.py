@@ -10,12 +10,12 @@ model/             the artefact, at the end;  result.json  the numbers
 """
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unnorm.artefacts.saving import save
-from unnorm.data.prepare import Rows
 from unnorm.data.sources import counts_in_words
 from unnorm.evaluation.conversation_scores import score_conversations, write_sums
 from unnorm.evaluation.held_out import evaluate_rows
@@ -98,9 +98,7 @@ class _Ready(NamedTuple):
     swap: SwapReport | None
     recovery: RecoverReport | None
     trainable: Trainable
-    evaluations: RunLog
     evaluated: dict[int, dict[str, Any]]
-    validation: Rows
 
 
 def _fine_tune(
@@ -115,13 +113,10 @@ def _fine_tune(
     ready.trainer.evaluate_now(0)
     hooks.say(f"held-out loss before training {ready.evaluated[0]['loss']:.4f}")
     ready.trainer.fit()
-    tokenizer = bench.base(settings.model).tokenizer
-    scores = score_conversations(ready.trainer.model, tokenizer, ready.validation)  # by all processes together
     if not is_main():
         return {}
     hooks.check()
-    write_sums(folder / SCORES, scores)
-    save(ready.trainer.model, folder / "model", tokenizer)
+    save(ready.trainer.model, folder / "model", bench.base(settings.model).tokenizer)
     result = _result(settings, cell, ready.trainable, ready.trainer.log_file.read(), ready.evaluated, rows_per_forward)
     atomic.write_json(folder / "result.json", result)
     return result
@@ -152,17 +147,27 @@ def _prepare(
         say(recovery.describe())
     model, trainable, paths = set_up(model, settings)
     say(trainable.describe())
+    tokenizer = bench.base(settings.model).tokenizer
     evaluations = RunLog(folder / "evaluations.jsonl")
-    if is_main():
+    evaluated: dict[int, dict[str, Any]] = {}
+    if is_main():  # another process might read what is about to be cut
         evaluations.cut_after(checkpoint.step_of(checkpoint.latest(folder / "checkpoints")))
-    evaluated = {record["step"]: record for record in evaluations.read()}
+        evaluated = {record["step"]: record for record in evaluations.read()}
 
     def evaluate_at(step: int) -> dict[str, Any]:
         if step not in evaluated:
-            held_out = evaluate_rows(model, validation, quiet=True)
+            scores = None
+            if step and step == trainer.state.max_steps:  # by all processes together
+                started = time.perf_counter()
+                scores = score_conversations(model, tokenizer, validation)
+                held_out = scores.held_out(time.perf_counter() - started)
+            else:
+                held_out = evaluate_rows(model, validation, quiet=True)
             evaluated[step] = {"step": step, "train_tokens": trainer.train_tokens, **held_out.to_dict()}
             if is_main():
                 hooks.check()
+                if scores is not None:
+                    write_sums(folder / SCORES, scores)
                 evaluations.append(evaluated[step])
         return evaluated[step]
 
@@ -185,7 +190,7 @@ def _prepare(
         report_to=hooks.report_to,
         quiet=hooks.quiet,
     )
-    return _Ready(trainer, swap, recovery, trainable, evaluations, evaluated, validation)
+    return _Ready(trainer, swap, recovery, trainable, evaluated)
 
 
 def _describe(swap: SwapReport) -> str:

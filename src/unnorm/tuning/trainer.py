@@ -58,8 +58,9 @@ class TokenTrainer(Trainer):
         quiet: bool = False,
     ) -> None:
         """check: called before anything is written; it raises if the run may not go on. saved: called after a
-        checkpoint. evaluate: measures now, and returns loss and token_accuracy. report_to: transformers' names of
-        trackers, which get the log of each step."""
+        checkpoint. evaluate: measures now, and returns loss and token_accuracy; called by the main process at
+        intervals, and by every process after the last step. report_to: transformers' names of trackers, which get the
+        log of each step."""
         self.settings, self.run, self.folder = settings, run, folder
         self.log_file = RunLog(folder / "steps.jsonl")
         self.monitor, self.evaluate_now = monitor, evaluate
@@ -233,7 +234,7 @@ class _StepCallback(TrainerCallback):
         if self.bar:
             self.bar.advance(1, f"loss {record['loss']:.3f}")
         is_last = step >= state.max_steps
-        if state.is_world_process_zero and (step % trainer.evaluate_every == 0 or is_last):
+        if is_last or (state.is_world_process_zero and step % trainer.evaluate_every == 0):
             with plain_forward(trainer.model):
                 held_out = trainer.evaluate_now(step)
             if trainer.args.report_to:

@@ -9,6 +9,7 @@ from unnorm.report.comparisons import compared
 from unnorm.report.export import export
 from unnorm.report.figures import figures
 from unnorm.report.theme import COLOURS, HATCH, looks
+from unnorm.study.compare import compare_arms
 
 ALL = ["gap", "loss", "train-loss", "accuracy", "grad-norm", "curves", "fit", "recovery", "alpha", "alpha-sigma",
        "saturation", "preference", "length", "latency", "pareto"]  # fmt: skip
@@ -101,6 +102,15 @@ def test_rule_18_judgements_are_those_of_the_verdicts(made, drawn):
     points = [(r["length"], r["score"]) for r in values(drawn["length"]) if r["panel"] == "dyt, full"]
     assert points == scored
     assert len(points) == 2 * QUESTIONS
+
+
+def test_rule_18_a_figures_win_rate_is_that_of_the_comparison(made, drawn):
+    rows = {(r["panel"], r["category"]): r for r in values(drawn["preference"])}
+    found = [row for row in compare_arms(made) if row.metric == "preference"]
+    assert len(found) == 4
+    for row in found:
+        shown = rows[f"{row.arm}, {row.strategy}", "all"]
+        assert (shown["rate"], shown["low"], shown["high"]) == (row.value, row.low, row.high)
 
 
 def test_with_one_seed_judgements_are_the_judges_own_numbers():

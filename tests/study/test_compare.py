@@ -93,12 +93,14 @@ def test_cells_without_scores_of_conversations_are_compared_by_their_results(tmp
 
 
 def pair(seed: int, values: list[float], ratio: float) -> PairView:
-    verdicts = [{"prompt_id": str(i), "value": value} for i, value in enumerate(values)]
+    verdicts = [{"prompt_id": str(i), "category": "writing", "value": value} for i, value in enumerate(values)]
     rate = sum(values) / len(values)
     whole = {
         "win_rate": {"value": rate, "low": rate - 0.1, "high": rate + 0.1},
         "sign_test_p": 0.25,
         "questions": len(values),
+        **{name: values.count(value) for name, value in (("wins", 1.0), ("ties", 0.5), ("losses", 0.0))},
+        "categories": {},
     }
     found = {"value": ratio, "low": ratio - 0.01, "high": ratio + 0.01}
     workloads = [("prefill", {"value": 9.0}), ("decode", found)]

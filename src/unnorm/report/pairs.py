@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from unnorm.evaluation.intervals import rate
 from unnorm.evaluation.judges.interface import WHOLE
 from unnorm.evaluation.preference.summary import EXPLORATORY_BELOW
 from unnorm.study.audit import doubt_of, matched_at
 from unnorm.study.view import CellView, PairView, StudyView
+from unnorm.study.win_rates import win_rates
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Group:
 
 
 class Tally(NamedTuple):
-    """Judgements of one category. rate: win rate, ties as half; low, high: 95 % bootstrap interval over questions."""
+    """Judgements of one category, over all seeds. rate: win rate, ties as half; low, high: its 95 % interval."""
 
     category: str
     questions: int
@@ -62,6 +60,10 @@ class Tally(NamedTuple):
     low: float | None
     high: float | None
     exploratory: bool
+
+    @property
+    def judgements(self) -> int:
+        return self.wins + self.ties + self.losses
 
 
 def groups(study: StudyView) -> list[Group]:
@@ -80,19 +82,15 @@ def groups(study: StudyView) -> list[Group]:
 
 
 def tallies(group: Group) -> list[Tally]:
-    """`all` first, then each category in the judge's order.
-
-    With one seed these are the judge's own numbers. With several, a question's value is its mean over seeds, and the
-    interval is over questions, since answers to one question are not independent.
-    """
-    if len(group.judged) == 1:
-        whole = (group.judged[0].judge or {})["parts"][WHOLE]
-        found = [("all", whole), *whole["categories"].items()]
-        return [_of_judge(name, part) for name, part in found if part["win_rate"]]
-    verdicts = [v for pair in group.judged for v in pair.verdicts if v["value"] is not None]
-    categories = list(dict.fromkeys(v["category"] for v in verdicts))
-    parts = [("all", verdicts), *((name, [v for v in verdicts if v["category"] == name]) for name in categories)]
-    return [_of_verdicts(name, part) for name, part in parts if part]
+    """`all` first, then each category in the judge's order: the study's own win rates."""
+    found = win_rates(group.judged)
+    return [
+        Tally(
+            "all" if name == WHOLE else name, part.questions, part.wins, part.ties, part.losses, *part.mean[:3],
+            exploratory=name != WHOLE and part.questions < EXPLORATORY_BELOW,
+        )
+        for name, part in found.items()
+    ]  # fmt: skip
 
 
 def _group(study: StudyView, key: tuple[str, ...], pairs: list[PairView]) -> Group:
@@ -106,22 +104,3 @@ def _group(study: StudyView, key: tuple[str, ...], pairs: list[PairView]) -> Gro
         matched=matched_at(study.audit, {pair.place for pair in pairs}),
         seeds=len({c.seed for c in here if c.arm == arm}),
     )  # fmt: skip
-
-
-def _of_judge(name: str, part: dict[str, Any]) -> Tally:
-    estimate = part["win_rate"]
-    return Tally(
-        name, part["questions"], part["wins"], part["ties"], part["losses"],
-        estimate["value"], estimate["low"], estimate["high"], name != "all" and bool(part.get("exploratory")),
-    )  # fmt: skip
-
-
-def _of_verdicts(name: str, verdicts: list[dict[str, Any]]) -> Tally:
-    by_question: dict[str, list[float]] = {}
-    for verdict in verdicts:
-        by_question.setdefault(str(verdict["prompt_id"]), []).append(verdict["value"])
-    estimate = rate(np.array([sum(values) / len(values) for values in by_question.values()]), 0)
-    assert estimate is not None, "there is a verdict"
-    wins, ties, losses = (sum(v["value"] == value for v in verdicts) for value in (1, 0.5, 0))
-    few = len(by_question) < EXPLORATORY_BELOW
-    return Tally(name, len(verdicts), wins, ties, losses, *estimate, name != "all" and few)

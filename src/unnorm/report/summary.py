@@ -69,7 +69,7 @@ def _judged(study: StudyView, group: Group) -> str:
     return (
         f"{where}, the judge ({kind}) sets {group.arm} against {group.against}: {verdict}. {group.arm} wins "
         f"{all_of_them.rate:.0%} (95 % interval {all_of_them.low:.0%} to {all_of_them.high:.0%}, ties as half, "
-        f"{all_of_them.questions} judgements).{doubt}"
+        f"{all_of_them.judgements} judgements).{doubt}"
     )
 
 

@@ -54,7 +54,7 @@ def results(study: StudyView) -> list[dict[str, Any]]:
                         row["accuracy_difference"] = accuracy.value
                     for tally in judged.get(place, ()):
                         row |= {"win_rate": tally.rate, "win_rate_low": tally.low, "win_rate_high": tally.high}
-                        row["judgements"] = tally.questions
+                        row["judgements"] = tally.judgements
                     rows.append(row)
     return rows
 

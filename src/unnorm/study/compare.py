@@ -16,6 +16,7 @@ from unnorm.evaluation.two_factors import Mean, holm, mean_over
 from unnorm.foundation.errors import SettingsError
 from unnorm.study.audit import differences, doubt_of, facts_of, matched_at
 from unnorm.study.view import SCORES, CellView, PairView, StudyView
+from unnorm.study.win_rates import win_rates
 
 Metric = Literal["loss", "accuracy", "preference", "latency"]
 UNITS: dict[Metric, str] = {
@@ -24,7 +25,6 @@ UNITS: dict[Metric, str] = {
     "preference": "win rate of the arm, ties half",
     "latency": "time per output token, relative: 0.01 is 1 % slower",
 }
-_NULL: dict[Metric, float] = {"loss": 0.0, "accuracy": 0.0, "preference": 0.5, "latency": 0.0}
 
 
 class Row(NamedTuple):
@@ -174,26 +174,9 @@ def _of_results(
 
 
 def _preference(pairs: list[PairView]) -> list[tuple[Metric, Mean, tuple[int, ...], int]]:
-    """The win rate over questions that the judge answered in every seed."""
-    if not pairs:
-        return []
     seeds = tuple(pair.seed for pair in pairs)
-    if len(pairs) == 1:  # its own report has exact intervals, for few questions too
-        whole = pairs[0].judge["parts"][WHOLE]  # type: ignore[index]
-        rate = whole["win_rate"]
-        if rate is None:
-            return []
-        return [("preference", Mean(**rate, p=whole["sign_test_p"]), seeds, whole["questions"])]
-    values = [{v["prompt_id"]: v["value"] for v in pair.verdicts if v["value"] is not None} for pair in pairs]
-    shared = [prompt for prompt in values[0] if all(prompt in each for each in values)]
-    if not shared:
-        return []
-    table = np.array([[each[prompt] for prompt in shared] for each in values], dtype=float)
-    mean = mean_over(lambda x, axis: x.mean(axis), (table,), null=_NULL["preference"])
-    clipped = mean._replace(
-        low=None if mean.low is None else max(0.0, mean.low), high=None if mean.high is None else min(1.0, mean.high)
-    )
-    return [("preference", clipped, seeds, len(shared))]
+    whole = win_rates(pairs).get(WHOLE)
+    return [("preference", whole.mean, seeds, whole.questions)] if whole else []
 
 
 def _latency(pairs: list[PairView]) -> list[tuple[Metric, Mean, tuple[int, ...], int]]:

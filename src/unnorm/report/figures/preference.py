@@ -36,7 +36,7 @@ def by_category(study: StudyView, model: str, dataset: str) -> Figure | None:
             at = 0.0
             for outcome in _OUTCOMES:
                 count = getattr(tally, outcome)
-                share = count / max(1, tally.questions)
+                share = count / max(1, tally.judgements)
                 rows.append(
                     {
                         "panel": group.title,
@@ -95,14 +95,14 @@ def by_category(study: StudyView, model: str, dataset: str) -> Figure | None:
         .properties(width=width, height=height)
         .facet(alt.Facet("panel:N", sort=titles, title=None), columns=1 if len(titles) == 1 else 2)
     )
-    questions = sum(tally.questions for group in shown for tally in tallies(group)[:1])
+    questions = sum(tally.judgements for group in shown for tally in tallies(group)[:1])
     judge = shown[0].pairs[0].judge or {}
     doubts = " Hatched: incomplete or not matched." if any(group.doubt for group in shown) else ""
     note = f" {judge['caveat']}" if judge.get("caveat") else ""
     caption = (
         f"How often the judge ({judge['judge']['kind']}) preferred each arm to {study.reference}, by category; "
-        f"{questions} judgements, {_seeds(shown)}. Points: win rate, ties as half, with its 95 % bootstrap "
-        f"interval over questions. Categories marked * have under 30 questions: exploratory.{doubts}{note}"
+        f"{questions} judgements, {_seeds(shown)}. Points: win rate, ties as half, with its 95 % "
+        f"interval over seeds and questions. Categories marked * have under 30 questions: exploratory.{doubts}{note}"
     )
     return made(chart, "preference", "Judged answers by category", caption, [c for g in shown for c in g.cells])
 
@@ -158,7 +158,7 @@ def _pull(group: Group) -> str:
 
 
 def _category(tally: Tally) -> str:
-    return f"{tally.category[:30]}{' *' if tally.exploratory else ''} ({tally.questions})"
+    return f"{tally.category[:30]}{' *' if tally.exploratory else ''} ({tally.judgements})"
 
 
 def _said(tally: Tally) -> str:

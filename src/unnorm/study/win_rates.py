@@ -64,8 +64,11 @@ def _of_values(values: np.ndarray) -> WinRate:
     p = mean.p
     if low == high:  # all the same: nothing was seen to vary, which is no certainty
         p = sign_test(int((by_question > 0.5).sum()), int((by_question < 0.5).sum()))
+    wins, ties, losses = (int((values == value).sum()) for value in (1, 0.5, 0))
     return WinRate(
         values.shape[1],
-        *(int((values == value).sum()) for value in (1, 0.5, 0)),
+        wins,
+        ties,
+        losses,
         Mean(mean.value, max(0.0, min(low, alone.low)), min(1.0, max(high, alone.high)), p),
     )

@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from unnorm.surgery.base import context_length
+from unnorm.surgery.base import context_length, under_adapters
 
 _TOKENS = 64
 _COLUMNS = 16
@@ -42,7 +42,7 @@ def fingerprint(model: Any, adapter: str | None = None) -> Fingerprint:
     is widened a block at a time, so that this takes little memory beside the model's own. The tolerance is 1e-3 of the
     logits' root mean square: fp32 on another device or library differs by some 1e-5 of it, a wrong norm by all of it.
     """
-    inner = _inner(model)
+    inner = under_adapters(model)
     halves = any(p.dtype in _HALF for p in inner.parameters())
     was_training = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -55,7 +55,7 @@ def fingerprint(model: Any, adapter: str | None = None) -> Fingerprint:
                     raise
                 # Some part computes with weights of a part that it does not call: all at once, then.
                 copied = copy.deepcopy(model).float()
-                logits = _logits(copied, _inner(copied))
+                logits = _logits(copied, under_adapters(copied))
     finally:
         for module, training in was_training:
             module.training = training
@@ -82,10 +82,6 @@ def _logits(model: Any, inner: Any, *, widen: bool = False) -> torch.Tensor:
     if not chosen:
         logits = logits[:, _columns(inner).to(logits.device)]
     return logits.float().cpu()
-
-
-def _inner(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
 def _plain_head(inner: Any) -> nn.Linear | None:

@@ -19,6 +19,7 @@ from unnorm.artefacts.whole import MODEL_WEIGHTS
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError
 from unnorm.foundation.hashing import digest_tensors, hash_digests
+from unnorm.surgery.base import under_adapters
 from unnorm.surgery.optimize import is_optimized
 from unnorm.surgery.swap import SwapRecord, record_of, settle_
 
@@ -38,7 +39,7 @@ def save(model: Any, out: str | Path, tokenizer: Any = None, *, shard: str = SHA
     """
     out = Path(out)
     check_place(out)
-    if is_optimized(model.get_base_model() if hasattr(model, "peft_config") else model):
+    if is_optimized(under_adapters(model)):
         raise ArtefactError(
             "this model was optimized: its weights no longer fit the architecture that would load them. Save it before "
             "unnorm.optimize_, and optimize what unnorm.load gives."

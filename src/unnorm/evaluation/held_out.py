@@ -12,7 +12,7 @@ from unnorm.data.settings import DataSettings
 from unnorm.foundation.errors import DataError
 from unnorm.foundation.progress import track
 from unnorm.metrics.token_sums import token_sums
-from unnorm.surgery.base import check_length, context_length
+from unnorm.surgery.base import check_length, context_length, under_adapters
 from unnorm.tuning.packing_probe import packing_is_clean
 
 _TOKENS_A_BATCH = 4096
@@ -35,7 +35,7 @@ class HeldOut:
 def evaluate_batches(model: Any, batches: Iterable[Mapping[str, torch.Tensor]]) -> HeldOut:
     """Loss over batches of `input_ids`, `labels` [B, T] and other model inputs. The model is left in its mode."""
     started = time.perf_counter()
-    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    inner = under_adapters(model)
     device = next(model.parameters()).device
     nats = torch.zeros((), dtype=torch.float64)
     correct = tokens = 0

@@ -15,6 +15,7 @@ from unnorm.data.encode import Encoded
 from unnorm.data.packing import collate_packed, collate_padded, pack
 from unnorm.metrics.token_scores import positions_at_once, token_scores
 from unnorm.metrics.token_sums import IGNORED
+from unnorm.surgery.base import under_adapters
 
 SUMS = ("nats", "tokens", "top1", "top5", "bytes")
 _CHUNK = 64  # conversations packed together
@@ -63,7 +64,7 @@ def score(
 
     Under torch.distributed each process takes its share of the conversations, and all get the whole.
     """
-    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    inner = under_adapters(model)
     scorer = _Scorer(model, inner, tokenizer, max_length, packed, tokenizer.eos_token_id if pad_id is None else pad_id)
     rank, world = _place()
     was_training = model.training

@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from unnorm.foundation.latex import latex
 from unnorm.foundation.terminal import plain
 from unnorm.report.summary import summary
 from unnorm.report.table import COLUMNS, latencies, results
@@ -47,8 +48,8 @@ def to_tex(study: StudyView) -> str:
     """A table for LaTeX, with booktabs; its caption says what the numbers are."""
     head, *rows = text_table(study)
     names = head.index("arm") + 1
-    body = [" & ".join(_tex(cell) for cell in row) + r" \\" for row in [head, *rows]]
-    caption = _tex(f"{study.name}. {table_caption(study)}")
+    body = [" & ".join(latex(cell) for cell in row) + r" \\" for row in [head, *rows]]
+    caption = latex(f"{study.name}. {table_caption(study)}")
     lines = [
         "% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{caption}}}",
         rf"\begin{{tabular}}{{{'l' * names}{'r' * (len(head) - names)}}}", r"\toprule", body[0], r"\midrule", *body[1:],
@@ -188,13 +189,3 @@ def _md(text: str) -> str:
 
 def _code(text: str) -> str:
     return " ".join(plain(text).replace("`", "'").split())
-
-
-_TEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "−": "$-$", "<": "$<$", ">": "$>$",
-}  # fmt: skip
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(character, character) for character in " ".join(plain(text).split()))

@@ -11,6 +11,7 @@ from unnorm.metrics.token_sums import token_sums
 from unnorm.study.cell import set_up
 from unnorm.study.plan import Planned
 from unnorm.study.workbench import Workbench
+from unnorm.surgery.base import under_adapters
 from unnorm.tuning.parameter_groups import parameter_groups
 from unnorm.tuning.strategies import Trainable
 
@@ -57,7 +58,7 @@ def _measure(cell: Planned, bench: Workbench) -> _Measured:
     model, trainable, _ = set_up(model, settings)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     model.to(device).train()
-    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    inner = under_adapters(model)
     batch = {k: v.to(device) for k, v in rows.collate(rows.rows[: settings.rows_per_step()]).items()}
     optimizer = torch.optim.AdamW(parameter_groups(model, settings.training.weight_decay))
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[settings.training.precision]

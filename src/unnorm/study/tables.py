@@ -5,6 +5,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unnorm.foundation.latex import latex
+
 Table = Sequence[Mapping[str, Any]]
 
 _TEXT = {"model", "dataset", "arm", "against", "strategy", "state", "cell", "metric"}
@@ -44,8 +46,8 @@ def as_latex(rows: Table, columns: Sequence[str]) -> bytes:
     """A tabular environment (booktabs), escaped; numbers with four digits after the point, hashes left out."""
     shown = [column for column in columns if column != "cell"]
     lines = [r"\begin{tabular}{" + "l" * len(shown) + "}", r"\toprule"]
-    lines += [" & ".join(map(_escaped, shown)) + r" \\", r"\midrule"]
-    lines += [" & ".join(_escaped(_short(row[column])) for column in shown) + r" \\" for row in rows]
+    lines += [" & ".join(map(latex, shown)) + r" \\", r"\midrule"]
+    lines += [" & ".join(latex(_short(row[column])) for column in shown) + r" \\" for row in rows]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""]).encode()
 
 
@@ -57,11 +59,3 @@ def _short(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.4f}" if isinstance(value, float) else str(_joined(value))
-
-
-_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-_SPECIAL |= {each: "\\" + each for each in "&%$#_{}"}
-
-
-def _escaped(text: str) -> str:
-    return "".join(_SPECIAL.get(each, each) for each in text)

@@ -72,6 +72,11 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
+def under_adapters(model: Any) -> Any:
+    """The model itself, where `model` is one with peft adapters around it."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
 def context_length(model: Any) -> int | None:
     """The most positions `model` takes, where its configuration says so."""
     config = model.config.get_text_config()

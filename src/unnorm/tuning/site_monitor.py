@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from unnorm.norms.curve import CurveNorm, saturation
+from unnorm.surgery.base import under_adapters
 
 _TOKENS = 64
 
@@ -14,7 +15,7 @@ class SiteMonitor:
     """Watches the sites' active modules through forward hooks. `read` gives the last training step's values."""
 
     def __init__(self, model: Any, site_paths: list[str]) -> None:
-        inner = model.get_base_model() if hasattr(model, "peft_config") else model
+        inner = under_adapters(model)
         self._modules: dict[str, CurveNorm] = {}
         self._saturation: dict[str, float] = {}
         for path in site_paths:

@@ -20,6 +20,7 @@ from unnorm.foundation.errors import Interrupted, NonFiniteError, SettingsError
 from unnorm.foundation.memory import memory_in_use
 from unnorm.foundation.progress import Bar
 from unnorm.metrics.token_sums import token_sums
+from unnorm.surgery.base import under_adapters
 from unnorm.tuning import checkpoint
 from unnorm.tuning.parameter_groups import parameter_groups
 from unnorm.tuning.precision import plain_forward, plain_forward_after
@@ -80,7 +81,7 @@ class TokenTrainer(Trainer):
             data_collator=collate,
         )
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        inner = model.get_base_model() if hasattr(model, "peft_config") else model
+        inner = under_adapters(model)
         self.head = inner.get_output_embeddings()
         self.remove_callback(PrinterCallback)
         self.step_callback = _StepCallback(self)

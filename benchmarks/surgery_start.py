@@ -1,6 +1,6 @@
 """What each norm costs before any training: calibrated, corrected, recovered. Writes results/surgery_start.json.
 
-    python benchmarks/surgery_start.py [--base neox-4m ...]
+    python benchmarks/surgery_start.py [--base neox-4m ...] [--only NAME ...]
 
 Held-out loss in nats per token on the last 6 % of GSM8K's rows from 3,000 on, in Alpaca's prompt format, every token
 counted, fp32; calibrated on tokens of the rows before them. The same on novels, which no part of a calibration saw:
@@ -65,10 +65,15 @@ def variants() -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
         ("dyt, recovered", DYT, {"tokens": 16384, "steps": 150}),
         ("dyt, corrected and recovered", DYT, {"tokens": 16384, "correct": "all", "steps": 150}),
         ("dyt, one α a channel, corrected and recovered", CHANNEL, {"tokens": 16384, "correct": "all", "steps": 150}),
+        (
+            "dyt, corrected and recovered, layers too",
+            DYT,
+            {"tokens": 16384, "correct": "all", "steps": 150, "layers": True},
+        ),
     ]
 
 
-def measure(base: str, found: dict[str, Any]) -> None:
+def measure(base: str, found: dict[str, Any], only: list[str]) -> None:
     model, tokenizer = load_base(str(SHARED / "bases" / base)), load_tokenizer(str(SHARED / "bases" / base))
     rows = json.loads((SHARED / "data" / "gsm8k" / "train_alpaca_format.json").read_text())[3000:]
     cut = len(rows) - int(len(rows) * 0.06)
@@ -79,14 +84,16 @@ def measure(base: str, found: dict[str, Any]) -> None:
     losses = found.setdefault(base, {})
     losses["original"] = {"loss": loss(model, held_out), "novel": loss(model, other)}
     for name, norm, options in variants():
+        if only and name not in only:
+            continue
         options = dict(options)
-        tokens, steps = options.pop("tokens"), options.pop("steps", 0)
+        tokens, steps, layers = options.pop("tokens"), options.pop("steps", 0), options.pop("layers", False)
         count = (tokens or 0) // LENGTH
         started = time.perf_counter()
         report = swap_(model, spec_from(norm), calibrate_on=train[:count].split(8) if tokens else None, **options)
         calibrated = time.perf_counter() - started
         if steps:
-            recover_(model, original, train[count:], steps=steps, quiet=True)
+            recover_(model, original, train[count:], steps=steps, layers=layers, quiet=True)
         fit = report.calibration
         losses[name] = {
             "loss": loss(model, held_out),
@@ -104,11 +111,12 @@ def measure(base: str, found: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", nargs="*", default=list(BASES))
+    parser.add_argument("--only", nargs="*", default=[], help="names of what to measure; the rest of the file stays")
     arguments = parser.parse_args()
     found = json.loads(OUT.read_text()) if OUT.is_file() else {}
     found["machine"] = machine_line()
     for base in arguments.base:
-        measure(base, found)
+        measure(base, found, arguments.only)
 
 
 if __name__ == "__main__":

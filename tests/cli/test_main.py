@@ -91,11 +91,13 @@ def test_swap_then_sites_then_evaluate(capsys, bases, data_file, tmp_path):
 def test_swap_to_another_norm_corrected_and_recovered(capsys, bases, data_file, tmp_path):
     options = ("--calibrate", data_file, "--template", "alpaca-short", "--tokens", 500)
     more = ("--to", "derf", "--set", "alpha_init=0.3", "--correct", "all", "--recover", "--recover-steps", 2)
+    more += ("--recover-layers",)
     code, stdout, stderr = call(capsys, "swap", bases["gpt2"], *options, *more, "--out", tmp_path / "a", "--json")
     assert code == 0, stderr
     report = json.loads(stdout)
     assert {spec["norm"] for spec in report["specs"].values()} == {"derf"}
     assert {fix["role"] for fix in report["calibration"]["corrections"]} == {"reader", "writer"}
+    assert report["recovery"]["layers"] == len({fix["path"] for fix in report["calibration"]["corrections"]})
     assert report["recovery"]["kl_after"] <= report["recovery"]["kl_before"] or not report["recovery"]["kept"]
     assert call(capsys, "evaluate", tmp_path / "a", "--data", data_file, "--template", "alpaca-short", "--json")[0] == 0
     for mode in ("sequential", "parallel"):
@@ -109,6 +111,7 @@ def test_swap_to_another_norm_corrected_and_recovered(capsys, bases, data_file, 
     ("options", "message"),
     [
         (("--bare", "--recover"), "--recover needs text"),
+        (("--bare", "--recover-layers"), "give both of them too"),
         (("--bare", "--mode", "fast"), "--mode is one of one-pass, sequential, parallel"),
         (("--bare", "--correct", "some"), "none, readers, all"),
         (("--bare", "--correct", "all"), "belong to a calibration"),

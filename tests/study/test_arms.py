@@ -35,6 +35,12 @@ def test_an_arm_of_ones_own():
     assert arm.norm["alpha"] == "channel"
     assert arm_from({"id": "a", "norm": "dyt", "calibrate": {"correct": "readers"}}).calibration_tokens == 16384
     assert arm_from({"id": "b", "norm": "dyt"}).calibration_tokens is None
+    layers = arm_from({"id": "c", "norm": "dyt", "calibrate": {"correct": "all"}, "recover": {"layers": True}})
+    assert (layers.recover_steps, layers.recover_layers) == (150, True)
+
+
+def test_what_an_arm_does_not_ask_for_is_no_part_of_its_hash():
+    assert "recover_layers" not in arm_from("dyt-corrected").model_dump()
 
 
 @pytest.mark.parametrize(
@@ -49,7 +55,9 @@ def test_an_arm_of_ones_own():
         ({"id": "x", "norm": "dyt", "calibrate": {"token": 5}}, "and nothing else"),
         ({"id": "x", "norm": "dyt", "calibrate": {"mode": "fast"}}, "mode"),
         ({"id": "x", "norm": "dyt", "calibrate": {"outliers": 0.9}}, "outliers"),
-        ({"id": "x", "norm": "dyt", "recover": 5}, "recover takes steps"),
+        ({"id": "x", "norm": "dyt", "recover": 5}, "recover takes layers, steps"),
+        ({"id": "x", "norm": "dyt", "calibrate": {}, "recover": {"layers": True}}, "the arm corrects none"),
+        ({"id": "x", "norm": "dyt", "calibrate": {"correct": "all"}, "recover": {"layers": "some"}}, "recover_layers"),
     ],
 )
 def test_arms_that_cannot_be(entry, message):

@@ -9,6 +9,7 @@ import unnorm
 from conftest import FAMILIES, tiny_model, tokens
 from unnorm import DyT
 from unnorm.foundation.errors import DataError, ModelError, NonFiniteError, SettingsError
+from unnorm.surgery.swap import record_of
 
 QUICK = {"steps": 20, "batch_tokens": 256, "learning_rate": 5e-3, "quiet": True}
 
@@ -38,6 +39,43 @@ def test_recovery_comes_closer_and_trains_the_norms_alone(family):
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in original.state_dict().items())
     assert [p.requires_grad for p in model.parameters()] == flags
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_corrected_layers_learn_too_where_asked_for_and_come_closer(family, dtype):
+    original = tiny_model(family).to(dtype)
+    ends = []
+    for layers in (False, True):
+        model = copy.deepcopy(original)
+        unnorm.swap_(model, DyT(), calibrate_on=tokens(16), correct="all")
+        record = record_of(model)
+        for path in record.corrected:  # a random model is corrected too well for anything to be left
+            torch.nn.init.normal_(model.get_submodule(path).weight, std=0.05)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        report = unnorm.recover_(model, original, tokens(64), layers=layers, steps=20, batch_tokens=256, quiet=True)
+        assert report.layers == (len(record.corrected) if layers else 0)
+        learners = [site.path for site in record.sites] + (record.corrected if layers else [])
+        changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+        assert changed
+        assert all(any(name.startswith(path + ".") for path in learners) for name in changed)
+        assert {p.dtype for p in model.parameters()} == {dtype, torch.float32}
+        assert all(p.grad is None for p in model.parameters())
+        ends.append(report.kl_after)
+        unnorm.unswap_(model)
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), original.parameters(), strict=True))
+    assert ends[1] < ends[0]
+
+
+def test_corrected_layers_are_put_back_with_the_norms():
+    original = tiny_model("llama")
+    model = copy.deepcopy(original)
+    unnorm.swap_(model, DyT(), calibrate_on=tokens(16), correct="all")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    options = {"steps": 3, "batch_tokens": 64, "layer_learning_rate": 3.0, "quiet": True}
+    report = unnorm.recover_(model, original, tokens(64), layers=True, **options)
+    assert not report.kept
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_the_same_seed_gives_the_same_end():
@@ -92,5 +130,7 @@ def test_bad_input():
         unnorm.recover_(model, original, tokens(1), quiet=True)
     with pytest.raises(SettingsError, match="precision"):
         unnorm.recover_(model, original, tokens(8), precision="fp8", quiet=True)
+    with pytest.raises(ModelError, match="none were"):
+        unnorm.recover_(model, original, tokens(8), layers=True, quiet=True)
     with pytest.raises(SettingsError, match="above 0"):
         unnorm.recover_(model, original, tokens(8), steps=0, quiet=True)

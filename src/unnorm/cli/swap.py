@@ -38,6 +38,9 @@ def swap(
     correct: Annotated[str, typer.Option(help="Linear layers to correct too: none, readers, all.")] = "none",
     recover: Annotated[bool, typer.Option("--recover", help="Distil the original into the new norms.")] = False,
     recover_steps: Annotated[int, typer.Option(min=1, help="Steps of --recover, 1,024 tokens each.")] = 150,
+    recover_layers: Annotated[
+        bool, typer.Option("--recover-layers", help="With --recover and --correct: corrected layers learn too.")
+    ] = False,
     template: Annotated[str, typer.Option(help=TEMPLATE_HELP)] = "alpaca",
     seed: Annotated[int, typer.Option(min=0, help="Which rows of DATA are taken.")] = 0,
     json: JsonOption = False,
@@ -63,6 +66,8 @@ def swap(
         raise SettingsError("give either --calibrate DATA, to fit the new norms, or --bare, to start them unfitted.")
     if recover and bare:
         raise SettingsError("--recover needs text, as --calibrate DATA gives it.")
+    if recover_layers and (not recover or correct == "none"):
+        raise SettingsError("--recover-layers trains what --correct changed, in --recover: give both of them too.")
     if mode not in get_args(Mode) or correct not in get_args(Correct):
         raise SettingsError(
             f"--mode is one of {', '.join(get_args(Mode))}; --correct is one of {', '.join(get_args(Correct))}."
@@ -93,7 +98,9 @@ def swap(
         correct=correct,  # type: ignore[arg-type]
         inherit=inherit,
     )
-    recovery = recover_(loaded, original, rest, steps=recover_steps, seed=seed) if original is not None else None
+    recovery = None
+    if original is not None:
+        recovery = recover_(loaded, original, rest, steps=recover_steps, layers=recover_layers, seed=seed)
     save(loaded, out, tokenizer)
     if json:
         emit_json(

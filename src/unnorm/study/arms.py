@@ -27,6 +27,11 @@ class Arm(BaseModel):
     correct: Correct = Field(default="none", description="linear layers corrected: none, readers, all")
     inherit: bool = Field(default=False, description="a bare start with the pretrained γ and β")
     recover_steps: int | None = Field(default=None, gt=0, description="steps of recovery before training")
+    recover_layers: bool = Field(
+        default=False,
+        description="corrected layers learn in the recovery too",
+        exclude_if=lambda value: not value,  # the hash of a cell that does not ask for it stays what it was
+    )
 
     @field_validator("norm")
     @classmethod
@@ -62,7 +67,7 @@ _CALIBRATE = {"tokens": "calibration_tokens", "mode": "mode", "outliers": "outli
 
 def arm_from(entry: str | Mapping[str, Any]) -> Arm:
     """The arm that an entry means: a known id, or `{id, norm, calibrate: {tokens, mode, outliers, correct}, inherit,
-    recover: {steps}, ...the norm's own settings}`.
+    recover: {steps, layers}, ...the norm's own settings}`.
 
     Without `calibrate` the start is bare. An unknown id, norm or setting is a `SettingsError`.
     """
@@ -101,9 +106,15 @@ def _arm(name: str, norm: dict[str, Any], start: dict[str, Any], settings: dict[
         tokens = CORRECTION_TOKENS if correct != "none" else CALIBRATION_TOKENS
         options["calibration_tokens"] = options.get("calibration_tokens") or tokens
         options |= {_CALIBRATE[key]: value for key, value in calibrate.items()}
-    recover = _options(settings, name, "recover", {"steps"}, "{steps: 150}")
+    recover = _options(settings, name, "recover", {"steps", "layers"}, "{steps: 150}")
     if recover is not None:
-        options["recover_steps"] = recover.get("steps", RECOVER_STEPS)
+        options["recover_steps"] = recover.get("steps", options.get("recover_steps") or RECOVER_STEPS)
+        options |= {"recover_layers": recover["layers"]} if "layers" in recover else {}
+    if options.get("recover_layers") and options.get("correct", "none") == "none":
+        raise SettingsError(
+            f"arm {name!r}: recover.layers trains the corrected layers, and the arm corrects none. "
+            "Add `correct: all` to its calibrate."
+        )
     whole = {**norm, **settings}
     spec_from(whole)
     try:

@@ -114,4 +114,7 @@ class Workbench:
         if arm.recover_steps is None:
             return Start(model, report, None)
         rows = [train.collate([row]) for row in train.rows[used:]]
-        return Start(model, report, recover_(model, base, rows, steps=arm.recover_steps, seed=seed, quiet=self.quiet))
+        recovery = recover_(
+            model, base, rows, steps=arm.recover_steps, layers=arm.recover_layers, seed=seed, quiet=self.quiet
+        )
+        return Start(model, report, recovery)

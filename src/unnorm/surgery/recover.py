@@ -1,11 +1,12 @@
-"""Recover: a short distillation in which only the new norms' parameters learn.
+"""Recover: a short distillation in which the new norms' parameters learn, and nothing else unless asked for.
 
 The swapped model is drawn to the original's distribution over the next token, on unlabelled text:
 
     minimize  Σ_tokens KL(p_original ‖ p_swapped)     over α, s, γ, β of every swapped site.
 
-Nothing else trains, so what it costs to run stays as it was. Tokens that are held out are measured before and after; if
-they got worse, the start is put back and the report says so.
+Where a correction has changed linear layers already, these may learn too. Nothing is added, so what the model costs to
+run stays as it was. Tokens that are held out are measured before and after; if they got worse, the start is put back
+and the report says so.
 """
 
 import math
@@ -25,6 +26,7 @@ from unnorm.surgery.passes import in_eval
 from unnorm.surgery.swap import record_of
 
 HELD_OUT_TOKENS = 4096
+_RATE, _RATE_WITH_LAYERS = 3e-2, 1e-2
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,15 @@ class RecoverReport:
     seconds: float
     losses: tuple[float, ...]
     """KL in nats a token, each step's on the tokens it learnt from."""
+    layers: int = 0
+    """Corrected linear layers that learnt beside the norms."""
 
     def describe(self) -> str:
         """One line for people."""
         kept = "" if self.kept else "; it got worse, so the start was kept"
+        layers = f" with {self.layers} corrected layers" if self.layers else ""
         return (
-            f"recovered in {self.steps} steps, {self.seconds:.0f} s: KL to the original "
+            f"recovered{layers} in {self.steps} steps, {self.seconds:.0f} s: KL to the original "
             f"{self.kl_before:.4f} -> {self.kl_after:.4f} nats a token{kept}"
         )
 
@@ -61,19 +66,26 @@ def recover_(
     *,
     steps: int = 200,
     batch_tokens: int = 1024,
-    learning_rate: float = 3e-2,
+    learning_rate: float | None = None,
+    layers: bool = False,
+    layer_learning_rate: float = 1e-3,
     seed: int = 0,
     precision: str = "bf16",
     quiet: bool = False,
 ) -> RecoverReport:
-    """Distil `original` into the norm parameters of the swapped `model`, in place.
+    """Distil `original` into the norm parameters of the swapped `model`, in place, and into corrected layers if asked.
 
     batches: token ids [B, T] or model inputs, or an iterable of them; rows are regrouped into steps of `batch_tokens`
     tokens, in an order given by `seed`, and begun again when they run out; 4,096 tokens (a tenth, if there are fewer)
-    are held out. Adam with a cosine schedule; precision: `fp32`, or `bf16` for autocast around both models.
+    are held out. Adam with a cosine schedule; learning_rate: of the norms, 3e-2, or 1e-2 with layers; precision:
+    `fp32`, or `bf16` for autocast around both models.
 
-    Raises `ModelError` if nothing is swapped, `NonFiniteError` if the loss stops being a number; either way, and when
-    interrupted, the norms are as they were. Parameters' `requires_grad` is as before afterwards.
+    layers: the linear layers that `swap_(correct=...)` changed learn too, at `layer_learning_rate`. That closes most of
+    what deep models have left, on text of this kind more than on other text.
+
+    Raises `ModelError` if nothing is swapped or, with layers, corrected, and `NonFiniteError` if the loss stops being a
+    number; either way, and when interrupted, the model is as it was. Parameters' `requires_grad` is as before
+    afterwards.
     """
     started = time.perf_counter()
     record = record_of(model)
@@ -83,12 +95,22 @@ def recover_(
         raise ModelError("recover_ needs the original, unswapped model beside the swapped one. Load the base afresh.")
     if precision not in ("fp32", "bf16"):
         raise SettingsError(f"precision is fp32 or bf16, not {precision!r}.")
-    if steps < 1 or batch_tokens < 1 or not learning_rate > 0:
-        raise SettingsError("steps, batch_tokens and learning_rate must be above 0.")
-    parameters = [p for site in record.sites for p in model.get_submodule(site.path).parameters()]
+    if learning_rate is None:
+        learning_rate = _RATE_WITH_LAYERS if layers else _RATE
+    if steps < 1 or batch_tokens < 1 or not learning_rate > 0 or not layer_learning_rate > 0:
+        raise SettingsError("steps, batch_tokens and learning rates must be above 0.")
+    if layers and not record.corrected:
+        raise ModelError(
+            "recover_ was to train the corrected layers too, and none were: swap with correct='all' or 'readers', or "
+            "leave out layers."
+        )
+    learners = [_Learner(_parameters(model, [site.path for site in record.sites]), learning_rate)]
+    if layers:
+        learners.append(_Learner(_parameters(model, record.corrected), layer_learning_rate))
+    parameters = [p for learner in learners for p in learner.parameters]
     if not parameters:
         raise ModelError("the norms at the swapped sites have no parameters to learn.")
-    device = parameters[0].device
+    device = next(model.parameters()).device
     rows = _rows(as_batches(batches), device)
     held_out, train = _split(rows, batch_tokens)
     start = [p.detach().clone() for p in parameters]
@@ -101,9 +123,7 @@ def recover_(
             parameter.requires_grad_(True)
         with in_eval(model), in_eval(original):
             before = _mean_kl(model, original, held_out, precision)
-            _train(
-                model, original, parameters, train, steps, batch_tokens, learning_rate, seed, precision, losses, quiet
-            )
+            _train(model, original, learners, train, steps, batch_tokens, seed, precision, losses, quiet)
             after = _mean_kl(model, original, held_out, precision)
     except BaseException:
         _put_back(parameters, start)
@@ -124,7 +144,38 @@ def recover_(
         parameters=sum(p.numel() for p in parameters),
         seconds=time.perf_counter() - started,
         losses=tuple(losses),
+        layers=len(record.corrected) if layers else 0,
     )
+
+
+class _Learner:
+    """Parameters that share a rate. Those of less than fp32 are stepped in fp32 and rounded: small steps add up."""
+
+    def __init__(self, parameters: list[nn.Parameter], rate: float) -> None:
+        self.parameters, self.rate = parameters, rate
+        self.masters = [p if p.dtype.itemsize >= 4 else p.detach().float() for p in parameters]
+        self.optimizer = torch.optim.Adam(self.masters, betas=(0.9, 0.95)) if parameters else None
+
+    def step(self, share: float) -> float:
+        """One step at `share` of the rate, with gradients clipped to norm 1. Returns their norm before."""
+        if self.optimizer is None:
+            return 0.0
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            if master is not parameter:
+                master.grad = None if parameter.grad is None else parameter.grad.float()
+        norm = float(nn.utils.clip_grad_norm_(self.masters, 1.0))
+        self.optimizer.param_groups[0]["lr"] = self.rate * share
+        if math.isfinite(norm):
+            self.optimizer.step()
+            with torch.no_grad():
+                for parameter, master in zip(self.parameters, self.masters, strict=True):
+                    if master is not parameter:
+                        parameter.copy_(master)
+        return norm
+
+
+def _parameters(model: nn.Module, paths: list[str]) -> list[nn.Parameter]:
+    return [p for path in paths for p in model.get_submodule(path).parameters()]
 
 
 Rows = list[dict[str, torch.Tensor]]
@@ -163,11 +214,10 @@ def _together(rows: Rows) -> dict[str, torch.Tensor]:
 def _train(
     model: nn.Module,
     original: nn.Module,
-    parameters: list[nn.Parameter],
+    learners: list[_Learner],
     rows: Rows,
     steps: int,
     batch_tokens: int,
-    learning_rate: float,
     seed: int,
     precision: str,
     losses: list[float],
@@ -175,7 +225,6 @@ def _train(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     queue: list[int] = []
-    optimizer = torch.optim.Adam(parameters, betas=(0.9, 0.95))
     warm_up = max(1, steps // 20)
     with Bar("recovering", steps, quiet=quiet) as bar:
         for step in range(steps):
@@ -183,19 +232,19 @@ def _train(
             while not batch or sum(tokens_in(row) for row in batch) < batch_tokens:
                 queue = queue or torch.randperm(len(rows), generator=generator).tolist()
                 batch.append(rows[queue.pop()])
-            rate = min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * step / steps))
-            optimizer.param_groups[0]["lr"] = learning_rate * rate
+            share = min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * step / steps))
+            for learner in learners:
+                for parameter in learner.parameters:
+                    parameter.grad = None
             loss = _kl(model, original, _together(batch), precision)
-            optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            norm = float(nn.utils.clip_grad_norm_(parameters, 1.0))
             losses.append(float(loss.detach()))
-            if not math.isfinite(losses[-1]) or not math.isfinite(norm):
+            norms = [learner.step(share) for learner in learners]
+            if not all(map(math.isfinite, [losses[-1], *norms])):
                 raise NonFiniteError(
-                    f"recovery became non-finite at step {step + 1} of {steps}: the norms are as they were. "
-                    f"Lower the learning rate ({learning_rate:g}), or calibrate before."
+                    f"recovery became non-finite at step {step + 1} of {steps}: the model is as it was. "
+                    f"Lower the learning rate ({learners[0].rate:g}), or calibrate before."
                 )
-            optimizer.step()
             bar.advance(1, f"KL {losses[-1]:.4f}")
 
 

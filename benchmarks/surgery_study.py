@@ -54,7 +54,7 @@ def run(content: dict[str, Any], ledger: Path) -> list[CellView]:
 
 
 def search(base: str, tokens: int, ledger: Path, turns: Sequence[int]) -> dict[Key, float]:
-    """The best rate of every arm and strategy, by held-out loss on the search seed, of the first, second, third."""
+    """The best of the rates at `turns`, for every arm and strategy, by held-out loss on the search seed."""
     tried: dict[Key, dict[float, float]] = {}
     for turn in turns:
         rates = {(arm, strategy): RATES[strategy][turn] for arm in ARMS[base] for strategy in STRATEGIES}

@@ -36,8 +36,9 @@ AFTER = """
 
 `python benchmarks/surgery_study.py --base BASE`, then `surgery_table.py`; {machine}.
 {tokens:,} tokens a cell, length 256, 4,096 tokens a step, bf16 autocast, LoRA (r = 8 on every linear layer)
-without dropout where the strategy is not full, loss on answers; rates tried on seed {search}, the best kept for each arm
-and strategy, then seeds {others}. The interval is 95 % (Student's t) of the paired differences to the original over seeds.
+without dropout where the strategy is not full, loss on answers; rates tried on seed {search}, the best kept for each
+arm and strategy, then seeds {others}. The interval is 95 % (Student's t) of the paired differences to the original over
+seeds.
 """
 
 

@@ -114,7 +114,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="names of what to measure; the rest of the file stays")
     arguments = parser.parse_args()
     found = json.loads(OUT.read_text()) if OUT.is_file() else {}
-    found["machine"] = machine_line()
+    if arguments.only:
+        found["later"] = found.get("later", {}) | dict.fromkeys(arguments.only, machine_line())
+    else:
+        found["machine"], found["later"] = machine_line(), {}
     for base in arguments.base:
         measure(base, found, arguments.only)
 

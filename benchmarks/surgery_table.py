@@ -43,7 +43,7 @@ seeds.
 
 
 def start_table(found: dict[str, Any]) -> str:
-    bases = [name for name in found if name != "machine"]
+    bases = [name for name in found if name not in ("machine", "later")]
     names = list(dict.fromkeys(name for base in bases for name in found[base]))
     lines = [f"| | {' | '.join(bases)} | seconds |", "|---" * (len(bases) + 2) + "|"]
     for name in names:
@@ -62,6 +62,9 @@ def start_table(found: dict[str, Any]) -> str:
                 cells.append(f"{gaps[0]} ({gaps[1]})")
                 seconds.append(f"{one['seconds']:.0f}")
         lines.append(f"| {name} | {' | '.join(cells)} | {' / '.join(seconds)} |")
+    if later := found.get("later"):
+        lines += ["", "Measured later, with nothing else on the machine:"]
+        lines += [f"- {name}: {machine}" for name, machine in later.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--budget", type=float, default=60.0, help="seconds a base and workload")
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--repeat-budget", type=float, default=22.0)
+    parser.add_argument("--repeat-budget", type=float, default=60.0)
     arguments = parser.parse_args()
     lines = ["# Latency", "", machine_line(), "", "Times as ratios to the base as it is, 95 % intervals.", ""]
     lines += ["| base | workload | against it | time | noise floor | verdict | of the norms' cost | blocks | seconds |"]

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from unnorm.evaluation.judges.interface import WHOLE
 from unnorm.evaluation.preference.summary import EXPLORATORY_BELOW
 from unnorm.study.audit import doubt_of, matched_at
 from unnorm.study.view import CellView, PairView, StudyView
@@ -86,8 +85,8 @@ def tallies(group: Group) -> list[Tally]:
     found = win_rates(group.judged)
     return [
         Tally(
-            "all" if name == WHOLE else name, part.questions, part.wins, part.ties, part.losses, *part.mean[:3],
-            exploratory=name != WHOLE and part.questions < EXPLORATORY_BELOW,
+            name or "all", part.questions, part.wins, part.ties, part.losses, *part.mean[:3],
+            exploratory=name is not None and part.questions < EXPLORATORY_BELOW,
         )
         for name, part in found.items()
     ]  # fmt: skip

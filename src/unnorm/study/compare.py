@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from unnorm.evaluation.conversation_scores import ConversationSums, read_sums
-from unnorm.evaluation.judges.interface import WHOLE
 from unnorm.evaluation.two_factors import Mean, holm, mean_over
 from unnorm.foundation.errors import SettingsError
 from unnorm.study.audit import differences, doubt_of, facts_of, matched_at
@@ -175,7 +174,7 @@ def _of_results(
 
 def _preference(pairs: list[PairView]) -> list[tuple[Metric, Mean, tuple[int, ...], int]]:
     seeds = tuple(pair.seed for pair in pairs)
-    whole = win_rates(pairs).get(WHOLE)
+    whole = win_rates(pairs).get(None)
     return [("preference", whole.mean, seeds, whole.questions)] if whole else []
 
 

@@ -29,8 +29,9 @@ class WinRate(NamedTuple):
         return self.wins + self.ties + self.losses
 
 
-def win_rates(pairs: Sequence[PairView]) -> dict[str, WinRate]:
-    """Of judged pairs, one a seed: `whole` first, then each category in the judge's order. Empty without a verdict.
+def win_rates(pairs: Sequence[PairView]) -> dict[str | None, WinRate]:
+    """Of judged pairs, one a seed: the whole first, under None, then each category in the judge's order. Empty without a
+    verdict.
 
     With one pair these are the judge's own numbers. With several they are over the questions that were judged in every
     seed. Seeds and questions are both drawn (`two_factors`); where that interval is narrower than the one over
@@ -38,12 +39,12 @@ def win_rates(pairs: Sequence[PairView]) -> dict[str, WinRate]:
     """
     if len(pairs) == 1:
         whole = (pairs[0].judge or {})["parts"][WHOLE]
-        found = {WHOLE: whole, **whole["categories"]}
+        found = {None: whole, **whole["categories"]}
         return {name: _of_judge(part) for name, part in found.items() if part["win_rate"]}
     values = [{v["prompt_id"]: v["value"] for v in pair.verdicts if v["value"] is not None} for pair in pairs]
     categories = {v["prompt_id"]: v["category"] for pair in pairs for v in pair.verdicts}
     shared = [prompt for prompt in (values[0] if values else ()) if all(prompt in each for each in values)]
-    parts = {WHOLE: shared}
+    parts: dict[str | None, list[Any]] = {None: shared}
     for prompt in shared:
         parts.setdefault(categories[prompt], []).append(prompt)
     return {name: _of_values(np.array([[v[p] for p in part] for v in values])) for name, part in parts.items() if part}

@@ -85,7 +85,7 @@ def tallies(group: Group) -> list[Tally]:
     found = win_rates(group.judged)
     return [
         Tally(
-            name or "all", part.questions, part.wins, part.ties, part.losses, *part.mean[:3],
+            "all" if name is None else name, part.questions, part.wins, part.ties, part.losses, *part.mean[:3],
             exploratory=name is not None and part.questions < EXPLORATORY_BELOW,
         )
         for name, part in found.items()

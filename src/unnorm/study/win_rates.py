@@ -32,9 +32,9 @@ class WinRate(NamedTuple):
 def win_rates(pairs: Sequence[PairView]) -> dict[str | None, WinRate]:
     """Of judged pairs, one a seed: the whole first, under None, then each category in the judge's order.
 
-    Empty without a verdict. With one pair these are the judge's own numbers. With several they are over the questions that were judged in every
-    seed. Seeds and questions are both drawn (`two_factors`); where that interval is narrower than the one over
-    questions alone, which knows of outcomes that were not seen, it is widened to it.
+    Empty without a verdict. With one pair these are the judge's own numbers. With several they are over the questions
+    that were judged in every seed. Seeds and questions are both drawn (`two_factors`); where that interval is narrower
+    than the one over questions alone, which knows of outcomes that were not seen, it is widened to it.
     """
     if len(pairs) == 1:
         whole = (pairs[0].judge or {})["parts"][WHOLE]

@@ -68,7 +68,8 @@ def turn(tokenizer: Any, processes: int) -> Turn:
         f"rows of {LENGTH}": f"{len(packing.rows):,}",
         "packing efficiency": f"{packing.efficiency:.2%}",
     }
-    return Turn(*(b - a for a, b in pairwise(clock)), processor_seconds() - used, facts)
+    reads, encodes, packs, batches = (b - a for a, b in pairwise(clock))
+    return Turn(reads, encodes, packs, batches, processor_seconds() - used, facts)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import unnorm
 from machine import machine_line
 from unnorm.evaluation.latency import Workload, compare_latency
+from unnorm.evaluation.latency.workloads import Mode
 from unnorm.norms.fixed_scale import FixedScale
 
 OUT = Path(__file__).parent / "results" / "decode.md"
@@ -57,6 +58,7 @@ SHAPES = {
     "pythia-410m": neox(1024, 24, 16, 4096),
     "llama 1B": llama(2048, 16, 32, 8, 8192, 128256),
 }
+MODES: tuple[Mode, ...] = ("eager", "compile", "cuda-graphs") if DEVICE == "cuda" else ("eager", "compile")
 ON_CPU = ("tiny llama", "pythia-14m", "distilgpt2")
 HEAD = "| shape | workload | mode | arm | time | noise floor | verdict | of the norms' cost gone |\n" + "|---" * 8 + "|"
 
@@ -79,9 +81,9 @@ def arms(name: str) -> dict[str, Any]:
 
 def workloads(name: str) -> list[Workload]:
     if DEVICE == "cuda":
-        length, new, batches = 512, 128, (1, 32)
+        length, new, batches = 512, 128, [1, 32]
     else:
-        length, new, batches = 64, 16, (1,) if name == "distilgpt2" else (1, 32)
+        length, new, batches = 64, 16, [1] if name == "distilgpt2" else [1, 32]
     prefill = [Workload(kind="prefill", batch_size=b, length=length) for b in batches]
     return prefill + [Workload(kind="decode", batch_size=b, length=length, new_tokens=new) for b in batches]
 
@@ -89,7 +91,7 @@ def workloads(name: str) -> list[Workload]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--budget", type=float, default=20.0, help="seconds a shape and workload")
-    parser.add_argument("--compiled-budget", type=float, default=0.0, help="the same, compiled; 0: not at all")
+    parser.add_argument("--compiled-budget", type=float, default=0.0, help="for each other mode; 0: not at all")
     parser.add_argument("--shapes", nargs="*", choices=SHAPES, default=list(SHAPES if DEVICE == "cuda" else ON_CPU))
     parser.add_argument("--note", default="", help="a line for the table, such as what else the machine was doing")
     options = parser.parse_args()
@@ -97,7 +99,8 @@ def main() -> None:
     for name in options.shapes:
         models = arms(name)
         for workload in workloads(name):
-            for mode, budget in (("eager", options.budget), ("compiled", options.compiled_budget)):
+            for mode in MODES:
+                budget = options.budget if mode == "eager" else options.compiled_budget
                 if budget:
                     rows += measured(name, models, workload, mode, budget)
                 else:
@@ -115,9 +118,9 @@ def write(rows: list[str], note: str, left_out: set[str]) -> None:
     OUT.write_text("\n".join([*lines, *rows, *(f"| {what} | | | | not measured | | | |" for what in unmeasured), ""]))
 
 
-def measured(name: str, models: dict[str, Any], workload: Workload, mode: str, budget: float) -> list[str]:
+def measured(name: str, models: dict[str, Any], workload: Workload, mode: Mode, budget: float) -> list[str]:
     torch.compiler.reset()
-    report = compare_latency(models, workload, budget_seconds=budget, compiled=mode == "compiled", quiet=True)
+    report = compare_latency(models, workload, budget_seconds=budget, mode=mode, quiet=True)
     rows = []
     for c in report.comparisons:
         share = "" if c.share_of_norms is None else f"{c.share_of_norms:.0%}"

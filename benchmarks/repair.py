@@ -157,7 +157,8 @@ def read_json_repair(path: str) -> int:
 
     with open(path, "rb") as file:
         text = file.read(SMALL)
-    return len(json_repair.loads(text.decode("utf-8", "ignore"), skip_json_loads="faults" in path))
+    loaded: Any = json_repair.loads(text.decode("utf-8", "ignore"), skip_json_loads="faults" in path)
+    return len(loaded)
 
 
 READERS: dict[str, Callable[[str], int]] = {

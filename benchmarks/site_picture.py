@@ -62,10 +62,11 @@ def chart(path: str, base: str, points: list[dict[str, Any]], lines: list[dict[s
         f"{base}, {path}",
         subtitle="dots: what the pretrained norm gives, a token each; line: the DyT fitted to them, one α for the site",
     )
-    facets = layers.facet(
+    facets: alt.FacetChart = layers.facet(
         column=alt.Column("channel:N", title=None, sort=list(dict.fromkeys(p["channel"] for p in points))), title=title
     )
-    return facets.resolve_scale(x="independent", y="independent")
+    free: alt.FacetChart = facets.resolve_scale(x="independent", y="independent")
+    return free
 
 
 def main() -> None:

@@ -31,6 +31,41 @@ def test_forward_is_the_papers_formula(width, rows, alpha, affine, bias, seed):
     torch.testing.assert_close(norm(x).double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("alpha", ["scalar", "channel"])
+@pytest.mark.parametrize(("affine", "bias"), [(True, True), (True, False), (False, False)])
+@pytest.mark.parametrize("rows", [2, 200])
+def test_gradients_are_the_papers_formulas(alpha, affine, bias, rows):
+    torch.manual_seed(0)
+    norm = DyT(alpha=alpha, affine=affine, bias=bias).build(33)
+    for parameter in norm.parameters():
+        parameter.data.normal_()
+    x, dy = torch.randn(rows, 33, requires_grad=True), torch.randn(rows, 33)
+    found = torch.autograd.grad((norm(x) * dy).sum(), [x, *norm.parameters()])
+    exact = {name: p.detach().double().requires_grad_() for name, p in norm.named_parameters()}
+    x64 = x.detach().double().requires_grad_()
+    y = exact.get("weight", 1.0) * torch.tanh(exact["alpha"] * x64) + exact.get("bias", 0.0)
+    expected = torch.autograd.grad((y * dy).sum(), [x64, *exact.values()])
+    for gradient, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(gradient.double(), other, rtol=1e-5, atol=1e-5 * rows**0.5)
+
+
+def test_second_derivatives_of_many_activations():
+    torch.manual_seed(0)
+    norm, x = DyT().build(8), torch.randn(512, 8, requires_grad=True)
+    (first,) = torch.autograd.grad(norm(x).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    t = torch.tanh(0.5 * x.detach().double())
+    torch.testing.assert_close(second.double(), -0.5 * t * (1 - t * t), rtol=1e-5, atol=1e-6)
+
+
+def test_many_activations_are_as_exact_as_few():
+    torch.manual_seed(0)
+    norm, x = DyT().build(8), 6 * torch.randn(512, 8)
+    exact = torch.tanh(0.5 * x.double())
+    for out in (norm(x), torch.no_grad()(norm)(x), torch.cat([norm(row) for row in x.split(1)])):
+        torch.testing.assert_close(out.double(), exact, rtol=0, atol=3e-7)
+
+
 def test_bare_start_is_the_papers():
     norm = DyT().build(4)
     assert norm.alpha.tolist() == [0.5]

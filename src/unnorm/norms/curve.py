@@ -42,6 +42,10 @@ class CurveNorm(AffineNorm):
                 return super().forward(x)
             out: torch.Tensor | None = self.fused(x)
             return super().forward(x) if out is None else out
+        return self.formula(x)
+
+    def formula(self, x: torch.Tensor) -> torch.Tensor:
+        """The output in plain PyTorch, by whatever takes least time off CUDA."""
         return super().forward(x) if torch.is_grad_enabled() else self._in_place(x)
 
     def _in_place(self, x: torch.Tensor) -> torch.Tensor:
@@ -49,10 +53,10 @@ class CurveNorm(AffineNorm):
         spec = self.spec  # asked for what there is, since a module takes long to say that a parameter is None
         out = spec.curve_(self.inner(x.float()))
         if spec.has_bias:
-            torch.addcmul(self.bias.float(), self.weight.float(), out, out=out)  # type: ignore[union-attr]
+            torch.addcmul(self.bias, self.weight, out, out=out)  # type: ignore[arg-type]
         elif spec.affine:
             out.mul_(self.weight)  # type: ignore[arg-type]
-        return out.to(x.dtype)
+        return out if x.dtype == torch.float32 else out.to(x.dtype)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         return self.spec.curve(self.inner(x))

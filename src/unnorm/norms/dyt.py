@@ -5,14 +5,31 @@ from typing import ClassVar
 
 import torch
 
-from unnorm.norms.curve import CurveSpec
+from unnorm.norms.curve import CurveNorm, CurveSpec
 from unnorm.norms.spec import register
 
 _PAPER = {1024: (1.0, 1.0), 2048: (1.0, 0.5), 4096: (0.8, 0.2), 8192: (0.2, 0.05)}
 """Width -> α₀ before an attention and elsewhere, for language models (arXiv 2503.10622, the tuned α₀ of LLaMA)."""
 _PAPER_BELOW = 0.5
 _MANY = 2048
-"""Activations from which on two more passes over them cost less than tanh saves."""
+"""Activations from which on tanh takes longer than two small operations more."""
+
+
+class DyTNorm(CurveNorm):
+    """`γ · tanh(α x) + β`; off CUDA by the logistic function, of which PyTorch's takes a tenth of its tanh's time."""
+
+    def formula(self, x: torch.Tensor) -> torch.Tensor:
+        if x.numel() < _MANY and not torch.compiler.is_compiling():
+            return super().formula(x)
+        # γ tanh(u) + β = (γ + β) − 2 γ σ(−2 u): as many passes over the activations as with tanh. Right to 1e-7.
+        sigmoid = ((self.alpha.float() * -2) * x.float()).sigmoid_()
+        out = None if torch.is_grad_enabled() else sigmoid
+        spec = self.spec
+        if not spec.affine:
+            return torch.sub(sigmoid.new_ones(()), sigmoid, alpha=2, out=out).to(x.dtype)
+        weight = self.weight.float()  # type: ignore[union-attr]
+        high = weight + self.bias.float() if spec.has_bias else weight  # type: ignore[union-attr]
+        return torch.addcmul(high, weight, sigmoid, value=-2, out=out).to(x.dtype)
 
 
 @register
@@ -27,11 +44,10 @@ class DyT(CurveSpec):
         return torch.tanh(u)
 
     def curve_(self, u: torch.Tensor) -> torch.Tensor:
-        if u.numel() < _MANY and not torch.compiler.is_compiling():
-            return u.tanh_()
-        # tanh(u) = 1 − 2 σ(−2u): on a CPU PyTorch's sigmoid takes a tenth of the time of its tanh. Right to 1e-7.
-        sigmoid = u.mul_(-2).sigmoid_()
-        return torch.sub(sigmoid.new_ones(()), sigmoid, alpha=2, out=sigmoid)
+        return u.tanh_()
+
+    def build(self, width: int, device: torch.device | str | None = None) -> DyTNorm:
+        return DyTNorm(self, width, device)
 
     def for_site(self, role: str, width: int) -> "DyT":
         if self.alpha_init != "paper":

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from unnorm.foundation.errors import SettingsError
 from unnorm.report.figures import figures
 from unnorm.report.page import pages, write_report
 from unnorm.report.summary import summary
+from unnorm.report.table import results
 
 NAMES = (
     "gap",
@@ -52,6 +54,14 @@ def test_the_summary_says_what_is_in_doubt_and_what_was_left_out():
 def test_what_could_not_be_compared_is_said():
     lines = summary(study(broken={("original", "full", 0): "failed"}))
     assert any(line.startswith("Under full, dyt could not be compared") for line in lines)
+
+
+def test_what_the_study_leaves_out_is_neither_a_row_nor_a_sentence():
+    made = study(models=("tiny", "small"))
+    left = replace(made, cells=[cell for cell in made.cells if (cell.model, cell.strategy) != ("small", "full")])
+    assert ("small", "full") in {(row["model"], row["strategy"]) for row in results(made)}
+    assert ("small", "full") not in {(row["model"], row["strategy"]) for row in results(left)}
+    assert not any("could not be compared" in line for line in summary(left))
 
 
 def test_the_summary_says_what_the_judge_and_the_clock_found():

@@ -20,12 +20,15 @@ def summary(study: StudyView) -> list[str]:
         f"{_list(study.arms)} were compared under {_list(study.strategies)} on {_list(study.datasets)} with "
         f"{_list(study.models)}, {_count(len(study.seeds), 'seed')}: {done} of {_count(len(study.cells), 'cell')} done."
     ]
+    planned = {(cell.model, cell.dataset, cell.strategy, cell.arm) for cell in study.cells}
     found = {row.place: row for row in compared(study) if row.metric == "loss"}
     for model in study.models:
         for dataset in study.datasets:
             for strategy in study.strategies:
                 where = _where(study, model, dataset, strategy)
                 for arm in others(study):
+                    if (model, dataset, strategy, arm) not in planned:
+                        continue
                     row = found.get((model, dataset, strategy, arm))
                     lines.append(
                         _finding(study, row, where) if row else f"{where}, {arm} could not be compared: {_NOT_DONE}."

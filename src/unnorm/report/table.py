@@ -30,7 +30,8 @@ def results(study: StudyView) -> list[dict[str, Any]]:
     """One row a model, data set, strategy and arm, in `COLUMNS`; losses and accuracies are means over finished seeds.
 
     gap, gap_low, gap_high: relative, of the held-out loss to the reference's, with its 95 % interval.
-    Numbers that there are not are None; a place where nothing is done has no numbers at all.
+    Numbers that there are not are None; a place where nothing is done has no numbers at all. What the study's file
+    leaves out has no row.
     """
     found = {(row.place, row.metric): row for row in compared(study)}
     judged = {(g.model, g.dataset, g.strategy, g.arm): tallies(g)[:1] for g in groups(study) if g.judged}
@@ -41,6 +42,8 @@ def results(study: StudyView) -> list[dict[str, Any]]:
                 for arm in study.arms:
                     place = (model, dataset, strategy, arm)
                     cells = [c for c in study.cells if (c.model, c.dataset, c.strategy, c.arm) == place]
+                    if not cells:  # left out of the study
+                        continue
                     done = [c.result for c in cells if c.result]
                     row: dict[str, Any] = dict.fromkeys(COLUMNS)
                     row |= {"model": model, "dataset": dataset, "strategy": strategy, "arm": arm}

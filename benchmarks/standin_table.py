@@ -1,0 +1,127 @@
+"""Run benchmarks/standin/study.yaml and keep its table, its main figures and its page in results/standin/.
+
+    OMP_NUM_THREADS=1 python benchmarks/standin_table.py [--ledger studies] [--workers 2]
+
+Resumable: cells that are done in the ledger are not run again.
+"""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from machine import SHARED, machine_line
+from unnorm.report.page import write_report
+from unnorm.report.table import latencies, results
+from unnorm.report.wording import signed, signed_interval
+from unnorm.study.runner import run_study
+from unnorm.study.spec import read_spec
+from unnorm.study.view import StudyView
+
+HERE = Path(__file__).parent
+MAIN_FIGURES = ("gap", "gap-size", "preference", "latency")
+HEAD = (
+    "| model | data | strategy | seeds | original | dyt-bare | dyt | dyt-bare wins | dyt wins | dyt's prefill "
+    "| dyt's decode |"
+)
+
+
+def table(study: StudyView) -> list[str]:
+    """One row a model, data set and strategy."""
+    rows = {(row["model"], row["dataset"], row["strategy"], row["arm"]): row for row in results(study)}
+    times = latencies(study)
+    lines = [HEAD, "|---" * 11 + "|"]
+    for model, dataset, strategy in dict.fromkeys(place[:3] for place in rows):
+        here = {arm: rows[model, dataset, strategy, arm] for arm in study.arms}
+        timed = [
+            t for t in times if (t["model"], t["dataset"], t["strategy"], t["arm"]) == (model, dataset, strategy, "dyt")
+        ]
+        cells = [model, dataset, strategy, here["original"]["seeds"], f"{here['original']['eval_loss']:.4f}"]
+        cells += [gap(here["dyt-bare"]), gap(here["dyt"]), wins(here["dyt-bare"]), wins(here["dyt"])]
+        cells += [time_of(timed, "prefill"), time_of(timed, "decode")]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines
+
+
+def gap(row: dict[str, Any]) -> str:
+    return f"{signed(row['gap'])} ({signed_interval(row['gap_low'], row['gap_high'])})"
+
+
+def wins(row: dict[str, Any]) -> str:
+    return f"{row['win_rate']:.0%} ({row['win_rate_low']:.0%} to {row['win_rate_high']:.0%})"
+
+
+def time_of(timed: list[dict[str, Any]], kind: str) -> str:
+    """The median over seeds, and what the harness says of each."""
+    found = [row for row in timed if row["workload"].startswith(kind)]
+    words = ", ".join(dict.fromkeys(row["verdict"] for row in found))
+    return f"{signed(median(row['time_ratio'] for row in found) - 1)} ({words})"
+
+
+def counts(study: StudyView) -> list[str]:
+    """In how many places each arm is how far from the original."""
+    lines = []
+    for arm in study.arms[1:]:
+        rows = [row for row in results(study) if row["arm"] == arm]
+        gaps = sorted(row["gap"] for row in rows)
+        behind = sum(row["gap_low"] > 0 for row in rows)
+        ahead = sum(row["gap_high"] < 0 for row in rows)
+        lost = sum(row["win_rate_high"] < 0.5 for row in rows)
+        won = sum(row["win_rate_low"] > 0.5 for row in rows)
+        pairs = [pair for pair in study.pairs if pair.arm == arm and pair.latency]
+        verdicts = [c["verdict"] for pair in pairs for c in (pair.latency or {})["comparisons"] if c["model"] == arm]
+        lines.append(
+            f"- `{arm}`: gap {signed(gaps[0])} to {signed(gaps[-1])}, median {signed(median(gaps))}; behind the "
+            f"original in {behind} of {len(rows)} places, ahead in {ahead}. The judge prefers it in {won}, the "
+            f"original in {lost}. Of {len(verdicts)} timings "
+            f"{verdicts.count('faster')} say faster, {verdicts.count('slower')} slower."
+        )
+    return lines
+
+
+def readme(study: StudyView) -> str:
+    seconds = sum((cell.result or {})["wall_seconds"] for cell in study.cells)
+    done = sum(cell.done for cell in study.cells)
+    matched = "matched" if study.audit.get("matched") else "NOT matched"
+    return "\n".join(
+        [
+            "# The reference study on stand-in bases", "",
+            f"{done} of {len(study.cells)} cells of [`standin/study.yaml`](../../standin/study.yaml), "
+            f"{len(study.pairs)} pairs. {machine_line()}. "
+            f"Training and evaluation took {seconds / 3600:.1f} hours of cells, two at a time. "
+            f"The audit found the arms {matched}.", "",
+            "The bases have 3 to 4 million parameters: read gaps, not losses. Held-out loss in nats per token; gaps "
+            "are relative, with 95 % intervals over conversations, and over seeds where there are three. The judge is a "
+            "language model's likelihood, weak evidence. Five seconds a pair tell latencies only roughly.", "",
+            *counts(study), "",
+            *table(study), "",
+            "Every number: [`results.csv`](results.csv). Figures: [`figures/`](figures). The page: "
+            "[`index.html`](index.html). Made by `python benchmarks/standin_table.py`.", "",
+        ]
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ledger", type=Path, default=Path("studies"))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "standin")
+    arguments = parser.parse_args()
+    os.environ.setdefault("UNNORM_SHARED", str(SHARED))
+    spec, text = read_spec(HERE / "standin" / "study.yaml")
+    study = run_study(spec, text, arguments.ledger, workers=arguments.workers, say=print)
+    write_report(study, study.folder / "report")
+    (arguments.out / "figures").mkdir(parents=True, exist_ok=True)
+    (arguments.out / "README.md").write_text(readme(study))
+    shutil.copy(study.folder / "results.csv", arguments.out / "results.csv")
+    shutil.copy(study.folder / "report" / "index.html", arguments.out / "index.html")
+    for path in sorted((study.folder / "report" / "figures").glob("*.svg")):
+        if path.stem.startswith(MAIN_FIGURES):
+            shutil.copy(path, arguments.out / "figures" / path.name)
+    print((arguments.out / "README.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

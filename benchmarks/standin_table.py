@@ -93,8 +93,8 @@ def readme(study: StudyView) -> str:
             f"Training and evaluation took {seconds / 3600:.1f} hours of cells, two at a time. "
             f"The audit found the arms {matched}.", "",
             "The bases have 3 to 4 million parameters: read gaps, not losses. Held-out loss in nats per token; gaps "
-            "are relative, with 95 % intervals over conversations, and over seeds where there are three. The judge is a "
-            "language model's likelihood, weak evidence. Five seconds a pair tell latencies only roughly.", "",
+            "are relative, with 95 % intervals over conversations, and over seeds where there are three. The judge is "
+            "a language model's likelihood, weak evidence. Five seconds a pair tell latencies only roughly.", "",
             *counts(study), "",
             *table(study), "",
             "Every number: [`results.csv`](results.csv). Figures: [`figures/`](figures). The page: "

@@ -58,6 +58,15 @@ def test_second_derivatives_of_many_activations():
     torch.testing.assert_close(second.double(), -0.5 * t * (1 - t * t), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("rows", [4, 512])
+def test_forward_mode(rows):
+    torch.manual_seed(0)
+    x = torch.randn(rows, 8)
+    _, found = torch.func.jvp(DyT().build(8), (x,), (torch.ones_like(x),))
+    t = torch.tanh(0.5 * x.double())
+    torch.testing.assert_close(found.double(), 0.5 * (1 - t * t), rtol=1e-5, atol=1e-6)
+
+
 def test_many_activations_are_as_exact_as_few():
     torch.manual_seed(0)
     norm, x = DyT().build(8), 6 * torch.randn(512, 8)

@@ -3,6 +3,7 @@
     formula        the same in plain PyTorch: the reference, and the fallback
     device_code    the kernels
     launch         grids, strides and buffers
+    eager          autograd around them for eager mode, past the dispatcher
     ops            operators with autograd, for compilers
 
 Importing this imports neither Triton nor `ops`: the first CUDA tensor that a norm is given does. CPU tensors never come
@@ -27,14 +28,11 @@ def fused(module: CurveNorm, x: torch.Tensor) -> torch.Tensor | None:
     if curve is None or not ops.has_kernel(x):
         return None
     parameters = (module.alpha, module.shift, module.weight, module.bias)
-    y: torch.Tensor
-    if torch.is_grad_enabled() or type(x) is not torch.Tensor:
-        y = ops.curve_norm(x, *parameters, curve)
-    else:  # past autograd and the dispatcher, which cost time too
-        from unnorm.norms.kernels import launch
+    if type(x) is not torch.Tensor:
+        return ops.curve_norm(x, *parameters, curve)  # type: ignore[no-any-return]
+    from unnorm.norms.kernels import eager
 
-        y = launch.forward(x, None, *parameters, curve)[1]
-    return y
+    return eager.curve_norm(x, *parameters, curve)
 
 
 CurveNorm.fused = fused

@@ -4,19 +4,26 @@ Sizes of grids and buffers follow from shapes alone, and nothing waits for the d
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from unnorm.norms.kernels.device_code import backward_kernel, forward_kernel
+from unnorm.norms.kernels.device_code import backward_kernel, finish_kernel, forward_kernel
 from unnorm.norms.kernels.formula import Gradients
 
-_MOST_COLUMNS = 1024
-_FORWARD_TILE, _BACKWARD_TILE = 4096, 2048
+_FEWEST_COLUMNS, _MOST_COLUMNS = 128, 1024
+_FORWARD_TILE, _BACKWARD_TILE, _SMALLEST_TILE = 4096, 2048, 1024
 """Elements of a tile; the backward pass holds more values an element."""
-_MOST_GROUPS = 128
-"""Of rows, each with its own sums for the parameters: enough programs to fill a device, few enough sums to add up."""
+_PROGRAMS = 512
+"""As many as fill a device, if each has its largest tile; in the backward pass no more, so that few sums are left."""
+_FINISH_COLUMNS = 32
+_WARPS = 4
+_ALIGNED = 16
+"""Bytes that a pointer is a multiple of, for the widest loads."""
+
+_compiled: dict[tuple[Any, ...], Any] = {}
 
 
 def forward(
@@ -31,30 +38,21 @@ def forward(
     """As `formula.forward`. x and residual [..., C], fp32, bf16 or fp16; h and y are contiguous."""
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     h = x if residual is None else torch.empty_like(y)
-    if x.numel() == 0:
+    elements = y.numel()
+    if elements == 0:
         return h, y
-    rows_of_x, rows_of_residual = _as_rows(x), None if residual is None else _as_rows(residual)
-    rows, width = rows_of_x.shape
-    tall, wide = _tile(width, _FORWARD_TILE)
-    with _on(x.device):
-        forward_kernel[(triton.cdiv(rows, tall) * triton.cdiv(width, wide),)](
-            rows_of_x,
-            rows_of_residual,
-            alpha.contiguous(),
-            shift,
-            _contiguous(weight),
-            _contiguous(bias),
-            h,
-            y,
-            rows,
-            width,
-            rows_of_x.stride(0),
-            0 if rows_of_residual is None else rows_of_residual.stride(0),
-            ROWS=tall,
-            COLS=wide,
-            ERF=curve == "erf",
-            ALPHA_PER_CHANNEL=alpha.numel() > 1,
-        )
+    x, x_stride = _rows(x)
+    residual, residual_stride = (None, 0) if residual is None else _rows(residual)
+    width = y.shape[-1]
+    rows = elements // width
+    tall, wide = _tile(rows, width, _FORWARD_TILE)
+    _run(
+        forward_kernel,
+        -(-rows // tall) * -(-width // wide),
+        (x, residual, _contiguous(alpha), shift, _contiguous(weight), _contiguous(bias), h, y),
+        (rows,),
+        (x_stride, residual_stride, width, tall, wide, curve == "erf", alpha.numel() > 1),
+    )
     return h, y
 
 
@@ -72,58 +70,91 @@ def backward(
     """As `formula.backward`. The gradients of the parameters are the same bits in every run."""
     dx = torch.empty(h.shape, dtype=h.dtype, device=h.device)
     wanted = [p if parameters else None for p in (alpha, shift, weight, bias)]
-    if h.numel() == 0:
+    elements, width = dx.numel(), dx.shape[-1]
+    if elements == 0:
         return dx, *(h.new_empty(0) if p is None else torch.zeros_like(p) for p in wanted)  # type: ignore[return-value]
-    rows_of_h, rows_of_dy = _as_rows(h), _as_rows(dy)
-    rows_of_dh = None if dh is None else _as_rows(dh)
-    rows, width = rows_of_h.shape
-    tall, wide = _tile(width, _BACKWARD_TILE)
-    tiles = triton.cdiv(triton.cdiv(rows, tall), _MOST_GROUPS)
-    groups, column_blocks = triton.cdiv(rows, tall * tiles), triton.cdiv(width, wide)
-
-    def sums(parameter: Tensor | None, *, per_channel: bool) -> Tensor | None:
-        shape = (groups, width) if per_channel else (groups * column_blocks, 1)
-        return None if parameter is None else torch.empty(shape, dtype=torch.float32, device=h.device)
-
-    partial = [sums(p, per_channel=i > 1 or (alpha.numel() > 1 and i == 0)) for i, p in enumerate(wanted)]
-    with _on(h.device):
-        backward_kernel[(groups * column_blocks,)](
-            rows_of_dy,
-            rows_of_dh,
-            rows_of_h,
-            alpha.contiguous(),
-            shift,
-            _contiguous(weight),
-            dx,
-            *partial,
-            rows,
-            width,
-            tiles,
-            rows_of_dy.stride(0),
-            0 if rows_of_dh is None else rows_of_dh.stride(0),
-            rows_of_h.stride(0),
-            ROWS=tall,
-            COLS=wide,
-            ERF=curve == "erf",
-            ALPHA_PER_CHANNEL=alpha.numel() > 1,
-        )
-    found = [
-        h.new_empty(0) if p is None or part is None else part.sum(0).to(p.dtype)
-        for p, part in zip(wanted, partial, strict=True)
+    (h, h_stride), (dy, dy_stride) = _rows(h), _rows(dy)
+    dh, dh_stride = (None, 0) if dh is None else _rows(dh)
+    rows = elements // width
+    tall, wide = _tile(rows, width, _BACKWARD_TILE)
+    column_blocks = -(-width // wide)
+    tiles = -(-rows // (tall * max(1, _PROGRAMS // column_blocks)))
+    groups = -(-rows // (tall * tiles))
+    per_channel = alpha.numel() > 1
+    lengths = (groups * (width if per_channel else column_blocks), groups * column_blocks, groups * width, groups * width)
+    sums = [
+        None if p is None else torch.empty(length, dtype=torch.float32, device=h.device)
+        for p, length in zip(wanted, lengths, strict=True)
     ]
-    return dx, *found  # type: ignore[return-value]
+    _run(
+        backward_kernel,
+        groups * column_blocks,
+        (dy, dh, h, _contiguous(alpha), shift, _contiguous(weight), dx, *sums),
+        (rows, tiles),
+        (dy_stride, dh_stride, h_stride, width, tall, wide, curve == "erf", per_channel),
+    )
+    if not parameters:
+        return dx, *(h.new_empty(0) for _ in wanted)  # type: ignore[return-value]
+    found = [None if p is None else torch.empty(p.shape, dtype=p.dtype, device=p.device) for p in wanted]
+    _run(
+        finish_kernel,
+        -(-width // _FINISH_COLUMNS),
+        (*sums, *found),
+        (groups, groups * column_blocks),
+        (width, _FINISH_COLUMNS, _power_of_two(groups), _power_of_two(groups * column_blocks), per_channel),
+    )
+    return dx, *(h.new_empty(0) if p is None else p for p in found)  # type: ignore[return-value]
 
 
-def _tile(width: int, elements: int) -> tuple[int, int]:
-    """Rows and columns of a tile, powers of two."""
-    columns = min(_MOST_COLUMNS, triton.next_power_of_2(width))
-    return max(1, elements // columns), columns
+def _run(
+    kernel: Any, programs: int, tensors: tuple[Tensor | None, ...], numbers: tuple[int, ...], constants: tuple[Any, ...]
+) -> None:
+    """Launch `programs` of `kernel`, past Triton's own look at each argument where that was taken before: it takes
+    longer than the rest of a launch, and small models wait for launches."""
+    device = tensors[0].device if tensors[0] is not None else next(t.device for t in tensors if t is not None)
+    places, dtypes = 0, []
+    for tensor in tensors:
+        if tensor is None:
+            dtypes.append(None)
+        else:
+            places |= tensor.data_ptr()
+            dtypes.append(tensor.dtype)
+    key = (id(kernel), constants, *dtypes, device)
+    found = _compiled.get(key) if places % _ALIGNED == 0 else None
+    grid = (programs, 1, 1)
+    with _on(device):
+        if found is not None:
+            found[grid](*tensors, *numbers, *constants)
+            return
+        found = kernel[grid](*tensors, *numbers, *constants, num_warps=_WARPS)
+    if places % _ALIGNED == 0 and found is not None and max(numbers) < 2**31:  # the interpreter compiles nothing
+        _compiled[key] = found
 
 
-def _as_rows(tensor: Tensor) -> Tensor:
-    """tensor [..., C] as [rows, C] whose channels lie side by side, without a copy where its layout allows it."""
-    rows = tensor.reshape(-1, tensor.shape[-1])
-    return rows if rows.stride(1) == 1 or rows.shape[1] == 1 else rows.contiguous()
+def _tile(rows: int, width: int, elements: int) -> tuple[int, int]:
+    """Rows and columns of a tile, powers of two. Smaller tiles where there is little to do, so that all of a device
+    does it; columns that the width is a multiple of, if they are not too few."""
+    elements = min(elements, max(_SMALLEST_TILE, _power_of_two(rows * width // _PROGRAMS)))
+    columns = min(_MOST_COLUMNS, elements, width & -width)
+    if columns < _FEWEST_COLUMNS:
+        columns = min(_MOST_COLUMNS, elements, _power_of_two(width))
+    return min(max(1, elements // columns), _power_of_two(rows)), columns
+
+
+def _power_of_two(number: int) -> int:
+    """The smallest that is not below `number`."""
+    return 1 << max(0, number - 1).bit_length()
+
+
+def _rows(tensor: Tensor) -> tuple[Tensor, int]:
+    """tensor [..., C] seen as [rows, C] whose channels lie side by side, without a copy where its layout allows it, and
+    the distance of its rows."""
+    width = tensor.shape[-1]
+    if tensor.is_contiguous():
+        return tensor, width
+    rows = tensor.reshape(-1, width)
+    rows = rows if rows.stride(1) == 1 or width == 1 else rows.contiguous()
+    return rows, rows.stride(0)
 
 
 def _contiguous(parameter: Tensor | None) -> Tensor | None:
@@ -132,4 +163,6 @@ def _contiguous(parameter: Tensor | None) -> Tensor | None:
 
 def _on(device: torch.device) -> AbstractContextManager[object]:
     """Triton launches on the current device, which need not be the tensors'."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    if device.type != "cuda" or torch.cuda.current_device() == device.index:
+        return nullcontext()
+    return torch.cuda.device(device)

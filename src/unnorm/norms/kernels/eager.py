@@ -1,0 +1,38 @@
+"""The kernels with autograd in eager mode, past the dispatcher, whose own time is that of several small kernels.
+
+Importing this imports Triton.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from unnorm.norms.kernels import launch
+
+
+def curve_norm(
+    x: Tensor, alpha: Tensor, shift: Tensor | None, weight: Tensor | None, bias: Tensor | None, curve: str
+) -> Tensor:
+    """y [..., C] = γ φ(α x + s) + β for x on CUDA. There is no second derivative."""
+    if torch.is_grad_enabled():
+        return _CurveNorm.apply(x, alpha, shift, weight, bias, curve)  # type: ignore[no-any-return]
+    return launch.forward(x, None, alpha, shift, weight, bias, curve)[1]
+
+
+class _CurveNorm(torch.autograd.Function):
+    """Keeps x and the parameters, and computes the rest again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor, shift: Any, weight: Any, bias: Any, curve: str) -> Tensor:
+        ctx.save_for_backward(x, alpha, shift, weight, bias)
+        ctx.curve = curve
+        return launch.forward(x, None, alpha, shift, weight, bias, curve)[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        needed = ctx.needs_input_grad
+        dx, *found = launch.backward(dy, None, *ctx.saved_tensors, ctx.curve, any(needed[1:5]))
+        return dx, *(g if need else None for g, need in zip(found, needed[1:5], strict=True)), None

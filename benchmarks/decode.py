@@ -1,6 +1,6 @@
 """What norms cost a whole model, and how much of that is gone without them: prefill and decode, swapped and optimized.
 
-    python benchmarks/decode.py [--budget 20] [--shapes pythia-14m ...] [--compiled-budget 0]
+    python benchmarks/decode.py [--budget 20] [--shapes pythia-14m ...] [--modes eager compile] [--workloads prefill]
 
 Random weights of real shapes. Arms: the model as it is, DyT as swapped, DyT optimized, FixedScale optimized (nothing of
 its block norms is left), and the bound, the same model without norms. Writes results/decode.md. Short rows on a CPU.
@@ -79,48 +79,46 @@ def arms(name: str) -> dict[str, Any]:
     return found
 
 
-def workloads(name: str) -> list[Workload]:
+def workloads(name: str, new_tokens: int = 0) -> list[Workload]:
     if DEVICE == "cuda":
-        length, new, batches = 512, 128, [1, 32]
+        length, new, batches = 512, new_tokens or 128, [1, 32]
     else:
-        length, new, batches = 64, 16, [1] if name == "distilgpt2" else [1, 32]
+        length, new, batches = 64, new_tokens or 16, [1] if name == "distilgpt2" else [1, 32]
     prefill = [Workload(kind="prefill", batch_size=b, length=length) for b in batches]
     return prefill + [Workload(kind="decode", batch_size=b, length=length, new_tokens=new) for b in batches]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--budget", type=float, default=20.0, help="seconds a shape and workload")
-    parser.add_argument("--compiled-budget", type=float, default=0.0, help="for each other mode; 0: not at all")
+    parser.add_argument("--budget", type=float, default=20.0, help="seconds a shape, workload and mode")
     parser.add_argument("--shapes", nargs="*", choices=SHAPES, default=list(SHAPES if DEVICE == "cuda" else ON_CPU))
+    parser.add_argument("--modes", nargs="*", choices=MODES, default=["eager"], help="compiling takes minutes a row")
+    parser.add_argument("--workloads", nargs="*", choices=["prefill", "decode"], default=["prefill", "decode"])
+    parser.add_argument("--batches", nargs="*", type=int, default=[1, 32])
+    parser.add_argument("--new-tokens", type=int, default=0, help="in decode, instead of 128 (on a CPU 16)")
     parser.add_argument("--note", default="", help="a line for the table, such as what else the machine was doing")
+    parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     rows: list[str] = []
     for name in options.shapes:
         models = arms(name)
-        for workload in workloads(name):
-            for mode in MODES:
-                budget = options.budget if mode == "eager" else options.compiled_budget
-                if budget:
-                    rows += measured(name, models, workload, mode, budget)
-                else:
-                    rows.append(f"| {name} | {workload.name} | {mode} | | not measured | | | |")
-                write(rows, options.note, set(SHAPES) - set(options.shapes))
+        for workload in workloads(name, options.new_tokens):
+            if workload.kind in options.workloads and workload.batch_size in options.batches:
+                for mode in options.modes:
+                    rows += measured(name, models, workload, mode, options.budget)
+                    write(rows, options.note, options.out)
 
 
-def write(rows: list[str], note: str, left_out: set[str]) -> None:
-    """The table so far, and what is not in it."""
-    unmeasured = sorted(left_out)
-    if DEVICE == "cpu":
-        unmeasured.append("every shape on a GPU, bf16, eager, compiled and with CUDA graphs")
+def write(rows: list[str], note: str, out: Path) -> None:
+    """The table so far."""
     lines = ["# Decode", "", machine_line() + f", {DEVICE}, {DTYPE}", *filter(None, ["", note]), ""]
     lines += ["Times as ratios to the model as it is, 95 % intervals. Gone: (T − T_arm) / (T − T_bound).", "", HEAD]
-    OUT.write_text("\n".join([*lines, *rows, *(f"| {what} | | | | not measured | | | |" for what in unmeasured), ""]))
+    out.write_text("\n".join([*lines, *rows, ""]))
 
 
 def measured(name: str, models: dict[str, Any], workload: Workload, mode: Mode, budget: float) -> list[str]:
     torch.compiler.reset()
-    report = compare_latency(models, workload, budget_seconds=budget, mode=mode, quiet=True)
+    report = compare_latency(models, workload, budget_seconds=budget, mode=mode, energy_seconds=0.0, quiet=True)
     rows = []
     for c in report.comparisons:
         share = "" if c.share_of_norms is None else f"{c.share_of_norms:.0%}"

@@ -3,7 +3,8 @@
     python benchmarks/kernels.py [--budget 6]
 
 Each shape's functions run alternately in random ABBA blocks; ratios are to `F.layer_norm`, with the noise floor of that
-against itself. Writes results/kernels.md. On a GPU: bf16 at [8192, 4096] and others; elsewhere fp32 and small shapes.
+against itself. On a GPU twice: as called, launches included, and captured in a CUDA graph, the device's time alone; and
+as a share of the speed at which a copy moves as many bytes. Writes results/kernels.md, or kernels_gpu.md on a GPU.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,13 +24,23 @@ from unnorm.evaluation.latency.blocks import block
 from unnorm.evaluation.latency.ratios import Ratio, ratio_of
 from unnorm.norms.dyt import DyT
 
-OUT = Path(__file__).parent / "results" / "kernels.md"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+OUT = Path(__file__).parent / "results" / ("kernels_gpu.md" if DEVICE == "cuda" else "kernels.md")
 DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32
 SHAPES = [(8192, 4096), (8192, 768), (1, 4096)] if DEVICE == "cuda" else [(1, 768), (33, 1001), (512, 768)]
-REFERENCE, AGAIN = "F.layer_norm", "F.layer_norm again"
-HEAD = "| shape | pass | function | time | noise floor |\n|---|---|---|---|---|"
-Function = Callable[[torch.Tensor], torch.Tensor]
+HOW = ("captured", "as called") if DEVICE == "cuda" else ("as called",)
+PASSES = ("forward", "forward + backward")
+REFERENCE, AGAIN, COPY = "F.layer_norm", "F.layer_norm again", "copy"
+TENSORS = {"forward": 2, "forward + backward": 5}
+"""Of x's size, that a norm must read or write: x and y; then dy, x again, dx. A copy: two."""
+INPUTS = 4
+"""As many x take turns, so that on a GPU none of them waits in a cache."""
+HEAD = "| shape | pass | | function | time | noise floor | of a copy's speed |\n" + "|---" * 7 + "|"
+
+
+class Function(NamedTuple):
+    call: Callable[[torch.Tensor], torch.Tensor]
+    parameters: tuple[torch.Tensor, ...] = ()
 
 
 class Plain(nn.Module):
@@ -45,29 +56,60 @@ class Plain(nn.Module):
 
 
 def functions(width: int, *, compiled: bool) -> dict[str, Function]:
-    weight, bias = (torch.randn(width, device=DEVICE, requires_grad=True) for _ in range(2))
-    low_weight, low_bias = (p.detach().to(DTYPE).requires_grad_() for p in (weight, bias))
-    module = DyT().build(width, DEVICE)
-    folded = DyT(affine=False).build(width, DEVICE)
-
+    weight, bias = (torch.randn(width, device=DEVICE).to(DTYPE).requires_grad_() for _ in range(2))
     plain = Plain(width).to(DEVICE)
-
-    found: dict[str, Function] = {
-        REFERENCE: lambda x: F.layer_norm(x, (width,), low_weight, low_bias),
-        AGAIN: lambda x: F.layer_norm(x, (width,), low_weight, low_bias),
-        "F.rms_norm": lambda x: F.rms_norm(x, (width,), low_weight),
-        "DyT, the plain formula": plain,
-        "DyT, as swapped": module,
-        "DyT, folded": folded,
-        "copy": torch.clone,
+    layer_norm = Function(lambda x: F.layer_norm(x, (width,), weight, bias), (weight, bias))
+    found = {
+        REFERENCE: layer_norm,
+        AGAIN: layer_norm,
+        "F.rms_norm": Function(lambda x: F.rms_norm(x, (width,), weight), (weight,)),
+        "DyT, the plain formula": of_module(plain),
+        "DyT, as swapped": of_module(DyT().build(width, DEVICE)),
+        "DyT, folded": of_module(DyT(affine=False).build(width, DEVICE)),
+        COPY: Function(torch.clone),
     }
     if compiled:
-        found["DyT, compiled"] = torch.compile(plain)
+        found["DyT, compiled"] = Function(torch.compile(plain), tuple(plain.parameters()))
     if DEVICE == "cuda" and find_spec("liger_kernel"):
         from liger_kernel.transformers.dyt import LigerDyT
 
-        found["DyT, Liger's"] = LigerDyT(width).to(DEVICE, DTYPE)
+        found["DyT, Liger's"] = of_module(LigerDyT(width).to(DEVICE, DTYPE))
     return found
+
+
+def of_module(module: nn.Module) -> Function:
+    return Function(module, tuple(module.parameters()))
+
+
+def calls(name: str, function: Function, inputs: list[torch.Tensor], dy: torch.Tensor, which: str) -> Callable[[], Any]:
+    """One pass for each of `inputs`."""
+    if which == "forward" or name == COPY:
+
+        @torch.no_grad()
+        def forward() -> None:
+            for x in inputs:
+                function.call(x)
+
+        return forward
+    leaves = [x.detach().requires_grad_() for x in inputs]
+
+    def both() -> None:
+        for x in leaves:
+            torch.autograd.grad(function.call(x), [x, *function.parameters], dy)
+
+    return both
+
+
+def captured(run: Callable[[], Any]) -> Callable[[], Any]:
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
 
 
 def timed(run: Callable[[], Any], times: int) -> float:
@@ -81,25 +123,17 @@ def timed(run: Callable[[], Any], times: int) -> float:
     return (time.perf_counter() - started) / times
 
 
-def passes(function: Function, x: torch.Tensor, dy: torch.Tensor, which: str) -> Callable[[], Any]:
-    if which == "forward":
-
-        def forward() -> None:
-            with torch.no_grad():
-                function(x)
-
-        return forward
-    leaf = x.detach().requires_grad_()
-    return lambda: function(leaf).backward(dy)
-
-
-def measure(shape: tuple[int, int], which: str, budget: float, *, compiled: bool) -> list[str]:
+def measure(shape: tuple[int, int], which: str, how: str, budget: float, *, compiled: bool) -> list[str]:
     torch.manual_seed(0)
-    x, dy = (torch.randn(shape, device=DEVICE).to(DTYPE) for _ in range(2))
-    runs = {name: passes(f, x, dy, which) for name, f in functions(shape[1], compiled=compiled).items()}
+    inputs = [torch.randn(shape, device=DEVICE).to(DTYPE) for _ in range(INPUTS)]
+    dy = torch.randn(shape, device=DEVICE).to(DTYPE)
+    runs = {n: calls(n, f, inputs, dy, which) for n, f in functions(shape[1], compiled=compiled).items()}
     for run in runs.values():
         timed(run, 3)
-    times = max(1, int(1e-3 / timed(runs[REFERENCE], 10)))  # a sample is a millisecond of the reference
+    if how == "captured":
+        runs = {name: captured(run) for name, run in runs.items()}
+    least = 4e-3 if DEVICE == "cuda" else 1e-3
+    times = max(1, int(least / timed(runs[REFERENCE], 10)))  # a sample is so long for the reference
     generator = np.random.default_rng(0)
     seconds: dict[str, list[list[float]]] = {name: [] for name in runs}
     until = time.monotonic() + budget
@@ -109,15 +143,26 @@ def measure(shape: tuple[int, int], which: str, budget: float, *, compiled: bool
             taken[name].append(timed(runs[name], times))
         for name, pair in taken.items():
             seconds[name].append(pair)
-    ratios = {n: ratio_of(np.array(s), np.array(seconds[REFERENCE])) for n, s in seconds.items() if n != REFERENCE}
-    rows = [row(shape, which, name, ratio, ratios[AGAIN]) for name, ratio in ratios.items()]
+    found = {name: np.array(pairs) for name, pairs in seconds.items()}
+    ratios = {n: ratio_of(s, found[REFERENCE]) for n, s in found.items()}
+    speeds = {n: ratio_of(found[COPY] * TENSORS[which] / 2, s).value for n, s in found.items() if n != COPY}
+    rows = [
+        row(
+            (f"{shape[0]} × {shape[1]}", which, how if len(HOW) > 1 else "", name),
+            ratio,
+            ratios[AGAIN],
+            speeds.get(name),
+        )
+        for name, ratio in ratios.items()
+    ]
     print("\n".join(rows), flush=True)
     return rows
 
 
-def row(shape: tuple[int, int], which: str, name: str, ratio: Ratio, floor: Ratio) -> str:
+def row(cells: tuple[str, ...], ratio: Ratio, floor: Ratio, speed: float | None) -> str:
     time = f"{ratio.value:.2f} × ({ratio.low:.2f} to {ratio.high:.2f})"
-    return f"| {shape[0]} × {shape[1]} | {which} | {name} | {time} | ± {floor.bound:.1%} |"
+    share = "" if speed is None or DEVICE == "cpu" else f"{speed:.0%}"
+    return f"| {' | '.join(cells)} | {time} | ± {floor.bound:.1%} | {share} |"
 
 
 def main() -> None:
@@ -125,16 +170,16 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=6.0, help="seconds a shape and pass")
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled DyT out")
     parser.add_argument("--note", default="", help="a line for the table, such as what else the machine was doing")
+    parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     rows: list[str] = []
     for shape in SHAPES:
-        for which in ("forward", "forward + backward"):
-            rows += measure(shape, which, options.budget, compiled=not options.no_compile)
-    if DEVICE == "cpu":
-        rows.append("| 8192 × 4096, bf16, on a GPU | both | all of them, Triton's and Liger's too | not measured | |")
+        for which in PASSES:
+            for how in HOW:
+                rows += measure(shape, which, how, options.budget, compiled=not options.no_compile)
     lines = ["# Kernels", "", machine_line() + f", {DEVICE}, {DTYPE}", *filter(None, ["", options.note]), ""]
     lines += ["Times as ratios to `F.layer_norm`, 95 % intervals. `forward` is without a gradient.", "", HEAD]
-    OUT.write_text("\n".join([*lines, *rows, ""]))
+    options.out.write_text("\n".join([*lines, *rows, ""]))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def simulated(monkeypatch, slower: float, seed: int) -> None:
     """Runs take no time but say that they took some, on a machine that drifts and has bursts of other work."""
     state = {"at": 0, "noise": noise(100_000, "both", np.random.default_rng(seed))}
 
-    def fake(model, workload, prompts=(), *, fixed_cache=False, seed=0):
+    def fake(model, workload, prompts=(), *, compiled=None, seed=0):
         def sample(number: int) -> float:
             state["at"] += 1
             return (slower if model.config.slow else 1.0) * math.exp(state["noise"][state["at"]])
@@ -195,7 +195,8 @@ def test_a_cache_of_fixed_size_adds_the_same_tokens(family, monkeypatch):
     real = model.forward
     for fixed in (True, False):
         monkeypatch.setattr(model, "forward", lambda fixed=fixed, **k: seen[fixed].append(k["input_ids"]) or real(**k))
-        prepare(model, Workload(kind="decode", length=8, new_tokens=5), fixed_cache=fixed)(0)
+        compiled = (lambda **k: model(**k)) if fixed else None
+        prepare(model, Workload(kind="decode", length=8, new_tokens=5), compiled=compiled)(0)
     assert len(seen[True]) == 6
     assert all(torch.equal(one, other) for one, other in zip(seen[True], seen[False], strict=True))
 
@@ -216,7 +217,6 @@ def test_compiled():
 def test_energy_is_counted_over_runs_in_a_row(monkeypatch):
     joules = {"now": 0.0}
     monkeypatch.setattr(energy, "_counter", lambda device: lambda: joules["now"])
-    monkeypatch.setattr(energy, "_SECONDS", 0.01)
 
     def run(cost: float):
         def once(number: int) -> None:
@@ -224,7 +224,7 @@ def test_energy_is_counted_over_runs_in_a_row(monkeypatch):
 
         return once
 
-    found = energy.energy_of({"a": run(2.0), "b": run(3.0)}, torch.device("cuda"))
+    found = energy.energy_of({"a": run(2.0), "b": run(3.0)}, torch.device("cuda"), 0.01)
     assert found == {"a": pytest.approx(2.0), "b": pytest.approx(3.0)}
     monkeypatch.undo()
-    assert energy.energy_of({"a": run(2.0)}, torch.device("cpu")) == {}
+    assert energy.energy_of({"a": run(2.0)}, torch.device("cpu"), 0.01) == {}

@@ -10,16 +10,14 @@ from typing import Any
 
 import torch
 
-_SECONDS = 2.0
 
-
-def energy_of(runs: Mapping[str, Callable[[int], Any]], device: torch.device) -> dict[str, float]:
-    """Joules that one run of each takes on the GPU; empty where nothing counts them."""
+def energy_of(runs: Mapping[str, Callable[[int], Any]], device: torch.device, seconds: float) -> dict[str, float]:
+    """Joules that one run of each takes on the GPU, from `seconds` of runs; empty where nothing counts them."""
     counter = _counter(device)
     found: dict[str, float] = {}
     if counter is not None:
         for name, run in runs.items():
-            before, ends, done = counter(), time.monotonic() + _SECONDS, 0
+            before, ends, done = counter(), time.monotonic() + seconds, 0
             while not done or time.monotonic() < ends:
                 run(done)
                 done += 1

@@ -4,6 +4,7 @@ import copy
 import gc
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ AGAIN, NO_NORMS = "the same again", "no norms"
 _LEAST, _MOST = 12, 2000  # blocks
 _LOOK_EVERY = 4
 _WARM_SECONDS, _WARM_RUNS = 1.0, 3
+_MOST_COMPILED = 256
 
 
 def compare_latency(
@@ -37,6 +39,7 @@ def compare_latency(
     bound: bool = True,
     mode: Mode = "eager",
     prompts: Sequence[Sequence[int]] = (),
+    energy_seconds: float = 2.0,
     seed: int = 0,
     quiet: bool = False,
 ) -> LatencyReport:
@@ -46,8 +49,9 @@ def compare_latency(
     second time, which gives the noise floor, and (bound) a copy of it without norms: the most that any replacement
     could save. On the CPU weights are laid elsewhere before each run. budget_seconds: of all workloads together,
     warm-up included. half_width: relative; once every interval is as tight, a workload ends early. mode: eager,
-    compile (torch.compile, a cache of fixed size) or cuda-graphs (the same, captured). Raises `SettingsError` for a
-    workload that is too long for a model, and for graphs without a GPU.
+    compile (torch.compile, a cache of fixed size) or cuda-graphs (the same, captured). energy_seconds: what each model
+    runs beyond the budget, so that a GPU's energy can be read; 0 reads none. Raises `SettingsError` for a workload that
+    is too long for a model, and for graphs without a GPU.
     """
     workloads = [workload] if isinstance(workload, Workload) else list(workload)
     if not models or not workloads:
@@ -68,25 +72,26 @@ def compare_latency(
     modes = {name: model.training for name, model in timed.items()}
     if mode == "cuda-graphs" and device.type != "cuda":
         raise SettingsError(f"CUDA graphs need a CUDA GPU, and the models are on {device}. Choose eager or compile.")
-    callables = {name: _callable(model, mode) for name, model in timed.items()}
+    callables = {name: _compiled(model, mode) for name, model in timed.items()}
     about = environment(device)
     comparisons: list[Comparison] = []
     samples: list[dict[str, Any]] = []
     memory: dict[str, dict[str, int]] = {}
     energy: dict[str, dict[str, float]] = {}
     try:
-        for number, each in enumerate(workloads):
-            for model in timed.values():
-                model.train(each.kind == "train")
-            until = started + budget_seconds * (number + 1) / len(workloads)
-            runs = {
-                n: prepare(_Compiled(run, timed[n]), each, prompts, fixed_cache=mode != "eager", seed=seed)
-                for n, run in callables.items()
-            }
-            memory[each.name] = _warm_up(runs, device)
-            times = _measure(runs, timed, each, until, half_width, reference, seed, samples, quiet)
-            comparisons += _compare(times, each, reference, seed)
-            energy[each.name] = energy_of(runs, device)
+        with _compilers_limits(mode):
+            for number, each in enumerate(workloads):
+                for model in timed.values():
+                    model.train(each.kind == "train")
+                until = started + budget_seconds * (number + 1) / len(workloads)
+                runs = {n: prepare(timed[n], each, prompts, compiled=run, seed=seed) for n, run in callables.items()}
+                if mode != "eager":
+                    runs[AGAIN] = runs[reference]  # one compiled code, one cache: the same run
+                memory[each.name] = _warm_up(runs, device)
+                times = _measure(runs, timed, each, until, half_width, reference, seed, samples, quiet)
+                comparisons += _compare(times, each, reference, seed)
+                if energy_seconds:
+                    energy[each.name] = energy_of(runs, device, energy_seconds)
     finally:
         for name, model in timed.items():
             model.train(modes[name])
@@ -110,23 +115,18 @@ def without_norms(model: Any) -> Any | None:
     return bare
 
 
-def _callable(model: Any, mode: Mode) -> Any:
+def _compiled(model: Any, mode: Mode) -> Any:
+    """What is called instead of `model`, or None. Every workload has one shape, so none is left open."""
     if mode == "eager":
-        return model
-    return torch.compile(model, mode="reduce-overhead" if mode == "cuda-graphs" else None)
+        return None
+    return torch.compile(model, mode="reduce-overhead" if mode == "cuda-graphs" else None, dynamic=False)
 
 
-class _Compiled:
-    """What is called (compiled or not), with the attributes of the model it was made of."""
-
-    def __init__(self, run: Any, model: Any) -> None:
-        self._run, self._model = run, model
-
-    def __call__(self, **inputs: Any) -> Any:
-        return self._run(**inputs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
+def _compilers_limits(mode: Mode) -> AbstractContextManager[Any]:
+    """Models of one class share a limit of compilations, beyond which they run uncompiled and say nothing."""
+    if mode == "eager":
+        return nullcontext()
+    return torch._dynamo.config.patch(recompile_limit=_MOST_COMPILED, fail_on_recompile_limit_hit=True)
 
 
 def _warm_up(runs: Mapping[str, Sample], device: torch.device) -> dict[str, int]:

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from transformers import StaticCache
+
+from unnorm.evaluation.latency.decoders import Fixed, Growing
 
 Kind = Literal["prefill", "decode", "train", "prompts"]
 Mode = Literal["eager", "compile", "cuda-graphs"]
@@ -43,75 +44,55 @@ def prepare(
     workload: Workload,
     prompts: Sequence[Sequence[int]] = (),
     *,
-    fixed_cache: bool = False,
+    compiled: Callable[..., Any] | None = None,
     seed: int = 0,
 ) -> Sample:
     """How `workload` is run on `model` once. Its parameters are not changed. prompts: token ids, for `prompts`.
 
-    fixed_cache: keys and values lie in a cache of the final size from the start, so that no shape changes while tokens
-    are added: what compiled and captured models need.
+    compiled: what is called instead of `model`, which then adds tokens to a cache of fixed size and place, and for
+    `decode` and `prompts` reads prompts uncompiled, as transformers' generate does.
     """
     device = model.get_input_embeddings().weight.device
     vocabulary = model.config.get_text_config().vocab_size
     generator = torch.Generator().manual_seed(seed)
     shape = (workload.batch_size, workload.length)
     tokens = torch.randint(vocabulary, shape, generator=generator).to(device)
-    if workload.kind == "prefill":
-        return lambda block: _timed(device, lambda: _read(model, tokens, workload.length if fixed_cache else None))
-    if workload.kind == "decode":
-        return _decoder(model, tokens, workload, device, fixed_cache)
     if workload.kind == "train":
-        return _trainer(model, tokens, device)
-    room = max(map(len, prompts)) + workload.new_tokens if fixed_cache else None
+        return _trainer(model if compiled is None else compiled, model, tokens, device)
+    longest = max(map(len, prompts)) + workload.new_tokens if workload.kind == "prompts" else workload.positions
+    decoder = Growing(model) if compiled is None else Fixed(model, compiled, longest)
+    if workload.kind == "prefill":
+
+        def read(block: int) -> float:
+            decoder.ready(tokens)
+            return _timed(device, lambda: decoder.read(tokens))
+
+        return read
+    if workload.kind == "decode":
+
+        def decode(block: int) -> float:
+            token = decoder.start(tokens)
+            return _timed(device, lambda: decoder.add(token, workload.new_tokens))
+
+        return decode
     ids = [torch.tensor([list(prompt)], device=device) for prompt in prompts]
 
     def answer(block: int) -> float:
         prompt = ids[block % len(ids)]
-        return _timed(device, lambda: _add(model, _read(model, prompt, room), workload.new_tokens))
+        return _timed(device, lambda: decoder.add(decoder.start(prompt), workload.new_tokens))
 
     return answer
 
 
-def _decoder(model: Any, tokens: torch.Tensor, workload: Workload, device: torch.device, fixed_cache: bool) -> Sample:
-    def sample(block: int) -> float:
-        # a fresh cache each time: not every kind can be cut back
-        read = _read(model, tokens, workload.positions if fixed_cache else None)
-        return _timed(device, lambda: _add(model, read, workload.new_tokens))
-
-    return sample
-
-
-def _trainer(model: Any, tokens: torch.Tensor, device: torch.device) -> Sample:
+def _trainer(run: Callable[..., Any], model: Any, tokens: torch.Tensor, device: torch.device) -> Sample:
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0, weight_decay=0.0)
 
     def step() -> None:
-        model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
+        run(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return lambda block: _timed(device, step)
-
-
-@torch.no_grad()
-def _read(model: Any, tokens: torch.Tensor, room: int | None) -> Any:
-    """The prompts' cache and most likely next tokens. Logits of the last position only, as a server computes them.
-
-    room: positions of a cache of fixed size; None: one that grows.
-    """
-    if room is None:
-        return model(input_ids=tokens, use_cache=True, logits_to_keep=1)
-    cache = StaticCache(config=model.config, max_cache_len=room)
-    torch.compiler.cudagraph_mark_step_begin()
-    return model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
-
-
-@torch.no_grad()
-def _add(model: Any, read: Any, count: int) -> None:
-    cache, token = read.past_key_values, read.logits[:, -1:].argmax(-1)
-    for _ in range(count):
-        torch.compiler.cudagraph_mark_step_begin()
-        out = model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache, token = out.past_key_values, out.logits[:, -1:].argmax(-1)
 
 
 def _timed(device: torch.device, run: Callable[[], Any]) -> float:

@@ -81,7 +81,12 @@ def backward(
     tiles = -(-rows // (tall * max(1, _PROGRAMS // column_blocks)))
     groups = -(-rows // (tall * tiles))
     per_channel = alpha.numel() > 1
-    lengths = (groups * (width if per_channel else column_blocks), groups * column_blocks, groups * width, groups * width)
+    lengths = (
+        groups * (width if per_channel else column_blocks),
+        groups * column_blocks,
+        groups * width,
+        groups * width,
+    )
     sums = [
         None if p is None else torch.empty(length, dtype=torch.float32, device=h.device)
         for p, length in zip(wanted, lengths, strict=True)

@@ -58,7 +58,9 @@ SHAPES = {
     "pythia-410m": neox(1024, 24, 16, 4096),
     "llama 1B": llama(2048, 16, 32, 8, 8192, 128256),
 }
-MODES: tuple[Mode, ...] = ("eager", "compile", "cuda-graphs") if DEVICE == "cuda" else ("eager", "compile")
+MODES: tuple[Mode, ...] = (
+    ("eager", "compile", "cuda-graphs", "compiled-cuda-graphs") if DEVICE == "cuda" else ("eager", "compile")
+)
 ON_CPU = ("tiny llama", "pythia-14m", "distilgpt2")
 HEAD = "| shape | workload | mode | arm | time | noise floor | verdict | of the norms' cost gone |\n" + "|---" * 8 + "|"
 

@@ -23,7 +23,9 @@ def latency(
     ] = None,
     budget: Annotated[float, typer.Option(min=1, help="Seconds, of all workloads together.")] = 60.0,
     half_width: Annotated[float, typer.Option(help="A workload ends early at intervals of ± this.")] = 0.005,
-    mode: Annotated[str, typer.Option(help="eager, compile (by torch.compile), or cuda-graphs (captured).")] = "eager",
+    mode: Annotated[
+        str, typer.Option(help="eager, compile (torch.compile), cuda-graphs, compiled-cuda-graphs.")
+    ] = "eager",
     no_bound: Annotated[bool, typer.Option("--no-bound", help="Leave out the copy without norms.")] = False,
     out: Annotated[Path | None, typer.Option(help="A .parquet file for every timed run.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the order and the tokens.")] = 0,

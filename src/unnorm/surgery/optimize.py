@@ -1,4 +1,5 @@
-"""Make a model faster without changing what it computes: fold into the weights whatever of its norms is linear.
+"""Make a model faster without changing what it computes: fold into the weights whatever of its norms is linear, and let
+residual adds and norms be one kernel.
 
 For inference: γ and β are gone from the norms afterwards, so they do not train by themselves any more. A norm whose
 output anything but plain linear layers reads keeps what it has; so does the final norm, whose output is the last of the
@@ -16,6 +17,7 @@ from unnorm.foundation.errors import ModelError
 from unnorm.norms.spec import Norm
 from unnorm.surgery.data_flow import dummy_inputs
 from unnorm.surgery.fold import bare_norm, fold_into_, linear_part, why_not
+from unnorm.surgery.fused_blocks import fuse_blocks_
 from unnorm.surgery.linears import shared_weights
 from unnorm.surgery.passes import in_eval
 from unnorm.surgery.reads import Reads, reads_of
@@ -44,9 +46,11 @@ class SiteChange:
 
 @dataclass(frozen=True)
 class OptimizeReport:
-    """Sites in execution order. difference: of the logits on a few dummy tokens, ‖after − before‖ / ‖before‖."""
+    """Sites in execution order. fused_blocks: paths of the blocks whose residual adds and norms are one kernel.
+    difference: of the logits on a few dummy tokens, ‖after − before‖ / ‖before‖."""
 
     sites: tuple[SiteChange, ...]
+    fused_blocks: tuple[str, ...]
     difference: float
     seconds: float
 
@@ -56,6 +60,7 @@ class OptimizeReport:
 
 def optimize_(model: Any) -> OptimizeReport:
     """Fold γ into the weights and β into the biases of the layers that read each norm, in place; fixed scales wholly.
+    On CUDA residual adds and the norms after them become one kernel, in blocks like Llama's, GPT-2's and GPT-NeoX's.
 
     Works on swapped models and on others, in eval mode. A swap can no longer be undone, and the model no longer be
     saved: save it first, and optimize what `load` gives. Raises `ModelError` for a model in train mode or with
@@ -70,6 +75,7 @@ def optimize_(model: Any) -> OptimizeReport:
     shared = shared_weights(model)
     undo: list[tuple[Any, str, Any]] = []
     changes = [_optimize_site(model, site, reads[site.path], untouchable, shared, undo) for site in sites]
+    fused = fuse_blocks_(model) if before.is_cuda else {}
     try:
         difference = _difference(_logits(model, inputs), before)
         failed = f"the model then differs by {difference:.1g}" if not difference < _tolerance(before.dtype) else ""
@@ -77,11 +83,14 @@ def optimize_(model: Any) -> OptimizeReport:
         failed = f"the model does not run without them ({type(error).__name__})"
     if failed:
         _put_back(undo)
+        for unfuse in fused.values():
+            unfuse()
+        fused = {}
         changes = [SiteChange(c.path, "left", reason=c.reason or f"nothing was folded: {failed}") for c in changes]
         difference = 0.0
-    elif any(change.done != "left" for change in changes):
+    elif fused or any(change.done != "left" for change in changes):
         _mark(model, changes)
-    return OptimizeReport(tuple(changes), difference, time.perf_counter() - started)
+    return OptimizeReport(tuple(changes), tuple(fused), difference, time.perf_counter() - started)
 
 
 def is_optimized(model: Any) -> bool:

@@ -74,7 +74,7 @@ def simulated(monkeypatch, slower: float, seed: int) -> None:
     """Runs take no time but say that they took some, on a machine that drifts and has bursts of other work."""
     state = {"at": 0, "noise": noise(100_000, "both", np.random.default_rng(seed))}
 
-    def fake(model, workload, prompts=(), *, compiled=None, seed=0):
+    def fake(model, workload, prompts=(), *, mode="eager", compiled=None, seed=0):
         def sample(number: int) -> float:
             state["at"] += 1
             return (slower if model.config.slow else 1.0) * math.exp(state["noise"][state["at"]])
@@ -195,8 +195,8 @@ def test_a_cache_of_fixed_size_adds_the_same_tokens(family, monkeypatch):
     real = model.forward
     for fixed in (True, False):
         monkeypatch.setattr(model, "forward", lambda fixed=fixed, **k: seen[fixed].append(k["input_ids"]) or real(**k))
-        compiled = (lambda **k: model(**k)) if fixed else None
-        prepare(model, Workload(kind="decode", length=8, new_tokens=5), compiled=compiled)(0)
+        how = {"mode": "compile", "compiled": lambda **k: model(**k)} if fixed else {}
+        prepare(model, Workload(kind="decode", length=8, new_tokens=5), **how)(0)
     assert len(seen[True]) == 6
     assert all(torch.equal(one, other) for one, other in zip(seen[True], seen[False], strict=True))
 

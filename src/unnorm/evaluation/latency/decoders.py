@@ -1,4 +1,4 @@
-"""Reading prompts and adding tokens to them: with a cache that grows, and, for compiled models, with one that stays.
+"""Reading prompts and adding tokens to them: with a cache that grows, or, compiled or captured, with one that stays.
 
 Logits of the last position only, as a server computes them; the likeliest token follows, whatever it is.
 """
@@ -53,6 +53,9 @@ class Fixed:
         self.read(tokens)  # and of several models' code, that of this one is found last time's way
         self._cache.reset()
 
+    def reset(self) -> None:
+        self._cache.reset()
+
     @torch.no_grad()
     def read(self, tokens: torch.Tensor) -> torch.Tensor:
         return likeliest(self._step(self._compiled, tokens))
@@ -70,6 +73,53 @@ class Fixed:
     def _step(self, run: Callable[..., Any], tokens: torch.Tensor) -> Any:
         torch.compiler.cudagraph_mark_step_begin()
         return run(input_ids=tokens, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+
+
+class Captured:
+    """As `Fixed`, but what `model` launches is captured in CUDA graphs, one for reading and one for a token."""
+
+    def __init__(self, model: Any, positions: int) -> None:
+        self._fixed = Fixed(model, model, positions)
+        self._read: Any = None
+        self._step: Any = None
+        self._token: torch.Tensor | None = None
+
+    def ready(self, tokens: torch.Tensor) -> None:
+        self._fixed.start(tokens)
+        if self._read is None:
+            self._read, self._token = self._captured(lambda: self._fixed.read(tokens))
+        self._fixed.reset()
+
+    def read(self, tokens: torch.Tensor) -> torch.Tensor:
+        self._read.replay()
+        assert self._token is not None
+        return self._token
+
+    def start(self, tokens: torch.Tensor) -> torch.Tensor:
+        if self._step is None:
+            token = self._token = self._fixed.start(tokens).clone()
+            self._step, _ = self._captured(lambda: token.copy_(self._fixed.read(token)))
+        return self._fixed.start(tokens)
+
+    def add(self, token: torch.Tensor, count: int) -> None:
+        assert self._token is not None
+        self._token.copy_(token)
+        for _ in range(count):
+            self._step.replay()
+
+    @staticmethod
+    @torch.no_grad()
+    def _captured(run: Callable[[], torch.Tensor]) -> tuple[Any, torch.Tensor]:
+        """What replays `run`, and where its result then is. Before that `run` runs once, aside."""
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            run()
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = run()
+        return graph, found
 
 
 def likeliest(out: Any) -> torch.Tensor:

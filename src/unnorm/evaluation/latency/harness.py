@@ -49,9 +49,10 @@ def compare_latency(
     second time, which gives the noise floor, and (bound) a copy of it without norms: the most that any replacement
     could save. On the CPU weights are laid elsewhere before each run. budget_seconds: of all workloads together,
     warm-up included. half_width: relative; once every interval is as tight, a workload ends early. mode: eager,
-    compile (torch.compile, a cache of fixed size) or cuda-graphs (the same, captured). energy_seconds: what each model
-    runs beyond the budget, so that a GPU's energy can be read; 0 reads none. Raises `SettingsError` for a workload that
-    is too long for a model, and for graphs without a GPU.
+    compile (torch.compile), cuda-graphs (what eager mode launches, captured) or compiled-cuda-graphs; all but eager
+    with a cache of fixed size. energy_seconds: what each model runs beyond the budget, so that a GPU's energy can be
+    read; 0 reads none. Raises `SettingsError` for a workload that is too long for a model, for graphs without a GPU,
+    and for a training step in `cuda-graphs`.
     """
     workloads = [workload] if isinstance(workload, Workload) else list(workload)
     if not models or not workloads:
@@ -70,7 +71,7 @@ def compare_latency(
         timed[NO_NORMS] = bare
     device = models[reference].get_input_embeddings().weight.device
     modes = {name: model.training for name, model in timed.items()}
-    if mode == "cuda-graphs" and device.type != "cuda":
+    if mode.endswith("cuda-graphs") and device.type != "cuda":
         raise SettingsError(f"CUDA graphs need a CUDA GPU, and the models are on {device}. Choose eager or compile.")
     callables = {name: _compiled(model, mode) for name, model in timed.items()}
     about = environment(device)
@@ -84,7 +85,10 @@ def compare_latency(
                 for model in timed.values():
                     model.train(each.kind == "train")
                 until = started + budget_seconds * (number + 1) / len(workloads)
-                runs = {n: prepare(timed[n], each, prompts, compiled=run, seed=seed) for n, run in callables.items()}
+                runs = {
+                    n: prepare(timed[n], each, prompts, mode=mode, compiled=run, seed=seed)
+                    for n, run in callables.items()
+                }
                 if mode != "eager":
                     runs[AGAIN] = runs[reference]  # one compiled code, one cache: the same run
                 memory[each.name] = _warm_up(runs, device)
@@ -117,14 +121,14 @@ def without_norms(model: Any) -> Any | None:
 
 def _compiled(model: Any, mode: Mode) -> Any:
     """What is called instead of `model`, or None. Every workload has one shape, so none is left open."""
-    if mode == "eager":
+    if not mode.startswith("compile"):
         return None
-    return torch.compile(model, mode="reduce-overhead" if mode == "cuda-graphs" else None, dynamic=False)
+    return torch.compile(model, mode=None if mode == "compile" else "reduce-overhead", dynamic=False)
 
 
 def _compilers_limits(mode: Mode) -> AbstractContextManager[Any]:
     """Models of one class share a limit of compilations, beyond which they run uncompiled and say nothing."""
-    if mode == "eager":
+    if not mode.startswith("compile"):
         return nullcontext()
     return torch._dynamo.config.patch(recompile_limit=_MOST_COMPILED, fail_on_recompile_limit_hit=True)
 

@@ -7,10 +7,11 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from unnorm.evaluation.latency.decoders import Fixed, Growing
+from unnorm.evaluation.latency.decoders import Captured, Fixed, Growing
+from unnorm.foundation.errors import SettingsError
 
 Kind = Literal["prefill", "decode", "train", "prompts"]
-Mode = Literal["eager", "compile", "cuda-graphs"]
+Mode = Literal["eager", "compile", "cuda-graphs", "compiled-cuda-graphs"]
 Sample = Callable[[int], float]
 """Runs once, for the block of that number, and gives the seconds that it took."""
 
@@ -44,13 +45,14 @@ def prepare(
     workload: Workload,
     prompts: Sequence[Sequence[int]] = (),
     *,
+    mode: Mode = "eager",
     compiled: Callable[..., Any] | None = None,
     seed: int = 0,
 ) -> Sample:
     """How `workload` is run on `model` once. Its parameters are not changed. prompts: token ids, for `prompts`.
 
-    compiled: what is called instead of `model`, which then adds tokens to a cache of fixed size and place, and for
-    `decode` and `prompts` reads prompts uncompiled, as transformers' generate does.
+    compiled: what the compiled modes call instead of `model`. In every mode but eager tokens are added to a cache of
+    fixed size and place, and prompts, but for `prefill`, are read as in eager mode, as transformers' generate does.
     """
     device = model.get_input_embeddings().weight.device
     vocabulary = model.config.get_text_config().vocab_size
@@ -58,9 +60,18 @@ def prepare(
     shape = (workload.batch_size, workload.length)
     tokens = torch.randint(vocabulary, shape, generator=generator).to(device)
     if workload.kind == "train":
+        if mode == "cuda-graphs":
+            raise SettingsError("a training step cannot be captured by itself. Choose eager or compiled-cuda-graphs.")
         return _trainer(model if compiled is None else compiled, model, tokens, device)
     longest = max(map(len, prompts)) + workload.new_tokens if workload.kind == "prompts" else workload.positions
-    decoder = Growing(model) if compiled is None else Fixed(model, compiled, longest)
+    decoder: Growing | Fixed | Captured
+    if mode == "eager":
+        decoder = Growing(model)
+    elif mode == "cuda-graphs":
+        decoder = Captured(model, longest)
+    else:
+        assert compiled is not None
+        decoder = Fixed(model, compiled, longest)
     if workload.kind == "prefill":
 
         def read(block: int) -> float:

@@ -10,29 +10,86 @@ Importing this imports neither Triton nor `ops`: the first CUDA tensor that a no
 here, and a compiled model keeps the formula, which the compiler fuses with what stands around it.
 """
 
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
 import torch
 
 from unnorm.norms.curve import CurveNorm
 from unnorm.norms.derf import Derf
 from unnorm.norms.dyt import DyT
+from unnorm.norms.kernels import formula
+from unnorm.norms.kernels.formula import Parts
 
 CURVES = {DyT: "tanh", Derf: "erf"}
 """Specs that there are kernels for, and what `ops` calls their curves."""
 
 
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_eager: Any = None
+_norms: Any = None
+
+
 def fused(module: CurveNorm, x: torch.Tensor) -> torch.Tensor | None:
     """module(x) for x [..., C] on CUDA, or None where there is no kernel for it."""
-    from unnorm.norms.kernels import ops
-
-    curve = CURVES.get(type(module.spec))  # type: ignore[call-overload]
-    if curve is None or not ops.has_kernel(x):
+    global _eager
+    curve = curve_of(module)
+    if curve is None or not has_kernel(x):
         return None
-    parameters = (module.alpha, module.shift, module.weight, module.bias)
+    parts = parts_of(module)
     if type(x) is not torch.Tensor:
-        return ops.curve_norm(x, *parameters, curve)  # type: ignore[no-any-return]
-    from unnorm.norms.kernels import eager
+        from unnorm.norms.kernels import ops
 
-    return eager.curve_norm(x, *parameters, curve)
+        return ops.curve_norm(x, *parts, curve)  # type: ignore[no-any-return]
+    if _eager is None:  # once: to ask for a module takes as long as a small kernel
+        _eager = import_module("unnorm.norms.kernels.eager")
+    y: torch.Tensor = _eager.curve_norm(x, *parts, curve)
+    return y
+
+
+def has_kernel(x: torch.Tensor) -> bool:
+    """Whether there is a kernel for x: on CUDA, not for float64, and where Triton is installed."""
+    return x.is_cuda and x.dtype in _DTYPES and _has_triton()
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def curve_of(module: CurveNorm) -> str | None:
+    return CURVES.get(type(module.spec))  # type: ignore[call-overload]
+
+
+def add_norms(
+    x: torch.Tensor,
+    second: torch.Tensor,
+    third: torch.Tensor | None,
+    module: CurveNorm,
+    other: CurveNorm | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """h = x + second + third, module(h), and other(h) where there is one, whose curve is the same. Without a gradient.
+
+    All [..., C] of one dtype; sums are rounded one after another, as PyTorch's are.
+    """
+    global _norms
+    if not has_kernel(x):
+        run = formula.norms
+    else:
+        if _norms is None:
+            _norms = import_module("unnorm.norms.kernels.launch").norms
+        run = _norms
+    parts = None if other is None else parts_of(other)
+    return run(x, second, third, parts_of(module), parts, curve_of(module))  # type: ignore[no-any-return]
+
+
+def parts_of(module: CurveNorm) -> Parts:
+    """α, s, γ, β, as the kernels take them: contiguous."""
+    own = module._parameters  # a module's own search for an attribute takes long
+    parts = own["alpha"], own["shift"], own["weight"], own["bias"]
+    return tuple(None if p is None else p if p.is_contiguous() else p.contiguous() for p in parts)  # type: ignore[return-value]
 
 
 CurveNorm.fused = fused

@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def _decay(u):
-    """(e, q) = (exp(−2|u|), 1 / (1 + e)): neither overflows. The square of a root is two instructions, a division six."""
+    """(e, q) = (exp(−2|u|), 1 / (1 + e)): neither overflows. A root squared is two instructions, a division is six."""
     e = tl.exp2(-2.8853900817779268 * tl.abs(u))
     root = tl.rsqrt(1.0 + e)
     return e, root * root
@@ -36,26 +36,67 @@ def _tanh(u, e, q, EXACT: tl.constexpr):
     return tl.where(near, series * square * u + u, tl.where(u < 0, -far, far))
 
 
-@triton.jit(do_not_specialize=["rows"])
-def forward_kernel(
-    x_ptr,
-    residual_ptr,
+@triton.jit
+def _norm(
+    h,
     alpha_ptr,
     shift_ptr,
     weight_ptr,
     bias_ptr,
+    c,
+    inside,
+    ERF: tl.constexpr,
+    ALPHA_PER_CHANNEL: tl.constexpr,
+    EXACT: tl.constexpr,
+):
+    """γ φ(α h + s) + β in fp32, of h in fp32 at the columns c."""
+    if ALPHA_PER_CHANNEL:
+        u = h * tl.load(alpha_ptr + c, mask=inside, other=0.0).to(tl.float32)[None, :]
+    else:
+        u = h * tl.load(alpha_ptr).to(tl.float32)
+    if shift_ptr is not None:
+        u += tl.load(shift_ptr).to(tl.float32)
+    if ERF:
+        y = tl.erf(u)
+    else:
+        e, q = _decay(u)
+        y = _tanh(u, e, q, EXACT)
+    if weight_ptr is not None:
+        y *= tl.load(weight_ptr + c, mask=inside, other=0.0).to(tl.float32)[None, :]
+    if bias_ptr is not None:
+        y += tl.load(bias_ptr + c, mask=inside, other=0.0).to(tl.float32)[None, :]
+    return y
+
+
+@triton.jit(do_not_specialize=["rows"])
+def forward_kernel(
+    x_ptr,
+    second_ptr,
+    third_ptr,
     h_ptr,
+    alpha_ptr,
+    shift_ptr,
+    weight_ptr,
+    bias_ptr,
     y_ptr,
+    other_alpha_ptr,
+    other_shift_ptr,
+    other_weight_ptr,
+    other_bias_ptr,
+    other_y_ptr,
     rows,
     X_STRIDE: tl.constexpr,
-    RESIDUAL_STRIDE: tl.constexpr,
+    SECOND_STRIDE: tl.constexpr,
+    THIRD_STRIDE: tl.constexpr,
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
     ERF: tl.constexpr,
     ALPHA_PER_CHANNEL: tl.constexpr,
+    OTHER_ALPHA_PER_CHANNEL: tl.constexpr,
 ):
-    """One tile. h and y are contiguous; a pointer is None where the norm has no such part."""
+    """One tile of h = x + second + third, rounded after each sum as PyTorch does, and of one or two norms of it. h and
+    the norms' outputs are contiguous; a pointer is None for what there is not."""
     column_blocks: tl.constexpr = (WIDTH + COLS - 1) // COLS
     c = (tl.program_id(0) % column_blocks) * COLS + tl.arange(0, COLS)
     r = (tl.program_id(0) // column_blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -63,29 +104,34 @@ def forward_kernel(
     mask = (r < rows)[:, None] & inside[None, :]
     h = tl.load(x_ptr + r[:, None] * X_STRIDE + c[None, :], mask=mask, other=0.0)
     place = r[:, None] * WIDTH + c[None, :]
-    if residual_ptr is not None:
-        residual = tl.load(residual_ptr + r[:, None] * RESIDUAL_STRIDE + c[None, :], mask=mask, other=0.0)
-        h = (h.to(tl.float32) + residual.to(tl.float32)).to(h_ptr.dtype.element_ty)
+    if second_ptr is not None:
+        second = tl.load(second_ptr + r[:, None] * SECOND_STRIDE + c[None, :], mask=mask, other=0.0)
+        h = (h.to(tl.float32) + second.to(tl.float32)).to(h_ptr.dtype.element_ty)
+        if third_ptr is not None:
+            third = tl.load(third_ptr + r[:, None] * THIRD_STRIDE + c[None, :], mask=mask, other=0.0)
+            h = (h.to(tl.float32) + third.to(tl.float32)).to(h_ptr.dtype.element_ty)
         tl.store(h_ptr + place, h, mask=mask)
-    if ALPHA_PER_CHANNEL:
-        u = h.to(tl.float32) * tl.load(alpha_ptr + c, mask=inside, other=0.0).to(tl.float32)[None, :]
-    else:
-        u = h.to(tl.float32) * tl.load(alpha_ptr).to(tl.float32)
-    if shift_ptr is not None:
-        u += tl.load(shift_ptr).to(tl.float32)
-    if ERF:
-        y = tl.erf(u)
-    else:
-        e, q = _decay(u)
-        y = _tanh(u, e, q, y_ptr.dtype.element_ty == tl.float32)
-    if weight_ptr is not None:
-        y *= tl.load(weight_ptr + c, mask=inside, other=0.0).to(tl.float32)[None, :]
-    if bias_ptr is not None:
-        y += tl.load(bias_ptr + c, mask=inside, other=0.0).to(tl.float32)[None, :]
+    h = h.to(tl.float32)
+    exact: tl.constexpr = y_ptr.dtype.element_ty == tl.float32
+    y = _norm(h, alpha_ptr, shift_ptr, weight_ptr, bias_ptr, c, inside, ERF, ALPHA_PER_CHANNEL, exact)
     tl.store(y_ptr + place, y.to(y_ptr.dtype.element_ty), mask=mask)
+    if other_y_ptr is not None:
+        y = _norm(
+            h,
+            other_alpha_ptr,
+            other_shift_ptr,
+            other_weight_ptr,
+            other_bias_ptr,
+            c,
+            inside,
+            ERF,
+            OTHER_ALPHA_PER_CHANNEL,
+            exact,
+        )
+        tl.store(other_y_ptr + place, y.to(other_y_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["rows", "tiles"])
+@triton.jit(do_not_specialize=["rows", "tiles", "groups"])
 def backward_kernel(
     dy_ptr,
     dh_ptr,
@@ -94,12 +140,10 @@ def backward_kernel(
     shift_ptr,
     weight_ptr,
     dx_ptr,
-    alpha_sums_ptr,
-    shift_sums_ptr,
-    weight_sums_ptr,
-    bias_sums_ptr,
+    sums_ptr,
     rows,
     tiles,
+    groups,
     DY_STRIDE: tl.constexpr,
     DH_STRIDE: tl.constexpr,
     H_STRIDE: tl.constexpr,
@@ -108,10 +152,13 @@ def backward_kernel(
     COLS: tl.constexpr,
     ERF: tl.constexpr,
     ALPHA_PER_CHANNEL: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    """`tiles` tiles below one another: their dx, and their sums for the parameters.
+    """`tiles` tiles below one another, a group: their dx, and their sums for the parameters where those are asked for.
 
-    Sums a channel lie as [groups, WIDTH], a group being such a column of tiles; those of one number as [programs].
+    STAGES: how many tiles are on their way from memory at once. Sums: [4, groups, WIDTH], those of γ, β, α and s; of
+    what is one number, one a program.
     """
     column_blocks: tl.constexpr = (WIDTH + COLS - 1) // COLS
     group = tl.program_id(0) // column_blocks
@@ -133,7 +180,7 @@ def backward_kernel(
     if weight_ptr is not None:
         scale = scale * tl.load(weight_ptr + c, mask=inside, other=0.0).to(tl.float32)[None, :]
     dx_scale = scale * alpha
-    for tile in range(0, tiles):
+    for tile in tl.range(0, tiles, num_stages=STAGES):
         r = (group.to(tl.int64) * tiles + tile) * ROWS + tl.arange(0, ROWS)
         mask = (r < rows)[:, None] & inside[None, :]
         h = tl.load(h_ptr + r[:, None] * H_STRIDE + c[None, :], mask=mask, other=0.0).to(tl.float32)
@@ -143,35 +190,38 @@ def backward_kernel(
             u += tl.load(shift_ptr).to(tl.float32)
         if ERF:
             slope = dy * tl.exp(-u * u)
-            if weight_sums_ptr is not None:
-                weight_sum += dy * tl.erf(u)
+            if sums_ptr is not None:
+                if weight_ptr is not None:
+                    weight_sum += dy * tl.erf(u)
         else:
             e, q = _decay(u)
             slope = dy * (e * q) * q  # 1 − tanh² = 4 e q², without the cancellation where tanh is near 1
-            if weight_sums_ptr is not None:
-                weight_sum += dy * _tanh(u, e, q, dx_ptr.dtype.element_ty == tl.float32)
-        if bias_sums_ptr is not None:
-            bias_sum += dy
-        if alpha_sums_ptr is not None:
+            if sums_ptr is not None:
+                if weight_ptr is not None:
+                    weight_sum += dy * _tanh(u, e, q, dx_ptr.dtype.element_ty == tl.float32)
+        if sums_ptr is not None:
+            if HAS_BIAS:
+                bias_sum += dy
             alpha_sum += slope * h
-        if shift_sums_ptr is not None:
-            shift_sum += slope
+            if shift_ptr is not None:
+                shift_sum += slope
         dx = slope * dx_scale
         if dh_ptr is not None:
             dx += tl.load(dh_ptr + r[:, None] * DH_STRIDE + c[None, :], mask=mask, other=0.0).to(tl.float32)
         tl.store(dx_ptr + r[:, None] * WIDTH + c[None, :], dx.to(dx_ptr.dtype.element_ty), mask=mask)
-    place = group * WIDTH + c
-    if weight_sums_ptr is not None:
-        tl.store(weight_sums_ptr + place, tl.sum(weight_sum, axis=0), mask=inside)
-    if bias_sums_ptr is not None:
-        tl.store(bias_sums_ptr + place, tl.sum(bias_sum, axis=0), mask=inside)
-    if alpha_sums_ptr is not None:
+    if sums_ptr is not None:
+        size = groups * WIDTH
+        place = sums_ptr + group * WIDTH + c
+        if weight_ptr is not None:
+            tl.store(place, tl.sum(weight_sum, axis=0), mask=inside)
+        if HAS_BIAS:
+            tl.store(place + size, tl.sum(bias_sum, axis=0), mask=inside)
         if ALPHA_PER_CHANNEL:
-            tl.store(alpha_sums_ptr + place, tl.sum(alpha_sum * scale, axis=0), mask=inside)
+            tl.store(place + 2 * size, tl.sum(alpha_sum * scale, axis=0), mask=inside)
         else:
-            tl.store(alpha_sums_ptr + tl.program_id(0), tl.sum(alpha_sum * scale))
-    if shift_sums_ptr is not None:
-        tl.store(shift_sums_ptr + tl.program_id(0), tl.sum(shift_sum * scale))
+            tl.store(sums_ptr + 2 * size + tl.program_id(0), tl.sum(alpha_sum * scale))
+        if shift_ptr is not None:
+            tl.store(sums_ptr + 3 * size + tl.program_id(0), tl.sum(shift_sum * scale))
 
 
 @triton.jit
@@ -191,14 +241,11 @@ def _whole_sum(sums_ptr, out_ptr, programs, PROGRAMS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["groups", "programs"])
 def finish_kernel(
-    alpha_sums_ptr,
-    shift_sums_ptr,
-    weight_sums_ptr,
-    bias_sums_ptr,
-    alpha_ptr,
-    shift_ptr,
-    weight_ptr,
-    bias_ptr,
+    sums_ptr,
+    dalpha_ptr,
+    dshift_ptr,
+    dweight_ptr,
+    dbias_ptr,
     groups,
     programs,
     WIDTH: tl.constexpr,
@@ -207,18 +254,18 @@ def finish_kernel(
     PROGRAMS: tl.constexpr,
     ALPHA_PER_CHANNEL: tl.constexpr,
 ):
-    """The gradients of α, s, γ, β from `backward_kernel`'s sums: a block of channels a program, the first one also what
+    """The parameters' gradients from `backward_kernel`'s sums: a block of channels a program, the first one also what
     is one number. GROUPS and PROGRAMS: powers of two that hold `groups` and `programs`."""
     c = tl.program_id(0) * COLS + tl.arange(0, COLS)
-    if weight_sums_ptr is not None:
-        _column_sums(weight_sums_ptr, weight_ptr, groups, c, WIDTH, GROUPS)
-    if bias_sums_ptr is not None:
-        _column_sums(bias_sums_ptr, bias_ptr, groups, c, WIDTH, GROUPS)
-    if alpha_sums_ptr is not None:
-        if ALPHA_PER_CHANNEL:
-            _column_sums(alpha_sums_ptr, alpha_ptr, groups, c, WIDTH, GROUPS)
-        elif tl.program_id(0) == 0:
-            _whole_sum(alpha_sums_ptr, alpha_ptr, programs, PROGRAMS)
-    if shift_sums_ptr is not None:
+    size = groups * WIDTH
+    if dweight_ptr is not None:
+        _column_sums(sums_ptr, dweight_ptr, groups, c, WIDTH, GROUPS)
+    if dbias_ptr is not None:
+        _column_sums(sums_ptr + size, dbias_ptr, groups, c, WIDTH, GROUPS)
+    if ALPHA_PER_CHANNEL:
+        _column_sums(sums_ptr + 2 * size, dalpha_ptr, groups, c, WIDTH, GROUPS)
+    elif tl.program_id(0) == 0:
+        _whole_sum(sums_ptr + 2 * size, dalpha_ptr, programs, PROGRAMS)
+    if dshift_ptr is not None:  # a pointer's presence is known to the compiler, and goes into no `and`
         if tl.program_id(0) == 0:
-            _whole_sum(shift_sums_ptr, shift_ptr, programs, PROGRAMS)
+            _whole_sum(sums_ptr + 3 * size, dshift_ptr, programs, PROGRAMS)

@@ -33,6 +33,14 @@ class _CurveNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
-        needed = ctx.needs_input_grad
-        dx, *found = launch.backward(dy, None, *ctx.saved_tensors, ctx.curve, any(needed[1:5]))
-        return dx, *(g if need else None for g, need in zip(found, needed[1:5], strict=True)), None
+        _, alpha, shift, weight, bias, _ = ctx.needs_input_grad
+        asked = alpha or shift or weight or bias
+        dx, dalpha, dshift, dweight, dbias = launch.backward(dy, None, *ctx.saved_tensors, ctx.curve, asked)
+        return (
+            dx,
+            dalpha if alpha else None,
+            dshift if shift else None,
+            dweight if weight else None,
+            dbias if bias else None,
+            None,
+        )

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+Parts = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
+"""α, s, γ, β of a norm."""
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """Of h, α, s, γ, β; an empty tensor for a parameter that is not there or was not asked for."""
 
@@ -33,6 +35,16 @@ def forward(
     if bias is not None:
         y = y + bias.to(wide)
     return h, y.to(x.dtype)
+
+
+def norms(
+    x: Tensor, second: Tensor | None, third: Tensor | None, parts: Parts, other: Parts | None, curve: str
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """h = x + second + third, its norm, and another norm of h where there is one. All [..., C] of one dtype."""
+    if second is not None and third is not None:
+        x, second = x + second, third
+    h, y = forward(x, second, *parts, curve)
+    return h, y, None if other is None else forward(h, None, *other, curve)[1]
 
 
 def backward(

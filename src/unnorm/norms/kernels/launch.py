@@ -1,29 +1,45 @@
-"""Runs the Triton kernels: the same two functions as `formula`, for contiguous or row-strided tensors of one device.
+"""Runs the Triton kernels: the same functions as `formula`, for contiguous or row-strided tensors of one device.
 
-Sizes of grids and buffers follow from shapes alone, and nothing waits for the device, so a CUDA graph can capture both.
+Parameters are contiguous. Sizes of grids and buffers follow from shapes alone, and nothing waits for the device, so a
+CUDA graph can capture all of it.
 """
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from unnorm.norms.kernels.device_code import backward_kernel, finish_kernel, forward_kernel
-from unnorm.norms.kernels.formula import Gradients
+from unnorm.norms.kernels.formula import Gradients, Parts
 
-_FEWEST_COLUMNS, _MOST_COLUMNS = 128, 1024
-_FORWARD_TILE, _BACKWARD_TILE, _SMALLEST_TILE = 4096, 2048, 1024
-"""Elements of a tile; the backward pass holds more values an element."""
-_PROGRAMS = 512
-"""As many as fill a device, if each has its largest tile; in the backward pass no more, so that few sums are left."""
+_FORWARD_TILE, _FORWARD_COLUMNS = 2048, 256
+_BACKWARD_TILE, _BACKWARD_COLUMNS = 2048, 1024
+_SMALLEST_TILE, _FEWEST_COLUMNS = 1024, 128
+"""Elements of a tile, and of a row of it. On an H200 these came nearest to a copy's speed."""
+_PROGRAMS = 528
+"""Four for each processor of a large GPU: in the backward pass, and before a tile is larger than the smallest."""
+_STAGES = 3
 _FINISH_COLUMNS = 32
 _WARPS = 4
 _ALIGNED = 16
-"""Bytes that a pointer is a multiple of, for the widest loads."""
+"""Bytes that every pointer is a multiple of, for the widest loads."""
+_MOST_KNOWN = 10_000
+_NO_PARTS = (None, None, None, None)
 
-_compiled: dict[tuple[Any, ...], Any] = {}
+
+class _Known(NamedTuple):
+    """A compiled kernel, and what it is run with for inputs of some shape."""
+
+    run: Callable[..., Any]
+    function: Any
+    metadata: Any
+    programs: int
+    numbers: tuple[Any, ...]
+
+
+_known: dict[tuple[Any, ...], _Known] = {}
 
 
 def forward(
@@ -36,24 +52,41 @@ def forward(
     curve: str,
 ) -> tuple[Tensor, Tensor]:
     """As `formula.forward`. x and residual [..., C], fp32, bf16 or fp16; h and y are contiguous."""
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    h = x if residual is None else torch.empty_like(y)
-    elements = y.numel()
+    h, y, _ = norms(x, residual, None, (alpha, shift, weight, bias), None, curve)
+    return h, y
+
+
+def norms(
+    x: Tensor, second: Tensor | None, third: Tensor | None, parts: Parts, other: Parts | None, curve: str
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """As `formula.norms`: h = x + second + third, its norm, and another norm of it where there is one."""
+    y = _like(x)
+    h = x if second is None else torch.empty_like(y)
+    other_y = None if other is None else torch.empty_like(y)
+    elements, width = y.numel(), y.shape[-1]
     if elements == 0:
-        return h, y
+        return h, y, other_y
     x, x_stride = _rows(x)
-    residual, residual_stride = (None, 0) if residual is None else _rows(residual)
-    width = y.shape[-1]
-    rows = elements // width
-    tall, wide = _tile(rows, width, _FORWARD_TILE)
+    second, second_stride = (None, 0) if second is None else _rows(second)
+    third, third_stride = (None, 0) if third is None else _rows(third)
+    per_channel = parts[0].numel() > 1
+    other_per_channel = other is not None and other[0].numel() > 1
+
+    def how() -> tuple[int, tuple[Any, ...]]:
+        rows = elements // width
+        tall, wide = _tile(rows, width, _FORWARD_TILE, _FORWARD_COLUMNS)
+        strides = x_stride, second_stride, third_stride
+        return -(-rows // tall) * -(-width // wide), (
+            *(rows, *strides, width, tall, wide, curve == "erf", per_channel, other_per_channel),
+        )
+
     _run(
         forward_kernel,
-        -(-rows // tall) * -(-width // wide),
-        (x, residual, _contiguous(alpha), shift, _contiguous(weight), _contiguous(bias), h, y),
-        (rows,),
-        (x_stride, residual_stride, width, tall, wide, curve == "erf", alpha.numel() > 1),
+        ("forward", elements, width, x_stride, second_stride, third_stride, curve, per_channel, other_per_channel),
+        (x, second, third, h, *parts, y, *(other or _NO_PARTS), other_y),
+        how,
     )
-    return h, y
+    return h, y, other_y
 
 
 def backward(
@@ -68,82 +101,89 @@ def backward(
     parameters: bool,
 ) -> Gradients:
     """As `formula.backward`. The gradients of the parameters are the same bits in every run."""
-    dx = torch.empty(h.shape, dtype=h.dtype, device=h.device)
-    wanted = [p if parameters else None for p in (alpha, shift, weight, bias)]
+    dx = _like(h)
     elements, width = dx.numel(), dx.shape[-1]
+    wanted = (alpha, shift, weight, bias) if parameters else _NO_PARTS
     if elements == 0:
         return dx, *(h.new_empty(0) if p is None else torch.zeros_like(p) for p in wanted)  # type: ignore[return-value]
-    (h, h_stride), (dy, dy_stride) = _rows(h), _rows(dy)
+    h, h_stride = _rows(h)
+    dy, dy_stride = _rows(dy)
     dh, dh_stride = (None, 0) if dh is None else _rows(dh)
-    rows = elements // width
-    tall, wide = _tile(rows, width, _BACKWARD_TILE)
+    rows, per_channel, has_bias = elements // width, alpha.numel() > 1, bias is not None
+    tall, wide = _tile(rows, width, _BACKWARD_TILE, _BACKWARD_COLUMNS)
     column_blocks = -(-width // wide)
     tiles = -(-rows // (tall * max(1, _PROGRAMS // column_blocks)))
     groups = -(-rows // (tall * tiles))
-    per_channel = alpha.numel() > 1
-    lengths = (
-        groups * (width if per_channel else column_blocks),
-        groups * column_blocks,
-        groups * width,
-        groups * width,
-    )
-    sums = [
-        None if p is None else torch.empty(length, dtype=torch.float32, device=h.device)
-        for p, length in zip(wanted, lengths, strict=True)
-    ]
+    programs = groups * column_blocks
+    sums = dx.new_empty(4 * groups * width, dtype=torch.float32) if parameters else None
+    strides = dy_stride, dh_stride, h_stride
     _run(
         backward_kernel,
-        groups * column_blocks,
-        (dy, dh, h, _contiguous(alpha), shift, _contiguous(weight), dx, *sums),
-        (rows, tiles),
-        (dy_stride, dh_stride, h_stride, width, tall, wide, curve == "erf", per_channel),
+        ("backward", elements, width, *strides, curve, per_channel, has_bias),
+        (dy, dh, h, alpha, shift, weight, dx, sums),
+        lambda: (
+            programs,
+            (rows, tiles, groups, *strides, width, tall, wide, curve == "erf", per_channel, has_bias, _STAGES),
+        ),
     )
     if not parameters:
-        return dx, *(h.new_empty(0) for _ in wanted)  # type: ignore[return-value]
-    found = [None if p is None else torch.empty(p.shape, dtype=p.dtype, device=p.device) for p in wanted]
+        return dx, *(dx.new_empty(0) for _ in wanted)  # type: ignore[return-value]
+    found = [None if p is None else torch.empty_like(p) for p in wanted]
     _run(
         finish_kernel,
-        -(-width // _FINISH_COLUMNS),
-        (*sums, *found),
-        (groups, groups * column_blocks),
-        (width, _FINISH_COLUMNS, _power_of_two(groups), _power_of_two(groups * column_blocks), per_channel),
+        ("finish", groups, width, programs, per_channel),
+        (sums, *found),
+        lambda: (
+            -(-width // _FINISH_COLUMNS),
+            (groups, programs, width, _FINISH_COLUMNS, _power_of_two(groups), _power_of_two(programs), per_channel),
+        ),
     )
-    return dx, *(h.new_empty(0) if p is None else p for p in found)  # type: ignore[return-value]
+    return dx, *(dx.new_empty(0) if p is None else p for p in found)  # type: ignore[return-value]
 
 
 def _run(
-    kernel: Any, programs: int, tensors: tuple[Tensor | None, ...], numbers: tuple[int, ...], constants: tuple[Any, ...]
+    kernel: Any,
+    case: tuple[Any, ...],
+    tensors: tuple[Tensor | None, ...],
+    how: Callable[[], tuple[int, tuple[Any, ...]]],
 ) -> None:
-    """Launch `programs` of `kernel`, past Triton's own look at each argument where that was taken before: it takes
-    longer than the rest of a launch, and small models wait for launches."""
-    device = tensors[0].device if tensors[0] is not None else next(t.device for t in tensors if t is not None)
-    places, dtypes = 0, []
-    for tensor in tensors:
-        if tensor is None:
-            dtypes.append(None)
-        else:
-            places |= tensor.data_ptr()
-            dtypes.append(tensor.dtype)
-    key = (id(kernel), constants, *dtypes, device)
-    found = _compiled.get(key) if places % _ALIGNED == 0 else None
-    grid = (programs, 1, 1)
-    with _on(device):
-        if found is not None:
-            found[grid](*tensors, *numbers, *constants)
-            return
-        found = kernel[grid](*tensors, *numbers, *constants, num_warps=_WARPS)
-    if places % _ALIGNED == 0 and found is not None and max(numbers) < 2**31:  # the interpreter compiles nothing
-        _compiled[key] = found
+    """Launch `kernel` on `tensors`. `how` gives the number of programs, and the arguments that are no tensors; both
+    follow from `case`.
+
+    Triton looks at every argument of a launch, which takes longer than the rest of it, and small models wait for
+    launches. So a kernel that was compiled for a case is called directly, with addresses.
+    """
+    device = tensors[0].device.index  # type: ignore[union-attr]
+    places = [None if t is None else t.data_ptr() for t in tensors]
+    misaligned = 0
+    for place in places:
+        if place:
+            misaligned |= place
+    key = (device, case, *[None if t is None else t.dtype for t in tensors])
+    known = _known.get(key)
+    if known is not None and not misaligned % _ALIGNED and torch._C._cuda_getDevice() == device:
+        stream = torch._C._cuda_getCurrentRawStream(device)
+        run, function, metadata, programs, numbers = known
+        run(programs, 1, 1, stream, function, metadata, None, None, None, *places, *numbers)
+        return
+    programs, numbers = how()
+    with torch.cuda.device(device) if device is not None else nullcontext():
+        compiled = kernel[(programs, 1, 1)](*tensors, *numbers, num_warps=_WARPS)
+    if compiled is not None and not misaligned % _ALIGNED:  # the interpreter compiles nothing
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[key] = _Known(compiled.run, compiled.function, compiled.packed_metadata, programs, numbers)
 
 
-def _tile(rows: int, width: int, elements: int) -> tuple[int, int]:
+def _tile(rows: int, width: int, elements: int, columns: int) -> tuple[int, int]:
     """Rows and columns of a tile, powers of two. Smaller tiles where there is little to do, so that all of a device
-    does it; columns that the width is a multiple of, if they are not too few."""
+    does it; columns that the width is a multiple of, unless they were too few."""
     elements = min(elements, max(_SMALLEST_TILE, _power_of_two(rows * width // _PROGRAMS)))
-    columns = min(_MOST_COLUMNS, elements, width & -width)
-    if columns < _FEWEST_COLUMNS:
-        columns = min(_MOST_COLUMNS, elements, _power_of_two(width))
-    return min(max(1, elements // columns), _power_of_two(rows)), columns
+    most = min(columns, elements)
+    wide = min(most, width & -width)
+    if wide < _FEWEST_COLUMNS:
+        wide = min(most, _power_of_two(width))
+    return min(elements // wide, _power_of_two(rows)), wide
 
 
 def _power_of_two(number: int) -> int:
@@ -151,23 +191,17 @@ def _power_of_two(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
+def _like(x: Tensor) -> Tensor:
+    """A new tensor of x's shape, contiguous."""
+    return torch.empty_like(x) if x.is_contiguous() else torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
 def _rows(tensor: Tensor) -> tuple[Tensor, int]:
-    """tensor [..., C] seen as [rows, C] whose channels lie side by side, without a copy where its layout allows it, and
-    the distance of its rows."""
+    """tensor [..., C] as rows whose channels lie side by side, without a copy where its layout allows it, and how far
+    each row is from the next."""
     width = tensor.shape[-1]
     if tensor.is_contiguous():
         return tensor, width
     rows = tensor.reshape(-1, width)
     rows = rows if rows.stride(1) == 1 or width == 1 else rows.contiguous()
     return rows, rows.stride(0)
-
-
-def _contiguous(parameter: Tensor | None) -> Tensor | None:
-    return None if parameter is None else parameter.contiguous()
-
-
-def _on(device: torch.device) -> AbstractContextManager[object]:
-    """Triton launches on the current device, which need not be the tensors'."""
-    if device.type != "cuda" or torch.cuda.current_device() == device.index:
-        return nullcontext()
-    return torch.cuda.device(device)

@@ -26,6 +26,8 @@ def latency(
     mode: Annotated[
         str, typer.Option(help="eager, compile (torch.compile), cuda-graphs, compiled-cuda-graphs.")
     ] = "eager",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; a GPU where there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; as the models are.")] = None,
     no_bound: Annotated[bool, typer.Option("--no-bound", help="Leave out the copy without norms.")] = False,
     out: Annotated[Path | None, typer.Option(help="A .parquet file for every timed run.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the order and the tokens.")] = 0,
@@ -44,6 +46,7 @@ def latency(
 
     if mode not in get_args(Mode):
         raise SettingsError(f"--mode is one of {', '.join(get_args(Mode))}, not {mode!r}.")
+    place = _place(device, dtype)
 
     sizes, spans = _numbers(batch_sizes, "--batch-sizes"), _numbers(lengths, "--lengths")
     if prompts is not None:
@@ -63,7 +66,7 @@ def latency(
     opened = {name: open_model(name) for name in models}
     texts = _prompt_ids(prompts, opened[models[0]][1], opened, new_tokens) if prompts is not None else []
     report = compare_latency(
-        {name: _plain(model) for name, (model, _) in opened.items()},
+        {name: _plain(model).to(**place) for name, (model, _) in opened.items()},
         grid,
         budget_seconds=budget,
         half_width=half_width,
@@ -93,6 +96,22 @@ def latency(
     emit_table(f"against {models[0]}, in {report.seconds:.0f} s", columns, rows, 2)
     about = report.environment
     say(f"{about['processor']}, {about['threads']} threads, load {about['load']}")
+
+
+def _place(device: str | None, dtype: str | None) -> dict[str, Any]:
+    import torch
+
+    from unnorm.foundation.errors import SettingsError
+
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype is not None and dtype not in dtypes:
+        raise SettingsError(f"--dtype is one of {', '.join(dtypes)}, not {dtype!r}.")
+    gpus = torch.cuda.device_count()
+    known = ["cpu", "cuda", *(f"cuda:{number}" for number in range(gpus))][: None if gpus else 1]
+    if device is not None and device not in known:
+        raise SettingsError(f"--device is one of {', '.join(known)} on this machine, not {device!r}.")
+    place: dict[str, Any] = {"device": torch.device(device or known[min(1, len(known) - 1)])}
+    return place if dtype is None else {**place, "dtype": dtypes[dtype]}
 
 
 def _numbers(text: str, option: str) -> list[int]:

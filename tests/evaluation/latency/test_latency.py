@@ -15,6 +15,7 @@ from surgery.architectures import architecture
 from unnorm.cli.main import run
 from unnorm.evaluation.latency import Workload, compare_latency, energy
 from unnorm.evaluation.latency.blocks import block
+from unnorm.evaluation.latency.decoders import Captured, Growing
 from unnorm.evaluation.latency.harness import AGAIN, NO_NORMS, without_norms
 from unnorm.evaluation.latency.ratios import Ratio, ratio_of
 from unnorm.evaluation.latency.report import verdict_of
@@ -182,7 +183,15 @@ def test_the_command(bases, tmp_path, capsys):
     assert pq.read_table(out).num_rows > 0
     assert run(["latency", bases["gpt2"], *common, "--prompts", "builtin"]) == 0
     assert "noise floor" in capsys.readouterr().out
-    for wrong in (["--workloads", "sleep"], ["--lengths", "0"], ["--batch-sizes", "x"], ["--lengths", "1000"]):
+    assert run(["latency", bases["gpt2"], *common, "--device", "cpu", "--dtype", "bfloat16"]) == 0
+    for wrong in (
+        ["--device", "tpu"],
+        ["--dtype", "int8"],
+        ["--workloads", "sleep"],
+        ["--lengths", "0"],
+        ["--batch-sizes", "x"],
+        ["--lengths", "1000"],
+    ):
         assert run(["latency", bases["gpt2"], *wrong]) == 2
     assert run(["latency", bases["gpt2"], bases["gpt2"]]) == 2
     assert "Traceback" not in capsys.readouterr().err
@@ -199,6 +208,42 @@ def test_a_cache_of_fixed_size_adds_the_same_tokens(family, monkeypatch):
         prepare(model, Workload(kind="decode", length=8, new_tokens=5), **how)(0)
     assert len(seen[True]) == 6
     assert all(torch.equal(one, other) for one, other in zip(seen[True], seen[False], strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["prefill", "decode"])
+def test_a_captured_model_adds_the_same_tokens(family, kind):
+    model = tiny_model(family).cuda()
+    rows = torch.randint(1, 300, (2, 8), device="cuda")
+    captured, growing = Captured(model, 16), Growing(model)
+    if kind == "prefill":
+        for _ in range(2):
+            captured.ready(rows)
+            assert torch.equal(captured.read(rows), growing.read(rows))
+        return
+    wanted = model.generate(rows, max_new_tokens=6, min_new_tokens=6, do_sample=False)[:, 8:]
+    for _ in range(2):
+        token = captured.start(rows)
+        assert torch.equal(token[:, 0], wanted[:, 0])
+        for at in range(1, 6):
+            captured.add(token, 1)
+            token = captured.token.clone()
+            assert torch.equal(token[:, 0], wanted[:, at])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_every_mode_on_a_gpu():
+    models = {"a": tiny_model("gpt_neox").cuda(), "b": tiny_model("gpt_neox").cuda()}
+    unnorm.swap_(models["b"], unnorm.DyT(), calibrate_on=None)
+    for mode in ("eager", "compile", "cuda-graphs", "compiled-cuda-graphs"):
+        for kind in ("prefill", "decode"):
+            workload = Workload(kind=kind, length=8, new_tokens=4)
+            report = compare_latency(models, workload, mode=mode, budget_seconds=0.1, energy_seconds=0.3, quiet=True)
+            assert {c.model for c in report.comparisons} == {"b", AGAIN, NO_NORMS}
+            assert all(joules > 0 for joules in report.energy[workload.name].values())
+    with pytest.raises(SettingsError, match="training step"):
+        compare_latency(models, Workload(kind="train", length=8), mode="cuda-graphs", quiet=True)
 
 
 def test_graphs_without_a_gpu_are_refused():

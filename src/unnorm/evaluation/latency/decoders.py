@@ -82,28 +82,28 @@ class Captured:
         self._fixed = Fixed(model, model, positions)
         self._read: Any = None
         self._step: Any = None
-        self._token: torch.Tensor | None = None
+        self.token: torch.Tensor | None = None
 
     def ready(self, tokens: torch.Tensor) -> None:
         self._fixed.start(tokens)
         if self._read is None:
-            self._read, self._token = self._captured(lambda: self._fixed.read(tokens))
+            self._read, self.token = self._captured(lambda: self._fixed.read(tokens))
         self._fixed.reset()
 
     def read(self, tokens: torch.Tensor) -> torch.Tensor:
         self._read.replay()
-        assert self._token is not None
-        return self._token
+        assert self.token is not None
+        return self.token
 
     def start(self, tokens: torch.Tensor) -> torch.Tensor:
         if self._step is None:
-            token = self._token = self._fixed.start(tokens).clone()
+            token = self.token = self._fixed.start(tokens).clone()
             self._step, _ = self._captured(lambda: token.copy_(self._fixed.read(token)))
         return self._fixed.start(tokens)
 
     def add(self, token: torch.Tensor, count: int) -> None:
-        assert self._token is not None
-        self._token.copy_(token)
+        assert self.token is not None
+        self.token.copy_(token)
         for _ in range(count):
             self._step.replay()
 

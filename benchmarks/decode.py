@@ -99,11 +99,12 @@ def main() -> None:
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 32])
     parser.add_argument("--new-tokens", type=int, default=0, help="in decode, instead of 128 (on a CPU 16)")
     parser.add_argument("--note", default="", help="a line for the table, such as what else the machine was doing")
+    parser.add_argument("--arms", nargs="*", default=[], help="of these alone, beside the base and the bound")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     rows: list[str] = []
     for name in options.shapes:
-        models = arms(name)
+        models = {arm: m for arm, m in arms(name).items() if not options.arms or arm in ("as it is", *options.arms)}
         for workload in workloads(name, options.new_tokens):
             if workload.kind in options.workloads and workload.batch_size in options.batches:
                 for mode in options.modes:

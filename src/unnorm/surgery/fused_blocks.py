@@ -46,7 +46,7 @@ def fuse_blocks_(model: nn.Module) -> dict[str, Callable[[], None]]:
         original = type(block)
         parent, _, number = path.rpartition(".")
         after = found.get(f"{parent}.{int(number) + 1}") if number.isdigit() else None
-        block.__class__ = _fused_class(original, family)
+        block.__class__ = _fused_class(original, family)  # type: ignore[arg-type]
         block.__dict__[_NEXT] = None if after is None else after[0]  # past Module, whose child it is not
         block.__dict__[_HANDED] = None
         undo[path] = _undo(block, original)
@@ -185,7 +185,7 @@ def _families() -> dict[Any, _Family]:
     return found
 
 
-def _code(kind: type) -> tuple[Any, ...] | None:
+def _code(kind: Any) -> tuple[Any, ...] | None:
     """What tells the code of a module's forward from others, without transformers' own wrapper around it."""
     code = getattr(unwrap(kind.forward), "__code__", None)
     return None if code is None else (code.co_code, code.co_names, code.co_varnames)

@@ -58,7 +58,7 @@ def test_forward_and_backward_are_float64s(shape, curve, per_channel, dtype):
 @pytest.mark.parametrize("curve", ["tanh", "erf"])
 def test_sums_over_several_tiles_groups_and_blocks_of_columns(curve, monkeypatch):
     check(case((16500, 13), curve, per_channel=curve == "erf", device=DEVICE))
-    monkeypatch.setattr(launch, "_PROGRAMS", 4)
+    monkeypatch.setattr(launch, "_BACKWARD_PROGRAMS", 4)
     check(case((9, 1030), curve, per_channel=curve == "tanh", device=DEVICE))
 
 

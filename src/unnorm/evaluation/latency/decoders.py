@@ -85,8 +85,9 @@ class Captured:
         self.token: torch.Tensor | None = None
 
     def ready(self, tokens: torch.Tensor) -> None:
-        self._fixed.start(tokens)
         if self._read is None:
+            self._fixed.start(tokens)  # which lays the cache out
+            self._fixed.reset()
             self._read, self.token = self._captured(lambda: self._fixed.read(tokens))
         self._fixed.reset()
 

@@ -130,7 +130,10 @@ def _compilers_limits(mode: Mode) -> AbstractContextManager[Any]:
     """Models of one class share a limit of compilations, beyond which they run uncompiled and say nothing."""
     if not mode.startswith("compile"):
         return nullcontext()
-    return torch._dynamo.config.patch(recompile_limit=_MOST_COMPILED, fail_on_recompile_limit_hit=True)
+    limits: AbstractContextManager[Any] = torch._dynamo.config.patch(
+        recompile_limit=_MOST_COMPILED, fail_on_recompile_limit_hit=True
+    )
+    return limits
 
 
 def _warm_up(runs: Mapping[str, Sample], device: torch.device) -> dict[str, int]:

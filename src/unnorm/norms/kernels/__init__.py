@@ -10,7 +10,6 @@ Importing this imports neither Triton nor `ops`: the first CUDA tensor that a no
 here, and a compiled model keeps the formula, which the compiler fuses with what stands around it.
 """
 
-from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -29,12 +28,10 @@ CURVES = {DyT: "tanh", Derf: "erf"}
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _eager: Any = None
-_norms: Any = None
 
 
 def fused(module: CurveNorm, x: torch.Tensor) -> torch.Tensor | None:
     """module(x) for x [..., C] on CUDA, or None where there is no kernel for it."""
-    global _eager
     curve = curve_of(module)
     if curve is None or not has_kernel(x):
         return None
@@ -43,24 +40,7 @@ def fused(module: CurveNorm, x: torch.Tensor) -> torch.Tensor | None:
         from unnorm.norms.kernels import ops
 
         return ops.curve_norm(x, *parts, curve)  # type: ignore[no-any-return]
-    if _eager is None:  # once: to ask for a module takes as long as a small kernel
-        _eager = import_module("unnorm.norms.kernels.eager")
-    y: torch.Tensor = _eager.curve_norm(x, *parts, curve)
-    return y
-
-
-def has_kernel(x: torch.Tensor) -> bool:
-    """Whether there is a kernel for x: on CUDA, not for float64, and where Triton is installed."""
-    return x.is_cuda and x.dtype in _DTYPES and _has_triton()
-
-
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
-
-
-def curve_of(module: CurveNorm) -> str | None:
-    return CURVES.get(type(module.spec))  # type: ignore[call-overload]
+    return (_eager or _import_eager()).curve_norm(x, parts, curve)  # type: ignore[no-any-return]
 
 
 def add_norms(
@@ -74,22 +54,38 @@ def add_norms(
 
     All [..., C] of one dtype; sums are rounded one after another, as PyTorch's are.
     """
-    global _norms
-    if not has_kernel(x):
-        run = formula.norms
-    else:
-        if _norms is None:
-            _norms = import_module("unnorm.norms.kernels.launch").norms
-        run = _norms
+    run = (_eager or _import_eager()).norms if has_kernel(x) else formula.norms
     parts = None if other is None else parts_of(other)
-    return run(x, second, third, parts_of(module), parts, curve_of(module))  # type: ignore[no-any-return]
+    return run(x, second, third, parts_of(module), parts, CURVES[type(module.spec)])  # type: ignore[index]
+
+
+def curve_of(module: CurveNorm) -> str | None:
+    """What `ops` calls the curve of a norm, where there are kernels for it."""
+    return CURVES.get(type(module.spec))  # type: ignore[call-overload]
+
+
+def has_kernel(x: torch.Tensor) -> bool:
+    """Whether there is a kernel for x: on CUDA, not for float64, and where Triton is installed."""
+    return x.is_cuda and x.dtype in _DTYPES and _has_triton
 
 
 def parts_of(module: CurveNorm) -> Parts:
     """α, s, γ, β, as the kernels take them: contiguous."""
     own = module._parameters  # a module's own search for an attribute takes long
     parts = own["alpha"], own["shift"], own["weight"], own["bias"]
-    return tuple(None if p is None else p if p.is_contiguous() else p.contiguous() for p in parts)  # type: ignore[return-value]
+    for part in parts:
+        if part is not None and not part.is_contiguous():
+            return tuple(None if p is None else p.contiguous() for p in parts)  # type: ignore[return-value]
+    return parts  # type: ignore[return-value]
 
+
+def _import_eager() -> Any:
+    """Once: to ask for a module takes as long as a small kernel."""
+    global _eager
+    _eager = import_module("unnorm.norms.kernels.eager")
+    return _eager
+
+
+_has_triton = find_spec("triton") is not None
 
 CurveNorm.fused = fused

@@ -10,15 +10,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from unnorm.norms.kernels import launch
+from unnorm.norms.kernels.formula import Parts
+
+norms = launch.norms
 
 
-def curve_norm(
-    x: Tensor, alpha: Tensor, shift: Tensor | None, weight: Tensor | None, bias: Tensor | None, curve: str
-) -> Tensor:
+def curve_norm(x: Tensor, parts: Parts, curve: str) -> Tensor:
     """y [..., C] = γ φ(α x + s) + β for x on CUDA. There is no second derivative."""
     if torch.is_grad_enabled():
-        return _CurveNorm.apply(x, alpha, shift, weight, bias, curve)  # type: ignore[no-any-return]
-    return launch.forward(x, None, alpha, shift, weight, bias, curve)[1]
+        return _CurveNorm.apply(x, *parts, curve)  # type: ignore[no-any-return]
+    return norms(x, None, None, parts, None, curve)[1]
 
 
 class _CurveNorm(torch.autograd.Function):
@@ -35,7 +36,7 @@ class _CurveNorm(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> Any:
         _, alpha, shift, weight, bias, _ = ctx.needs_input_grad
         asked = alpha or shift or weight or bias
-        dx, dalpha, dshift, dweight, dbias = launch.backward(dy, None, *ctx.saved_tensors, ctx.curve, asked)
+        dx, dalpha, dshift, dweight, dbias = launch.backward(dy, None, *ctx.saved_tensors, ctx.curve, asked)  # type: ignore[call-arg]
         return (
             dx,
             dalpha if alpha else None,

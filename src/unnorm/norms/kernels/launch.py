@@ -6,6 +6,7 @@ CUDA graph can capture all of it.
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -15,14 +16,17 @@ from unnorm.norms.kernels.device_code import backward_kernel, finish_kernel, for
 from unnorm.norms.kernels.formula import Gradients, Parts
 
 _FORWARD_TILE, _FORWARD_COLUMNS = 2048, 256
-_BACKWARD_TILE, _BACKWARD_COLUMNS = 2048, 1024
+_BACKWARD_TILE, _NARROW_BACKWARD_TILE, _BACKWARD_COLUMNS = 4096, 1024, 1024
 _SMALLEST_TILE, _FEWEST_COLUMNS = 1024, 128
-"""Elements of a tile, and of a row of it. On an H200 these came nearest to a copy's speed."""
-_PROGRAMS = 528
-"""Four for each processor of a large GPU: in the backward pass, and before a tile is larger than the smallest."""
-_STAGES = 3
+"""Elements of a tile, and the most and the fewest in a row of it. On an H200 these came nearest to a copy's speed, of
+some hundred combinations with numbers of programs and of warps."""
+_PROGRAMS, _BACKWARD_PROGRAMS = 528, 264
+"""As many as keep a large GPU busy: before a tile is larger than the smallest; and in the backward pass, where each
+leaves sums behind, altogether."""
+_WARPS, _NARROW_BACKWARD_WARPS = 4, 8
+_IN_FLIGHT, _MOST_STAGES = 2**16, 4
+"""Bytes that a program of the backward pass has asked memory for beforehand, at most; and tiles."""
 _FINISH_COLUMNS = 32
-_WARPS = 4
 _ALIGNED = 16
 """Bytes that every pointer is a multiple of, for the widest loads."""
 _MOST_KNOWN = 10_000
@@ -63,30 +67,34 @@ def norms(
     y = _like(x)
     h = x if second is None else torch.empty_like(y)
     other_y = None if other is None else torch.empty_like(y)
-    elements, width = y.numel(), y.shape[-1]
-    if elements == 0:
+    if not y.numel():
         return h, y, other_y
     x, x_stride = _rows(x)
     second, second_stride = (None, 0) if second is None else _rows(second)
     third, third_stride = (None, 0) if third is None else _rows(third)
-    per_channel = parts[0].numel() > 1
-    other_per_channel = other is not None and other[0].numel() > 1
-
-    def how() -> tuple[int, tuple[Any, ...]]:
-        rows = elements // width
-        tall, wide = _tile(rows, width, _FORWARD_TILE, _FORWARD_COLUMNS)
-        strides = x_stride, second_stride, third_stride
-        return -(-rows // tall) * -(-width // wide), (
-            *(rows, *strides, width, tall, wide, curve == "erf", per_channel, other_per_channel),
-        )
-
-    _run(
-        forward_kernel,
-        ("forward", elements, width, x_stride, second_stride, third_stride, curve, per_channel, other_per_channel),
-        (x, second, third, h, *parts, y, *(other or _NO_PARTS), other_y),
-        how,
+    case = (
+        y.shape,
+        x_stride,
+        second_stride,
+        third_stride,
+        curve == "erf",
+        parts[0].numel() > 1,
+        other is not None and other[0].numel() > 1,
     )
+    _run(forward_kernel, _forward_launch, case, (x, second, third, h, *parts, y, *(other or _NO_PARTS), other_y))
     return h, y, other_y
+
+
+def _forward_launch(
+    shape: torch.Size, x_stride: int, second_stride: int, third_stride: int, erf: bool, *per_channel: bool
+) -> tuple[int, int, tuple[Any, ...]]:
+    width = shape[-1]
+    rows = shape.numel() // width
+    elements = min(_FORWARD_TILE, max(_SMALLEST_TILE, _power_of_two(rows * width // _PROGRAMS)))
+    wide = _columns(width, _FORWARD_COLUMNS)
+    tall = min(elements // wide, _power_of_two(rows))
+    programs = -(-rows // tall) * -(-width // wide)
+    return programs, _WARPS, (rows, x_stride, second_stride, third_stride, width, tall, wide, erf, *per_channel)
 
 
 def backward(
@@ -109,81 +117,77 @@ def backward(
     h, h_stride = _rows(h)
     dy, dy_stride = _rows(dy)
     dh, dh_stride = (None, 0) if dh is None else _rows(dh)
-    rows, per_channel, has_bias = elements // width, alpha.numel() > 1, bias is not None
-    tall, wide = _tile(rows, width, _BACKWARD_TILE, _BACKWARD_COLUMNS)
-    column_blocks = -(-width // wide)
-    tiles = -(-rows // (tall * max(1, _PROGRAMS // column_blocks)))
-    groups = -(-rows // (tall * tiles))
-    programs = groups * column_blocks
-    sums = dx.new_empty(4 * groups * width, dtype=torch.float32) if parameters else None
-    strides = dy_stride, dh_stride, h_stride
-    _run(
-        backward_kernel,
-        ("backward", elements, width, *strides, curve, per_channel, has_bias),
-        (dy, dh, h, alpha, shift, weight, dx, sums),
-        lambda: (
-            programs,
-            (rows, tiles, groups, *strides, width, tall, wide, curve == "erf", per_channel, has_bias, _STAGES),
-        ),
-    )
-    if not parameters:
+    per_channel = alpha.numel() > 1
+    rows, wide, tall, tiles, groups = _backward_tiles(elements // width, width)
+    programs = groups * -(-width // wide)
+    sums = torch.empty(4 * groups * width, dtype=torch.float32, device=dx.device) if parameters else None
+    in_flight = tall * wide * dx.element_size() * (2 if dh is None else 3)
+    stages = max(1, min(_MOST_STAGES, _IN_FLIGHT // in_flight))
+    warps = _WARPS if wide == _BACKWARD_COLUMNS else _NARROW_BACKWARD_WARPS
+    numbers = (rows, tiles, groups, dy_stride, dh_stride, h_stride, width, tall, wide)
+    case: tuple[Any, ...] = (programs, warps, (*numbers, curve == "erf", per_channel, bias is not None, stages))
+    _run(backward_kernel, _as_it_is, case, (dy, dh, h, alpha, shift, weight, dx, sums))
+    if sums is None:
         return dx, *(dx.new_empty(0) for _ in wanted)  # type: ignore[return-value]
     found = [None if p is None else torch.empty_like(p) for p in wanted]
-    _run(
-        finish_kernel,
-        ("finish", groups, width, programs, per_channel),
-        (sums, *found),
-        lambda: (
-            -(-width // _FINISH_COLUMNS),
-            (groups, programs, width, _FINISH_COLUMNS, _power_of_two(groups), _power_of_two(programs), per_channel),
-        ),
-    )
+    sizes = (width, _FINISH_COLUMNS, _power_of_two(groups), _power_of_two(programs), per_channel)
+    case = (-(-width // _FINISH_COLUMNS), _WARPS, (groups, programs, *sizes))
+    _run(finish_kernel, _as_it_is, case, (sums, *found))
     return dx, *(dx.new_empty(0) if p is None else p for p in found)  # type: ignore[return-value]
+
+
+@lru_cache(_MOST_KNOWN)
+def _backward_tiles(rows: int, width: int) -> tuple[int, int, int, int, int]:
+    """Rows; columns and rows of a tile, and how many of them make a group; groups."""
+    wide = _columns(width, _BACKWARD_COLUMNS)
+    elements = _BACKWARD_TILE if wide == _BACKWARD_COLUMNS else _NARROW_BACKWARD_TILE
+    tall = min(elements // wide, _power_of_two(rows))
+    tiles = -(-rows // (tall * max(1, _BACKWARD_PROGRAMS // -(-width // wide))))
+    return rows, wide, tall, tiles, -(-rows // (tall * tiles))
+
+
+def _as_it_is(programs: int, warps: int, numbers: tuple[Any, ...]) -> tuple[int, int, tuple[Any, ...]]:
+    return programs, warps, numbers
 
 
 def _run(
     kernel: Any,
+    launch_of: Callable[..., tuple[int, int, tuple[Any, ...]]],
     case: tuple[Any, ...],
     tensors: tuple[Tensor | None, ...],
-    how: Callable[[], tuple[int, tuple[Any, ...]]],
 ) -> None:
-    """Launch `kernel` on `tensors`. `how` gives the number of programs, and the arguments that are no tensors; both
-    follow from `case`.
+    """Launch `kernel` on `tensors`: as many programs, of as many warps, and with such arguments that are no tensors as
+    `launch_of(*case)` says.
 
     Triton looks at every argument of a launch, which takes longer than the rest of it, and small models wait for
     launches. So a kernel that was compiled for a case is called directly, with addresses.
     """
-    device = tensors[0].device.index  # type: ignore[union-attr]
+    device = tensors[0].get_device()  # type: ignore[union-attr]
     places = [None if t is None else t.data_ptr() for t in tensors]
+    key = (kernel.__name__, case, device, *[None if t is None else t.dtype for t in tensors])
     misaligned = 0
     for place in places:
         if place:
             misaligned |= place
-    key = (device, case, *[None if t is None else t.dtype for t in tensors])
     known = _known.get(key)
     if known is not None and not misaligned % _ALIGNED and torch._C._cuda_getDevice() == device:
-        stream = torch._C._cuda_getCurrentRawStream(device)
         run, function, metadata, programs, numbers = known
+        stream = torch._C._cuda_getCurrentRawStream(device)
         run(programs, 1, 1, stream, function, metadata, None, None, None, *places, *numbers)
         return
-    programs, numbers = how()
-    with torch.cuda.device(device) if device is not None else nullcontext():
-        compiled = kernel[(programs, 1, 1)](*tensors, *numbers, num_warps=_WARPS)
+    programs, warps, numbers = launch_of(*case)
+    with torch.cuda.device(device) if device >= 0 else nullcontext():
+        compiled = kernel[(programs, 1, 1)](*tensors, *numbers, num_warps=warps)
     if compiled is not None and not misaligned % _ALIGNED:  # the interpreter compiles nothing
         if len(_known) >= _MOST_KNOWN:
             _known.clear()
         _known[key] = _Known(compiled.run, compiled.function, compiled.packed_metadata, programs, numbers)
 
 
-def _tile(rows: int, width: int, elements: int, columns: int) -> tuple[int, int]:
-    """Rows and columns of a tile, powers of two. Smaller tiles where there is little to do, so that all of a device
-    does it; columns that the width is a multiple of, unless they were too few."""
-    elements = min(elements, max(_SMALLEST_TILE, _power_of_two(rows * width // _PROGRAMS)))
-    most = min(columns, elements)
+def _columns(width: int, most: int) -> int:
+    """Of a tile: a power of two that `width` is a multiple of, unless that were too few."""
     wide = min(most, width & -width)
-    if wide < _FEWEST_COLUMNS:
-        wide = min(most, _power_of_two(width))
-    return min(elements // wide, _power_of_two(rows)), wide
+    return wide if wide >= _FEWEST_COLUMNS else min(most, _power_of_two(width))
 
 
 def _power_of_two(number: int) -> int:

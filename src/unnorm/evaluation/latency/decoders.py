@@ -49,9 +49,9 @@ class Fixed:
 
     def ready(self, tokens: torch.Tensor) -> None:
         self.start(tokens)  # a cache is laid out by the first tokens that it is given, which a compiler cannot follow
-        self._cache.reset()
+        self.reset()
         self.read(tokens)  # and of several models' code, that of this one is found last time's way
-        self._cache.reset()
+        self.reset()
 
     def reset(self) -> None:
         self._cache.reset()
@@ -62,7 +62,7 @@ class Fixed:
 
     @torch.no_grad()
     def start(self, tokens: torch.Tensor) -> torch.Tensor:
-        self._cache.reset()
+        self.reset()
         return likeliest(self._step(self._model, tokens))
 
     @torch.no_grad()

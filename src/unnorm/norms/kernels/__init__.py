@@ -72,11 +72,14 @@ def has_kernel(x: torch.Tensor) -> bool:
 def parts_of(module: CurveNorm) -> Parts:
     """α, s, γ, β, as the kernels take them: contiguous."""
     own = module._parameters  # a module's own search for an attribute takes long
-    parts = own["alpha"], own["shift"], own["weight"], own["bias"]
+    return packed((own["alpha"], own["shift"], own["weight"], own["bias"]))  # type: ignore[arg-type]
+
+
+def packed(parts: Parts) -> Parts:
     for part in parts:
         if part is not None and not part.is_contiguous():
             return tuple(None if p is None else p.contiguous() for p in parts)  # type: ignore[return-value]
-    return parts  # type: ignore[return-value]
+    return parts
 
 
 def _import_eager() -> Any:

@@ -34,13 +34,11 @@ _NO_PARTS = (None, None, None, None)
 
 
 class _Known(NamedTuple):
-    """A compiled kernel, and what it is run with for inputs of some shape."""
+    """A compiled kernel, as Triton runs it."""
 
     run: Callable[..., Any]
     function: Any
     metadata: Any
-    programs: int
-    numbers: tuple[Any, ...]
 
 
 _known: dict[tuple[Any, ...], _Known] = {}
@@ -72,29 +70,24 @@ def norms(
     x, x_stride = _rows(x)
     second, second_stride = (None, 0) if second is None else _rows(second)
     third, third_stride = (None, 0) if third is None else _rows(third)
-    case = (
-        y.shape,
-        x_stride,
-        second_stride,
-        third_stride,
-        curve == "erf",
-        parts[0].numel() > 1,
-        other is not None and other[0].numel() > 1,
-    )
-    _run(forward_kernel, _forward_launch, case, (x, second, third, h, *parts, y, *(other or _NO_PARTS), other_y))
+    width = y.shape[-1]
+    rows = y.numel() // width
+    programs, tall, wide = _forward_tiles(rows, width)
+    per_channel, other_per_channel = parts[0].numel() > 1, other is not None and other[0].numel() > 1
+    strides = (x_stride, second_stride, third_stride)
+    numbers = (rows, *strides, width, tall, wide, curve == "erf", per_channel, other_per_channel)
+    tensors = (x, second, third, h, *parts, y, *(other or _NO_PARTS), other_y)
+    _run(forward_kernel, programs, _WARPS, tensors, numbers)
     return h, y, other_y
 
 
-def _forward_launch(
-    shape: torch.Size, x_stride: int, second_stride: int, third_stride: int, erf: bool, *per_channel: bool
-) -> tuple[int, int, tuple[Any, ...]]:
-    width = shape[-1]
-    rows = shape.numel() // width
+@lru_cache(_MOST_KNOWN)
+def _forward_tiles(rows: int, width: int) -> tuple[int, int, int]:
+    """Programs, one a tile; rows and columns of a tile."""
     elements = min(_FORWARD_TILE, max(_SMALLEST_TILE, _power_of_two(rows * width // _PROGRAMS)))
     wide = _columns(width, _FORWARD_COLUMNS)
     tall = min(elements // wide, _power_of_two(rows))
-    programs = -(-rows // tall) * -(-width // wide)
-    return programs, _WARPS, (rows, x_stride, second_stride, third_stride, width, tall, wide, erf, *per_channel)
+    return -(-rows // tall) * -(-width // wide), tall, wide
 
 
 def backward(
@@ -118,70 +111,60 @@ def backward(
     dy, dy_stride = _rows(dy)
     dh, dh_stride = (None, 0) if dh is None else _rows(dh)
     per_channel = alpha.numel() > 1
-    rows, wide, tall, tiles, groups = _backward_tiles(elements // width, width)
+    rows = elements // width
+    tall, wide, tiles, groups = _backward_tiles(rows, width)
     programs = groups * -(-width // wide)
     sums = torch.empty(4 * groups * width, dtype=torch.float32, device=dx.device) if parameters else None
     in_flight = tall * wide * dx.element_size() * (2 if dh is None else 3)
     stages = max(1, min(_MOST_STAGES, _IN_FLIGHT // in_flight))
     warps = _WARPS if wide == _BACKWARD_COLUMNS else _NARROW_BACKWARD_WARPS
-    numbers = (rows, tiles, groups, dy_stride, dh_stride, h_stride, width, tall, wide)
-    case: tuple[Any, ...] = (programs, warps, (*numbers, curve == "erf", per_channel, bias is not None, stages))
-    _run(backward_kernel, _as_it_is, case, (dy, dh, h, alpha, shift, weight, dx, sums))
+    sizes = (rows, tiles, groups, dy_stride, dh_stride, h_stride, width, tall, wide)
+    numbers = (*sizes, curve == "erf", per_channel, bias is not None, stages)
+    _run(backward_kernel, programs, warps, (dy, dh, h, alpha, shift, weight, dx, sums), numbers)
     if sums is None:
         return dx, *(dx.new_empty(0) for _ in wanted)  # type: ignore[return-value]
     found = [None if p is None else torch.empty_like(p) for p in wanted]
-    sizes = (width, _FINISH_COLUMNS, _power_of_two(groups), _power_of_two(programs), per_channel)
-    case = (-(-width // _FINISH_COLUMNS), _WARPS, (groups, programs, *sizes))
-    _run(finish_kernel, _as_it_is, case, (sums, *found))
+    powers = _power_of_two(groups), _power_of_two(programs)
+    last = (groups, programs, width, _FINISH_COLUMNS, *powers, per_channel)
+    _run(finish_kernel, -(-width // _FINISH_COLUMNS), _WARPS, (sums, *found), last)
     return dx, *(dx.new_empty(0) if p is None else p for p in found)  # type: ignore[return-value]
 
 
 @lru_cache(_MOST_KNOWN)
-def _backward_tiles(rows: int, width: int) -> tuple[int, int, int, int, int]:
-    """Rows; columns and rows of a tile, and how many of them make a group; groups."""
+def _backward_tiles(rows: int, width: int) -> tuple[int, int, int, int]:
+    """Rows and columns of a tile, and how many of them make a group; groups."""
     wide = _columns(width, _BACKWARD_COLUMNS)
     elements = _BACKWARD_TILE if wide == _BACKWARD_COLUMNS else _NARROW_BACKWARD_TILE
     tall = min(elements // wide, _power_of_two(rows))
     tiles = -(-rows // (tall * max(1, _BACKWARD_PROGRAMS // -(-width // wide))))
-    return rows, wide, tall, tiles, -(-rows // (tall * tiles))
+    return tall, wide, tiles, -(-rows // (tall * tiles))
 
 
-def _as_it_is(programs: int, warps: int, numbers: tuple[Any, ...]) -> tuple[int, int, tuple[Any, ...]]:
-    return programs, warps, numbers
-
-
-def _run(
-    kernel: Any,
-    launch_of: Callable[..., tuple[int, int, tuple[Any, ...]]],
-    case: tuple[Any, ...],
-    tensors: tuple[Tensor | None, ...],
-) -> None:
-    """Launch `kernel` on `tensors`: as many programs, of as many warps, and with such arguments that are no tensors as
-    `launch_of(*case)` says.
+def _run(kernel: Any, programs: int, warps: int, tensors: tuple[Tensor | None, ...], numbers: tuple[int, ...]) -> None:
+    """Launch `programs` of `kernel`, of `warps` warps each. numbers: its arguments that are no tensors.
 
     Triton looks at every argument of a launch, which takes longer than the rest of it, and small models wait for
-    launches. So a kernel that was compiled for a case is called directly, with addresses.
+    launches. So a kernel that was compiled for such arguments is called directly, with addresses.
     """
     device = tensors[0].get_device()  # type: ignore[union-attr]
     places = [None if t is None else t.data_ptr() for t in tensors]
-    key = (kernel.__name__, case, device, *[None if t is None else t.dtype for t in tensors])
+    key = (kernel.__name__, warps, numbers, device, *[None if t is None else t.dtype for t in tensors])
     misaligned = 0
     for place in places:
         if place:
             misaligned |= place
     known = _known.get(key)
     if known is not None and not misaligned % _ALIGNED and torch._C._cuda_getDevice() == device:
-        run, function, metadata, programs, numbers = known
+        run, function, metadata = known
         stream = torch._C._cuda_getCurrentRawStream(device)
         run(programs, 1, 1, stream, function, metadata, None, None, None, *places, *numbers)
         return
-    programs, warps, numbers = launch_of(*case)
     with torch.cuda.device(device) if device >= 0 else nullcontext():
         compiled = kernel[(programs, 1, 1)](*tensors, *numbers, num_warps=warps)
     if compiled is not None and not misaligned % _ALIGNED:  # the interpreter compiles nothing
         if len(_known) >= _MOST_KNOWN:
             _known.clear()
-        _known[key] = _Known(compiled.run, compiled.function, compiled.packed_metadata, programs, numbers)
+        _known[key] = _Known(compiled.run, compiled.function, compiled.packed_metadata)
 
 
 def _columns(width: int, most: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unnorm.norms.kernels import formula, has_kernel
+from unnorm.norms.kernels import formula, has_kernel, packed
 
 
 def _by(x: Tensor) -> ModuleType:
@@ -20,16 +20,12 @@ def _by(x: Tensor) -> ModuleType:
     return import_module("unnorm.norms.kernels.launch") if has_kernel(x) else formula
 
 
-def _packed(*parts: Tensor | None) -> formula.Parts:
-    return tuple(None if p is None else p.contiguous() for p in parts)  # type: ignore[return-value]
-
-
 @torch.library.custom_op("unnorm::curve_norm", mutates_args=())
 def curve_norm(
     x: Tensor, alpha: Tensor, shift: Tensor | None, weight: Tensor | None, bias: Tensor | None, curve: str
 ) -> Tensor:
     """y = γ φ(α x + s) + β. curve: `tanh` or `erf`."""
-    return _by(x).forward(x, None, *_packed(alpha, shift, weight, bias), curve)[1].contiguous()  # type: ignore[no-any-return]
+    return _by(x).forward(x, None, *packed((alpha, shift, weight, bias)), curve)[1].contiguous()  # type: ignore[no-any-return]
 
 
 @torch.library.custom_op("unnorm::add_curve_norm", mutates_args=())
@@ -43,7 +39,7 @@ def add_curve_norm(
     curve: str,
 ) -> tuple[Tensor, Tensor]:
     """h = x + residual and the norm of h; both of one shape and dtype."""
-    h, y = _by(x).forward(x, residual, *_packed(alpha, shift, weight, bias), curve)
+    h, y = _by(x).forward(x, residual, *packed((alpha, shift, weight, bias)), curve)
     return h.contiguous(), y.contiguous()
 
 
@@ -60,7 +56,7 @@ def curve_norm_backward(
     parameters: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`formula.backward`."""
-    dx, *others = _by(h).backward(dy, dh, h, *_packed(alpha, shift, weight, bias), curve, parameters)
+    dx, *others = _by(h).backward(dy, dh, h, *packed((alpha, shift, weight, bias)), curve, parameters)
     return dx.contiguous(), *others  # type: ignore[return-value]
 
 

@@ -153,8 +153,10 @@ def test_one_conversation_has_no_interval(items, tokenizer):
         losses(scores.of(np.array([False])))
 
 
+# Each process ends without the interpreter's own clean-up: in it gloo's worker threads, which may still hold the last
+# gathered tensors, now and then abort the process ("terminate called without an active exception").
 DISTRIBUTED = """
-import json, sys
+import json, os, sys
 sys.path.insert(0, {tests!r})
 import numpy as np, torch, torch.distributed as dist
 from conftest import tiny_model
@@ -171,6 +173,8 @@ scores = score(tiny_model("llama"), tokenizer, items, max_length=64, packed=True
 if rank == 1:
     print(json.dumps([scores.trained.tolist(), scores.all.tolist(), scores.keys.tolist(), scores.positions.tolist()]))
 dist.destroy_process_group()
+sys.stdout.flush()
+os._exit(0)
 """
 
 

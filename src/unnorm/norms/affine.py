@@ -40,10 +40,11 @@ class AffineNorm(Norm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.features(x.float())
-        if self.weight is not None and self.bias is not None:
-            out = torch.addcmul(self.bias.float(), self.weight.float(), out)
-        elif self.weight is not None:
-            out = self.weight.float() * out
+        weight, bias = self.weight, self.bias
+        if weight is not None:
+            out = weight.float() * out  # not addcmul, whose gradient takes two operations more
+        if bias is not None:
+            out = out + bias.float()
         return out.to(x.dtype)
 
     def extra_repr(self) -> str:

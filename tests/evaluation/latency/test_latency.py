@@ -173,13 +173,15 @@ def test_what_cannot_be_timed():
         compare_latency({}, quiet=True)
 
 
-def test_the_command(bases, tmp_path, capsys):
+def test_the_command(bases, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     common = ["--budget", "1", "--lengths", "8", "--new-tokens", "2", "--no-bound"]
     out = tmp_path / "s.parquet"
     assert run(["latency", bases["gpt2"], bases["llama"], *common, "--out", str(out), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {c["name"] for c in found["comparisons"]} == {"prefill 1 × 8", "decode 1 × 8 + 2"}
     assert found["environment"]["threads"] == torch.get_num_threads()
+    assert found["environment"]["threading"]["OMP_WAIT_POLICY"] == "PASSIVE"
     assert pq.read_table(out).num_rows > 0
     assert run(["latency", bases["gpt2"], *common, "--prompts", "builtin"]) == 0
     assert "noise floor" in capsys.readouterr().out

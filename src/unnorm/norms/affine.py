@@ -39,17 +39,18 @@ class AffineNorm(Norm):
         raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.features(x.float())
-        weight, bias = self.weight, self.bias
-        if weight is not None:
-            out = weight.float() * out  # not addcmul, whose gradient takes two operations more
-        if bias is not None:
-            out = out + bias.float()
-        return out.to(x.dtype)
+        return scaled(self.features(x.float()), self.weight, self.bias).to(x.dtype)
 
     def extra_repr(self) -> str:
         settings = ", ".join(f"{name}={value}" for name, value in self.spec.model_dump().items())
         return f"{self.width}, {settings}"
+
+
+def scaled(t: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None) -> torch.Tensor:
+    """γ t + β for t [..., C] fp32, of what there is of γ and β."""
+    if weight is not None:
+        t = weight.float() * t  # not addcmul, whose gradient takes two operations more
+    return t if bias is None else t + bias.float()
 
 
 class AffineSpec(NormSpec):

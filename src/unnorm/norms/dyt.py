@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import torch
 
+from unnorm.norms.affine import scaled
 from unnorm.norms.curve import CurveNorm, CurveSpec
 from unnorm.norms.spec import register
 
@@ -32,14 +33,10 @@ class DyTNorm(CurveNorm):
         return torch.addcmul(high, weight, sigmoid, value=-2, out=out).to(x.dtype)
 
     def _small(self, x: torch.Tensor) -> torch.Tensor:
-        """With a gradient, for so few activations that Python around them is what takes time."""
+        """With a gradient, for so few activations that calls and a module's search for its attributes take the time."""
         own = self._parameters
-        out = torch.tanh(own["alpha"].float() * x.float())  # type: ignore[union-attr]
-        if (weight := own["weight"]) is not None:
-            out = weight.float() * out
-        if (bias := own["bias"]) is not None:
-            out = out + bias.float()
-        return out.to(x.dtype)
+        t = torch.tanh(own["alpha"].float() * x.float())  # type: ignore[union-attr]
+        return scaled(t, own["weight"], own["bias"]).to(x.dtype)
 
 
 @register

@@ -10,7 +10,7 @@ import torch
 from unnorm.artefacts.manifest import library_versions
 
 _THREADING = ("OMP_", "GOMP_", "KMP_", "MKL_")
-"""Of variables that tell threads how to run and how to wait: a passive wait alone made runs 3.5 times as long."""
+"""Of variables that tell threads how to run and to wait. A passive wait makes small models three times as slow."""
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--cell", nargs=2, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.cell:
-        print(json.dumps(timed(*options.cell, options.seconds)))
+        print(json.dumps(timed(options.cell[0], options.cell[1], options.seconds)))
         return
     lines = ["# How threads wait", "", machine_line(), "", "Times as ratios to the default with as many threads.", ""]
     lines += ["| layers | threads | OMP_WAIT_POLICY | median time | scatter | runs |", "|---" * 6 + "|"]
@@ -63,7 +63,7 @@ def timed(layers: int, threads: int, seconds: float) -> tuple[float, float, int]
     torch.set_num_threads(threads)
     model, generator = layered(layers), np.random.default_rng(0)
     ids = torch.randint(32, (1, 64))
-    times = []
+    times: list[float] = []
     until = time.monotonic() + seconds
     while time.monotonic() < until or len(times) < 12:
         lay_elsewhere(model, generator)

@@ -35,6 +35,8 @@ class DyTNorm(CurveNorm):
     def _small(self, x: torch.Tensor) -> torch.Tensor:
         """With a gradient, for so few activations that calls and a module's search for its attributes take the time."""
         own = self._parameters
+        if "alpha" not in own or "weight" not in own:  # parametrized, as they are in training
+            return scaled(torch.tanh(self.alpha.float() * x.float()), self.weight, self.bias).to(x.dtype)
         t = torch.tanh(own["alpha"].float() * x.float())  # type: ignore[union-attr]
         return scaled(t, own["weight"], own["bias"]).to(x.dtype)
 

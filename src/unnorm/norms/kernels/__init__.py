@@ -26,6 +26,7 @@ CURVES = {DyT: "tanh", Derf: "erf"}
 """Specs that there are kernels for, and what `ops` calls their curves."""
 
 
+_PARTS = ("alpha", "shift", "weight", "bias")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _eager: Any = None
 
@@ -72,6 +73,8 @@ def has_kernel(x: torch.Tensor) -> bool:
 def parts_of(module: CurveNorm) -> Parts:
     """α, s, γ, β, as the kernels take them: contiguous."""
     own = module._parameters  # a module's own search for an attribute takes long
+    if len(own) < len(_PARTS):  # some are parametrized, as they are in training
+        return packed(tuple(getattr(module, name) for name in _PARTS))  # type: ignore[arg-type]
     return packed((own["alpha"], own["shift"], own["weight"], own["bias"]))  # type: ignore[arg-type]
 
 

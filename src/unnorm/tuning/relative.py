@@ -1,0 +1,99 @@
+"""Relative parameters: while it trains, a norm's parameter is its start times or plus a part that learns from zero.
+
+    α = α₀ · eᵃ        γ = γ₀ (1 + g)        β = β₀ + u b,   u = mean |γ₀|
+
+A site's α spans four orders of magnitude over a model and its γ as many, so that one step size cannot suit all of them:
+a step of 2e-3 on an α of 1e-3 triples it. Relative to where they start, all of them learn at one rate. The start is
+whatever the module holds when training begins, and when it ends, plain α, γ and β stand there again.
+
+Pretrained norms (LayerNorm, RMSNorm) learn their γ and β the same way, so that compared arms stay matched; where a norm
+stores γ − 1 (Gemma), it is γ that is relative.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from unnorm.surgery.norm_behaviour import kind_of
+
+_SMALLEST = 1e-2
+"""A γ₀ below this share of the mean |γ₀| learns in steps of that share, so that a channel that starts at 0 is not dead."""
+
+
+class _Scaled(nn.Module):
+    """v₀ + s · v, with v from 0. v₀ and s have the parameter's shape, or s is one number."""
+
+    start: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, start: torch.Tensor, scale: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("start", start, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+
+    def forward(self, v: torch.Tensor) -> torch.Tensor:
+        return self.start + self.scale * v
+
+    def right_inverse(self, value: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(value)
+
+
+class _Grown(nn.Module):
+    """v₀ · eᵛ, with v from 0."""
+
+    start: torch.Tensor
+
+    def __init__(self, start: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("start", start, persistent=False)
+
+    def forward(self, v: torch.Tensor) -> torch.Tensor:
+        return self.start * v.exp()
+
+    def right_inverse(self, value: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(value)
+
+
+@contextmanager
+def relative(norms: Iterable[nn.Module]) -> Iterator[list[nn.Parameter]]:
+    """While open, those of the norms' parameters that train are relative; yields what learns, in a fixed order.
+
+    norms: modules with `weight` γ, `bias` β, and `alpha` α where they have one; other parameters stay as they are.
+    Parameters stay the same objects, with the same `requires_grad`; their names get a `parametrizations` in them.
+    When closed, also by an error, each parameter holds the value that it stood for.
+    """
+    changed: list[tuple[nn.Module, str]] = []
+    learning: list[nn.Parameter] = []
+    try:
+        for norm in norms:
+            for name, parameter in list(norm.named_parameters(recurse=False)):
+                if not parameter.requires_grad:
+                    continue
+                learning.append(parameter)
+                part = _part(norm, name, parameter.detach())
+                if part is not None:
+                    # Not unsafe: the check that it fits would run the norm's other parts as well.
+                    parametrize.register_parametrization(norm, name, part, unsafe=True)
+                    changed.append((norm, name))
+        yield learning
+    finally:
+        for norm, name in changed:
+            parametrize.remove_parametrizations(norm, name, leave_parametrized=True)
+
+
+def _part(norm: nn.Module, name: str, start: torch.Tensor) -> nn.Module | None:
+    start = start.clone()
+    if name == "alpha":
+        return _Grown(start)
+    if name == "weight":
+        gamma = start + 1 if (kind_of(norm) or "").endswith("-plus-one") else start
+        smallest = _SMALLEST * gamma.abs().mean().clamp_min(torch.finfo(gamma.dtype).tiny)
+        return _Scaled(start, torch.where(gamma.abs() < smallest, smallest, gamma))
+    if name == "bias":
+        weight = getattr(norm, "weight", None)
+        unit = start.new_ones(()) if weight is None else weight.detach().to(start.dtype).abs().mean()
+        return _Scaled(start, unit)
+    return None

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from conftest import FAMILIES, tiny_model, tokens
 from unnorm.metrics import divergence as room
 from unnorm.metrics import token_scores
-from unnorm.metrics.divergence import counted_tokens, divergence, inputs_of
+from unnorm.metrics.divergence import compare, counted_tokens, divergence, followed_tokens, inputs_of
 
 
 def pair(family="llama"):
@@ -165,3 +165,28 @@ def test_no_more_logits_than_a_chunk_are_held(small_chunks, monkeypatch):
     sums(model, original, {"input_ids": tokens(2, 20)}, heads)
     assert max(rows) == 7
     assert sum(rows) == 2 * 40
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_both_losses_are_measured_beside_the_divergence(small_chunks, monkeypatch, known):
+    model, original = pair()
+    heads = model.get_output_embeddings(), original.get_output_embeddings()
+    if not known:
+        monkeypatch.setattr(room, "_output_of", lambda *_: None)
+    batch = {
+        "input_ids": tokens(2, 16),
+        "position_ids": torch.cat([torch.arange(9), torch.arange(7)])[None].repeat(2, 1),
+        "tokens": torch.tensor([16, 13]),
+    }
+    found = compare(model, heads[0], original, heads[1], batch)
+    with torch.no_grad():
+        assert found.kl == pytest.approx(float(plain(model, original, batch)), rel=1e-4)
+    follows = followed_tokens(batch)
+    assert follows[0].tolist() == [True] * 8 + [False] + [True] * 6 + [False]
+    assert follows[1].tolist() == [True] * 8 + [False] + [True] * 3 + [False] * 4
+    assert (found.tokens, found.predicted) == (29, 25)
+    for m, loss in ((model, found.loss), (original, found.original_loss)):
+        with torch.no_grad():
+            log_p = m(**inputs_of(batch), use_cache=False).logits.log_softmax(-1)
+        expected = -log_p[:, :-1].gather(2, batch["input_ids"][:, 1:, None])[..., 0][follows[:, :-1]].sum()
+        assert loss == pytest.approx(float(expected), rel=1e-5)

@@ -60,9 +60,8 @@ def test_pretrained_norms_learn_the_same_way_also_where_they_store_gamma_minus_o
     for made, stored in ((LlamaRMSNorm(4), 3.0), (GemmaRMSNorm(4), 2.0)):
         with torch.no_grad():
             made.weight.fill_(stored)  # γ = 3 either way
-        with relative([made]) as (weight,):
-            with torch.no_grad():
-                weight.fill_(0.1)
+        with relative([made]) as (weight,), torch.no_grad():
+            weight.fill_(0.1)
         torch.testing.assert_close(made.weight, torch.full((4,), stored + 0.3))
 
 

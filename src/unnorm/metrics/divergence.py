@@ -18,6 +18,8 @@ from unnorm.metrics.token_scores import positions_at_once
 
 _TOLERANCE = 2e-2
 """Of the largest logit: bf16 rounds by 4e-3."""
+_SOME = 512
+"""Positions whose log-probabilities are held at once, where all logits are."""
 _ROUNDED = 2e-3
 """A scale this near to 1 is 1."""
 
@@ -79,8 +81,8 @@ def divergence(
 ) -> Divergence:
     """Run both models on a batch and sum the divergence over its tokens, prompts and answers alike.
 
-    batch: `input_ids` [B, T] and what else the models take; `labels` and `weights` are left out. head: each one's output
-    layer. Under autocast the products are in its dtype. The original gets no gradient.
+    batch: `input_ids` [B, T] and what else the models take; `labels` and `weights` are left out. head: each one's
+    output layer. Under autocast the products are in its dtype. The original gets no gradient.
     """
     keep, inputs = counted_tokens(batch), inputs_of(batch)
     with torch.no_grad():
@@ -95,6 +97,66 @@ def divergence(
         found[keep], found_out.weight, found_out.bias, found_out, wanted[keep], wanted_out
     )
     return Divergence(total, agreed, keep.sum())
+
+
+class Compared(NamedTuple):
+    """Sums over the tokens of texts, as numbers: kl, KL(original ‖ model) in nats over `tokens`; agreed, how many of
+    these both find most likely the same next token for; loss and original_loss, −log p of the next token in nats, over
+    `predicted`."""
+
+    kl: float
+    agreed: int
+    tokens: int
+    loss: float
+    original_loss: float
+    predicted: int
+
+
+@torch.no_grad()
+def compare(
+    model: Callable[..., Any],
+    head: nn.Module,
+    original: Callable[..., Any],
+    original_head: nn.Module,
+    batch: Mapping[str, torch.Tensor],
+) -> Compared:
+    """As `divergence`, without a gradient, and with both models' losses on the tokens themselves."""
+    keep, inputs = counted_tokens(batch), inputs_of(batch)
+    has_next = followed_tokens(batch)
+    targets = torch.roll(batch["input_ids"], -1, 1)[keep]  # [N]; what follows, where something does
+    follows = has_next[keep]
+    wanted, wanted_out = _hidden(original, original_head, inputs)
+    found, found_out = _hidden(model, head, inputs)
+    if wanted_out is None or found_out is None:
+        whole = [m(**inputs, use_cache=False).logits[keep] for m in (model, original)]
+        chunks = zip(*(logits.float().split(_SOME) for logits in whole), strict=True)
+    else:
+        size = positions_at_once(found_out.weight.shape[0])
+        pairs = zip(found[keep].split(size), wanted[keep].split(size), strict=True)
+        chunks = ((found_out.logits(h), wanted_out.logits(g)) for h, g in pairs)  # type: ignore[assignment]
+    sums, at = [0.0, 0, 0.0, 0.0], 0
+    for q, p in chunks:
+        part = slice(at, at + len(q))
+        at += len(q)
+        log_q, log_p = q.log_softmax(-1), p.log_softmax(-1)
+        here = follows[part]
+        following = targets[part][here, None]
+        losses = [-float(log[here].gather(1, following).double().sum()) for log in (log_q, log_p)]
+        kl = float((log_p.exp() * (log_p - log_q)).double().sum())
+        agreed = int((q.argmax(-1) == p.argmax(-1)).sum())
+        sums = [a + b for a, b in zip(sums, (kl, agreed, *losses), strict=True)]
+    return Compared(sums[0], int(sums[1]), int(keep.sum()), sums[2], sums[3], int(has_next.sum()))
+
+
+def followed_tokens(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Which tokens of a batch are followed by another of the same text, [B, T]."""
+    keep = counted_tokens(batch)
+    follows = keep.clone()
+    follows[:, -1] = False
+    follows[:, :-1] &= keep[:, 1:]
+    if "position_ids" in batch:
+        follows[:, :-1] &= batch["position_ids"][:, 1:] != 0
+    return follows
 
 
 def _plain(found: torch.Tensor, wanted: torch.Tensor) -> Divergence:
@@ -195,5 +257,5 @@ def _output_of(head: nn.Linear, z: torch.Tensor, logits: torch.Tensor, cap: floa
 
 def _cap_of(model: Any) -> float | None:
     config = getattr(model, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = getattr(config, "get_text_config", lambda: config)()
     return getattr(text, "final_logit_softcapping", None)

@@ -30,7 +30,7 @@ from unnorm.surgery.recover import RecoverReport
 from unnorm.surgery.swap import SwapReport
 from unnorm.tuning import checkpoint
 from unnorm.tuning.run_log import RunLog
-from unnorm.tuning.site_monitor import SiteMonitor
+from unnorm.tuning.site_monitor import SiteMonitor, active_norms
 from unnorm.tuning.strategies import Trainable
 
 Say = Callable[[str], None]
@@ -182,6 +182,7 @@ def _prepare(
         folder=folder,
         seed=settings.seed,
         monitor=SiteMonitor(model, paths),
+        norms=active_norms(model, paths),
         evaluate=evaluate_at,
         evaluate_every=max(1, settings.evaluate_every_tokens // settings.training.batch_tokens),
         checkpoint_every=max(1, settings.checkpoint_every_tokens // settings.training.batch_tokens),

@@ -1,13 +1,19 @@
 """Weight decay by what a parameter is, not by what its module is called: matrices decay; norms, biases, α and
 embeddings do not."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Optimizer groups of the parameters that train. A tied embedding counts as an embedding."""
+def parameter_groups(
+    model: nn.Module, weight_decay: float, norms: Iterable[nn.Parameter] = (), norm_rate: float | None = None
+) -> list[dict[str, Any]]:
+    """Optimizer groups of the parameters that train. A tied embedding counts as an embedding.
+
+    norms, norm_rate: parameters that learn at a rate of their own, and the rate."""
+    own_rate = {id(parameter) for parameter in norms} if norm_rate is not None else set()
     embeddings = {
         id(parameter)
         for module in model.modules()
@@ -16,9 +22,14 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     }
     decay: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
+    of_norms: list[nn.Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
             matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
-            (decay if matrix else rest).append(parameter)
-    groups = [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+            (of_norms if id(parameter) in own_rate else decay if matrix else rest).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": decay, "weight_decay": weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+        {"params": of_norms, "weight_decay": 0.0, "lr": norm_rate},
+    ]
     return [group for group in groups if group["params"]]

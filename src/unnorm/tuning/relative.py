@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from unnorm.surgery.norm_behaviour import kind_of
 
 _SMALLEST = 1e-2
-"""A γ₀ below this share of the mean |γ₀| learns in steps of that share, so that a channel that starts at 0 is not dead."""
+"""A γ₀ below this share of the mean |γ₀| learns in steps of that share: else a channel that starts at 0 is dead."""
 
 
 class _Scaled(nn.Module):

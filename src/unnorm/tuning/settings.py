@@ -36,6 +36,16 @@ class TrainingSettings(BaseModel):
     max_grad_norm: float = Field(
         default=1.0, gt=0, description="gradients are clipped to this norm; the log holds it unclipped"
     )
+    norm_parameters: Literal["relative", "raw"] = Field(
+        default="relative", description="relative: norms learn α₀·eᵃ, γ₀(1 + g), β in units of mean |γ₀|, in every arm"
+    )
+    norm_learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        description="of norm parameters; default: learning_rate",
+        exclude_if=lambda rate: rate is None,
+    )
+    adam_beta2: float = Field(default=0.999, gt=0, lt=1, exclude_if=lambda beta: beta == 0.999)
     precision: Precision = Field(default="bf16", description="bf16 and fp16: autocast over fp32 weights")
     lora: LoraSettings = LoraSettings()
     train_sites: list[str] | None = Field(

@@ -41,3 +41,9 @@ def active_module(module: nn.Module) -> nn.Module:
     """The module that runs at a site: peft's trained copy where there is one."""
     copies = getattr(module, "modules_to_save", None)
     return copies["default"] if copies is not None and "default" in copies else module
+
+
+def active_norms(model: Any, site_paths: list[str]) -> list[nn.Module]:
+    """The modules that run at the sites of `model`, which may have adapters around it."""
+    inner = under_adapters(model)
+    return [active_module(inner.get_submodule(path)) for path in site_paths]

@@ -1,6 +1,7 @@
 """The training loop: transformers' Trainer, which does not decide parameter groups, loss, evaluation or restoring.
 
-Rows come in a fixed order, once (the order is the data's business), so that every arm of one seed sees the same.
+Rows come in a fixed order, once (the order is the data's business), so that every arm of one seed sees the same. What
+is minimized is an objective's business; fine-tuning and recovery differ in it alone.
 """
 
 import contextlib
@@ -19,11 +20,11 @@ from unnorm.foundation import seeds
 from unnorm.foundation.errors import Interrupted, NonFiniteError, SettingsError
 from unnorm.foundation.memory import memory_in_use
 from unnorm.foundation.progress import Bar
-from unnorm.metrics.token_sums import token_sums
-from unnorm.surgery.base import under_adapters
 from unnorm.tuning import checkpoint
+from unnorm.tuning.objectives import CrossEntropy, Objective
 from unnorm.tuning.parameter_groups import parameter_groups
 from unnorm.tuning.precision import plain_forward, plain_forward_after
+from unnorm.tuning.relative import relative
 from unnorm.tuning.run_log import RunLog
 from unnorm.tuning.settings import TrainingSettings
 from unnorm.tuning.site_monitor import SiteMonitor
@@ -53,20 +54,27 @@ class TokenTrainer(Trainer):
         evaluate: Callable[[int], dict[str, Any]],
         evaluate_every: int,
         checkpoint_every: int,
+        norms: Sequence[torch.nn.Module] = (),
+        objective: Objective | None = None,
+        enough: Callable[[dict[str, Any]], bool] | None = None,
+        note: Callable[[], str] = lambda: "",
         check: Callable[[], None] = lambda: None,
         saved: Callable[[int], None] = lambda step: None,
         report_to: Sequence[str] = (),
         quiet: bool = False,
     ) -> None:
-        """check: called before anything is written; it raises if the run may not go on. saved: called after a
-        checkpoint. evaluate: measures now, and returns loss and token_accuracy; called by the main process at
-        intervals, and by every process after the last step. report_to: transformers' names of trackers, which get the
-        log of each step."""
+        """norms: those whose parameters learn relatively and at their own rate, where they train. objective: what is
+        minimized; the labels' cross-entropy unless given. check: called before anything is written; it raises if the
+        run may not go on. saved: called after a checkpoint. evaluate: measures now, and returns loss and
+        token_accuracy; called by the main process at intervals, and by every process after the last step. enough:
+        whether what it returned ends the run early. note: more words for the progress line. report_to: transformers'
+        names of trackers, which get the log of each step."""
         self.settings, self.run, self.folder = settings, run, folder
         self.log_file = RunLog(folder / "steps.jsonl")
         self.monitor, self.evaluate_now = monitor, evaluate
         self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
-        self.check, self.saved = check, saved
+        self.norms, self.objective = list(norms), objective or CrossEntropy(model)
+        self.check, self.saved, self.enough, self.note = check, saved, enough, note
         self.quiet = quiet
         self.sums = torch.zeros(4, dtype=torch.float64)  # nats, correct, tokens, weight of the step, over all processes
         self.step_tokens = torch.zeros((), dtype=torch.int64)
@@ -80,9 +88,9 @@ class TokenTrainer(Trainer):
             train_dataset=list(rows),  # type: ignore[arg-type]
             data_collator=collate,
         )
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        inner = under_adapters(model)
-        self.head = inner.get_output_embeddings()
+        self.parameters: dict[str, torch.nn.Parameter] = {}
+        """What trains, by name as it is while it trains."""
+        self.norm_parameters: list[torch.nn.Parameter] = []
         self.remove_callback(PrinterCallback)
         self.step_callback = _StepCallback(self)
         self.add_callback(self.step_callback)
@@ -90,8 +98,11 @@ class TokenTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             assert isinstance(self.model, torch.nn.Module)
-            groups = parameter_groups(self.model, self.settings.weight_decay)
-            self.optimizer = torch.optim.AdamW(groups, lr=self.settings.learning_rate, fused=False)
+            settings = self.settings
+            rate = settings.norm_learning_rate if settings.norm_learning_rate is not None else settings.learning_rate
+            groups = parameter_groups(self.model, settings.weight_decay, self.norm_parameters, rate)
+            betas = (0.9, settings.adam_beta2)
+            self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=False)
         return self.optimizer
 
     def compute_loss(  # type: ignore[override]
@@ -102,15 +113,15 @@ class TokenTrainer(Trainer):
 
         Data-parallel training averages gradients over processes, hence the factor.
         """
-        sums = token_sums(model, self.head, inputs)
+        sums = self.objective.sums(model, inputs)
         counts = (sums.nats.detach(), sums.correct, sums.tokens, sums.weight)
         self.sums += torch.stack([count.double() for count in counts]).cpu()
-        self.step_tokens += inputs["tokens"].sum().cpu()
+        self.step_tokens += (inputs["tokens"] if "tokens" in inputs else self.objective.weight(inputs)).sum().cpu()
         loss: torch.Tensor = sums.nats * (self.accelerator.num_processes / num_items_in_batch)
         return loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
-        weight = sum(_weight(batch) for batch in batch_samples)
+        weight = sum(self.objective.weight(batch) for batch in batch_samples)
         total: torch.Tensor = self.accelerator.gather(torch.as_tensor(weight, device=device).reshape(1)).sum()
         return total if total > 0 else torch.ones_like(total)
 
@@ -133,7 +144,7 @@ class TokenTrainer(Trainer):
             checkpoint.write(
                 checkpoint.path_of(self.folder / "checkpoints", self.state.global_step),
                 self.run,
-                self.parameters,  # type: ignore[arg-type]
+                self.parameters,
                 _plain(self.optimizer),
                 self.lr_scheduler,
                 getattr(self.accelerator, "scaler", None),
@@ -143,7 +154,7 @@ class TokenTrainer(Trainer):
             self.saved(self.state.global_step)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        checkpoint.load_weights(Path(resume_from_checkpoint), self.parameters)  # type: ignore[arg-type]
+        checkpoint.load_weights(Path(resume_from_checkpoint), self.parameters)
 
     def _load_optimizer_and_scheduler(self, checkpoint_path: str | None) -> None:  # type: ignore[override]
         if checkpoint_path is not None:
@@ -164,7 +175,17 @@ class TokenTrainer(Trainer):
 
     def fit(self) -> None:
         """Train to the end, from the newest checkpoint of this run if there is one. Raises `Interrupted`."""
-        with plain_forward_after(self.model), self.step_callback.stop_signals():
+        raw = self.settings.norm_parameters == "raw"
+        with (
+            plain_forward_after(self.model),
+            relative([] if raw else self.norms) as learning,
+            self.step_callback.stop_signals(),
+        ):
+            self.norm_parameters = (
+                [p for n in self.norms for p in n.parameters() if p.requires_grad] if raw else learning
+            )
+            assert isinstance(self.model, torch.nn.Module)
+            self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
             last = checkpoint.latest(self.folder / "checkpoints")
             step = checkpoint.step_of(last)
             if last is not None:
@@ -173,6 +194,10 @@ class TokenTrainer(Trainer):
                 self.log_file.cut_after(step)
             records = self.log_file.read()
             self.train_tokens = records[-1]["train_tokens"] if step and records else 0
+            if last is not None and self.enough is not None and step % self.evaluate_every == 0:
+                checkpoint.load_weights(last, self.parameters)
+                if self.enough(self.evaluate_now(step)):
+                    return
             self.train(resume_from_checkpoint=str(last) if last else None)
         if self.step_callback.stopping:
             raise Interrupted
@@ -233,11 +258,13 @@ class _StepCallback(TrainerCallback):
         if trainer.args.report_to:
             trainer.callback_handler.on_log(args, state, control, _flat(record))
         if self.bar:
-            self.bar.advance(1, f"loss {record['loss']:.3f}")
+            words = [f"{trainer.objective.name} {record['loss']:.3f}", f"{record['tokens_per_second']:,.0f} tokens/s"]
+            self.bar.advance(1, ", ".join([*words, *filter(None, [trainer.note()])]))
         is_last = step >= state.max_steps
         if is_last or (state.is_world_process_zero and step % trainer.evaluate_every == 0):
             with plain_forward(trainer.model):
                 held_out = trainer.evaluate_now(step)
+            is_last = is_last or (trainer.enough is not None and trainer.enough(held_out))
             if trainer.args.report_to:
                 seen = {f"eval_{name}": held_out[name] for name in ("loss", "token_accuracy")}
                 trainer.callback_handler.on_log(args, state, control, seen)
@@ -323,13 +350,6 @@ def _arguments(
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs mean several processes here, never DataParallel
     return arguments
-
-
-def _weight(batch: dict[str, Any]) -> torch.Tensor:
-    """What the nats of a batch are divided by: the number of its labels, or the sum of their weights."""
-    if "weights" in batch:
-        return torch.as_tensor((batch["weights"] * batch["labels"].ne(-100))[:, 1:].sum())
-    return torch.as_tensor(batch["labels"][:, 1:].ne(-100).sum())
 
 
 def _flat(record: dict[str, Any]) -> dict[str, float]:

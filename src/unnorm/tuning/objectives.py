@@ -1,0 +1,70 @@
+"""What a training run minimizes: the loss on labels (`ce`), or the divergence from an original model (`kl`).
+
+Both are sums over tokens, to be divided by the weight of a whole step: never means of means.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+
+from unnorm.metrics.divergence import counted_tokens, divergence
+from unnorm.metrics.token_sums import IGNORED, TokenSums, token_sums
+from unnorm.surgery.base import under_adapters
+
+
+class Objective(Protocol):
+    """name: what the log of a step calls the loss for people."""
+
+    name: str
+
+    def sums(self, model: Any, batch: Mapping[str, torch.Tensor]) -> TokenSums:
+        """What the batch [B, T] adds to a step; `nats` has the gradient."""
+
+    def weight(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """What the nats of a batch are to be divided by, known before it is run."""
+
+
+class CrossEntropy:
+    """−log p of the labelled tokens, in nats."""
+
+    name = "loss"
+
+    def __init__(self, model: Any) -> None:
+        self.head = under_adapters(model).get_output_embeddings()
+
+    def sums(self, model: Any, batch: Mapping[str, torch.Tensor]) -> TokenSums:
+        return token_sums(model, self.head, batch)
+
+    def weight(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The number of labels, or the sum of their weights."""
+        if "weights" in batch:
+            return torch.as_tensor((batch["weights"] * batch["labels"].ne(IGNORED))[:, 1:].sum())
+        return torch.as_tensor(batch["labels"][:, 1:].ne(IGNORED).sum())
+
+
+class Distillation:
+    """KL(original ‖ model) of every token in nats; what counts as correct is the original's likeliest token."""
+
+    name = "KL"
+
+    def __init__(self, model: Any, original: Any, precision: str) -> None:
+        """precision: `bf16` puts both models' products and those of their heads under autocast."""
+        self.head = under_adapters(model).get_output_embeddings()
+        self.original, self.precision = original, precision
+
+    def sums(self, model: Any, batch: Mapping[str, torch.Tensor]) -> TokenSums:
+        device = batch["input_ids"].device
+        self.original.to(device)
+        with autocast(device, self.precision):
+            found = divergence(model, self.head, self.original, self.original.get_output_embeddings(), batch)
+        return TokenSums(found.nats, found.agreed, found.tokens, found.tokens.float())
+
+    def weight(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return counted_tokens(batch).sum()
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Autocast to bf16 where `precision` says so."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Strategy = Literal["frozen", "selective", "full"]
 STRATEGIES: tuple[Strategy, ...] = ("frozen", "selective", "full")
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 DEFAULT_LEARNING_RATE: dict[Strategy, float] = {"frozen": 3e-3, "selective": 3e-3, "full": 4e-4}
 
@@ -36,7 +36,11 @@ class TrainingSettings(BaseModel):
     max_grad_norm: float = Field(
         default=1.0, gt=0, description="gradients are clipped to this norm; the log holds it unclipped"
     )
-    precision: Precision = Field(default="bf16", description="bf16 and fp16: autocast over fp32 weights")
+    precision: Precision = Field(
+        default="auto",
+        description="auto: bf16 where the device multiplies it natively, else fp32. bf16 and fp16: autocast over "
+        "fp32 weights",
+    )
     lora: LoraSettings = LoraSettings()
     train_sites: list[str] | None = Field(
         default=None, description="selective: the norm sites that train, as site patterns; all, if not given"

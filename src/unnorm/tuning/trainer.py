@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from unnorm.foundation import seeds
+from unnorm.foundation import precision, seeds
 from unnorm.foundation.errors import Interrupted, NonFiniteError, SettingsError
 from unnorm.foundation.memory import memory_in_use
 from unnorm.foundation.progress import Bar
@@ -62,6 +62,7 @@ class TokenTrainer(Trainer):
         checkpoint. evaluate: measures now, and returns loss and token_accuracy; called by the main process at
         intervals, and by every process after the last step. report_to: transformers' names of trackers, which get the
         log of each step."""
+        settings = settings.model_copy(update={"precision": precision.choose(settings.precision).name})
         self.settings, self.run, self.folder = settings, run, folder
         self.log_file = RunLog(folder / "steps.jsonl")
         self.monitor, self.evaluate_now = monitor, evaluate

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from unnorm.data.settings import DataSettings
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.hashing import hash_json
+from unnorm.foundation.precision import choose
 from unnorm.study.arms import Arm
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.patterns import select
@@ -79,16 +80,22 @@ def short_name(name: str) -> str:
 
 
 def settled(settings: CellSettings, bench: Workbench) -> CellSettings:
-    """The same cell with its length in tokens, however the file gives it. Reads base and data."""
-    if settings.epochs is None:
-        return settings
-    tokens = settings.epochs * bench.source(settings.data, settings.model).epoch_tokens()
-    training = settings.training.model_copy(update={"tokens": tokens})
+    """The same cell with the precision that is used here, and with its length in tokens, however the file gives them.
+
+    Reads base and data if the length is in epochs. A `SettingsError` if the precision is not to be had here.
+    """
+    changes: dict[str, Any] = {"precision": choose(settings.training.precision).name}
+    if settings.epochs is not None:
+        changes["tokens"] = settings.epochs * bench.source(settings.data, settings.model).epoch_tokens()
+    training = settings.training.model_copy(update=changes)
     return settings.model_copy(update={"training": training, "epochs": None})
 
 
 def cell_of(settings: CellSettings, bench: Workbench) -> tuple[str, dict[str, Any]]:
-    """(hash, resolved configuration) of a cell. Reads base and data, trains nothing; the user's mistakes show here."""
+    """(hash, resolved configuration) of a settled cell. Reads base and data, trains nothing; the user's mistakes show
+    here."""
+    assert settings.epochs is None, "a cell is settled before it is named"
+    assert settings.training.precision != "auto", "a cell is settled before it is named"
     settings.rows_per_step()
     base = bench.base(settings.model)
     source = bench.source(settings.data, settings.model)

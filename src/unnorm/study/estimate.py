@@ -7,6 +7,7 @@ import torch
 
 from unnorm.evaluation.held_out import evaluate_batches
 from unnorm.foundation.memory import memory_in_use
+from unnorm.foundation.precision import choose
 from unnorm.metrics.token_sums import token_sums
 from unnorm.study.cell import set_up
 from unnorm.study.plan import Planned
@@ -61,7 +62,7 @@ def _measure(cell: Planned, bench: Workbench) -> _Measured:
     inner = under_adapters(model)
     batch = {k: v.to(device) for k, v in rows.collate(rows.rows[: settings.rows_per_step()]).items()}
     optimizer = torch.optim.AdamW(parameter_groups(model, settings.training.weight_decay))
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[settings.training.precision]
+    dtype = choose(settings.training.precision, device).dtype
     seconds = 0.0
     for _ in range(2):  # the first one warms up
         started = time.perf_counter()

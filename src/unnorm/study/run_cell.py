@@ -16,7 +16,7 @@ from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, RunError
 from unnorm.foundation.processes import is_main, launch
 from unnorm.study import events
-from unnorm.study.cell import CellSettings, cell_of
+from unnorm.study.cell import CellSettings, cell_of, settled
 from unnorm.study.fine_tune import Hooks, fine_tune
 from unnorm.study.lease import Lease, TaskFolder, Watch, newest
 from unnorm.study.tasks import Task, Timing, claim_task, is_open, reopen, run_task
@@ -83,6 +83,7 @@ def run_cell(
     """
     bench = bench or Workbench(quiet=quiet)
     out = Path(out)
+    settings = settled(settings, bench)
     cell, resolved = cell_of(settings, bench)
     _check_place(out, cell, resolved)
     existed = out.exists()

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Strategy = Literal["frozen", "selective", "full"]
 STRATEGIES: tuple[Strategy, ...] = ("frozen", "selective", "full")
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 DEFAULT_LEARNING_RATE: dict[Strategy, float] = {"frozen": 3e-3, "selective": 3e-3, "full": 4e-4}
 
@@ -46,7 +46,11 @@ class TrainingSettings(BaseModel):
         exclude_if=lambda rate: rate is None,
     )
     adam_beta2: float = Field(default=0.999, gt=0, lt=1, exclude_if=lambda beta: beta == 0.999)
-    precision: Precision = Field(default="bf16", description="bf16 and fp16: autocast over fp32 weights")
+    precision: Precision = Field(
+        default="auto",
+        description="auto: bf16 where the device multiplies it natively, else fp32. bf16 and fp16: autocast over "
+        "fp32 weights",
+    )
     lora: LoraSettings = LoraSettings()
     train_sites: list[str] | None = Field(
         default=None, description="selective: the norm sites that train, as site patterns; all, if not given"

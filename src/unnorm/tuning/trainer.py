@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from unnorm.foundation import seeds
+from unnorm.foundation import precision, seeds
 from unnorm.foundation.errors import Interrupted, NonFiniteError, SettingsError
 from unnorm.foundation.memory import memory_in_use
 from unnorm.foundation.progress import Bar
@@ -69,11 +69,13 @@ class TokenTrainer(Trainer):
         token_accuracy; called by the main process at intervals, and by every process after the last step. enough:
         whether what it returned ends the run early. note: more words for the progress line. report_to: transformers'
         names of trackers, which get the log of each step."""
+        settings = settings.model_copy(update={"precision": precision.choose(settings.precision).name})
         self.settings, self.run, self.folder = settings, run, folder
         self.log_file = RunLog(folder / "steps.jsonl")
         self.monitor, self.evaluate_now = monitor, evaluate
         self.evaluate_every, self.checkpoint_every = evaluate_every, checkpoint_every
-        self.norms, self.objective = list(norms), objective or CrossEntropy(model)
+        self.norms = list(norms)
+        self.objective: Objective = objective or CrossEntropy(model)
         self.check, self.saved, self.enough, self.note = check, saved, enough, note
         self.quiet = quiet
         self.sums = torch.zeros(4, dtype=torch.float64)  # nats, correct, tokens, weight of the step, over all processes
@@ -181,9 +183,8 @@ class TokenTrainer(Trainer):
             relative([] if raw else self.norms) as learning,
             self.step_callback.stop_signals(),
         ):
-            self.norm_parameters = (
-                [p for n in self.norms for p in n.parameters() if p.requires_grad] if raw else learning
-            )
+            plain = [p for norm in self.norms for p in norm.parameters() if p.requires_grad]
+            self.norm_parameters = plain if raw else learning
             assert isinstance(self.model, torch.nn.Module)
             self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
             last = checkpoint.latest(self.folder / "checkpoints")

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from unnorm.foundation.errors import UnnormError
     from unnorm.norms.dyt import DyT
     from unnorm.surgery.optimize import optimize_
-    from unnorm.surgery.recover import recover_
     from unnorm.surgery.sites import find_sites
     from unnorm.surgery.swap import swap_, unswap_
+    from unnorm.tuning.recover import recover_
 
 __all__ = [
     "DyT",
@@ -44,7 +44,7 @@ _HOME = {
     "find_sites": "unnorm.surgery.sites",
     "optimize_": "unnorm.surgery.optimize",
     "package": "unnorm.artefacts.package",
-    "recover_": "unnorm.surgery.recover",
+    "recover_": "unnorm.tuning.recover",
     "load": "unnorm.artefacts.loading",
     "save": "unnorm.artefacts.saving",
     "swap_": "unnorm.surgery.swap",

@@ -88,6 +88,10 @@ class Manifest(_Strict):
     sites: list[SiteEntry] = Field(max_length=100_000)
     corrected: list[ModulePath] = Field(default=[], max_length=100_000)
     """Paths of linear layers whose weights were corrected; an adapter's folder holds them, since its base does not."""
+    measured: dict[str, Any] | None = None
+    """The held-out gap to the original, as it was measured before saving: gap, loss, original_loss, kl, tokens."""
+    recovered: dict[str, Any] | None = None
+    """What a recovery learnt from, and what learnt."""
     tensors: dict[str, Digest]
     """Name -> digest of the weights: a whole model's own, or those of the base that an adapter stands on."""
     tied: dict[str, str] = {}

@@ -111,6 +111,8 @@ def _common(inner: Any, record: SwapRecord | None) -> dict[str, Any]:
         "dtype": str(inner.dtype).removeprefix("torch."),
         "sites": sites,
         "corrected": record.corrected if record else [],
+        "measured": record.measured if record else None,
+        "recovered": record.recovered if record else None,
         "libraries": library_versions(),
     }
 

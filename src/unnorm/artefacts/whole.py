@@ -120,6 +120,8 @@ def record_from(manifest: Manifest) -> SwapRecord:
         specs={entry.path: spec_from(entry.spec) for entry in manifest.sites},
         calibration=None,
         corrected=list(manifest.corrected),
+        measured=manifest.measured,
+        recovered=manifest.recovered,
         stands_on=StandsOn(
             manifest.base.name,
             manifest.tensors,

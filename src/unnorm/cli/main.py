@@ -18,6 +18,7 @@ from unnorm.cli import (
     judge,
     latency,
     models,
+    recover,
     report,
     study,
     swap,
@@ -38,6 +39,7 @@ app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
 app.command("sites", epilog=models.SITES_EXAMPLE)(models.sites)
 app.command("swap", epilog=swap.SWAP_EXAMPLE)(swap.swap)
+app.command("recover", epilog=recover.EXAMPLE)(recover.recover)
 app.command("finetune", epilog=finetune.EXAMPLE)(finetune.finetune)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("generate", epilog=generate.EXAMPLE)(generate.generate)

@@ -12,7 +12,8 @@ from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 from unnorm.foundation.errors import SettingsError
 
 SWAP_EXAMPLE = (
-    "Example: [bold]unnorm swap distilgpt2 --to dyt --calibrate alpaca --correct all --recover --out swapped/[/bold]"
+    "Example: [bold]unnorm swap HuggingFaceTB/SmolLM2-135M-Instruct --to dyt --alpha channel --calibrate alpaca "
+    "--out swapped/[/bold]"
 )
 
 
@@ -36,98 +37,98 @@ def swap(
     mode: Annotated[str, typer.Option(help="one-pass; sequential or parallel: more tokens than fit.")] = "one-pass",
     outliers: Annotated[float, typer.Option(min=0, max=0.49, help="Share of largest tokens to leave out.")] = 0.0,
     correct: Annotated[str, typer.Option(help="Linear layers to correct too: none, readers, all.")] = "none",
-    recover: Annotated[bool, typer.Option("--recover", help="Distil the original into the new norms.")] = False,
-    recover_steps: Annotated[int, typer.Option(min=1, help="Steps of --recover, 1,024 tokens each.")] = 150,
-    recover_layers: Annotated[
-        bool, typer.Option("--recover-layers", help="With --recover and --correct: corrected layers learn too.")
-    ] = False,
+    measure: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Measure the gap on this data. Default: that of --calibrate.")
+    ] = None,
+    measure_tokens: Annotated[int, typer.Option(min=64, help="Held-out tokens that the gap is measured on.")] = 4096,
     template: Annotated[str, typer.Option(help=TEMPLATE_HELP)] = "alpaca",
     seed: Annotated[int, typer.Option(min=0, help="Which rows of DATA are taken.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another artefact in OUT.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Replace the norms of a model, fit the new ones to real tokens, and save it.
+    """Replace the norms of a model, fit the new ones to real tokens, measure the gap, and save it.
 
     DATA is a known name (alpaca, sharegpt, rewild), a file, a folder, or a hub id.
     """
-    import copy
-
-    from unnorm.artefacts.saving import is_artefact, save
-    from unnorm.data.prepare import Source
-    from unnorm.data.settings import DataSettings
-    from unnorm.norms.spec import spec_from
-    from unnorm.study.arms import CALIBRATION_TOKENS, CORRECTION_TOKENS
-    from unnorm.surgery.base import context_length, load_base, load_tokenizer
+    from unnorm.study.arms import CALIBRATION_TOKENS, CORRECTION_TOKENS, Arm
+    from unnorm.study.swap_model import Swap, swap_model
     from unnorm.surgery.calibrate import Mode
     from unnorm.surgery.correct import Correct
-    from unnorm.surgery.recover import recover_
-    from unnorm.surgery.swap import swap_
 
     if bare == (calibrate is not None):
         raise SettingsError("give either --calibrate DATA, to fit the new norms, or --bare, to start them unfitted.")
-    if recover and bare:
-        raise SettingsError("--recover needs text, as --calibrate DATA gives it.")
-    if recover_layers and (not recover or correct == "none"):
-        raise SettingsError("--recover-layers trains what --correct changed, in --recover: give both of them too.")
     if mode not in get_args(Mode) or correct not in get_args(Correct):
         raise SettingsError(
             f"--mode is one of {', '.join(get_args(Mode))}; --correct is one of {', '.join(get_args(Correct))}."
         )
-    spec = spec_from({"norm": to, **({"alpha": alpha} if alpha else {}), **_settings(setting or [])})
-    if is_artefact(model):
-        raise SettingsError(f"{model} is an artefact of unnorm already. Swap its base instead.")
-    loaded, tokenizer = load_base(model), load_tokenizer(model)
-    batch: Any = None
-    rest: list[Any] = []
-    if calibrate is not None:
-        length = min(256, context_length(loaded) or 256)
-        wanted = tokens or (CALIBRATION_TOKENS if correct == "none" else CORRECTION_TOKENS)
-        data = DataSettings(source=calibrate, max_length=length, template=template)
-        rows = Source(data, tokenizer).train(wanted + recover * recover_steps * 1024, seed)
-        used = max(1, wanted // length)
-        batch = rows.collate(rows.rows[:used])
-        if mode != "one-pass":
-            batch = [rows.collate(rows.rows[i : min(i + 16, used)]) for i in range(0, used, 16)]
-        rest = [rows.collate([row]) for row in rows.rows[used:] if recover]
-    original = copy.deepcopy(loaded) if recover else None
-    report = swap_(
-        loaded,
-        spec if not sites else dict.fromkeys(sites, spec),
-        calibrate_on=batch,
+    if bare and (correct != "none" or outliers):
+        raise SettingsError("--correct and --outliers belong to a fit: give --calibrate DATA instead of --bare.")
+    if inherit and not bare:
+        raise SettingsError("a calibration sets γ and β itself: --inherit goes with --bare.")
+    wanted = tokens or (CALIBRATION_TOKENS if correct == "none" else CORRECTION_TOKENS)
+    arm = Arm(
+        id="swap",
+        norm={"norm": to, **({"alpha": alpha} if alpha else {}), **_settings(setting or [])},
+        calibration_tokens=None if bare else wanted,
         mode=mode,  # type: ignore[arg-type]
         outliers=outliers,
         correct=correct,  # type: ignore[arg-type]
         inherit=inherit,
     )
-    recovery = None
-    if original is not None:
-        recovery = recover_(loaded, original, rest, steps=recover_steps, layers=recover_layers, seed=seed)
-    save(loaded, out, tokenizer)
+    done = swap_model(
+        model,
+        arm,
+        Swap(calibrate, measure or calibrate, measure_tokens, template, tuple(sites) if sites else None, seed),
+        out,
+        overwrite=overwrite,
+        say=say,
+    )
+    found = done.distance
     if json:
-        emit_json(
-            {"out": str(out), **report.to_dict(), "recovery": recovery.to_dict() if recovery is not None else None}
-        )
+        emit_json({"out": str(out), **done.started.to_dict(), "measured": found.to_dict() if found else None})
         return
+    _show(done.started.report)
+    say(done.started.describe())
+    if found is None:
+        say("the gap to the original was not measured: give --measure DATA to have it")
+    else:
+        emit_table(*_gap_table(found), align_right_from=0)
+    say(f"saved {out}")
+    if found is not None and not found.usable:
+        data = measure or calibrate
+        say(
+            f"This model is not usable yet: its held-out loss is {found.gap:+.0%} from the original's. Recover it:\n"
+            f"  unnorm recover {out} --data {data} --tokens 10M --out {out}-recovered"
+        )
+
+
+def _gap_table(found: Any) -> tuple[str, list[str], list[list[str]]]:
+    title = f"held-out loss in nats per token, {found.tokens:,} tokens"
+    return (
+        title,
+        ["original", "swapped", "gap", "same next token"],
+        [[f"{found.original_loss:.4f}", f"{found.loss:.4f}", f"{found.gap:+.1%}", f"{found.agreement:.1%}"]],
+    )
+
+
+def _show(report: Any) -> None:
     fit = report.calibration
     if fit is None:
-        say(f"swapped {len(report.sites)} sites, bare")
-    else:
-        rows_ = [
-            [
-                s.path,
-                f"{s.r2:.3f}",
-                "" if s.alpha is None else f"{s.alpha:.3f}",
-                f"{s.saturation:.1%}",
-                f"{s.seconds:.3f}",
-            ]
-            for s in fit.sites
+        return
+    rows = [
+        [
+            s.path,
+            f"{s.r2:.3f}",
+            "" if s.alpha is None else f"{s.alpha:.3f}",
+            f"{s.saturation:.1%}",
+            f"{s.seconds:.3f}",
         ]
-        title = f"calibrated on {fit.tokens:,} tokens in {fit.seconds:.2f} s"
-        emit_table(title, ["site", "R²", "α", "nearly flat", "seconds"], rows_)
-        if fit.corrections:
-            say(f"corrected {len(fit.corrections)} linear layers: {_describe(fit.corrections)}")
-    if recovery is not None:
-        say(recovery.describe())
-    say(f"saved {out}")
+        for s in fit.sites
+    ]
+    title = f"calibrated on {fit.tokens:,} tokens in {fit.seconds:.2f} s"
+    emit_table(title, ["site", "R²", "α", "nearly flat", "seconds"], rows)
+    if fit.corrections:
+        say(f"corrected {len(fit.corrections)} linear layers: {_describe(fit.corrections)}")
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:

@@ -9,10 +9,21 @@ from unnorm.foundation.errors import SettingsError
 from unnorm.norms.spec import NormSpec, known_norms, spec_from
 from unnorm.surgery.calibrate import Mode
 from unnorm.surgery.correct import Correct
+from unnorm.tuning.recover_settings import RecoverSettings
 
 CALIBRATION_TOKENS = 4096
 CORRECTION_TOKENS = 16384
-RECOVER_STEPS = 150
+
+
+class ArmRecovery(RecoverSettings):
+    """The distillation that an arm's start goes through, once for all cells and seeds that begin from it."""
+
+    data: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="what to distil on, each NAME or NAME=WEIGHT; default: the cell's data"
+    )
+    max_length: int | None = Field(default=None, gt=1, description="tokens a row; default: the cell's")
+    held_out_tokens: int = Field(default=20_000, gt=0, description="tokens that the gap is measured on")
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
 
 class Arm(BaseModel):
@@ -26,11 +37,8 @@ class Arm(BaseModel):
     outliers: float = Field(default=0.0, ge=0, lt=0.5, description="share of largest tokens left out at each site")
     correct: Correct = Field(default="none", description="linear layers corrected: none, readers, all")
     inherit: bool = Field(default=False, description="a bare start with the pretrained γ and β")
-    recover_steps: int | None = Field(default=None, gt=0, description="steps of recovery before training")
-    recover_layers: bool = Field(
-        default=False,
-        description="corrected layers learn in the recovery too",
-        exclude_if=lambda value: not value,  # the hash of a cell that does not ask for it stays what it was
+    recover: ArmRecovery | None = Field(
+        default=None, description="distillation before training", exclude_if=lambda value: value is None
     )
 
     @field_validator("norm")
@@ -67,7 +75,8 @@ _CALIBRATE = {"tokens": "calibration_tokens", "mode": "mode", "outliers": "outli
 
 def arm_from(entry: str | Mapping[str, Any]) -> Arm:
     """The arm that an entry means: a known id, or `{id, norm, calibrate: {tokens, mode, outliers, correct}, inherit,
-    recover: {steps, layers}, ...the norm's own settings}`.
+    recover: {data, tokens, train, target, ...}, ...the norm's own settings}`. `start: {calibrate, inherit, recover}`
+    holds the same three together.
 
     Without `calibrate` the start is bare. An unknown id, norm or setting is a `SettingsError`.
     """
@@ -98,6 +107,11 @@ def arm_with(arm: Arm, changes: Mapping[str, Any]) -> Arm:
 def _arm(name: str, norm: dict[str, Any], start: dict[str, Any], settings: dict[str, Any]) -> Arm:
     """The arm of `norm` and `start`, with `settings` put over them. Takes what it knows out of `settings`."""
     options = dict(start)
+    begin = _options(settings, name, "start", {"calibrate", "inherit", "recover"}, "{calibrate: {tokens: 8192}}")
+    twice = sorted(set(begin or {}) & set(settings))
+    if twice:
+        raise SettingsError(f"arm {name!r}: {twice[0]} stands both in start and beside it. Keep one of the two.")
+    settings |= begin or {}
     if "inherit" in settings:
         options["inherit"] = settings.pop("inherit")
     calibrate = _options(settings, name, "calibrate", set(_CALIBRATE), "{tokens: 8192}")
@@ -106,13 +120,12 @@ def _arm(name: str, norm: dict[str, Any], start: dict[str, Any], settings: dict[
         tokens = CORRECTION_TOKENS if correct != "none" else CALIBRATION_TOKENS
         options["calibration_tokens"] = options.get("calibration_tokens") or tokens
         options |= {_CALIBRATE[key]: value for key, value in calibrate.items()}
-    recover = _options(settings, name, "recover", {"steps", "layers"}, "{steps: 150}")
+    recover = _options(settings, name, "recover", set(ArmRecovery.model_fields), "{tokens: 10_000_000}")
     if recover is not None:
-        options["recover_steps"] = recover.get("steps", options.get("recover_steps") or RECOVER_STEPS)
-        options |= {"recover_layers": recover["layers"]} if "layers" in recover else {}
-    if options.get("recover_layers") and options.get("correct", "none") == "none":
+        options["recover"] = {**(options.get("recover") or {}), **recover}
+    if (options.get("recover") or {}).get("train") == "corrected" and options.get("correct", "none") == "none":
         raise SettingsError(
-            f"arm {name!r}: recover.layers trains the corrected layers, and the arm corrects none. "
+            f"arm {name!r}: recover.train is 'corrected', and the arm corrects no layers. "
             "Add `correct: all` to its calibrate."
         )
     whole = {**norm, **settings}

@@ -24,10 +24,9 @@ from unnorm.foundation.processes import is_main, launch
 from unnorm.study.cell import CellSettings, set_up
 from unnorm.study.environment import run_environment
 from unnorm.study.failures import failure_of, free_memory, let_go
+from unnorm.study.start import Started
 from unnorm.study.view import SCORES
 from unnorm.study.workbench import Workbench
-from unnorm.surgery.recover import RecoverReport
-from unnorm.surgery.swap import SwapReport
 from unnorm.tuning import checkpoint
 from unnorm.tuning.run_log import RunLog
 from unnorm.tuning.site_monitor import SiteMonitor, active_norms
@@ -95,8 +94,8 @@ class _Ready(NamedTuple):
     """Everything that a cell's training needs."""
 
     trainer: Any
-    swap: SwapReport | None
-    recovery: RecoverReport | None
+    swap: Started | None
+    recovery: dict[str, Any] | None
     trainable: Trainable
     evaluated: dict[int, dict[str, Any]]
 
@@ -107,9 +106,11 @@ def _fine_tune(
     ready = _prepare(settings, bench, cell, folder, hooks, rows_per_forward)
     hooks.begun()
     if is_main():
-        for name, report in (("calibration", ready.swap), ("recovery", ready.recovery), ("trainable", ready.trainable)):
-            if report is not None:
-                atomic.write_json(folder / f"{name}.json", report.to_dict())
+        atomic.write_json(folder / "trainable.json", ready.trainable.to_dict())
+        if ready.swap is not None:
+            atomic.write_json(folder / "calibration.json", ready.swap.to_dict())
+        if ready.recovery is not None:
+            atomic.write_json(folder / "recovery.json", ready.recovery)
     ready.trainer.evaluate_now(0)
     hooks.say(f"held-out loss before training {ready.evaluated[0]['loss']:.4f}")
     ready.trainer.fit()
@@ -142,9 +143,7 @@ def _prepare(
         settings.model, settings.arm, settings.data, settings.training.tokens, settings.seed
     )
     if swap is not None:
-        say(_describe(swap))
-    if recovery is not None:
-        say(recovery.describe())
+        say(swap.describe())
     model, trainable, paths = set_up(model, settings)
     say(trainable.describe())
     tokenizer = bench.base(settings.model).tokenizer
@@ -192,18 +191,6 @@ def _prepare(
         quiet=hooks.quiet,
     )
     return _Ready(trainer, swap, recovery, trainable, evaluated)
-
-
-def _describe(swap: SwapReport) -> str:
-    fit = swap.calibration
-    if fit is None:
-        return f"swapped {len(swap.sites)} sites, bare"
-    worst = min(fit.sites, key=lambda site: site.r2)
-    corrected = f"; {len(fit.corrections)} linear layers corrected" if fit.corrections else ""
-    return (
-        f"swapped {len(swap.sites)} sites, calibrated on {fit.tokens:,} tokens in {fit.seconds:.1f} s; "
-        f"lowest R² {worst.r2:.3f} at {worst.path}{corrected}"
-    )
 
 
 def _result(

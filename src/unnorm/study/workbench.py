@@ -11,9 +11,9 @@ from unnorm.data.prepare import Rows, Source
 from unnorm.data.settings import DataSettings
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.study.arms import Arm
+from unnorm.study.start import Started, start_
 from unnorm.surgery.base import check_length, load_base, load_tokenizer
-from unnorm.surgery.recover import RecoverReport, recover_
-from unnorm.surgery.swap import SwapReport, settle_, swap_
+from unnorm.surgery.swap import settle_
 from unnorm.tuning.packing_probe import packing_is_clean
 
 T = TypeVar("T")
@@ -32,8 +32,9 @@ class Start(NamedTuple):
     """The model that a cell starts from, before what trains is decided; copied for each cell."""
 
     model: Any
-    report: SwapReport | None
-    recovery: RecoverReport | None
+    report: Started | None
+    recovery: dict[str, Any] | None
+    """What the recovery in it did; None where there was none."""
 
 
 class Workbench:
@@ -69,7 +70,7 @@ class Workbench:
         """A copy of the model as `arm` starts: swapped, and fitted to the first training rows where it calibrates."""
         key = (model, arm.model_dump_json(), data, tokens, seed)
         train = self.train_rows(data, model, tokens, seed)
-        kept = self._keep("start", key, lambda: self._swap(self.base(model).model, arm, train, seed))
+        kept = self._keep("start", key, lambda: self._swap(self.base(model).model, arm, train))
         return Start(copy.deepcopy(kept.model), kept.report, kept.recovery)
 
     def let_go(self) -> None:
@@ -91,30 +92,8 @@ class Workbench:
         model = load_base(name)
         return Base(model, load_tokenizer(name), hash_tensors(model.state_dict()), packing_is_clean(model))
 
-    def _swap(self, base: Any, arm: Arm, train: Rows, seed: int) -> Start:
-        spec = arm.spec()
+    def _swap(self, base: Any, arm: Arm, train: Rows) -> Start:
         model = copy.deepcopy(base)
-        if spec is None:
-            return Start(model, None, None)
-        batch = None
-        used = 0
-        if arm.calibration_tokens is not None:
-            used = max(1, arm.calibration_tokens // train.max_length)
-            batch = train.collate(train.rows[:used])
-        report = swap_(
-            model,
-            spec,
-            calibrate_on=batch,
-            mode=arm.mode,
-            outliers=arm.outliers,
-            correct=arm.correct,
-            inherit=arm.inherit,
-        )
+        started = start_(model, arm, train if arm.calibration_tokens is not None else None)
         settle_(model)
-        if arm.recover_steps is None:
-            return Start(model, report, None)
-        rows = [train.collate([row]) for row in train.rows[used:]]
-        recovery = recover_(
-            model, base, rows, steps=arm.recover_steps, layers=arm.recover_layers, seed=seed, quiet=self.quiet
-        )
-        return Start(model, report, recovery)
+        return Start(model, started, None)

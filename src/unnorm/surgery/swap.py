@@ -46,6 +46,10 @@ class SwapRecord:
     """Paths of the linear layers whose weights were corrected."""
     originals: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     """The corrected layers' parameters as they were, until the model is saved."""
+    measured: dict[str, Any] | None = None
+    """How far the swapped model was from its original on held-out tokens: gap, loss, original_loss, kl, tokens."""
+    recovered: dict[str, Any] | None = None
+    """What a recovery learnt from and what learnt: tokens, train, data."""
     stands_on: StandsOn | None = field(default=None, repr=False)
     """What an adapter on this model would have to be put on; None on the meta device."""
     before: "SwapRecord | None" = field(default=None, repr=False)

@@ -55,9 +55,7 @@ class Distillation:
         self.original, self.precision = original, precision
 
     def sums(self, model: Any, batch: Mapping[str, torch.Tensor]) -> TokenSums:
-        device = batch["input_ids"].device
-        self.original.to(device)
-        with autocast(device, self.precision):
+        with autocast(batch["input_ids"].device, self.precision):
             found = divergence(model, self.head, self.original, self.original.get_output_embeddings(), batch)
         return TokenSums(found.nats, found.agreed, found.tokens, found.tokens.float())
 

@@ -1,0 +1,25 @@
+"""Amounts as people write them on a command line: 10M tokens, 1 %."""
+
+import re
+
+from unnorm.foundation.errors import SettingsError
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+
+
+def token_count(text: str, option: str) -> int:
+    """`10M`, `500k`, `1.5B` or a plain number, above 0."""
+    found = re.fullmatch(r"(\d+(?:[_,]\d{3})*(?:\.\d+)?)\s*([kmb]?)", text.strip(), re.IGNORECASE)
+    count = float(re.sub("[_,]", "", found[1])) * _UNITS[found[2].lower()] if found else 0
+    if count < 1 or count != int(count):
+        raise SettingsError(f"{option} is a number of tokens above 0, such as 10M, 500k or 250000, not {text!r}.")
+    return int(count)
+
+
+def share(text: str, option: str) -> float:
+    """`1%` or `0.01`, above 0."""
+    found = re.fullmatch(r"(\d*\.?\d+)\s*(%?)", text.strip())
+    value = float(found[1]) / (100 if found[2] else 1) if found else 0.0
+    if value <= 0:
+        raise SettingsError(f"{option} is a share above 0, such as 1% or 0.01, not {text!r}.")
+    return value

@@ -1,0 +1,94 @@
+"""`unnorm recover`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unnorm.cli.data_options import TEMPLATE_HELP
+from unnorm.cli.output import JsonOption, emit_json, say
+
+EXAMPLE = (
+    "Example: [bold]unnorm recover swapped/ --data alpaca --data sharegpt=0.5 --tokens 10M --target 1% "
+    "--out recovered/[/bold]"
+)
+
+
+def recover(
+    swapped: Annotated[str, typer.Argument(metavar="SWAPPED", help="The folder that `unnorm swap` wrote.")],
+    data: Annotated[
+        list[str], typer.Option(metavar="DATA", help="What to learn from; again for more: NAME or NAME=WEIGHT.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the run. An interrupted run in it is resumed.")],
+    tokens: Annotated[str, typer.Option(help="Tokens to learn from: 10M, 500k or a number.")] = "10M",
+    train: Annotated[
+        str, typer.Option(help="What learns: all weights; lora and the norms; norms; corrected: layers too.")
+    ] = "all",
+    target: Annotated[str | None, typer.Option(help="Stop at this held-out gap: 1% or 0.01.")] = None,
+    max_length: Annotated[int, typer.Option(min=2, help="Tokens a row.")] = 512,
+    batch_tokens: Annotated[int | None, typer.Option(min=2, help="Tokens a step. Default: by --tokens.")] = None,
+    rows_per_forward: Annotated[int | None, typer.Option(min=1, help="Fewer need less memory.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of weights. Default: by --train.")] = None,
+    norm_learning_rate: Annotated[float | None, typer.Option(help="Of norms, which learn relatively.")] = None,
+    lora_rank: Annotated[int, typer.Option(min=1, help="LoRA's r.")] = 16,
+    when_out: Annotated[str, typer.Option(help="Where the data run out: again (from the start) or stop.")] = "again",
+    held_out_tokens: Annotated[int, typer.Option(min=64, help="Tokens that the gap is measured on.")] = 20_000,
+    evaluate_every: Annotated[
+        str | None, typer.Option(help="Tokens between two measurements. Default: 10 in all.")
+    ] = None,
+    template: Annotated[str, typer.Option(help=TEMPLATE_HELP)] = "alpaca",
+    precision: Annotated[str, typer.Option(help="auto, bf16 (autocast) or fp32.")] = "auto",
+    base: Annotated[str | None, typer.Option(help="Where the base lies now, if it was moved.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Order of the data, LoRA's start.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Distil the original into a swapped model, until it is as good again.
+
+    The model that comes out is in OUT/model. Progress, losses and checkpoints are in OUT, too.
+    """
+    from unnorm.cli.amounts import share, token_count
+    from unnorm.data.settings import DataSettings
+    from unnorm.study.recover_model import recover_model
+    from unnorm.study.recovery import Recovery, parse_data
+    from unnorm.tuning.recover_settings import recover_settings
+    from unnorm.tuning.settings import LoraSettings
+
+    settings = recover_settings(
+        tokens=token_count(tokens, "--tokens"),
+        train=train,
+        target=share(target, "--target") if target is not None else None,
+        batch_tokens=batch_tokens,
+        learning_rate=learning_rate,
+        norm_learning_rate=norm_learning_rate,
+        precision=precision,
+        lora=LoraSettings(r=lora_rank, alpha=2 * lora_rank, dropout=0.0),
+    )
+    sources = tuple(
+        (DataSettings(source=name, max_length=max_length, template=template, loss_on="all", too_long="split"), weight)
+        for name, weight in parse_data(data)
+    )
+    recovery = Recovery(settings, sources, held_out_tokens, _when(when_out), seed)
+    result = recover_model(
+        swapped,
+        base,
+        recovery,
+        out,
+        say=say,
+        rows_per_forward=rows_per_forward,
+        evaluate_every=token_count(evaluate_every, "--evaluate-every") if evaluate_every else None,
+    )
+    if json:
+        emit_json({"out": str(out), **result})
+        return
+    say(f"the model is in {out / 'model'}")
+
+
+def _when(text: str) -> Any:
+    from typing import get_args
+
+    from unnorm.data.mixture import When
+    from unnorm.foundation.errors import SettingsError
+
+    if text not in get_args(When):
+        raise SettingsError(f"--when-out is {' or '.join(get_args(When))}, not {text!r}.")
+    return text

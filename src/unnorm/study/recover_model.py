@@ -1,0 +1,130 @@
+"""Recover a saved swapped model into a folder: `unnorm recover`.
+
+OUT/recover.json   the run's name, written when it begins
+OUT/model/         the recovered artefact, at the end;  OUT/result.json  what became of it
+and what `recovery` writes. The same call goes on where an earlier one stopped, and hands back what is finished.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from unnorm.artefacts.loading import load
+from unnorm.artefacts.manifest import read_manifest
+from unnorm.artefacts.saving import save
+from unnorm.foundation import atomic
+from unnorm.foundation.errors import ArtefactError, ModelError, RunError
+from unnorm.study.recovery import Recovery, Say, recover_run, same_tokenizer
+from unnorm.surgery.base import load_base, load_tokenizer
+from unnorm.surgery.swap import record_of
+
+_RUN, _RESULT, _MODEL = "recover.json", "result.json", "model"
+
+
+def recover_model(
+    swapped: str,
+    base: str | None,
+    recovery: Recovery,
+    out: Path,
+    *,
+    say: Say = lambda text: None,
+    quiet: bool = False,
+    rows_per_forward: int | None = None,
+    evaluate_every: int | None = None,
+) -> dict[str, Any]:
+    """Recover the artefact in the folder `swapped` and save it in `out`. Returns the numbers of result.json.
+
+    base: where its base lies now, unless it is where the manifest says. Raises `UnnormError`; what was reached is kept.
+    """
+    manifest = read_manifest(Path(swapped))
+    if manifest.kind != "model" or not manifest.sites:
+        raise ModelError(f"{swapped} holds no swapped model: give the folder that `unnorm swap` wrote.")
+    _check_place(out)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            return _recover(
+                swapped, base or manifest.base.name, recovery, out, say, quiet, rows_per_forward, evaluate_every
+            )
+    except Timeout as error:
+        raise RunError(f"another process is recovering in {out}. Wait for it, or give another --out.") from error
+
+
+def _recover(
+    swapped: str,
+    base: str,
+    recovery: Recovery,
+    out: Path,
+    say: Say,
+    quiet: bool,
+    rows_per_forward: int | None,
+    evaluate_every: int | None,
+) -> dict[str, Any]:
+    model, tokenizer = load(swapped), load_tokenizer(swapped)
+    original = load_base(base, dtype=model.dtype)
+    same_tokenizer(tokenizer, load_tokenizer(base), swapped, base)
+    finished: list[dict[str, Any]] = []
+
+    def begun(run: str) -> None:
+        if (out / _RUN).is_file():
+            if atomic.read_json(out / _RUN)["run"] != run:
+                raise ArtefactError(
+                    f"{out} holds another recovery: its model, data or settings differ. Give another --out, or delete "
+                    "the folder."
+                )
+            if (out / _RESULT).is_file():
+                finished.append(atomic.read_json(out / _RESULT))
+                raise _Finished
+        atomic.write_json(out / _RUN, {"run": run, "swapped": swapped, "base": base})
+
+    try:
+        report, parts = recover_run(
+            model,
+            original,
+            tokenizer,
+            recovery,
+            out,
+            say=say,
+            quiet=quiet,
+            begun=begun,
+            rows_per_forward=rows_per_forward,
+            evaluate_every=evaluate_every,
+        )
+    except _Finished:
+        say(f"{out} is finished already; nothing to do")
+        return finished[0]
+    say(report.describe())
+    record = record_of(model)
+    assert record is not None
+    data = [{"name": part.name, "tokens": part.tokens, "epochs": part.epochs} for part in parts]
+    record.measured = measured_of(report)
+    record.recovered = {"tokens": report.tokens, "train": report.train, "data": data} if report.kept else None
+    save(model, out / _MODEL, tokenizer)
+    result = {**report.to_dict(), "data": data}
+    atomic.write_json(out / _RESULT, result)
+    return result
+
+
+def measured_of(report: Any) -> dict[str, Any]:
+    """What a manifest says about the distance of a recovered model from its original."""
+    kept = report.kept
+    gap = report.gap_after if kept else report.gap_before
+    return {
+        "gap": gap,
+        "loss": report.original_loss * (1 + gap),
+        "original_loss": report.original_loss,
+        "kl": report.kl_after if kept else report.kl_before,
+        "tokens": report.held_out_tokens,
+    }
+
+
+class _Finished(Exception):
+    """There is nothing left to do."""
+
+
+def _check_place(out: Path) -> None:
+    if not out.exists() or (out / _RUN).is_file():
+        return
+    if not out.is_dir() or any(path.name != ".lock" for path in out.iterdir()):
+        raise ArtefactError(f"{out} is not empty and holds no recovery. Give another --out.")

@@ -1,0 +1,133 @@
+"""Recover a swapped model from named data: the one recipe for `unnorm recover` and for a study's arms.
+
+FOLDER/steps.jsonl, evaluations.jsonl, checkpoints/   as of every training run
+FOLDER/recovery.json                                  what it did, at the end
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unnorm.data.encoded_cache import tokenizer_hash
+from unnorm.data.mixture import Mixture, Part, When
+from unnorm.data.settings import DataSettings
+from unnorm.foundation.errors import ModelError, SettingsError
+from unnorm.foundation.hashing import digest_tensors, hash_digests, hash_json
+from unnorm.surgery.base import check_length
+from unnorm.tuning.memory_need import check_memory
+from unnorm.tuning.packing_probe import packing_is_clean
+from unnorm.tuning.recover import RecoverReport, Run, Text, check_pair, distil_
+from unnorm.tuning.recover_settings import RecoverSettings
+
+_ROWS_MEASURED_AT_ONCE = 4096
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Everything that shapes a recovery beside the two models.
+
+    data: each data set and its share of the tokens. when_out: what is done where the data run out.
+    """
+
+    settings: RecoverSettings
+    data: tuple[tuple[DataSettings, float], ...]
+    held_out_tokens: int = 20_000
+    when_out: When = "again"
+    seed: int = 0
+
+
+def parse_data(entries: Sequence[str]) -> list[tuple[str, float]]:
+    """NAME or NAME=WEIGHT, each as (name, weight). A weight that is no number above 0 is a `SettingsError`."""
+    found = []
+    for entry in entries:
+        name, equals, text = entry.rpartition("=")
+        if not equals or Path(entry).expanduser().exists():
+            found.append((entry, 1.0))
+            continue
+        try:
+            weight = float(text)
+        except ValueError:
+            weight = 0.0
+        if not 0 < weight < float("inf") or not name:
+            raise SettingsError(f"data {entry!r}: after the = stands a weight above 0, as in alpaca=0.5.")
+        found.append((name, weight))
+    return found
+
+
+def recover_run(
+    model: Any,
+    original: Any,
+    tokenizer: Any,
+    recovery: Recovery,
+    folder: Path,
+    *,
+    say: Say = lambda text: None,
+    quiet: bool = False,
+    check: Callable[[], None] = lambda: None,
+    saved: Callable[[int], None] = lambda step: None,
+    begun: Callable[[str], None] = lambda run: None,
+    rows_per_forward: int | None = None,
+    evaluate_every: int | None = None,
+) -> tuple[RecoverReport, list[Part]]:
+    """Recover `model` in place in `folder`, or go on with it there. Returns the report, and what was learnt from.
+
+    begun: told the run's name once everything was found right and nothing is computed yet. A second call with the same
+    models, data and settings goes on from the last checkpoint; with others it is refused. Raises as `recover_` does,
+    and `SettingsError` where memory does not suffice.
+    """
+    check_pair(model, original)
+    length = recovery.data[0][0].max_length
+    check_length(original, length)
+    training = recovery.settings.training(length)
+    rows_per_step = training.batch_tokens // length
+    check_memory(model, original, recovery.settings, rows_per_forward or rows_per_step, length)
+    packs = packing_is_clean(original)
+    if not packs:
+        say("rows packed into this model would leak into each other: padding instead, one row each")
+    mixture = Mixture(recovery.data, tokenizer, packed=packs, quiet=quiet)
+    rows = mixture.train(recovery.settings.tokens, recovery.seed, when_out=recovery.when_out)
+    held_out = mixture.held_out(recovery.held_out_tokens)
+    for part in mixture.parts:
+        say(f"{part.name}: {part.tokens:,} tokens ({part.weight:.0%} of the mixture), {part.epochs:.2g} times through")
+    if rows.tokens < 0.9 * recovery.settings.tokens:
+        say(f"the data run out after {rows.tokens:,} tokens, before {recovery.settings.tokens:,}: it stops there")
+    say(
+        f"{rows.tokens:,} tokens to learn from in {len(rows.rows):,} rows, {held_out.tokens:,} to measure on; "
+        f"{rows_per_step} rows a step"
+    )
+    name = hash_json(
+        {
+            "recovery": recovery.settings.model_dump(mode="json"),
+            "precision": training.precision,
+            "data": mixture.identity,
+            "when_out": recovery.when_out,
+            "held_out_tokens": recovery.held_out_tokens,
+            "seed": recovery.seed,
+            "start": hash_digests(digest_tensors(model.state_dict())),
+            "tokenizer": tokenizer_hash(tokenizer),
+        }
+    )
+    begun(name)
+    size = max(1, _ROWS_MEASURED_AT_ONCE // length)
+    text = Text(rows.rows, rows.collate, length, list(held_out.batches(size)))
+    run = Run(
+        folder,
+        name,
+        check=check,
+        saved=saved,
+        quiet=quiet,
+        rows_per_forward=rows_per_forward,
+        evaluate_every=evaluate_every,
+    )
+    return distil_(model, original, text, recovery.settings, run, seed=recovery.seed), mixture.parts
+
+
+def same_tokenizer(one: Any, other: Any, what: str, base: str) -> None:
+    """A `ModelError` where two tokenizers differ."""
+    if tokenizer_hash(one) != tokenizer_hash(other):
+        raise ModelError(
+            f"the tokenizer of {what} is not that of its base {base!r}, so the two models would read different texts. "
+            "Save the swapped model with its base's tokenizer."
+        )

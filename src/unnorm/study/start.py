@@ -1,0 +1,113 @@
+"""What a swapped model starts from: a swap whose every step is measured, and a recovery after it.
+
+The one recipe for `unnorm swap`, `unnorm recover` and a study's arms: which rows are calibrated on, which a step is
+judged by, and what is measured at the end.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from unnorm.data.prepare import Rows
+from unnorm.metrics.divergence import followed_tokens
+from unnorm.metrics.token_sums import IGNORED, token_sums
+from unnorm.norms.spec import NormSpec
+from unnorm.study.arms import Arm
+from unnorm.surgery.closed_form import Step, swap_stepwise_
+from unnorm.surgery.passes import in_eval
+from unnorm.surgery.swap import SwapReport, swap_
+
+CHOICE_TOKENS = 2048
+"""Of training rows that no step was fitted to, which judge the steps."""
+ROWS_AT_ONCE = 16
+"""Of a calibration that goes over its tokens in batches."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a swap did, and the measured steps to it; empty where nothing was fitted."""
+
+    report: SwapReport
+    steps: tuple[Step, ...] = ()
+
+    def describe(self) -> str:
+        """Some lines for people."""
+        lines = [describe_swap(self.report)]
+        for step in self.steps:
+            if not step.kept:
+                before = next(s for s in reversed(self.steps[: self.steps.index(step)]) if s.kept)
+                lines.append(
+                    f"step '{step.name}' ended at a loss of {step.loss:.4f}, worse than '{before.name}' "
+                    f"({before.loss:.4f}): it was put back"
+                )
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.report.to_dict(), "steps": [step.to_dict() for step in self.steps]}
+
+
+def start_(model: Any, arm: Arm, rows: Rows | None, *, sites: Sequence[str] | None = None) -> Started | None:
+    """Swap `model` in place as `arm` says; None where it keeps the pretrained norms.
+
+    rows: training rows, of which the first are calibrated on and those after them judge the steps; None for a bare
+    start. sites: patterns of the sites to swap; all unless given.
+    """
+    spec = arm.spec()
+    if spec is None:
+        return None
+    specs: NormSpec | dict[str, NormSpec | None] = spec if sites is None else dict.fromkeys(sites, spec)
+    if arm.calibration_tokens is None or rows is None:
+        return Started(swap_(model, specs, calibrate_on=None, inherit=arm.inherit))
+    used = max(1, arm.calibration_tokens // rows.max_length)
+    judges = rows.rows[used : used + max(1, CHOICE_TOKENS // rows.max_length)] or rows.rows[:1]
+    size = used if arm.mode == "one-pass" else ROWS_AT_ONCE
+    batches = [rows.collate(rows.rows[i : min(i + size, used)]) for i in range(0, used, size)]
+    report, steps = swap_stepwise_(
+        model,
+        specs,
+        calibrate_on=batches if len(batches) > 1 else batches[0],
+        loss=judge([rows.collate([row]) for row in judges]),
+        mode=arm.mode,
+        outliers=arm.outliers,
+        correct=arm.correct,
+    )
+    return Started(report, steps)
+
+
+def judge(batches: Sequence[dict[str, torch.Tensor]]) -> Callable[[Any], float]:
+    """A model's loss on every token of `batches` that follows another, in nats a token."""
+
+    @torch.no_grad()
+    def loss(model: Any) -> float:
+        device, head = next(model.parameters()).device, model.get_output_embeddings()
+        nats = tokens = 0.0
+        with in_eval(model):
+            for batch in batches:
+                sums = token_sums(model, head, {k: v.to(device) for k, v in all_labelled(batch).items()})
+                nats, tokens = nats + float(sums.nats), tokens + int(sums.tokens)
+        return nats / max(tokens, 1)
+
+    return loss
+
+
+def all_labelled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same batch with a label at every token that follows another of its text."""
+    labels = torch.full_like(batch["input_ids"], IGNORED)
+    follows = followed_tokens(batch)
+    labels[:, 1:][follows[:, :-1]] = batch["input_ids"][:, 1:][follows[:, :-1]]
+    return {**{name: value for name, value in batch.items() if name != "weights"}, "labels": labels}
+
+
+def describe_swap(swap: SwapReport) -> str:
+    """One line for people."""
+    fit = swap.calibration
+    if fit is None:
+        return f"swapped {len(swap.sites)} sites, bare"
+    worst = min(fit.sites, key=lambda site: site.r2)
+    corrected = f"; {len(fit.corrections)} linear layers corrected" if fit.corrections else ""
+    return (
+        f"swapped {len(swap.sites)} sites, calibrated on {fit.tokens:,} tokens in {fit.seconds:.1f} s; "
+        f"lowest R² {worst.r2:.3f} at {worst.path}{corrected}"
+    )

@@ -1,0 +1,78 @@
+"""Swap a base's norms, measure the gap to the original on held-out tokens, and save it: `unnorm swap`."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from unnorm.artefacts.saving import is_artefact, save
+from unnorm.data.prepare import Rows, Source
+from unnorm.data.settings import DataSettings
+from unnorm.foundation.errors import ArtefactError, SettingsError
+from unnorm.study.arms import Arm
+from unnorm.study.start import CHOICE_TOKENS, Started, start_
+from unnorm.surgery.base import context_length, load_base, load_tokenizer
+from unnorm.surgery.swap import record_of
+from unnorm.tuning.distance import Distance, distance
+from unnorm.tuning.packing_probe import packing_is_clean
+
+_ROW = 256
+_TOKENS_AT_ONCE = 2048
+
+
+class Swap(NamedTuple):
+    """calibrate, measure: data to fit to and to measure on, or None. sites: patterns, or None for all."""
+
+    calibrate: str | None
+    measure: str | None
+    measure_tokens: int
+    template: str
+    sites: tuple[str, ...] | None
+    seed: int
+
+
+class Swapped(NamedTuple):
+    """What was done, and how far the model is from its original; None where there was nothing to measure on."""
+
+    started: Started
+    distance: Distance | None
+
+
+def swap_model(
+    name: str, arm: Arm, swap: Swap, out: Path, *, overwrite: bool, say: Callable[[str], None], quiet: bool = False
+) -> Swapped:
+    """Swap the base `name` as `arm` says and save it in `out`, with its gap in the manifest.
+
+    Raises `SettingsError` for an artefact as base, `ArtefactError` where another artefact stands in `out`.
+    """
+    if is_artefact(name):
+        raise SettingsError(f"{name} is an artefact of unnorm already. Swap its base instead.")
+    if is_artefact(out) and not overwrite:
+        raise ArtefactError(f"{out} holds an artefact already. Give another --out, or --overwrite to replace it.")
+    arm.spec()
+    model, tokenizer = load_base(name), load_tokenizer(name)
+    packs = packing_is_clean(model)
+    length = min(_ROW, context_length(model) or _ROW)
+
+    def source(data: str, loss_on: str) -> Source:
+        settings = DataSettings(source=data, max_length=length, template=swap.template, loss_on=loss_on)  # type: ignore[arg-type]
+        return Source(settings, tokenizer, quiet=quiet)
+
+    rows: Rows | None = None
+    if swap.calibrate is not None and arm.calibration_tokens is not None:
+        if not packs:
+            say("rows packed into this model would leak into each other: padding instead, one row each")
+        rows = source(swap.calibrate, "answer").train(arm.calibration_tokens + CHOICE_TOKENS, swap.seed, packs)
+    held_out = source(swap.measure, "all").validation(swap.measure_tokens, packs) if swap.measure is not None else None
+    original = copy.deepcopy(model) if held_out is not None else None
+    started = start_(model, arm, rows, sites=swap.sites)
+    assert started is not None
+    found = None
+    if held_out is not None:
+        batches = list(held_out.batches(max(1, _TOKENS_AT_ONCE // length)))
+        found = distance(model, original, batches, quiet=quiet)
+        record = record_of(model)
+        assert record is not None
+        record.measured = found.to_dict()
+    save(model, out, tokenizer)
+    return Swapped(started, found)

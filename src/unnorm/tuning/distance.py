@@ -1,0 +1,77 @@
+"""How far a swapped model is from its original, on tokens that neither learnt from: KL, loss and gap."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from unnorm.foundation.errors import DataError, NonFiniteError
+from unnorm.foundation.progress import track
+from unnorm.metrics.divergence import Compared, compare
+from unnorm.surgery.base import under_adapters
+from unnorm.surgery.passes import in_eval
+
+USABLE = 0.10
+"""A gap above this share is said to be no usable model."""
+
+
+@dataclass(frozen=True)
+class Distance:
+    """On held-out tokens. kl: KL(original ‖ model) in nats a token; agreement: share of tokens after which both find
+    the same next one likeliest; loss, original_loss: nats a token; tokens: how many were predicted."""
+
+    kl: float
+    agreement: float
+    loss: float
+    original_loss: float
+    tokens: int
+
+    @property
+    def gap(self) -> float:
+        """loss / original_loss − 1."""
+        return self.loss / self.original_loss - 1
+
+    @property
+    def usable(self) -> bool:
+        return self.gap <= USABLE
+
+    def describe(self) -> str:
+        """One line for people."""
+        return (
+            f"held-out loss {self.loss:.4f} against the original's {self.original_loss:.4f} nats a token: "
+            f"gap {self.gap:+.1%} ({self.tokens:,} tokens)"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "gap": self.gap}
+
+
+@torch.no_grad()
+def distance(
+    model: Any, original: Any, batches: Sequence[Mapping[str, torch.Tensor]], *, quiet: bool = True
+) -> Distance:
+    """The distance of `model` (perhaps with adapters around it) from `original` on batches of `input_ids` [B, T] and
+    other model inputs, on the model's device, each in the dtype of its weights.
+
+    Raises `DataError` if there is nothing to predict, `NonFiniteError` if a loss is no number.
+    """
+    device = next(model.parameters()).device
+    heads = [under_adapters(m).get_output_embeddings() for m in (model, original)]
+    sums = Compared(0.0, 0, 0, 0.0, 0.0, 0)
+    with in_eval(model), in_eval(original):
+        for batch in track(batches, "measuring", len(batches), quiet=quiet):
+            here = {name: tensor.to(device) for name, tensor in batch.items()}
+            found = compare(model, heads[0], original, heads[1], here)
+            sums = Compared(*(a + b for a, b in zip(sums, found, strict=True)))  # type: ignore[arg-type]
+    if not sums.predicted:
+        raise DataError("there is nothing to measure on: the held-out rows hold no token that follows another.")
+    if not abs(sums.original_loss) < float("inf"):
+        raise NonFiniteError("the original's logits are not finite on held-out tokens: its weights are damaged.")
+    return Distance(
+        kl=sums.kl / sums.tokens,
+        agreement=sums.agreed / sums.tokens,
+        loss=sums.loss / sums.predicted,
+        original_loss=sums.original_loss / sums.predicted,
+        tokens=sums.predicted,
+    )

@@ -1,0 +1,73 @@
+"""What learns in a recovery, made ready before it and made plain again after it."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from unnorm.foundation.errors import ModelError
+from unnorm.surgery.base import without_peft_notice
+from unnorm.surgery.swap import SwapRecord
+from unnorm.tuning.recover_settings import RecoverSettings
+from unnorm.tuning.settings import Strategy
+from unnorm.tuning.strategies import apply_strategy
+
+
+def what_learns(model: nn.Module, record: SwapRecord, settings: RecoverSettings, seed: int) -> tuple[Any, int]:
+    """Make of `model` what the trainer takes, in which just what `settings` says asks for a gradient, in fp32.
+
+    Returns it (a PeftModel with LoRA, else `model`) and the number of parameters that learn. Raises `ModelError` if
+    there are none.
+    """
+    paths = [site.path for site in record.sites]
+    if settings.train in ("all", "lora"):
+        strategy: Strategy = "full" if settings.train == "all" else "selective"
+        with_parameters = [path for path in paths if any(True for _ in model.get_submodule(path).parameters())]
+        learner, trainable = apply_strategy(
+            model,
+            strategy,
+            site_paths=with_parameters,
+            lora=settings.lora,
+            seed=seed,
+        )
+        return learner, trainable.trainable_parameters
+    if settings.train == "corrected":
+        if not record.corrected:
+            raise ModelError(
+                "recover_ was to train the corrected layers too, and none were: swap with correct='all' or 'readers', "
+                "or train the norms alone."
+            )
+        paths += record.corrected
+    model.requires_grad_(False)
+    learning = [p for path in paths for p in model.get_submodule(path).parameters()]
+    if not learning:
+        raise ModelError("the norms at the swapped sites have no parameters to learn. Train all weights, or LoRA.")
+    for parameter in learning:
+        parameter.requires_grad_(True)
+        parameter.data = parameter.data.float()
+    return model, sum(parameter.numel() for parameter in learning)
+
+
+@torch.no_grad()
+def settled_(model: nn.Module, learner: Any, start: Mapping[str, torch.Tensor]) -> None:
+    """Make `model` plain again: LoRA merged into it, every parameter in the dtype that it has in `start`."""
+    if learner is not model:
+        with without_peft_notice():
+            learner.merge_and_unload()
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != start[name].dtype:
+            parameter.data = parameter.data.to(start[name].dtype)
+        parameter.grad = None
+
+
+@contextmanager
+def restored_flags(model: nn.Module) -> Iterator[None]:
+    """Puts back which parameters ask for a gradient."""
+    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    try:
+        yield
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(flags[name])

@@ -1,0 +1,49 @@
+"""What a recovery needs in memory, said before it starts rather than found out in the middle."""
+
+from typing import Any
+
+import torch
+
+from unnorm.foundation.errors import SettingsError
+from unnorm.foundation.precision import choose, default_device
+from unnorm.tuning.recover_settings import RecoverSettings
+
+_TRAINED = 16
+"""Bytes of a weight that learns: itself, its gradient and AdamW's two moments, in fp32."""
+_ACTIVATIONS = 17
+"""Numbers that a block keeps for its backward pass, in widths of the model, a token (Korthikanti et al. 2022,
+arXiv 2205.05198, equation 2, without the attention matrix and with 2 bytes each for 34)."""
+
+
+def bytes_needed(model: Any, original: Any, settings: RecoverSettings, rows: int, length: int) -> int:
+    """An estimate, in bytes, for `rows` rows of `length` tokens at once."""
+    held = sum(p.numel() * p.element_size() for p in original.parameters())
+    total = sum(p.numel() for p in model.parameters())
+    own = sum(p.numel() * p.element_size() for p in model.parameters())
+    if settings.train == "all":
+        own = total * _TRAINED
+    config = model.config.get_text_config()
+    width, layers = getattr(config, "hidden_size", 0), getattr(config, "num_hidden_layers", 0)
+    bytes_a_number = 2 if choose(settings.precision).name == "bf16" else 4
+    return int(held + own + rows * length * width * layers * _ACTIVATIONS * bytes_a_number)
+
+
+def check_memory(model: Any, original: Any, settings: RecoverSettings, rows: int, length: int) -> None:
+    """A `SettingsError` with the estimate where the device has clearly less memory than a recovery needs."""
+    needed, free = bytes_needed(model, original, settings, rows, length), free_memory()
+    if needed > free:
+        raise SettingsError(
+            f"this recovery needs about {needed / 2**30:.1f} GiB on {default_device().type} for {rows} rows of "
+            f"{length} tokens at once, and {free / 2**30:.1f} GiB are free. Use fewer rows a forward, train with LoRA "
+            "(train=lora), or recover block by block."
+        )
+
+
+def free_memory() -> int:
+    """Bytes that are free where models run, those included that already hold models there."""
+    device = default_device()
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,350 @@
+"""Recover: distil the original into a swapped model, on unlabelled text.
+
+    minimize  Σ_tokens KL(p_original ‖ p_swapped)
+
+over the new norms alone, over these and the layers that a correction changed, with LoRA, or over all weights. It runs
+on the trainer that fine-tunes, with its logs, checkpoints and resume; norm parameters learn relatively. Tokens that are
+held out are measured before and after: if they got worse, the start is put back and the report says so.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from unnorm.foundation import atomic
+from unnorm.foundation.errors import DataError, ModelError, NonFiniteError
+from unnorm.foundation.hashing import digest_tensors, hash_digests
+from unnorm.surgery.inputs import Inputs, as_batches, tokens_in
+from unnorm.surgery.passes import in_eval
+from unnorm.surgery.swap import SwapRecord, record_of
+from unnorm.tuning.distance import Distance, distance
+from unnorm.tuning.learners import restored_flags, settled_, what_learns
+from unnorm.tuning.objectives import Distillation
+from unnorm.tuning.recover_settings import RecoverSettings, recover_settings
+from unnorm.tuning.run_log import RunLog
+from unnorm.tuning.settings import TrainingSettings
+from unnorm.tuning.site_monitor import SiteMonitor, active_norms
+
+HELD_OUT_TOKENS = 4096
+_EVALUATIONS = 10
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class RecoverReport:
+    """What a recovery did. KL and losses in nats a token, on tokens that it did not learn from."""
+
+    kl_before: float
+    kl_after: float
+    gap_before: float
+    """Held-out loss over the original's, less 1."""
+    gap_after: float
+    original_loss: float
+    kept: bool
+    """False where the held-out tokens got worse: the model is as it was."""
+    train: str
+    """`all`, `lora`, `norms` or `corrected`."""
+    steps: int
+    tokens: int
+    parameters: int
+    """How many learnt."""
+    seconds: float
+    held_out_tokens: int
+    reached_target: bool
+    losses: tuple[float, ...] = field(repr=False)
+    """KL in nats a token, each step's on the tokens that it learnt from."""
+    curve: tuple[dict[str, float], ...] = field(repr=False)
+    """train_tokens, kl, loss, gap on held-out tokens, from the start on."""
+
+    def describe(self) -> str:
+        """One line for people."""
+        kept = "" if self.kept else "; the held-out tokens got worse, so the start was put back"
+        early = ", the target is reached" if self.reached_target else ""
+        return (
+            f"recovered ({self.train}) from {self.tokens:,} tokens in {self.seconds:.0f} s{early}: held-out gap "
+            f"{self.gap_before:+.1%} -> {self.gap_after:+.1%}, KL to the original {self.kl_before:.4f} -> "
+            f"{self.kl_after:.4f} nats a token{kept}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a recovery learns from, in order, and what it is measured on.
+
+    rows: anything; collate: makes a batch [B, T] of some. row_tokens: the length of a row. held_out: batches.
+    """
+
+    rows: Sequence[Any]
+    collate: Callable[[Sequence[Any]], Batch]
+    row_tokens: int
+    held_out: Sequence[Mapping[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a recovery keeps its logs and checkpoints, and whom it tells. Same meaning as for the trainer."""
+
+    folder: Path
+    name: str
+    check: Callable[[], None] = lambda: None
+    saved: Callable[[int], None] = lambda step: None
+    quiet: bool = False
+    evaluate_every: int | None = None
+    """Tokens; a tenth of all unless given."""
+    rows_per_forward: int | None = None
+
+
+def recover_(
+    model: nn.Module,
+    original: nn.Module,
+    batches: Inputs | Iterable[Inputs],
+    *,
+    held_out: Inputs | Iterable[Inputs] | None = None,
+    folder: str | Path | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+    **settings: Any,
+) -> RecoverReport:
+    """Distil `original` into the swapped `model`, in place, by `settings`: those of `RecoverSettings`.
+
+    The commonest: tokens (10 million at most; rows are gone through again if they run out), train (`all` weights,
+    `lora`, `norms` alone, or `corrected`: norms and the layers that `swap_(correct=...)` changed), target (0.01: stop
+    at a gap of 1 %), learning_rate, norm_learning_rate, batch_tokens, precision.
+
+    batches: token ids [B, T] or model inputs, or an iterable of them. held_out: the same, measured and never learnt
+    from; unless given, the first 4,096 tokens (a tenth, if there are fewer). folder: logs and checkpoints; the same
+    call goes on from the last checkpoint in it, bit for bit on a CPU. Without it nothing is kept.
+
+    Raises `ModelError` if nothing is swapped or `original` is not the model that was swapped, `DataError` for data that
+    cannot be used, `NonFiniteError` if the loss stops being a number; then, and when interrupted, the model is as it
+    was. Parameters' dtype and `requires_grad` are as before afterwards; LoRA is merged.
+    """
+    chosen = recover_settings(**settings)
+    check_pair(model, original)
+    rows = _rows(as_batches(batches))
+    measured = _together_in_batches(_rows(as_batches(held_out)), 4096) if held_out is not None else None
+    if measured is None:
+        first, rows = _split(rows)
+        measured = _together_in_batches(first, 4096)
+    length = max(row["input_ids"].shape[1] for row in rows)
+    text = Text(_repeated(rows, chosen.tokens, seed), _together, length, measured)
+    with ExitStack() as stack:
+        place = Path(folder) if folder is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        return distil_(model, original, text, chosen, Run(place, "recover", quiet=quiet), seed=seed)
+
+
+def check_pair(model: nn.Module, original: nn.Module) -> SwapRecord:
+    """The record of what was swapped in `model`; a `ModelError` if it and `original` are no such pair."""
+    record = record_of(model)
+    if record is None or not record.sites:
+        raise ModelError("recover_ distils into new norms, and this model has none. Swap it first (unnorm.swap_).")
+    if original is model or record_of(original) is not None:
+        raise ModelError("recover_ needs the original, unswapped model beside the swapped one. Load the base afresh.")
+    if record.base_hash and hash_digests(digest_tensors(original.state_dict())) != record.base_hash:
+        raise ModelError(
+            f"the original is not the model that was swapped: its weights are not those of {record.base_name!r} as "
+            "they were then. Load that base, in the same dtype."
+        )
+    return record
+
+
+def distil_(
+    model: nn.Module, original: nn.Module, text: Text, settings: RecoverSettings, run: Run, *, seed: int
+) -> RecoverReport:
+    """The work of `recover_` on prepared rows. The same call goes on from the last checkpoint in `run.folder`."""
+    from unnorm.tuning.trainer import TokenTrainer
+
+    started = time.perf_counter()
+    record = check_pair(model, original)
+    training = settings.training(text.row_tokens)
+    rows_per_step = training.batch_tokens // text.row_tokens
+    devices = [next(m.parameters()).device for m in (model, original)]
+    start = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+    paths = [site.path for site in record.sites]
+    run.folder.mkdir(parents=True, exist_ok=True)
+    done = False
+    with restored_flags(model), without_gradients(original):
+        learner, trainable = what_learns(model, record, settings, seed)
+        try:
+            meter = _Meter(learner, original, text.held_out, run.folder)
+            trainer = TokenTrainer(
+                learner,
+                training,
+                rows=text.rows,
+                collate=text.collate,
+                rows_per_step=rows_per_step,
+                rows_per_forward=run.rows_per_forward or rows_per_step,
+                run=run.name,
+                folder=run.folder,
+                seed=seed,
+                monitor=SiteMonitor(learner, paths),
+                norms=active_norms(learner, paths),
+                objective=Distillation(learner, original, training.precision),
+                evaluate=lambda step: meter.at(step, trainer.train_tokens),
+                evaluate_every=_every(run.evaluate_every, training),
+                checkpoint_every=_every(run.evaluate_every, training),
+                enough=None if settings.target is None else lambda found: found["gap"] <= settings.target,
+                note=lambda: meter.note,
+                check=run.check,
+                saved=run.saved,
+                quiet=run.quiet,
+            )
+            original.to(trainer.args.device)  # type: ignore[arg-type]
+            before = meter.distance_at(0, 0)
+            with without_dropout(learner, active_norms(learner, paths)):
+                trainer.fit()
+            settled_(model, learner, start)
+            after = distance(model, original, text.held_out)
+            if not abs(after.loss) < float("inf"):
+                raise NonFiniteError("the recovered model's logits are not finite on held-out tokens.")
+            steps = trainer.log_file.read()
+            done = True
+        finally:
+            if not done:
+                settled_(model, learner, start)
+                model.load_state_dict(start)
+            model.to(devices[0])
+            original.to(devices[1])
+    kept = after.kl <= before.kl
+    if not kept:
+        model.load_state_dict(start)
+    report = RecoverReport(
+        kl_before=before.kl,
+        kl_after=after.kl,
+        gap_before=before.gap,
+        gap_after=after.gap,
+        original_loss=before.original_loss,
+        kept=kept,
+        train=settings.train,
+        steps=steps[-1]["step"],
+        tokens=steps[-1]["train_tokens"],
+        parameters=trainable,
+        seconds=time.perf_counter() - started,
+        held_out_tokens=after.tokens,
+        reached_target=settings.target is not None and after.gap <= settings.target,
+        losses=tuple(step["loss"] for step in steps),
+        curve=tuple(meter.log.read()),
+    )
+    atomic.write_json(run.folder / "recovery.json", report.to_dict())
+    return report
+
+
+class _Meter:
+    """Measures on held-out tokens at intervals, each time once: what is in the log is not measured again."""
+
+    def __init__(
+        self, learner: Any, original: nn.Module, held_out: Sequence[Mapping[str, torch.Tensor]], folder: Path
+    ) -> None:
+        from unnorm.tuning import checkpoint
+
+        self.learner, self.original, self.held_out = learner, original, held_out
+        self.log = RunLog(folder / "evaluations.jsonl")
+        self.log.cut_after(checkpoint.step_of(checkpoint.latest(folder / "checkpoints")))
+        self.known = {record["step"]: record for record in self.log.read()}
+        self.note = ""
+
+    def at(self, step: int, tokens: int) -> dict[str, Any]:
+        if step not in self.known:
+            found = distance(self.learner, self.original, self.held_out)
+            named = {"step": step, "train_tokens": tokens, "token_accuracy": found.agreement, **found.to_dict()}
+            self.known[step] = named
+            self.log.append(named)
+        self.note = f"gap {self.known[step]['gap']:+.1%}"
+        return self.known[step]
+
+    def distance_at(self, step: int, tokens: int) -> Distance:
+        found = self.at(step, tokens)
+        return Distance(**{name: found[name] for name in Distance.__dataclass_fields__})
+
+
+def _every(tokens: int | None, training: TrainingSettings) -> int:
+    """Steps between two looks at held-out tokens."""
+    return max(1, (tokens or training.tokens // _EVALUATIONS) // training.batch_tokens)
+
+
+@contextmanager
+def without_gradients(model: nn.Module) -> Iterator[None]:
+    """While open, nothing in `model` asks for a gradient, and it is in eval mode."""
+    with restored_flags(model), in_eval(model):
+        model.requires_grad_(False)
+        yield
+
+
+@contextmanager
+def without_dropout(model: nn.Module, norms: Sequence[nn.Module]) -> Iterator[None]:
+    """While open, `model` runs in eval mode even where it is trained: a teacher without dropout is matched without it.
+
+    norms: stay in training mode, which is how a monitor tells a training step.
+    """
+
+    def calm(module: nn.Module, args: Any) -> None:
+        module.eval()
+        for norm in norms:
+            norm.training = torch.is_grad_enabled()
+
+    handle = model.register_forward_pre_hook(calm)
+    try:
+        yield
+    finally:
+        handle.remove()
+        model.eval()
+
+
+def _rows(batches: list[Batch]) -> list[Batch]:
+    """Every row by itself, [1, T]."""
+    return [
+        {name: tensor[i : i + 1].cpu() for name, tensor in batch.items()}
+        for batch in batches
+        for i in range(len(batch["input_ids"]))
+    ]
+
+
+def _split(rows: list[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """Rows to measure on, and rows to learn from."""
+    total = sum(tokens_in(row) for row in rows)
+    wanted, held_out, taken = min(HELD_OUT_TOKENS, total / 10), 0, 0
+    while taken < wanted:
+        taken += tokens_in(rows[held_out])
+        held_out += 1
+    if len(rows) - held_out < 1:
+        raise DataError("recover_ needs more than one row of tokens: some are held out. Give more, or shorter rows.")
+    return rows[:held_out], rows[held_out:]
+
+
+def _repeated(rows: list[Batch], tokens: int, seed: int) -> list[Batch]:
+    """Rows of `tokens` tokens, in a fresh order each time that they are gone through."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen: list[Batch] = []
+    while tokens > 0:
+        for index in torch.randperm(len(rows), generator=generator).tolist():
+            chosen.append(rows[index])
+            tokens -= tokens_in(rows[index])
+            if tokens <= 0:
+                break
+    return chosen
+
+
+def _together_in_batches(rows: list[Batch], tokens: int) -> list[Batch]:
+    size = max(1, tokens // max(row["input_ids"].shape[1] for row in rows))
+    return [_together(rows[i : i + size]) for i in range(0, len(rows), size)]
+
+
+def _together(rows: Sequence[Batch]) -> Batch:
+    """Rows of one length as a batch; others are padded, with a mask."""
+    length = max(row["input_ids"].shape[1] for row in rows)
+    if any(row["input_ids"].shape[1] != length or row.keys() != rows[0].keys() for row in rows):
+        rows = [{**row, "attention_mask": row.get("attention_mask", torch.ones_like(row["input_ids"]))} for row in rows]
+        names = set.intersection(*(set(row) for row in rows))
+        rows = [{name: F.pad(row[name], (0, length - row[name].shape[1])) for name in names} for row in rows]
+    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}

@@ -1,0 +1,77 @@
+"""How a recovery runs: one definition for Python, the command line and study files."""
+
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from unnorm.foundation.precision import choose
+from unnorm.tuning.settings import LoraSettings, Precision, TrainingSettings
+
+Train = Literal["all", "lora", "norms", "corrected"]
+TRAIN: tuple[Train, ...] = get_args(Train)
+
+RATES: dict[Train, tuple[float, float]] = {
+    "all": (4e-4, 5e-3),
+    "lora": (1e-3, 5e-3),
+    "norms": (2e-2, 2e-2),
+    "corrected": (1e-3, 1e-2),
+}
+"""Of weights, and of norm parameters, which learn relatively."""
+RECOVER_TOKENS = 10_000_000
+_STEPS, _SMALLEST_STEP, _LARGEST_STEP = 400, 2048, 16384
+"""How many steps a recovery wants at least; and tokens a step."""
+
+
+class RecoverSettings(BaseModel):
+    """A distillation from the original. Unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    tokens: int = Field(default=RECOVER_TOKENS, gt=0, description="tokens to learn from, at most")
+    train: Train = Field(
+        default="all",
+        description="what learns: all weights; lora and the new norms; the norms alone; or these and corrected layers",
+    )
+    target: float | None = Field(
+        default=None, gt=0, description="stop once the held-out gap is at most this share of the original's loss"
+    )
+    batch_tokens: int | None = Field(
+        default=None, gt=0, description="tokens a step; default: by tokens, from 2,048 to 16,384"
+    )
+    learning_rate: float | None = Field(default=None, gt=0, description="of weights; default: by what trains")
+    norm_learning_rate: float | None = Field(default=None, gt=0, description="of norms; default: by what trains")
+    norm_parameters: Literal["relative", "raw"] = "relative"
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps")
+    lora: LoraSettings = LoraSettings(r=16, alpha=32, dropout=0.0)
+    precision: Precision = "auto"
+
+    def training(self, row_tokens: int) -> TrainingSettings:
+        """The same as the trainer takes it, for rows of `row_tokens` tokens; a step is whole rows."""
+        weights, norms = RATES[self.train]
+        wanted = self.batch_tokens or min(max(self.tokens // _STEPS, _SMALLEST_STEP), _LARGEST_STEP)
+        return TrainingSettings(
+            tokens=self.tokens,
+            batch_tokens=max(1, wanted // row_tokens) * row_tokens,
+            learning_rate=weights if self.learning_rate is None else self.learning_rate,
+            norm_learning_rate=norms if self.norm_learning_rate is None else self.norm_learning_rate,
+            norm_parameters=self.norm_parameters,
+            schedule="cosine",
+            warmup=self.warmup,
+            weight_decay=0.0,
+            adam_beta2=0.95,
+            precision=choose(self.precision).name,
+            lora=self.lora,
+        )
+
+
+def recover_settings(**values: Any) -> RecoverSettings:
+    """`RecoverSettings` of plain values; what is wrong is a `SettingsError` that names the key."""
+    from pydantic import ValidationError
+
+    from unnorm.foundation.errors import SettingsError
+
+    try:
+        return RecoverSettings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise SettingsError(f"recovery: {where} = {first['input']!r}: {first['msg']}.") from error

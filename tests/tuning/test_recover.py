@@ -1,6 +1,7 @@
-"""Recovery: only the new norms learn, towards the original, and never to a worse end."""
+"""Recovery: what is asked for learns, towards the original, relatively, and never to a worse end."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -8,104 +9,187 @@ import torch
 import unnorm
 from conftest import FAMILIES, tiny_model, tokens
 from unnorm import DyT
-from unnorm.foundation.errors import DataError, ModelError, NonFiniteError, SettingsError
+from unnorm.foundation.errors import DataError, Interrupted, ModelError, NonFiniteError, SettingsError
 from unnorm.surgery.swap import record_of
+from unnorm.tuning.trainer import TokenTrainer
 
-QUICK = {"steps": 20, "batch_tokens": 256, "learning_rate": 5e-3, "quiet": True}
+QUICK = {"tokens": 20 * 256, "batch_tokens": 256, "precision": "fp32", "quiet": True}
 
 
-def swapped(family="gpt2", bare=False):
+def swapped(family="gpt2", bare=False, **options):
     original = tiny_model(family)
     model = copy.deepcopy(original)
-    unnorm.swap_(model, DyT(), calibrate_on=None if bare else tokens(16))
+    unnorm.swap_(model, DyT(), calibrate_on=None if bare else tokens(16), **options)
     return model, original
 
 
+def state_of(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def changed_in(model, before):
+    return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+@torch.no_grad()
+def said_by(model, rows, length=24):
+    """Token ids [rows, length] that the model itself finds likely: there is a loss to lose on them."""
+    ids = tokens(rows, 1)
+    generator = torch.Generator().manual_seed(0)
+    while ids.shape[1] < length:
+        likely = (3 * model(ids).logits[:, -1]).softmax(-1)
+        ids = torch.cat([ids, torch.multinomial(likely, 1, generator=generator)], 1)
+    return ids
+
+
+@pytest.mark.parametrize("train", ["norms", "lora", "all"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_recovery_comes_closer_and_trains_the_norms_alone(family):
+def test_recovery_comes_closer_and_trains_what_was_asked_for(family, train):
     model, original = swapped(family, bare=True)
-    model.transformer.h[0].requires_grad_(False) if family == "gpt2" else None
     flags = [p.requires_grad for p in model.parameters()]
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    theirs = {name: tensor.clone() for name, tensor in original.state_dict().items()}
-    report = unnorm.recover_(model, original, tokens(64), **{**QUICK, "learning_rate": 3e-2})
+    before, theirs = state_of(model), state_of(original)
+    report = unnorm.recover_(model, original, tokens(64), train=train, **QUICK)
     assert report.kept
     assert report.kl_after < report.kl_before
-    assert len(report.losses) == report.steps == 20
-    sites = [site.path for site in unnorm.find_sites(model)]
-    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert changed
-    assert all(any(name.startswith(path + ".") for path in sites) for name in changed)
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in original.state_dict().items())
+    assert report.steps == len(report.losses)
+    assert report.tokens >= 20 * 256
+    assert report.curve[0]["gap"] == report.gap_before
+    sites = tuple(site.path + "." for site in unnorm.find_sites(model))
+    changed = changed_in(model, before)
+    norms = {name for name in changed if name.startswith(sites)}
+    assert norms
+    assert (changed == norms) == (train == "norms")
+    assert model.state_dict().keys() == before.keys()
+    assert changed_in(original, theirs) == set()
     assert [p.requires_grad for p in model.parameters()] == flags
     assert all(p.grad is None for p in model.parameters())
+    assert not model.training
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_corrected_layers_learn_too_where_asked_for_and_come_closer(family, dtype):
-    original = tiny_model(family).to(dtype)
-    ends = []
-    for layers in (False, True):
-        model = copy.deepcopy(original)
-        unnorm.swap_(model, DyT(), calibrate_on=tokens(16), correct="all")
-        record = record_of(model)
-        for path in record.corrected:  # a random model is corrected too well for anything to be left
-            torch.nn.init.normal_(model.get_submodule(path).weight, std=0.05)
-        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        report = unnorm.recover_(model, original, tokens(64), layers=layers, steps=20, batch_tokens=256, quiet=True)
-        assert report.layers == (len(record.corrected) if layers else 0)
-        learners = [site.path for site in record.sites] + (record.corrected if layers else [])
-        changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
-        assert changed
-        assert all(any(name.startswith(path + ".") for path in learners) for name in changed)
-        assert {p.dtype for p in model.parameters()} == {dtype, torch.float32}
-        assert all(p.grad is None for p in model.parameters())
-        ends.append(report.kl_after)
-        unnorm.unswap_(model)
-        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), original.parameters(), strict=True))
-    assert ends[1] < ends[0]
-
-
-def test_corrected_layers_are_put_back_with_the_norms():
-    original = tiny_model("llama")
+def test_corrected_layers_learn_too_where_asked_for(dtype):
+    original = tiny_model("llama").to(dtype)
     model = copy.deepcopy(original)
     unnorm.swap_(model, DyT(), calibrate_on=tokens(16), correct="all")
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    options = {"steps": 3, "batch_tokens": 64, "layer_learning_rate": 3.0, "quiet": True}
-    report = unnorm.recover_(model, original, tokens(64), layers=True, **options)
-    assert not report.kept
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    record = record_of(model)
+    for path in record.corrected:  # a random model is corrected too well for anything to be left
+        torch.nn.init.normal_(model.get_submodule(path).weight, std=0.05)
+    before = state_of(model)
+    unnorm.recover_(model, original, tokens(64), train="corrected", **QUICK)
+    learners = tuple(path + "." for path in [site.path for site in record.sites] + record.corrected)
+    changed = changed_in(model, before)
+    assert {name for name in changed if name.startswith(tuple(path + "." for path in record.corrected))}
+    assert all(name.startswith(learners) for name in changed)
+    assert {p.dtype for p in model.parameters()} == {dtype, torch.float32}
+    unnorm.unswap_(model)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), original.parameters(), strict=True))
+
+
+def test_a_bf16_model_stays_bf16_and_small_steps_add_up():
+    original = tiny_model("llama").bfloat16()
+    model = copy.deepcopy(original)
+    unnorm.swap_(model, DyT(), calibrate_on=tokens(16))
+    before = {name: p.dtype for name, p in model.named_parameters()}
+    report = unnorm.recover_(model, original, tokens(64), train="all", learning_rate=1e-3, **QUICK)
+    assert {name: p.dtype for name, p in model.named_parameters()} == before
+    assert report.kl_after < report.kl_before
 
 
 def test_the_same_seed_gives_the_same_end():
     ends = []
     for seed in (0, 0, 1):
         model, original = swapped()
-        unnorm.recover_(model, original, tokens(64), seed=seed, **QUICK)
+        unnorm.recover_(model, original, tokens(64), train="norms", seed=seed, **QUICK)
         ends.append(model.transformer.ln_f.weight.detach().clone())
     assert torch.equal(ends[0], ends[1])
     assert not torch.equal(ends[0], ends[2])
 
 
-def test_what_got_worse_is_put_back_and_said():
+@pytest.mark.parametrize("train", ["norms", "all", "lora"])
+def test_what_got_worse_is_put_back_and_said(train):
     model, original = swapped()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    report = unnorm.recover_(model, original, tokens(64), steps=3, batch_tokens=64, learning_rate=30.0, quiet=True)
+    before = state_of(model)
+    rates = {"learning_rate": 3.0, "norm_learning_rate": 3.0}
+    report = unnorm.recover_(model, original, tokens(64), train=train, **rates, **{**QUICK, "tokens": 3 * 256})
     assert not report.kept
     assert report.kl_after > report.kl_before
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert "put back" in report.describe()
+    assert changed_in(model, before) == set()
 
 
-def test_a_loss_that_is_no_number_ends_it_and_leaves_the_start():
+@pytest.mark.parametrize("train", ["norms", "lora", "all"])
+def test_a_loss_that_is_no_number_names_the_step_and_leaves_the_start(train):
     model, original = swapped()
-    before = model.transformer.ln_f.weight.detach().clone()
-    with torch.no_grad():
-        original.transformer.wte.weight[5] = float("nan")
-    with pytest.raises(NonFiniteError, match="step 1 of 20"):
-        unnorm.recover_(model, original, torch.full((64, 32), 5), **QUICK)
-    assert torch.equal(model.transformer.ln_f.weight, before)
+    before = state_of(model)
+    with pytest.raises(NonFiniteError, match="step"):
+        unnorm.recover_(
+            model, original, tokens(64), train=train, learning_rate=1e30, norm_learning_rate=1e30, **QUICK
+        )
+    assert changed_in(model, before) == set()
+    assert not any("parametrizations" in name for name, _ in model.named_modules())
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("train", ["norms", "lora", "all"])
+def test_an_interrupted_recovery_goes_on_bit_for_bit(train, tmp_path, monkeypatch):
+    options = {**QUICK, "train": train}
+    whole, original = swapped("llama")
+    expected = unnorm.recover_(whole, original, tokens(64), folder=tmp_path / "whole", **options)
+    model, _ = swapped("llama")
+    before = state_of(model)
+    appended = TokenTrainer._save_checkpoint
+
+    def stop_after_two(self, *args):
+        appended(self, *args)
+        if self.state.global_step >= 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TokenTrainer, "_save_checkpoint", stop_after_two)
+    with pytest.raises((Interrupted, KeyboardInterrupt)):
+        unnorm.recover_(model, original, tokens(64), folder=tmp_path / "cut", **options)
+    assert changed_in(model, before) == set()
+    monkeypatch.undo()
+    report = unnorm.recover_(model, original, tokens(64), folder=tmp_path / "cut", **options)
+    assert changed_in(model, state_of(whole)) == set()
+    assert report.losses == expected.losses
+    assert report.curve == expected.curve
+    steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "steps.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, expected.steps + 1))
+
+
+def test_a_target_stops_early_and_a_second_call_does_not_go_on_past_it(tmp_path):
+    model, original = swapped(bare=True)
+    text = said_by(original, 64)
+    options = {**QUICK, "train": "all", "learning_rate": 3e-3}
+    start = unnorm.recover_(copy.deepcopy(model), original, text, **{**options, "tokens": 256})
+    target = 0.7 * start.gap_before
+    options["target"] = target
+    assert start.gap_before > target > 0
+    report = unnorm.recover_(model, original, text, folder=tmp_path / "run", **options)
+    assert report.reached_target
+    assert report.gap_after <= target
+    assert report.tokens < options["tokens"]
+    again, _ = swapped(bare=True)
+    second = unnorm.recover_(again, original, text, folder=tmp_path / "run", **options)
+    assert second.steps == report.steps
+    assert changed_in(again, state_of(model)) == set()
+
+
+def test_dropout_is_off_while_a_teacher_is_matched():
+    from transformers import AutoModelForCausalLM
+
+    from conftest import tiny_config
+
+    ends = []
+    for rate in (0.0, 0.5):
+        config = tiny_config("gpt2")
+        config.resid_pdrop = config.attn_pdrop = config.embd_pdrop = rate
+        torch.manual_seed(0)
+        original = AutoModelForCausalLM.from_config(config).eval()
+        model = copy.deepcopy(original)
+        unnorm.swap_(model, DyT(), calibrate_on=tokens(16))
+        ends.append(unnorm.recover_(model, original, tokens(64), train="all", **QUICK).losses)
+    assert ends[0] == ends[1]
 
 
 def test_padded_and_packed_rows_are_taken():
@@ -114,10 +198,11 @@ def test_padded_and_packed_rows_are_taken():
     mask = torch.ones_like(ids)
     mask[:, 20:] = 0
     positions = torch.cat([torch.arange(16), torch.arange(16)])[None].repeat(32, 1)
+    options = {**QUICK, "train": "norms", "tokens": 4 * 256}
     for batch in ({"input_ids": ids, "attention_mask": mask}, {"input_ids": ids, "position_ids": positions}):
-        report = unnorm.recover_(model, original, [batch, batch], **QUICK)
-        assert report.kl_after <= report.kl_before
-    unnorm.recover_(model, original, [ids[:, :9], ids[:, :30]], **QUICK)
+        report = unnorm.recover_(model, original, [batch, batch], **options)
+        assert report.kept == (report.kl_after <= report.kl_before)
+    unnorm.recover_(model, original, [ids[:, :9], ids[:, :30]], **options)
 
 
 def test_bad_input():
@@ -126,11 +211,12 @@ def test_bad_input():
         unnorm.recover_(original, copy.deepcopy(original), tokens(8), quiet=True)
     with pytest.raises(ModelError, match="unswapped model"):
         unnorm.recover_(model, model, tokens(8), quiet=True)
+    with pytest.raises(ModelError, match="not the model that was swapped"):
+        unnorm.recover_(model, tiny_model("gpt2", seed=1), tokens(8), quiet=True)
     with pytest.raises(DataError, match="more than one row"):
         unnorm.recover_(model, original, tokens(1), quiet=True)
-    with pytest.raises(SettingsError, match="precision"):
-        unnorm.recover_(model, original, tokens(8), precision="fp8", quiet=True)
+    for wrong in ({"precision": "fp8"}, {"tokens": 0}, {"target": -0.1}, {"train": "some"}, {"steps": 3}):
+        with pytest.raises(SettingsError, match=next(iter(wrong))):
+            unnorm.recover_(model, original, tokens(8), quiet=True, **wrong)
     with pytest.raises(ModelError, match="none were"):
-        unnorm.recover_(model, original, tokens(8), layers=True, quiet=True)
-    with pytest.raises(SettingsError, match="above 0"):
-        unnorm.recover_(model, original, tokens(8), steps=0, quiet=True)
+        unnorm.recover_(model, original, tokens(8), train="corrected", quiet=True)

@@ -136,7 +136,7 @@ class CurveSpec(AffineSpec):
         return float(module.alpha.detach().mean())
 
     def saturated(self, module: CurveNorm, x: torch.Tensor) -> float:
-        return saturation(module, x)
+        return float(saturation(module, x))
 
 
 def _shifted(curve: Curve, shift: torch.Tensor) -> Curve:
@@ -144,6 +144,6 @@ def _shifted(curve: Curve, shift: torch.Tensor) -> Curve:
 
 
 @torch.no_grad()
-def saturation(module: CurveNorm, x: torch.Tensor) -> float:
-    """Share of activations x [..., C] at which the curve is nearly flat: |α x + s| > `flat_beyond`."""
-    return float((module.inner(x.float()).abs() > module.spec.flat_beyond).float().mean())
+def saturation(module: CurveNorm, x: torch.Tensor) -> torch.Tensor:
+    """Share of activations x [..., C] at which the curve is nearly flat, |α x + s| > `flat_beyond`: an fp32 scalar."""
+    return (module.inner(x.float()).abs() > module.spec.flat_beyond).float().mean()

@@ -40,6 +40,8 @@ def what_learns(model: nn.Module, record: SwapRecord, settings: RecoverSettings,
                 "or train the norms alone."
             )
         paths += record.corrected
+        for parameter in model.parameters():  # layers in fp32 do not take what comes from others in bf16
+            parameter.data = parameter.data.float()
     model.requires_grad_(False)
     learning = [p for path in paths for p in model.get_submodule(path).parameters()]
     if not learning:

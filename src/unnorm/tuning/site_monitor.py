@@ -17,7 +17,7 @@ class SiteMonitor:
     def __init__(self, model: Any, site_paths: list[str]) -> None:
         inner = under_adapters(model)
         self._modules: dict[str, CurveNorm] = {}
-        self._saturation: dict[str, float] = {}
+        self._saturation: dict[str, torch.Tensor] = {}
         for path in site_paths:
             module = active_module(inner.get_submodule(path))
             if isinstance(module, CurveNorm):
@@ -33,8 +33,13 @@ class SiteMonitor:
         """`alpha` (its mean over channels) and `saturation`, each path -> value."""
         if not self._modules:
             return {}
-        alpha = {path: float(module.alpha.detach().mean()) for path, module in self._modules.items()}
-        return {"alpha": alpha, "saturation": dict(self._saturation)}
+        alpha = {path: module.alpha.detach().mean() for path, module in self._modules.items()}
+        return {"alpha": _numbers(alpha), "saturation": _numbers(self._saturation)}
+
+
+def _numbers(scalars: dict[str, torch.Tensor]) -> dict[str, float]:
+    """The values of scalars, for which a GPU is waited for once and not once each."""
+    return dict(zip(scalars, torch.stack(list(scalars.values())).tolist(), strict=True)) if scalars else {}
 
 
 def active_module(module: nn.Module) -> nn.Module:

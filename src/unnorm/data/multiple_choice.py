@@ -24,7 +24,7 @@ def is_multiple_choice(row: Mapping[str, Any]) -> bool:
     """
     if "question" not in row or "answer" not in row:
         return False
-    if not is_blank(row.get("choices")):
+    if not is_blank(row.get("choices")) and as_list(row["choices"]) != []:
         return True
     listed = _listed(as_text(row["question"]) or "")
     index = _digit(row["answer"])

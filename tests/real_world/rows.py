@@ -28,7 +28,7 @@ def write(folder: Path, kind: str, rows: list[Any]) -> str:
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
-            writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
+            writer.writerows([cell(row.get(column)) for column in columns] for row in rows)
     return str(path)
 
 
@@ -44,7 +44,8 @@ def said(reading: Reading) -> list[list[str]]:
     ]
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """What a CSV file holds of a value."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value)

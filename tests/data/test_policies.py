@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from data.chats import chat, said
 from unnorm.data.conversation import Conversation, Message
-from unnorm.data.policies import EMPTY_RESULT, NO_CALL, Policies, tidy
+from unnorm.data.policies import EMPTY_RESULT, NO_CALL, TOO_DEEP, Policies, tidy
 
 DEFAULT = Policies()
 
@@ -93,6 +93,12 @@ def test_a_saved_page_becomes_markdown():
     assert "Copy code" not in text
     assert "<" not in text.replace("1 < 2", "")
     assert tidy(chat("u:q", f"a:{PAGE}"), Policies(html="keep")).messages[1].content == PAGE
+
+
+def test_a_saved_page_that_nests_without_end_is_dropped():
+    page = '<div class="markdown prose">' + "<div>" * 5000 + "x"
+    assert tidy(chat("u:q", f"a:{page}"), DEFAULT) == TOO_DEEP
+    assert tidy(chat("u:q", f"a:{page}"), Policies(html="keep")).messages[1].content == page
 
 
 @pytest.mark.parametrize(

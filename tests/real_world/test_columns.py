@@ -140,13 +140,19 @@ def test_a_context_is_never_left_out(tmp_path):
         ([{"instruction": "q", "output": 1.5}, {"instruction": "q", "output": None}], "jsonl",
          r"have instruction \(text\), output \(a number with a fraction or null\)\."),
         ([{"conversations": None}, {"conversations": []}], "jsonl", r"have conversations \(null or a list\)\."),
-        ([[{"from": "human", "value": "q"}]], "jsonl", "the first is a list that begins with an object"),
         ([3], "jsonl", "have no named columns: the first is a whole number"),
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_said_by_column_and_type(tmp_path, rows, kind, message):
     with pytest.raises(DataError, match=message):
         read(tmp_path, rows, kind)
+
+
+def test_rows_that_have_no_columns_are_said_to_be_what_they_are():
+    with pytest.raises(DataError, match="the first is a list that begins with an object"):
+        recognise([[{"from": "human", "value": "q"}]], "rows")
+    with pytest.raises(DataError, match="the first is a list\\. Known"):
+        recognise([[], 3], "rows")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -52,8 +52,10 @@ def test_the_format_of_most_rows_is_taken_and_the_others_are_counted():
 
 
 def test_an_unknown_format_is_an_error_that_lists_what_is_there_and_what_is_known():
-    with pytest.raises(DataError, match=r"its first row has a, b.*sharegpt.*alpaca.*Rename"):
-        recognise([{"b": 1, "a": 2}], "rows")
+    with pytest.raises(
+        DataError, match=r"its rows have a \(a whole number\), b \(text\)\. Known .*sharegpt.*alpaca.*Rename"
+    ):
+        recognise([{"b": "x", "a": 2}], "rows")
 
 
 def turn(role, content="x", **more):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from data.chats import chat, said
 from unnorm.data.conversation import Conversation, Message
-from unnorm.data.policies import Policies, tidy
+from unnorm.data.policies import EMPTY_RESULT, NO_CALL, TOO_DEEP, Policies, tidy
 
 DEFAULT = Policies()
 
@@ -95,6 +95,12 @@ def test_a_saved_page_becomes_markdown():
     assert tidy(chat("u:q", f"a:{PAGE}"), Policies(html="keep")).messages[1].content == PAGE
 
 
+def test_a_saved_page_that_nests_without_end_is_dropped():
+    page = '<div class="markdown prose">' + "<div>" * 5000 + "x"
+    assert tidy(chat("u:q", f"a:{page}"), DEFAULT) == TOO_DEEP
+    assert tidy(chat("u:q", f"a:{page}"), Policies(html="keep")).messages[1].content == page
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -125,13 +131,14 @@ def test_what_is_left_is_a_conversation_and_nothing_but_odd_turns_is_gone(made):
     conversation = chat(*(f"{role}:{text}" for role, text in made))
     tidied = tidy(conversation, DEFAULT)
     if isinstance(tidied, str):
-        assert tidied in ("no answer", "no question")
+        assert tidied in ("no answer", "no question", NO_CALL, EMPTY_RESULT)
         return
     roles = [message.role for message in tidied.messages]
     assert roles[-1] == "assistant"
     assert "user" in roles
     assert all(a != b or a == "tool" for a, b in itertools.pairwise(roles))
     assert next(role for role in roles if role != "system") != "assistant"
+    assert all(before in ("assistant", "tool") for before, role in itertools.pairwise(roles) if role == "tool")
     assert all(message.content.strip() for message in tidied.messages)
     if not tidied.changes:
         assert said(tidied) == said(conversation)

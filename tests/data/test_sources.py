@@ -52,8 +52,8 @@ def test_jsonl(tmp_path):
         ("rows.jsonl", '{"instruction": "a", "output": "b"}\n{oops}\n', "line 2"),
         ("rows.csv", "a,b\n", "holds no rows"),
         ("rows.tsv", "a\tb\n", "only .json"),
-        ("rows.json", '[{"words": "x"}]', "its first row has words. Known formats are .*instruction"),
-        ("rows.json", '["x"]', "its first row has str"),
+        ("rows.json", '[{"words": "x"}]', "its rows have words .text.. Known formats are .*instruction"),
+        ("rows.json", '["x"]', "no named columns: the first is text"),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path, name, content, message):

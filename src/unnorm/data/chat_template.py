@@ -46,6 +46,8 @@ def render_chat(messages: Sequence[Message], tokenizer: Any, template: str) -> l
     if messages[0].role == "text":
         return [Piece(messages[0].content, 0, answer=True, ends=True)]
     whole = _text(messages, tokenizer, template, False)
+    if any(message.role == "tool" for message in messages):
+        _check_results(messages, tokenizer, template)
     specials = special_texts(tokenizer)
     pieces: list[Piece] = []
     at = 0
@@ -74,6 +76,15 @@ def render_chat(messages: Sequence[Message], tokenizer: Any, template: str) -> l
 def chat_prompt(messages: Sequence[Message], tokenizer: Any, template: str) -> str:
     """The text that asks for an answer to messages which end in a question."""
     return _text(messages, tokenizer, template, True)
+
+
+def _check_results(messages: Sequence[Message], tokenizer: Any, template: str) -> None:
+    """Refuse a template that passes over what a tool gave back: the answer to it would follow the call itself."""
+    for turn, message in enumerate(messages):
+        if message.role == "tool" and turn:
+            with_it, without = (_text(messages[:end], tokenizer, template, False) for end in (turn + 1, turn))
+            if with_it == without:
+                raise Refused("the chat template leaves out the results of tools")
 
 
 def _end_of(messages: Sequence[Message], tokenizer: Any, template: str, opens: bool, whole: str) -> int:

@@ -17,6 +17,8 @@ class Message:
     input: str = ""
     weight: float | None = None
     """What its tokens count in the loss, where they are trained at all; None is 1, and 0 is context only."""
+    calls: str = ""
+    """Calls of tools that stand beside the text, as text; a policy decides, and after it there are none here."""
 
 
 @dataclass(frozen=True)

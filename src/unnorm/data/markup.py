@@ -20,9 +20,15 @@ def is_page_html(text: str) -> bool:
     return _PAGE.match(text) is not None
 
 
-def to_markdown(html: str) -> str:
-    """The Markdown of a saved turn: headings, lists, tables, code fences; without the page's buttons."""
+def to_markdown(html: str) -> str | None:
+    """The Markdown of a saved turn: headings, lists, tables, code fences; without the page's buttons.
+
+    None for elements within elements within elements, deeper than can be followed.
+    """
     from markdownify import markdownify
 
-    text = markdownify(_COPY_BUTTON.sub("", html), heading_style="ATX", bullets="-", escape_misc=False)
+    try:
+        text = markdownify(_COPY_BUTTON.sub("", html), heading_style="ATX", bullets="-", escape_misc=False)
+    except RecursionError:
+        return None
     return re.sub(r"\n{3,}", "\n\n", text).strip()

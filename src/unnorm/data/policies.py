@@ -4,6 +4,7 @@ Nothing is dropped for a word it holds.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
@@ -16,6 +17,12 @@ from unnorm.data.markup import is_page_html, to_markdown
 # Joiners between letters (U+200C, U+200D) stay: Persian, Hindi and emoji are spelt with them.
 _ZERO_WIDTH = re.compile("[\u200b\u2060\ufeff]")
 _NO_INPUT = re.compile(r"\W*no[\s_-]*input(\s+(required|needed|necessary|given|provided))?\W*", re.IGNORECASE)
+
+CALLS = "calls a tool (policy tool_calls: drop)"
+NO_CALL = "a tool's result without its call"
+NO_RESULT = "a tool call without its result"
+EMPTY_RESULT = "a tool's result that is empty"
+TOO_DEEP = "HTML that is nested too deeply"
 
 
 class Policies(BaseModel):
@@ -30,6 +37,9 @@ class Policies(BaseModel):
     )
     same_role: Literal["merge", "drop"] = Field(
         default="merge", description="two turns of one role in a row: merge them, or drop the conversation"
+    )
+    tool_calls: Literal["drop", "text"] = Field(
+        default="drop", description="a tool call beside the text of a turn: drop the conversation, or write it as text"
     )
     html: Literal["markdown", "keep"] = Field(
         default="markdown", description="a turn that was saved as HTML: turn it into Markdown, or keep it"
@@ -53,7 +63,11 @@ def tidy(conversation: Conversation, policies: Policies) -> Conversation | str:
         if conversation.language.lower() not in {language.lower() for language in policies.languages}:
             return "in another language"
     changes = list(conversation.changes)
-    messages = _clean(conversation.messages, policies, changes)
+    cleaned = _clean(conversation.messages, policies, changes)
+    with_calls = cleaned if isinstance(cleaned, str) else _tools(conversation.messages, cleaned, policies, changes)
+    if isinstance(with_calls, str):
+        return with_calls
+    messages = with_calls
     if any(message.role == "text" for message in messages):
         return replace(conversation, messages=tuple(messages), changes=tuple(changes))
     if policies.leading_answer == "drop" and not any(message.role == "user" for message in messages):
@@ -66,17 +80,44 @@ def tidy(conversation: Conversation, policies: Policies) -> Conversation | str:
     while messages and messages[-1].role != "assistant":
         messages.pop()
         _note(changes, "closing turn without an answer dropped")
+    speakers = ["", *(message.role for message in messages)]
+    if any(role == "tool" and before not in ("assistant", "tool") for before, role in pairwise(speakers)):
+        return NO_CALL
     if not any(message.role == "assistant" and message.weight != 0 for message in messages):
         return "no answer"
     return replace(conversation, messages=tuple(messages), changes=tuple(changes))
 
 
-def _clean(messages: tuple[Message, ...], policies: Policies, changes: list[str]) -> list[Message]:
-    """Each turn on its own; those that are or become empty are gone."""
+def _tools(
+    messages: Sequence[Message], cleaned: list[Message], policies: Policies, changes: list[str]
+) -> list[Message] | str:
+    """The turns with their calls of tools at the end of their text; or why none can be trained on.
+
+    What came back from a tool is never gone in silence: an answer to it would be learnt as an answer to something else.
+    """
+    calls = any(message.calls for message in cleaned)
+    if calls and policies.tool_calls == "drop":
+        return CALLS
+    if sum(message.role == "tool" for message in cleaned) < sum(message.role == "tool" for message in messages):
+        return EMPTY_RESULT
+    if any(before.calls and after.role == "assistant" and not after.calls for before, after in pairwise(cleaned)):
+        return NO_RESULT
+    if not calls:
+        return cleaned
+    _note(changes, "tool calls written as text")
+    texts = ("\n".join(text for text in (m.content, m.calls) if text.strip()) for m in cleaned)
+    return [replace(m, content=text, calls="") if m.calls else m for m, text in zip(cleaned, texts, strict=True)]
+
+
+def _clean(messages: Sequence[Message], policies: Policies, changes: list[str]) -> list[Message] | str:
+    """Each turn on its own, or why that cannot be; those that are or become empty are gone."""
     cleaned = []
     for message in messages:
         if policies.html == "markdown" and is_page_html(message.content):
-            message = replace(message, content=to_markdown(message.content))
+            content = to_markdown(message.content)
+            if content is None:
+                return TOO_DEEP
+            message = replace(message, content=content)
             _note(changes, "HTML turned into Markdown")
         if policies.zero_width == "strip" and _ZERO_WIDTH.search(message.content + message.input):
             content, given = (_ZERO_WIDTH.sub("", text) for text in (message.content, message.input))
@@ -85,7 +126,7 @@ def _clean(messages: tuple[Message, ...], policies: Policies, changes: list[str]
         if policies.no_input == "empty" and message.input and _NO_INPUT.fullmatch(message.input):
             message = replace(message, input="")
             _note(changes, '"no input" made an empty input')
-        if message.content.strip():
+        if message.content.strip() or message.calls:
             cleaned.append(message)
         else:
             _note(changes, "empty turn dropped")

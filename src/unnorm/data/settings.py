@@ -11,7 +11,10 @@ Role = Literal["system", "user", "assistant", "tool"]
 LossOn = Literal["answer", "last", "all"] | tuple[Role, ...]
 TooLong = Literal["drop", "keep-start", "keep-end", "split"]
 
-TEMPLATE_HELP = "alpaca, alpaca-short, plain, chatml, chat (the model's own), or a .jinja file"
+TEMPLATE_HELP = (
+    "alpaca, alpaca-short, plain, chatml, chat (the model's own), or a .jinja file; chat@2025-01-31 names the date that "
+    "a template is told which asks for today's (default: 2024-07-26)"
+)
 
 
 class Dataset(BaseModel):

@@ -12,8 +12,8 @@ LossOn = Literal["answer", "last", "all"] | tuple[Role, ...]
 TooLong = Literal["drop", "keep-start", "keep-end", "split"]
 
 TEMPLATE_HELP = (
-    "alpaca, alpaca-short, plain, chatml, chat (the model's own), or a .jinja file; chat@2025-01-31 names the date that "
-    "a template is told which asks for today's (default: 2024-07-26)"
+    "alpaca, alpaca-short, plain, chatml, chat (the model's own), or a .jinja file; chat@2025-01-31 names the "
+    "date that a template is told which asks for today's (default: 2024-07-26)"
 )
 
 

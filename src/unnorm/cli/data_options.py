@@ -33,6 +33,7 @@ Template = Annotated[str, typer.Option(help=TEMPLATE_HELP)]
 MaxLength = Annotated[int, typer.Option(min=2, help="Tokens a row.")]
 LossOn = Annotated[str, typer.Option(help=LOSS_ON_HELP)]
 TooLong = Annotated[str, typer.Option(help="Longer than a row: drop, keep-start, keep-end, split (by rounds).")]
+HeldOut = Annotated[float, typer.Option(metavar="SHARE", help="Never trained on, but evaluated on; between 0 and 1.")]
 
 
 def settings_from(policy: list[str] | None, **values: Any) -> Any:

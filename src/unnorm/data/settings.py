@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from unnorm.data.formats import FormatName
 from unnorm.data.policies import Policies
+from unnorm.data.split import VALIDATION_SHARE
 
 Role = Literal["system", "user", "assistant", "tool"]
 LossOn = Literal["answer", "last", "all"] | tuple[Role, ...]
@@ -29,6 +30,12 @@ class Dataset(BaseModel):
     streaming: bool = Field(default=False, description="from the hub: fetch only what is used, keep nothing on disk")
     format: FormatName | None = Field(default=None, description="what the rows are; default: recognised and said")
     rows: int | None = Field(default=None, gt=0, description="use this many rows at most, from the start of the source")
+    held_out: float = Field(
+        default=VALIDATION_SHARE,
+        gt=0,
+        lt=1,
+        description="share of the conversations, chosen by what they ask, that is never trained on but evaluated on",
+    )
     policies: Policies = Field(default=Policies(), description="what is done about oddities")
     template: str = Field(default="alpaca", description=TEMPLATE_HELP)
     loss_on: LossOn = Field(
@@ -56,6 +63,7 @@ class DataSettings(Dataset):
         hash of these values stands in it only where it is not at its default, so that older hashes stay.
         """
         newer: dict[str, Any] = {"too_long": self.too_long} if self.too_long != "drop" else {}
+        newer |= {"held_out": self.held_out} if self.held_out != VALIDATION_SHARE else {}
         newer |= {"for_search": True} if self.for_search else {}
         loss_on = self.loss_on if isinstance(self.loss_on, str) else list(self.loss_on)
         return {"template": template, "max_length": self.max_length, "loss_on": loss_on, **newer}

@@ -134,10 +134,14 @@ def _prepare(
     validation = bench.validation_rows(settings.data, settings.model, settings.evaluation_tokens)
     train = bench.train_rows(settings.data, settings.model, settings.training.tokens, settings.seed)
     say(f"data understood as {', '.join(sorted(set(source.reading.formats.values())))}")
-    say(
-        f"{train.tokens:,} tokens to train on in {len(train.rows):,} rows, {validation.tokens:,} to evaluate on; "
-        f"dropped: {counts_in_words(source.dropped)}; changed: {counts_in_words(source.changed)}"
-    )
+    say(f"{train.tokens:,} tokens to train on in {len(train.rows):,} rows: {train.share.trained}")
+    say(f"to evaluate on: {validation.share.held_out}")
+    dropped = source.reading.dropped + train.dropped + validation.dropped
+    changed = source.reading.changed + train.changed + validation.changed
+    say(f"dropped: {counts_in_words(dropped)}; changed: {counts_in_words(changed)}")
+    for warning in (train.share.warning_of_training, validation.share.warning_of_held_out):
+        if warning:
+            say(warning)
     model, swap, recovery = bench.start(
         settings.model, settings.arm, settings.data, settings.training.tokens, settings.seed
     )

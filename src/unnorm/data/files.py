@@ -181,7 +181,7 @@ def _columnar(name: str, file: Any) -> Iterator[Any]:
 
     try:
         if Path(name).suffix.lower() == ".parquet":
-            for batch in pa.parquet.ParquetFile(file).iter_batches(1024):
+            for batch in pa.parquet.ParquetFile(file, page_checksum_verification=True).iter_batches(1024):
                 yield from batch.to_pylist()
             return
         with pa.memory_map(file) if isinstance(file, str) else file as source:

@@ -26,7 +26,7 @@ class Dataset(BaseModel):
     name: str | None = Field(default=None, description="what results call it; default: the source's own name")
     path: str | None = Field(default=None, description="a local file or folder for a known name")
     subset: str | None = Field(default=None, description="of a hub data set: its configuration")
-    split: str = Field(default="train", description="of a hub data set or an Arrow folder")
+    split: str = Field(default="train", description="of a hub data set or a folder")
     streaming: bool = Field(default=False, description="from the hub: fetch only what is used, keep nothing on disk")
     format: FormatName | None = Field(default=None, description="what the rows are; default: recognised and said")
     rows: int | None = Field(default=None, gt=0, description="use this many rows at most, from the start of the source")

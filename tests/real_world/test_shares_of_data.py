@@ -8,6 +8,7 @@ import pytest
 import unnorm
 from cli.test_main import call, finetune_options
 from conftest import tiny_model
+from study.small_study import run_text, study_text
 from study.test_cell import settings_of
 from unnorm.data.prepare import Source
 from unnorm.data.settings import DataSettings
@@ -111,6 +112,22 @@ def test_finetune_says_both(capsys, bases, few, tmp_path):
     assert "warning: the data is gone through" in err
     assert "of 300 tokens asked for, in " in err
     assert "warning: 300 tokens were asked for to evaluate on" in err
+
+
+def test_a_study_says_both_once_when_it_is_planned_and_when_it_runs(capsys, bases, few, tmp_path):
+    evaluation = {"every_tokens": 10**6, "tokens": 2000}
+    text = study_text(bases["gpt2"], few, strategies=["frozen"], evaluation=evaluation)
+    text = text.replace('"tokens": 1000', '"tokens": 20000')
+    (tmp_path / "study.yaml").write_text(text)
+    code, _, err = call(capsys, "study", "plan", tmp_path / "study.yaml", "--ledger", tmp_path / "ledger")
+    assert code == 0, err
+    assert err.count("rows: warning: the data is gone through") == 1
+    assert err.count("rows: warning: 2,000 tokens were asked for to evaluate on") == 1
+    said: list[str] = []
+    run_text(
+        study_text(bases["gpt2"], few, strategies=["frozen"], evaluation=evaluation), tmp_path / "l", say=said.append
+    )
+    assert [line.count("2,000 tokens were asked for to evaluate on") for line in said if "warning" in line] == [1]
 
 
 def test_evaluate_says_it(capsys, bases, few):

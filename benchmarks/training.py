@@ -25,6 +25,7 @@ from unnorm.data.encode import Encoded
 from unnorm.data.packing import collate_padded, pack, token_count
 from unnorm.data.prepare import Rows, Source
 from unnorm.data.settings import DataSettings
+from unnorm.data.shares import Share
 from unnorm.surgery.base import load_base, load_tokenizer
 from unnorm.surgery.sites import find_sites
 from unnorm.tuning.settings import LoraSettings, TrainingSettings
@@ -73,7 +74,9 @@ def plain_arguments(folder: str, steps: int) -> dict[str, Any]:
 
 
 def run_unnorm(encoded: list[Encoded], steps: int, pad_id: int) -> tuple[float, list[float]]:
-    rows = Rows(pack(encoded, LENGTH).rows[: steps * ROWS_A_STEP], LENGTH, pad_id, packed=True)
+    tokens = sum(len(row.ids) for row in encoded)
+    share = Share(tokens, tokens, len(encoded), len(encoded), whole=True)
+    rows = Rows(pack(encoded, LENGTH).rows[: steps * ROWS_A_STEP], LENGTH, pad_id, packed=True, share=share)
     model = lora_model()
     with tempfile.TemporaryDirectory() as folder:
         trainer = TokenTrainer(

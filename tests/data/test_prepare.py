@@ -32,7 +32,7 @@ def test_a_small_source_is_gone_through_again_in_another_order(data_file, tokeni
     one = source(data_file, tokenizer)
     once = one.train(1, seed=0).tokens  # a single conversation
     assert once < 64
-    everything = sum(len(row.ids) for row in one._encode(one.train_conversations, 10**9, "all"))
+    everything = one.epoch_tokens()
     twice = one.train(2 * everything, seed=0)
     assert twice.tokens >= 2 * everything
     seen = [tuple(row) for row in ids(twice)]

@@ -22,18 +22,18 @@ def settings(tmp_path_factory) -> DataSettings:
 
 def test_categories(settings, tokenizer):
     assert {c.category for c in read(settings, quiet=True).conversations} == {"math", "prose", None}
-    scores, dropped = score_data(tiny_model("gpt2"), settings, tokenizer, tokens=None, by="category", quiet=True)
+    scores, dropped, _ = score_data(tiny_model("gpt2"), settings, tokenizer, tokens=None, by="category", quiet=True)
     groups = by_group(scores)
     assert set(groups) == {"math", "prose", "unknown"}
     assert sum(group.conversations for group in groups.values()) == losses(scores).conversations
-    by_source, _ = score_data(tiny_model("gpt2"), settings, tokenizer, tokens=None, quiet=True)
+    by_source = score_data(tiny_model("gpt2"), settings, tokenizer, tokens=None, quiet=True).scores
     assert set(by_group(by_source)) == {settings.source}
     assert not dropped
 
 
 def test_a_budget_takes_the_first_ones_and_models_share_them(settings, tokenizer):
-    few, _ = score_data(tiny_model("gpt2"), settings, tokenizer, tokens=300, quiet=True)
-    many, _ = score_data(tiny_model("llama"), settings, tokenizer, tokens=None, quiet=True)
+    few = score_data(tiny_model("gpt2"), settings, tokenizer, tokens=300, quiet=True).scores
+    many = score_data(tiny_model("llama"), settings, tokenizer, tokens=None, quiet=True).scores
     assert 1 < len(few.keys) < len(many.keys)
     assert few.keys.tolist() == many.keys.tolist()[: len(few.keys)]
     assert compare(few, many).conversations == len(few.keys)

@@ -119,6 +119,7 @@ def stats(
 def _understood(reading: "Reading") -> dict[str, object]:
     return {
         "formats": reading.formats,
+        "files": [{**files._asdict(), "taken": list(files.taken)} for files in reading.files],
         "ignored_columns": list(reading.ignored),
         "rows": reading.rows,
         "conversations": len(reading.conversations),

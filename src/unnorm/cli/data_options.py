@@ -14,7 +14,7 @@ Data = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
 Tokenizer = Annotated[str, typer.Option("--model", metavar="MODEL", help="Whose tokenizer: a hub id or a folder.")]
 LocalPath = Annotated[str | None, typer.Option("--path", help="A local file or folder for a known name.")]
 Subset = Annotated[str | None, typer.Option(help="Configuration of a hub data set.")]
-Split = Annotated[str, typer.Option(help="Split of a hub data set or an Arrow folder.")]
+Split = Annotated[str, typer.Option(help="Split of a hub data set or a folder.")]
 Streaming = Annotated[bool, typer.Option("--streaming", help="From the hub: fetch only what is used.")]
 RowFormat = Annotated[
     str | None,
@@ -33,6 +33,7 @@ Template = Annotated[str, typer.Option(help=TEMPLATE_HELP)]
 MaxLength = Annotated[int, typer.Option(min=2, help="Tokens a row.")]
 LossOn = Annotated[str, typer.Option(help=LOSS_ON_HELP)]
 TooLong = Annotated[str, typer.Option(help="Longer than a row: drop, keep-start, keep-end, split (by rounds).")]
+HeldOut = Annotated[float, typer.Option(metavar="SHARE", help="Never trained on, but evaluated on; between 0 and 1.")]
 
 
 def settings_from(policy: list[str] | None, **values: Any) -> Any:

@@ -16,10 +16,16 @@ EXAMPLE = "Example: [bold]unnorm data repair crawl.json.gz -o clean.jsonl[/bold]
 def repair(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Damaged JSON or JSONL, also gzip or UTF-16.")],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="For the records: .jsonl or .parquet; default: beside IN.")
+        Path | None,
+        typer.Option("-o", "--out", help="For the records: .jsonl, .json (an array) or .parquet; default: beside IN."),
     ] = None,
     max_record: Annotated[int, typer.Option(min=1, metavar="MB", help="A larger record is rejected.")] = 64,
-    strict: Annotated[bool, typer.Option("--strict", help="End with 1 if any byte was lost.")] = False,
+    keep_unverified: Annotated[
+        bool, typer.Option("--keep-unverified", help="Keep and mark the records of gzip whose checksum fails.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End with 1 if any byte was lost, or cannot be trusted.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Turn damaged JSON into clean records, and account for every byte.
@@ -29,12 +35,12 @@ def repair(
     """
     from unnorm.data.repair import repair_file
 
-    done = repair_file(source, out, max_record=max_record << 20, quiet=json)
+    done = repair_file(source, out, max_record=max_record << 20, keep_unverified=keep_unverified, quiet=json)
     if json:
         emit_json(_summary(done))
     else:
         _show(done)
-    if strict and done.account.lost:
+    if strict and not done.account.sound:
         raise typer.Exit(1)
 
 
@@ -50,6 +56,8 @@ def _summary(done: "Repaired") -> dict[str, Any]:
         "bytes_kept": account.kept,
         "bytes_separators": account.separators,
         "bytes_lost": account.lost,
+        "bytes_unverified": account.unverified,
+        "unread": account.unread,
         "damages": account.damages,
         "columns": done.columns,
         "drifting_columns": sorted(done.drifting),
@@ -58,6 +66,8 @@ def _summary(done: "Repaired") -> dict[str, Any]:
 
 
 def _show(done: "Repaired") -> None:
+    from unnorm.data.repair.gzip_members import CORRUPT, FAILED
+
     account = done.account
     if account.damages:
         rows = [
@@ -76,6 +86,16 @@ def _show(done: "Repaired") -> None:
     say(f"wrote {account.records:,} records{mended}: {done.out}")
     if account.lost:
         say(f"what was lost, as it was: {done.rejected}")
+    distrusted = sum(account.damages.get(kind, {}).get("rejected", 0) for kind in (FAILED, CORRUPT))
+    if distrusted:
+        say(
+            f"{distrusted:,} records were rejected because their gzip checksum fails, so any of them may have changed; "
+            "--keep-unverified keeps and marks them"
+        )
+    if account.unverified:
+        say(f"{account.unverified:,} of the bytes kept are unverified: their gzip checksum fails, or was cut off")
+    if account.unread:
+        say("a part of the file could not be unpacked; how much was in it cannot be told")
     print(
         f"{account.bytes_in:,} bytes = {account.kept:,} in records + {account.separators:,} between them "
         f"+ {account.lost:,} lost"

@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from unnorm.cli.data_options import DATA_HELP, LOSS_ON_HELP, TEMPLATE_HELP, settings_from
-from unnorm.cli.output import JsonOption, emit_json, emit_table
+from unnorm.cli.data_options import DATA_HELP, LOSS_ON_HELP, TEMPLATE_HELP, HeldOut, settings_from
+from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 
 EXAMPLE = "Example: [bold]unnorm evaluate run/model --data alpaca --against distilgpt2[/bold]"
 
@@ -23,12 +23,13 @@ def evaluate(
     ] = None,
     template: Annotated[str, typer.Option(help=TEMPLATE_HELP)] = "alpaca",
     loss_on: Annotated[str, typer.Option(help=LOSS_ON_HELP)] = "answer",
+    held_out: HeldOut = 0.05,
     tasks: Annotated[str | None, typer.Option(help="Tasks of lm-evaluation-harness, with commas between.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="With --tasks: examples a task.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the intervals' resamples, and of tasks.")] = 0,
     json: JsonOption = False,
 ) -> None:
-    """Measure held-out loss and token accuracy: on the part of DATA that no run trains on.
+    """Measure held-out loss and token accuracy: on the part of DATA that no run with this --held-out trains on.
 
     Intervals are 95 %, by bootstrap over conversations.
     """
@@ -47,7 +48,7 @@ def evaluate(
     opened = [open_model(name) for name in (model, against) if name is not None]
     found: dict[str, Any] = {"model": model}
     if data:
-        shared = {"max_length": max_length, "template": template, "loss_on": loss_on}
+        shared = {"max_length": max_length, "template": template, "loss_on": loss_on, "held_out": held_out}
         found |= {"against": against, "data": {each: _losses(opened, each, shared, by, tokens, seed) for each in data}}
     if tasks is not None:
         from unnorm.evaluation.harness import run_tasks
@@ -76,16 +77,19 @@ def _losses(
         score_data(loaded, settings, tokenizer, tokens=tokens, by=by)  # type: ignore[arg-type]
         for loaded, tokenizer in opened
     ]
-    scores, dropped = scored[0]
+    scores, dropped, share = scored[0]
+    if share.warning_of_held_out:
+        say(f"{data}: {share.warning_of_held_out}")
     found: dict[str, Any] = {
         "trained": losses(scores, "trained", seed=seed).to_dict(),
         "all": losses(scores, "all", seed=seed).to_dict(),
         by: {name: part.to_dict() for name, part in by_group(scores, seed=seed).items()},
         "positions": by_position(scores),
         "dropped": dict(dropped),
+        "share": share._asdict(),
     }
     if len(scored) > 1:
-        found["difference"] = compare(scores, scored[1][0], seed=seed).to_dict()
+        found["difference"] = compare(scores, scored[1].scores, seed=seed).to_dict()
     return found
 
 

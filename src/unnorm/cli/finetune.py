@@ -30,6 +30,7 @@ def finetune(
     loss_on: o.LossOn = "answer",
     too_long: o.TooLong = "drop",
     policy: o.Policy = None,
+    held_out: o.HeldOut = 0.05,
     lora_rank: Annotated[int, typer.Option(min=1, help="LoRA's r.")] = 8,
     lora_targets: Annotated[list[str] | None, typer.Option(help="Module names; default: every linear layer.")] = None,
     train_sites: Annotated[list[str] | None, typer.Option(help="selective: only these sites train.")] = None,
@@ -55,8 +56,9 @@ def finetune(
             raise SettingsError(f"arm {to!r} keeps the pretrained norms, which have no alpha.")
         arm = Arm(**{**arm.model_dump(), "id": f"{to}-{alpha}", "norm": {**arm.norm, "alpha": alpha}})
     data_settings = o.settings_from(
-        policy, source=data, max_length=max_length, template=template, loss_on=loss_on, too_long=too_long
-    )
+        policy, source=data, max_length=max_length, template=template, loss_on=loss_on, too_long=too_long,
+        held_out=held_out,
+    )  # fmt: skip
     try:
         settings = CellSettings.model_validate(
             {

@@ -2,16 +2,25 @@
 
 A template gives text for whole conversations. What one turn adds is found by rendering with and without it: the shorter
 text must be the beginning of the longer one, else there is no saying which tokens are whose. Templates run in
-transformers' sandbox.
+transformers' sandbox. A template that asks for today's date is told the same one on every day, so that the same
+settings make the same rows.
 """
 
+import re
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from unnorm.data.conversation import Message
 from unnorm.data.pieces import Piece
 from unnorm.foundation.errors import DataError, SettingsError
+
+DATE = date(2024, 7, 26)
+"""What a template that asks for today's date is told, unless the user names another; Llama's own default."""
+
+_CODES = "aAbBcdfGHIjmMpSuUVwWxXyYzZ"
+_AT_RANDOM = re.compile(r"\|\s*random\b|\blipsum\b")
 
 
 class Refused(DataError):
@@ -36,6 +45,31 @@ def template_text(path: Path) -> str:
     if not path.is_file():
         raise SettingsError(f"there is no template file {str(path)!r}.")
     return path.read_text(encoding="utf-8")
+
+
+def asks_for_date(template: str) -> bool:
+    """Whether a template can see which day it is."""
+    return "strftime_now" in template
+
+
+def fixed(template: str, day: date = DATE) -> str:
+    """The template with a `strftime_now` of its own, which always gives `day` at 0:00.
+
+    Raises `SettingsError` for one that draws at random: it would make other rows each time.
+    """
+    if match := _AT_RANDOM.search(template):
+        raise SettingsError(
+            f"the chat template draws at random ({match[0]}), so the same settings would make other rows each time. "
+            "Save it in a .jinja file without that, and name the file."
+        )
+    if not asks_for_date(template):
+        return template
+    # A macro, because transformers lets nothing callable through to a template. The newline is the tag's own.
+    values = {f"%{code}": day.strftime(f"%{code}") for code in _CODES}
+    values |= {f"%-{code}": day.strftime(f"%{code}").lstrip("0") or "0" for code in "dmyHIMSj"}
+    replaced = "".join(f" | replace({key!r}, {value!r})" for key, value in values.items())
+    body = f"{{{{ format | replace('%%', '\x00'){replaced} | replace('\x00', '%') }}}}"
+    return f"{{% macro strftime_now(format) %}}{body}{{% endmacro %}}\n{template}"
 
 
 def render_chat(messages: Sequence[Message], tokenizer: Any, template: str) -> list[Piece]:

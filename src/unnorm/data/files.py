@@ -6,18 +6,20 @@ What the rows mean is not known here.
 import csv
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
+from unnorm.data.folders import READ, Chosen, choose
 from unnorm.data.packed_files import PACKED, magic_suffix, unpack
+from unnorm.data.repair.recognise import what_else
 from unnorm.foundation.errors import DataError, first_line
 
-READ = (".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".csv")
 STDIN = "-"
+_HEAD = 4096  # bytes
 _ARROW_FOLDER = ("dataset_info.json", "dataset_dict.json")
 
 
@@ -27,27 +29,39 @@ def is_file_name(source: str) -> bool:
     return source == STDIN or path.exists() or path.suffix.lower() in (*READ, *PACKED)
 
 
-def rows_of(source: str, split: str = "train") -> Iterator[Any]:
-    """The rows in a file, in the files of a folder in order of their names, or in what comes on stdin (`-`).
+class _Asked(NamedTuple):
+    """file: what the user named, for messages; split: the one asked for; chosen: is told which files are read."""
 
-    split: which one, of an Arrow folder that has several. Raises `DataError`.
+    file: str
+    split: str
+    chosen: Callable[[Chosen], None]
+
+
+def rows_of(source: str, split: str = "train", chosen: Callable[[Chosen], None] = lambda which: None) -> Iterator[Any]:
+    """The rows in a file, in the files of a folder or zip in order of their names, or in what comes on stdin (`-`).
+
+    split: which one, where there are several: in an Arrow folder, or by the names of files. chosen: is told which files
+    of a folder or zip are read, when they are. Raises `DataError`.
     """
     path = Path(source).expanduser()
     if path.is_dir() and any((path / name).is_file() for name in _ARROW_FOLDER):
         return _rows_of_arrow_folder(path, split)
-    if split != "train":
-        raise DataError(f"{source} has no splits, so there is no split {split!r}. Leave it out.")
+    asked = _Asked(source, split, chosen)
+    if path.is_dir():
+        return _rows_of_folder(path, asked)
     if source == STDIN:
         content = _stdin()
-        return _rows(f"stdin{magic_suffix(content) or _text_suffix('stdin', content)}", content, "FILE")
-    if path.is_dir():
-        return _rows_of_folder(path)
+        _check_head("stdin", content)
+        suffix = magic_suffix(content) or _text_suffix("stdin", content)
+        _check_split("stdin", suffix, split)
+        return _rows(f"stdin{suffix}", content, asked._replace(file="FILE"))
     if not path.is_file():
         raise DataError(f"there is no file {source!r}. {choices()}")
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     if not suffixes or suffixes[-1] not in (*READ, *PACKED):
         raise DataError(f"{path}: cannot read {path.suffix or 'a file without a suffix'!r}. {choices()}")
-    return _rows(str(path), None, str(path))
+    _check_split(source, suffixes[-1], split)
+    return _rows(str(path), None, asked)
 
 
 def choices() -> str:
@@ -76,11 +90,18 @@ def _text_suffix(name: str, content: bytes) -> str:
     return ".json" if start == b"[" else ".jsonl"
 
 
-def _rows_of_folder(path: Path) -> Iterator[Any]:
-    files = sorted(f for f in path.rglob("*") if f.is_file() and f.suffix.lower() in (*READ, *PACKED))
-    if not files:
-        raise DataError(f"the folder {path} holds no data. {choices()}")
-    return (row for file in files for row in _rows(str(file), None, str(file)))
+def _rows_of_folder(path: Path, asked: _Asked) -> Iterator[Any]:
+    names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+    chosen = choose(names, asked.split, f"the folder {path}")
+    asked.chosen(chosen)
+    return (
+        row for name in chosen.taken for row in _rows(str(path / name), None, asked._replace(file=str(path / name)))
+    )
+
+
+def _check_split(source: str, suffix: str, split: str) -> None:
+    if split != "train" and suffix != ".zip":
+        raise DataError(f"{source} has no splits, so there is no split {split!r}. Leave it out.")
 
 
 def _rows_of_arrow_folder(path: Path, split: str) -> Iterator[Any]:
@@ -99,23 +120,25 @@ def _rows_of_arrow_folder(path: Path, split: str) -> Iterator[Any]:
     return iter(loaded)
 
 
-def _rows(name: str, content: bytes | None, file: str) -> Iterator[Any]:
-    """Rows of the file `name`, or of `content` that would stand in a file of that name and came out of `file`."""
+def _rows(name: str, content: bytes | None, asked: _Asked) -> Iterator[Any]:
+    """Rows of the file `name`, or of `content` that would stand in a file of that name and came out of `asked.file`."""
     suffix = Path(name).suffix.lower()
+    _check_head(name, content)
     if suffix == ".zip":
-        found = 0
-        for inner, unpacked in unpack(name, content):
-            if Path(inner).suffix.lower() in READ:  # other files are left alone, as in a folder
-                found += 1
-                yield from _rows(inner, unpacked, file)
-        if not found:
-            raise DataError(f"{name} holds no data. {choices()}")
+
+        def chosen_of(names: Sequence[str]) -> Sequence[str]:
+            chosen = choose(names, asked.split, name, READ, packed=True)  # other files are left alone, as in a folder
+            asked.chosen(chosen)
+            return chosen.taken
+
+        for inner, unpacked in unpack(name, content, chosen_of):
+            yield from _rows(inner, unpacked, asked)
         return
     if suffix in PACKED:
         ((inner, unpacked),) = unpack(name, content)
         if Path(inner).suffix.lower() not in READ:
             inner += magic_suffix(unpacked) or _text_suffix(name, unpacked)
-        yield from _rows(inner, unpacked, file)
+        yield from _rows(inner, unpacked, asked)
         return
     if content is None and suffix in (".parquet", ".arrow"):
         yield from _columnar(name, name)
@@ -124,13 +147,25 @@ def _rows(name: str, content: bytes | None, file: str) -> Iterator[Any]:
     if not content.strip():
         raise DataError(f"{name} is empty.")
     if suffix == ".json":
-        yield from _json(name, content, file)
+        yield from _json(name, content, asked.file)
     elif suffix in (".jsonl", ".ndjson"):
-        yield from _json_lines(name, content, file)
+        yield from _json_lines(name, content, asked.file)
     elif suffix == ".csv":
         yield from _csv(name, content)
     else:
         yield from _columnar(name, io.BytesIO(content))
+
+
+def _check_head(name: str, content: bytes | None) -> None:
+    """Name what is there in place of data: a Git LFS pointer, or a page of an error."""
+    if content is None:
+        with open(name, "rb") as file:
+            head = file.read(_HEAD)
+    else:
+        head = content[:_HEAD]
+    if known := what_else(head):
+        what, advice = known
+        raise DataError(f"{name} is {what}. {advice}")
 
 
 def _json(name: str, content: bytes, file: str) -> Iterator[Any]:
@@ -181,7 +216,7 @@ def _columnar(name: str, file: Any) -> Iterator[Any]:
 
     try:
         if Path(name).suffix.lower() == ".parquet":
-            for batch in pa.parquet.ParquetFile(file).iter_batches(1024):
+            for batch in pa.parquet.ParquetFile(file, page_checksum_verification=True).iter_batches(1024):
                 yield from batch.to_pylist()
             return
         with pa.memory_map(file) if isinstance(file, str) else file as source:

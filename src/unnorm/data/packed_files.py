@@ -4,7 +4,7 @@ import gzip
 import lzma
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import IO
@@ -29,17 +29,19 @@ def magic_suffix(content: bytes) -> str:
     return next((suffix for magic, suffix in _MAGIC if content.startswith(magic)), "")
 
 
-def unpack(name: str, content: bytes | None = None) -> Iterator[tuple[str, bytes]]:
+def unpack(
+    name: str, content: bytes | None = None, choose: Callable[[Sequence[str]], Sequence[str]] = sorted
+) -> Iterator[tuple[str, bytes]]:
     """(name without the packing's suffix, unpacked content) of each file in the packed file `name`, or in `content`.
 
-    A zip gives its files in order of their names; its folders, and what other systems hide in it, are left out. Raises
-    `DataError` for a file that is damaged or wants a password.
+    choose: of the names in a zip, those to unpack, in this order. Raises `DataError` for a file that is damaged, whose
+    checksum fails, or that wants a password.
     """
     path = Path(name)
     try:
         with open(path, "rb") if content is None else BytesIO(content) as file:
             if path.suffix.lower() == ".zip":
-                yield from _unzip(name, file)
+                yield from _unzip(name, file, choose)
             else:
                 yield name[: -len(path.suffix)], _decompress(path.suffix.lower(), file)
     except (
@@ -53,7 +55,10 @@ def unpack(name: str, content: bytes | None = None) -> Iterator[tuple[str, bytes
     ) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise
-        raise DataError(f"{name}: cannot be unpacked ({error}). Fetch it again, or unpack it yourself.") from error
+        repair = f", or save what can be saved: unnorm data repair {name}" if path.suffix.lower() == ".gz" else ""
+        raise DataError(
+            f"{name}: cannot be unpacked ({error}). Fetch it again, or unpack it yourself{repair}."
+        ) from error
 
 
 def _decompress(suffix: str, file: IO[bytes]) -> bytes:
@@ -66,12 +71,7 @@ def _decompress(suffix: str, file: IO[bytes]) -> bytes:
     return bytes(pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd").read())
 
 
-def _unzip(name: str, file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
+def _unzip(name: str, file: IO[bytes], choose: Callable[[Sequence[str]], Sequence[str]]) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(file) as archive:
-        inside = sorted(
-            entry.filename
-            for entry in archive.infolist()
-            if not entry.is_dir() and not entry.filename.startswith("__MACOSX/")
-        )
-        for entry in inside:
+        for entry in choose([entry.filename for entry in archive.infolist() if not entry.is_dir()]):
             yield f"{name}/{entry}", archive.read(entry)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,10 @@ import torch
 
 from unnorm.data import packing
 from unnorm.data.conversation import Conversation, content_hash
-from unnorm.data.encode import Encoded, encode
+from unnorm.data.encode import Encoded, Encoding, encode
 from unnorm.data.encoded_cache import cached, tokenizer_hash
 from unnorm.data.settings import DataSettings
+from unnorm.data.shares import Share
 from unnorm.data.sources import read
 from unnorm.data.split import shuffled, split, split_for_search
 from unnorm.data.templates import template_of
@@ -24,12 +25,19 @@ _ALL = 2**62
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows in the order in which they are used, and how a batch is made of them."""
+    """Rows in the order in which they are used, and how a batch is made of them.
+
+    share: what was taken of the data. dropped, changed: what became of conversations as these rows were encoded, by
+    reason; what became of them before is in `Source.reading`.
+    """
 
     rows: Sequence[packing.Row]
     max_length: int
     pad_id: int
     packed: bool
+    share: Share
+    dropped: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
     weighted: bool = False
     """Whether some turns count more or less than others: then every batch has weights, so that all are alike."""
 
@@ -52,26 +60,26 @@ class Rows:
 class Source:
     """A data set, read and split once; encoded as asked for, or as found in the cache.
 
-    reading: what its rows were understood to be. dropped, changed: what became of them and of what was encoded, by
-    reason. encoding: what shapes the encoded rows beside `hash`, the hash of what is said in the conversations.
+    reading: what its rows were understood to be, and what became of them. encoding: what shapes the encoded rows beside
+    `hash`, the hash of what is said in the conversations.
     """
 
     def __init__(self, settings: DataSettings, tokenizer: Any, *, quiet: bool = False) -> None:
         self.settings, self.tokenizer, self.quiet = settings, tokenizer, quiet
         self.encoding = settings.encoding(template_of(settings.template, tokenizer).identity)
         self.reading = read(settings, quiet=quiet)
-        self.dropped, self.changed = Counter(self.reading.dropped), Counter(self.reading.changed)
         self.hash = content_hash(self.reading.conversations)
-        self.train_conversations, self.held_out = split(self.reading.conversations)
+        self.train_conversations, self.held_out = split(self.reading.conversations, settings.held_out)
         if settings.for_search:
-            self.train_conversations, self.held_out = split_for_search(self.train_conversations)
+            self.train_conversations, self.held_out = split_for_search(self.train_conversations, settings.held_out)
 
     def train(self, tokens: int, seed: int, packed: bool = True) -> Rows:
         """Training rows of about `tokens` tokens, in an order that depends on the seed alone.
 
         If the source holds fewer, it is gone through again, in a fresh order each time.
         """
-        encoded = self._encode(shuffled(self.train_conversations, seed), tokens, f"{self._part}train, seed {seed}")
+        encoding = self._encode(shuffled(self.train_conversations, seed), tokens, f"{self._part}train, seed {seed}")
+        encoded = encoding.rows
         generator = np.random.Generator(np.random.PCG64([seed, 1]))
         rows: list[packing.Row] = []
         left = tokens
@@ -82,22 +90,25 @@ class Source:
             rows += [fresh[i] for i in generator.permutation(len(fresh))]
             left -= sum(len(row.ids) for row in part)
             epoch = [encoded[i] for i in generator.permutation(len(encoded))]
-        return self._as_rows(rows, packed)
+        share = _share(encoding, tokens, self.train_conversations, tokens - left)
+        return self._as_rows(rows, packed, encoding, share)
 
     def epoch_tokens(self) -> int:
         """Tokens of the whole training part, gone through once."""
-        encoded = self._encode(self.train_conversations, _ALL, f"{self._part}train, whole")
-        return sum(len(row.ids) for row in encoded)
+        encoding = self._encode(self.train_conversations, _ALL, f"{self._part}train, whole")
+        return sum(len(row.ids) for row in encoding.rows)
 
     def validation(self, tokens: int, packed: bool = True) -> Rows:
-        """Held-out rows of about `tokens` tokens; the same for every seed."""
-        return self._as_rows(self._rows(self._encode(self.held_out, tokens, f"{self._part}held out"), packed), packed)
+        """Held-out rows of about `tokens` tokens, or as many as there are; the same for every seed."""
+        encoding = self._encode(self.held_out, tokens, f"{self._part}held out")
+        rows = self._rows(encoding.rows, packed)
+        return self._as_rows(rows, packed, encoding, _share(encoding, tokens, self.held_out))
 
     @property
     def _part(self) -> str:
         return "for search, " if self.settings.for_search else ""
 
-    def _encode(self, conversations: Sequence[Conversation], tokens: int, which: str) -> list[Encoded]:
+    def _encode(self, conversations: Sequence[Conversation], tokens: int, which: str) -> Encoding:
         """Conversations, which are `which` of the source's, encoded until there are `tokens` tokens."""
         s = self.settings
         shaped_by = {
@@ -120,26 +131,35 @@ class Source:
                 quiet=self.quiet,
             ),
         )
-        self.dropped += encoding.dropped
-        self.changed += encoding.changed
         if not encoding.rows:
             reasons = "; ".join(f"{count} × {reason}" for reason, count in encoding.dropped.items())
             raise DataError(
                 f"{s.source}: no conversation fits into {s.max_length} tokens and has one that is trained ({reasons}). "
                 "Raise max_length, choose another template or loss_on, or give shorter rows."
             )
-        return encoding.rows
+        return encoding
 
     def _rows(self, encoded: Sequence[Encoded], packed: bool) -> list[packing.Row]:
         if packed:
             return packing.pack(encoded, self.settings.max_length).rows
         return [[item] for item in encoded]
 
-    def _as_rows(self, rows: list[packing.Row], packed: bool) -> Rows:
+    def _as_rows(self, rows: list[packing.Row], packed: bool, encoding: Encoding, share: Share) -> Rows:
         pad = self.tokenizer.pad_token_id
         weighted = any(item.weights is not None for row in rows for item in row)
         pad = pad if pad is not None else self.tokenizer.eos_token_id
-        return Rows(rows, self.settings.max_length, pad, packed, weighted)
+        length, counts = self.settings.max_length, (encoding.dropped, encoding.changed)
+        return Rows(rows, length, pad, packed, share, *counts, weighted=weighted)
+
+
+def _share(encoding: Encoding, asked: int, part: Sequence[Conversation], tokens: int | None = None) -> Share:
+    """What `encoding` is of `part`. tokens: taken of it in all, where it is gone through several times."""
+    once = sum(len(row.ids) for row in encoding.rows)
+    met = len(encoding.rows) + sum(encoding.dropped.values())  # more, if long conversations are split
+    taken = once if tokens is None else tokens
+    return Share(
+        asked, taken, min(len(encoding.rows), len(part)), len(part), once < asked or met >= len(part), taken / once
+    )
 
 
 def _until(encoded: Sequence[Encoded], tokens: int) -> list[Encoded]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unnorm.data.conversation import Conversation
-from unnorm.data.files import READ
+from unnorm.data.folders import READ
 from unnorm.data.formats import FormatName
 from unnorm.data.hub import HubSet
 from unnorm.data.packed_files import PACKED

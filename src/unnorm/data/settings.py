@@ -6,12 +6,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from unnorm.data.formats import FormatName
 from unnorm.data.policies import Policies
+from unnorm.data.split import VALIDATION_SHARE
 
 Role = Literal["system", "user", "assistant", "tool"]
 LossOn = Literal["answer", "last", "all"] | tuple[Role, ...]
 TooLong = Literal["drop", "keep-start", "keep-end", "split"]
 
-TEMPLATE_HELP = "alpaca, alpaca-short, plain, chatml, chat (the model's own), or a .jinja file"
+TEMPLATE_HELP = (
+    "alpaca, alpaca-short, plain, chatml, chat (the model's own), or a .jinja file; chat@2025-01-31 names the "
+    "date that a template is told which asks for today's (default: 2024-07-26)"
+)
 
 
 class Dataset(BaseModel):
@@ -22,10 +26,16 @@ class Dataset(BaseModel):
     name: str | None = Field(default=None, description="what results call it; default: the source's own name")
     path: str | None = Field(default=None, description="a local file or folder for a known name")
     subset: str | None = Field(default=None, description="of a hub data set: its configuration")
-    split: str = Field(default="train", description="of a hub data set or an Arrow folder")
+    split: str = Field(default="train", description="of a hub data set or a folder")
     streaming: bool = Field(default=False, description="from the hub: fetch only what is used, keep nothing on disk")
     format: FormatName | None = Field(default=None, description="what the rows are; default: recognised and said")
     rows: int | None = Field(default=None, gt=0, description="use this many rows at most, from the start of the source")
+    held_out: float = Field(
+        default=VALIDATION_SHARE,
+        gt=0,
+        lt=1,
+        description="share of the conversations, chosen by what they ask, that is never trained on but evaluated on",
+    )
     policies: Policies = Field(default=Policies(), description="what is done about oddities")
     template: str = Field(default="alpaca", description=TEMPLATE_HELP)
     loss_on: LossOn = Field(
@@ -53,6 +63,7 @@ class DataSettings(Dataset):
         hash of these values stands in it only where it is not at its default, so that older hashes stay.
         """
         newer: dict[str, Any] = {"too_long": self.too_long} if self.too_long != "drop" else {}
+        newer |= {"held_out": self.held_out} if self.held_out != VALIDATION_SHARE else {}
         newer |= {"for_search": True} if self.for_search else {}
         loss_on = self.loss_on if isinstance(self.loss_on, str) else list(self.loss_on)
         return {"template": template, "max_length": self.max_length, "loss_on": loss_on, **newer}

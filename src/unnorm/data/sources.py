@@ -3,8 +3,9 @@
 Untrusted text in, plain values out.
 """
 
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from unnorm.data import files, hub, rewild
 from unnorm.data.continuations import join
 from unnorm.data.conversation import Conversation
+from unnorm.data.folders import Chosen
 from unnorm.data.formats import CATEGORY, FORMATS, Format, FormatName, convert, recognise
 from unnorm.data.markup import holds_html
 from unnorm.data.policies import Policies, tidy
@@ -20,6 +22,7 @@ from unnorm.data.settings import DataSettings
 from unnorm.foundation.errors import DataError, SettingsError
 from unnorm.foundation.hub import parse
 from unnorm.foundation.progress import Bar
+from unnorm.foundation.terminal import shorten
 
 KNOWN = {
     "alpaca": hub.HubSet("tatsu-lab/alpaca"),
@@ -37,7 +40,8 @@ class Reading:
     """What a source was understood to be, and what became of its rows.
 
     rows: read. dropped: rows, by reason. changed: conversations, by what was changed in them. noted: conversations that
-    were left as they are, by what is odd about them. ignored: columns that nothing was taken from.
+    were left as they are, by what is odd about them. ignored: columns that nothing was taken from. files: which were
+    read, where a folder or zip was named.
     """
 
     name: str
@@ -48,19 +52,32 @@ class Reading:
     changed: Counter[str] = field(default_factory=Counter)
     noted: Counter[str] = field(default_factory=Counter)
     ignored: tuple[str, ...] = ()
+    files: list[Chosen] = field(default_factory=list)
 
 
 def read(settings: DataSettings, *, quiet: bool = False) -> Reading:
-    """The conversations of a source. Raises `DataError` if it cannot be read, or if not one row can be used."""
+    """The conversations of a source. Raises `DataError` if it cannot be read, or if not one row can be used.
+
+    Which files of a folder are read is said on stderr, unless `quiet`.
+    """
     source, path = settings.source, settings.path
     local = path is not None or (source not in rewild.MIXES and files.is_file_name(source))
     _check(settings, local)
+    chosen: list[Chosen] = []
+
+    def note(files_read: Chosen) -> None:
+        chosen.append(files_read)
+        if not quiet:
+            print(files_read, file=sys.stderr, flush=True)
+
     if source in rewild.MIXES:
-        return _read_mix(settings, quiet)
+        reading = _read_mix(settings, quiet, note)
+        reading.files = chosen
+        return reading
     if local:
         place = str(path or source)
         name = "stdin" if place == files.STDIN else place
-        rows = files.rows_of(place, settings.split)
+        rows = files.rows_of(place, settings.split, note)
     else:
         repository, revision = parse(source)
         if repository not in KNOWN and "/" not in repository:
@@ -69,9 +86,11 @@ def read(settings: DataSettings, *, quiet: bool = False) -> Reading:
         wanted = KNOWN.get(repository, hub.HubSet(repository))
         wanted = wanted._replace(subset=settings.subset, split=settings.split, revision=revision)
         rows = hub.rows_of(wanted, streaming=settings.streaming)
-    return conversations_of(
+    reading = conversations_of(
         rows, name, policies=settings.policies, form=settings.format, limit=settings.rows, quiet=quiet
     )
+    reading.files = chosen
+    return reading
 
 
 def conversations_of(
@@ -124,11 +143,29 @@ def _recognised(
     first = list(islice(rows, _SAMPLE))
     if not first:
         raise DataError(f"{name} holds no rows.")
+    _check_rows(first, name)
     known = next((f for f in FORMATS if f.name == form), None) or recognise(first, name)
     reading.formats[name] = known.name
     example = next((row for row in first if isinstance(row, Mapping)), {})
     reading.ignored += tuple(sorted(map(str, set(example) - known.columns(example) - {CATEGORY})))
     return known, chain(first, rows)
+
+
+def _check_rows(rows: list[Any], name: str) -> None:
+    """Say what rows are that are all lists, and so of no format."""
+    if not all(isinstance(row, list) for row in rows):
+        return
+    items: list[Any] = next((row for row in rows if row), [])
+    keys = sorted({str(key) for item in items if isinstance(item, Mapping) for key in item})
+    if not keys:
+        held = f"lists of {type(items[0]).__name__}" if items else "empty lists"
+        advice = 'Make each an object, as in {"prompt": ..., "response": ...}.'
+    else:
+        held = f"lists of objects with {shorten(', '.join(keys), 100)}"
+        advice = 'If each list is a conversation, put it under a key: {"conversations": [...]}.'
+        if len(rows) == 1:
+            advice += " If it is a list of all rows, save it as .json."
+    raise DataError(f"the rows of {name} are {held}, and a row is an object. {advice}")
 
 
 def _converted(known: Format, rows: Iterable[Any], name: str, reading: Reading, bar: Bar) -> Iterator[Conversation]:
@@ -155,13 +192,13 @@ def _tidied(found: Iterable[Conversation], policies: Policies, reading: Reading)
         yield tidied
 
 
-def _read_mix(settings: DataSettings, quiet: bool) -> Reading:
+def _read_mix(settings: DataSettings, quiet: bool, note: Callable[[Chosen], None]) -> Reading:
     """RE-WILD or its reduced form, from the hub or from a folder that holds its parts, which are mixed."""
     mix = rewild.MIXES[settings.source]
     reading = Reading(settings.source)
     for part, place in rewild.PARTS.items():
         if settings.path is not None:
-            rows = files.rows_of(rewild.part_file(Path(settings.path).expanduser(), part))
+            rows = files.rows_of(rewild.part_file(Path(settings.path).expanduser(), part), chosen=note)
         else:
             rows = hub.rows_of(place, streaming=settings.streaming)
         name = f"{settings.source}/{part}"

@@ -11,27 +11,34 @@ from unnorm.foundation.hashing import hash_text
 VALIDATION_SHARE = 0.05
 
 
-def split(conversations: Sequence[Conversation]) -> tuple[list[Conversation], list[Conversation]]:
-    """(training in the source's order, validation in the order of its hashes). Neither depends on a seed."""
-    return _split(conversations, prompt_hash)
+def split(
+    conversations: Sequence[Conversation], share: float = VALIDATION_SHARE
+) -> tuple[list[Conversation], list[Conversation]]:
+    """(training in the source's order, validation in the order of its hashes). Neither depends on a seed.
+
+    What a smaller share holds out, a larger one holds out too.
+    """
+    return _split(conversations, share, prompt_hash)
 
 
-def split_for_search(train: Sequence[Conversation]) -> tuple[list[Conversation], list[Conversation]]:
+def split_for_search(
+    train: Sequence[Conversation], share: float = VALIDATION_SHARE
+) -> tuple[list[Conversation], list[Conversation]]:
     """The training part split once more in the same way, by other hashes: for choices made by held-out loss."""
-    return _split(train, lambda conversation: hash_text(f"search {prompt_hash(conversation)}"))
+    return _split(train, share, lambda conversation: hash_text(f"search {prompt_hash(conversation)}"))
 
 
 def _split(
-    conversations: Sequence[Conversation], hash_of: Callable[[Conversation], int]
+    conversations: Sequence[Conversation], share: float, hash_of: Callable[[Conversation], int]
 ) -> tuple[list[Conversation], list[Conversation]]:
-    bound = VALIDATION_SHARE * 2**64
+    bound = share * 2**64
     hashes = [hash_of(conversation) for conversation in conversations]
     train = [c for c, number in zip(conversations, hashes, strict=True) if number >= bound]
     held_out = [c for number, c in sorted(zip(hashes, conversations, strict=True), key=_number) if number < bound]
     if not train or not held_out:
         raise DataError(
-            f"{len(conversations)} usable rows are too few to hold {VALIDATION_SHARE:.0%} of them out: "
-            f"{len(train)} would be trained on, {len(held_out)} held out. Give more rows."
+            f"{len(conversations)} usable rows are too few to hold {share:.2g} of them out: "
+            f"{len(train)} would be trained on, {len(held_out)} held out. Give more rows, or another share (held_out)."
         )
     return train, held_out
 

@@ -1,10 +1,20 @@
 """How a conversation becomes text: templates that give each turn's text, and say which of it is an answer."""
 
+import re
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unnorm.data.chat_template import chat_prompt, chat_template_of, render_chat, template_text
+from unnorm.data.chat_template import (
+    DATE,
+    asks_for_date,
+    chat_prompt,
+    chat_template_of,
+    fixed,
+    render_chat,
+    template_text,
+)
 from unnorm.data.conversation import Message
 from unnorm.data.pieces import Piece
 from unnorm.foundation.errors import SettingsError
@@ -34,11 +44,14 @@ preamble, which saves some 30 tokens a row; `plain` is prompt, blank line, respo
 
 TEMPLATES = (*_FORMS, "chatml", "chat")
 
+_DATED = re.compile(r"(.+)@(\d+-\d+-\d+)")
+
 
 class Template(NamedTuple):
     """A way to make text of conversations.
 
-    identity: what names it in hashes; of a template that is not built in, with a hash of its text. literal: whether its
+    identity: what names it in hashes; of a template that is not built in, with a hash of its text, and of the date that
+    it is told if it asks for one. literal: whether its
     text holds no special tokens, so that whatever looks like one in the data is text.
     """
 
@@ -52,26 +65,42 @@ class Template(NamedTuple):
 def template_of(name: str, tokenizer: Any) -> Template:
     """The template `name` for a tokenizer: a built-in one, `chat` (the tokenizer's own), or a .jinja file.
 
-    Raises `SettingsError` if there is none.
+    One that asks for today's date is told `DATE`, or the day after an @ in its name, as in `chat@2025-01-31`. Raises
+    `SettingsError` if there is no such template, or if it asks for no date and is given one.
     """
-    if name in _FORMS:
+    dated = _DATED.fullmatch(name)
+    plain, day = (dated[1], _day(dated[2])) if dated else (name, None)
+    if day is None and plain in _FORMS:
         return Template(name, True, lambda messages: _render(messages, name), lambda messages: _prompt(messages, name))
-    if name == "chatml":
+    if day is None and plain == "chatml":
         return Template(name, False, _render_chatml, _prompt_chatml)
-    if name == "chat":
+    if plain == "chat":
         text = chat_template_of(tokenizer)
-    elif Path(name).suffix in (".jinja", ".jinja2", ".j2"):
-        text = template_text(Path(name))
+    elif Path(plain).suffix in (".jinja", ".jinja2", ".j2"):
+        text = template_text(Path(plain))
+    elif plain in TEMPLATES:
+        raise SettingsError(f"the template {plain} holds no date, so {name!r} means nothing. Name it {plain!r}.")
     else:
         raise SettingsError(
             f"there is no template {name!r}. Known templates: {', '.join(TEMPLATES)}, or a .jinja file."
         )
+    if day is not None and not asks_for_date(text):
+        raise SettingsError(f"the template {plain!r} asks for no date, so {name!r} means nothing. Name it {plain!r}.")
+    known_by = [text, (day or DATE).isoformat()] if asks_for_date(text) else text
+    text = fixed(text, day or DATE)
     return Template(
-        f"{Path(name).name}-{hash_json(text)}",
+        f"{Path(plain).name}-{hash_json(known_by)}",
         False,
         lambda messages: render_chat(messages, tokenizer, text),
         lambda messages: chat_prompt(messages, tokenizer, text),
     )
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise SettingsError(f"{text!r} is no date. Write it as year-month-day, as in chat@2025-01-31.") from error
 
 
 def prompt_text(message: Message, name: str) -> str:

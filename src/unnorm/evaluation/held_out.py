@@ -1,6 +1,7 @@
 """Held-out loss: the sum of nats over the number of tokens, whatever the batches were."""
 
 import time
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -72,9 +73,9 @@ def evaluate(
 ) -> HeldOut:
     """Held-out loss, in nats per token, of `model` on `data`.
 
-    data: a known name, file or hub id (its held-out part, about `tokens` tokens of it, needs `tokenizer`), the same as
-    `DataSettings`, or batches of `input_ids` and `labels` [B, T] (a label of -100 does not count; labels are not
-    shifted by the caller). Raises `DataError` for data that cannot be used.
+    data: a known name, file or hub id (its held-out part, about `tokens` tokens of it, needs `tokenizer`; a
+    `UserWarning` says if it has fewer), the same as `DataSettings`, or batches of `input_ids` and `labels` [B, T] (a
+    label of -100 does not count; labels are not shifted by the caller). Raises `DataError` for what cannot be used.
     """
     if isinstance(data, str):
         data = DataSettings(source=data, max_length=min(256, context_length(model) or 256))
@@ -84,4 +85,6 @@ def evaluate(
         raise DataError(f"evaluating on {data.source!r} needs the model's tokenizer: evaluate(model, data, tokenizer).")
     check_length(model, data.max_length)
     rows = Source(data, tokenizer, quiet=quiet).validation(tokens, packed=packing_is_clean(model))
+    if warning := rows.share.warning_of_held_out:
+        warnings.warn(warning.removeprefix("warning: "), stacklevel=2)
     return evaluate_rows(model, rows, quiet=quiet)

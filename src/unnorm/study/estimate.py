@@ -18,13 +18,15 @@ from unnorm.tuning.strategies import Trainable
 
 
 class Estimate(NamedTuple):
-    """tokens, steps: exact; seconds: training and evaluation; memory_bytes: of the process after a measured step."""
+    """tokens, steps: exact; seconds: training and evaluation; memory_bytes: of the process after a measured step;
+    warnings: where the data is small for what is asked of it."""
 
     tokens: int
     steps: int
     trainable: Trainable
     seconds: float
     memory_bytes: int
+    warnings: list[str]
 
 
 class _Measured(NamedTuple):
@@ -48,7 +50,10 @@ def estimates(planned: list[Planned], bench: Workbench) -> list[Estimate]:
         one = measured[key]
         evaluations = 2 + rows.tokens // settings.evaluate_every_tokens
         seconds = steps * one.step_seconds + evaluations * one.evaluation_seconds
-        found.append(Estimate(rows.tokens, steps, one.trainable, seconds, one.memory_bytes))
+        held_out = bench.validation_rows(settings.data, settings.model, settings.evaluation_tokens)
+        both = (rows.share.warning_of_training, held_out.share.warning_of_held_out)
+        warnings = [f"{settings.dataset_name}: {each}" for each in both if each]
+        found.append(Estimate(rows.tokens, steps, one.trainable, seconds, one.memory_bytes, warnings))
     return found
 
 

@@ -39,8 +39,8 @@ class Hooks(NamedTuple):
     """What whoever runs a cell wants to be asked or told.
 
     check: raises if the run may not go on; asked before anything is written. begun: everything is prepared, training
-    begins. saved: a checkpoint of this step was written. retried: a second start, with so many rows a forward.
-    report_to: transformers' names of trackers.
+    begins. saved: a checkpoint of this step was written. retried: a second start, with so many rows a forward. say: is
+    told every stage; warn: what to look at before its result is believed. report_to: transformers' names of trackers.
     """
 
     check: Callable[[], None] = lambda: None
@@ -48,6 +48,7 @@ class Hooks(NamedTuple):
     saved: Callable[[int], None] = lambda step: None
     retried: Callable[[int], None] = lambda rows: None
     say: Say = lambda text: None
+    warn: Say = lambda text: None
     report_to: tuple[str, ...] = ()
     quiet: bool = False
 
@@ -135,10 +136,14 @@ def _prepare(
     validation = bench.validation_rows(settings.data, settings.model, settings.evaluation_tokens)
     train = bench.train_rows(settings.data, settings.model, settings.training.tokens, settings.seed)
     say(f"data understood as {', '.join(sorted(set(source.reading.formats.values())))}")
-    say(
-        f"{train.tokens:,} tokens to train on in {len(train.rows):,} rows, {validation.tokens:,} to evaluate on; "
-        f"dropped: {counts_in_words(source.dropped)}; changed: {counts_in_words(source.changed)}"
-    )
+    say(f"{train.tokens:,} tokens to train on in {len(train.rows):,} rows: {train.share.trained}")
+    say(f"to evaluate on: {validation.share.held_out}")
+    dropped = source.reading.dropped + train.dropped + validation.dropped
+    changed = source.reading.changed + train.changed + validation.changed
+    say(f"dropped: {counts_in_words(dropped)}; changed: {counts_in_words(changed)}")
+    for warning in (train.share.warning_of_training, validation.share.warning_of_held_out):
+        if warning:
+            hooks.warn(f"{settings.dataset_name}: {warning}")
     model, swap, recovery = bench.start(
         settings.model, settings.arm, settings.data, settings.training.tokens, settings.seed
     )

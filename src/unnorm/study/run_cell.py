@@ -87,7 +87,7 @@ def run_cell(
     cell, resolved = cell_of(settings, bench)
     _check_place(out, cell, resolved)
     existed = out.exists()
-    hooks = Hooks(say=say, report_to=report_to, quiet=quiet)
+    hooks = Hooks(say=say, warn=say, report_to=report_to, quiet=quiet)
     if not is_main():
         return fine_tune(settings, cell, _attempt_of_main(out), bench, hooks)
     task = cell_task(settings, cell, resolved, out, bench, hooks, name=str(out), tell=say)

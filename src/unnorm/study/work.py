@@ -49,11 +49,23 @@ def work_from(content: dict[str, Any]) -> Work:
 
 def cell_tasks(work: Work, bench: Workbench, say: Say) -> list[Task]:
     """The cells, in the plan's order."""
-    hooks = Hooks(report_to=work.report_to, quiet=work.quiet)
+    hooks = Hooks(warn=_once(say), report_to=work.report_to, quiet=work.quiet)
     return [
         cell_task(c.settings, c.cell, c.resolved, c.folder, bench, hooks, name=name_of(c.settings), tell=say)
         for c in work.planned
     ]
+
+
+def _once(say: Say) -> Say:
+    """Says each line the first time only: cells that share data share its warnings."""
+    said: set[str] = set()
+
+    def warn(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            say(text)
+
+    return warn
 
 
 def stage_tasks(work: Work) -> list[Task]:

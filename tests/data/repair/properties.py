@@ -17,8 +17,8 @@ _JSON_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(?!x)(x)|(["\\/bfnrt\']))')
 _PLAIN = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
-def run(path: Path, max_record: int = MAX_RECORD, expects: str = "") -> tuple[Repair, list[Event]]:
-    repair = Repair(Stream(path), max_record, expects)
+def run(path: Path, max_record: int = MAX_RECORD, expects: str = "", **options: bool) -> tuple[Repair, list[Event]]:
+    repair = Repair(Stream(path), max_record, expects, **options)
     return repair, list(repair.events())
 
 

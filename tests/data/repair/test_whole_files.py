@@ -94,7 +94,7 @@ def test_utf_16_is_read(tmp_path, encoding, layout):
     assert repair.account.adds_up
 
 
-def test_gzip_truncated_or_corrupt_keeps_what_comes_before(tmp_path):
+def test_gzip_truncated_keeps_what_comes_before_and_corrupt_only_if_asked(tmp_path):
     chance = random.Random(0)
     rows = [{"id": n, "text": "".join(chance.choices("abcdefgh ", k=200))} for n in range(3000)]
     path = tmp_path / "rows.json.gz"
@@ -113,13 +113,19 @@ def test_gzip_truncated_or_corrupt_keeps_what_comes_before(tmp_path):
     broken[len(whole) // 2 : len(whole) // 2 + 60] = bytes(60)
     path.write_bytes(broken)
     repair, events = run(path)
+    assert records(events) == []
+    assert repair.account.adds_up
+    repair, events = run(path, keep_unverified=True)
     assert len(records(events)) > 1000
-    assert "corrupt gzip" in kinds(events)
+    assert kinds(events)["failed checksum"] == "unverified"
     assert repair.account.adds_up
     path.write_bytes(whole[:-8] + b"\0\0\0\0" + whole[-4:])  # the checksum
     repair, events = run(path)
+    assert records(events) == []
+    assert kinds(events) == {"failed checksum": "rejected"}
+    repair, events = run(path, keep_unverified=True)
     assert records(events) == rows
-    assert set(kinds(events)) == {"corrupt gzip"}
+    assert kinds(events) == {"failed checksum": "unverified"}
     path.write_bytes(gzip.compress(text_of(rows[:5], "lines")) + gzip.compress(text_of(rows[5:], "lines")) + b"junk")
     repair, events = run(path)
     assert records(events) == rows

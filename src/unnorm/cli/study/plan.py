@@ -45,6 +45,8 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
         emit_table("learning-rate search", columns, rows, align_right_from=3)
     more = f", and {len(waiting)} cells that wait for the search to find their learning rate" if waiting else ""
     emit_table(f"{spec.name}: about {left / 60:.0f} minutes left here{more}", columns, _rows(cells), align_right_from=3)
+    for warning in dict.fromkeys(warning for record in search + cells for warning in record["warnings"]):
+        say(warning)
     _say_audit(audit)
 
 
@@ -64,6 +66,7 @@ def _records(planned: "list[Planned]", found: "list[Estimate]") -> list[dict[str
             "steps": estimate.steps,
             "estimated_seconds": estimate.seconds,
             "memory_bytes": estimate.memory_bytes,
+            "warnings": estimate.warnings,
         }
         for cell, estimate in zip(planned, found, strict=True)
     ]

@@ -7,9 +7,11 @@ The words of the report. An *action* tells what became of the bytes concerned:
 - `ignored`: they stand between records and do no harm there;
 - `removed`: they are left out of a record, or of what stands between records;
 - `replaced`: U+FFFD or null stands in their place;
-- `rejected`: they were part of a record that cannot be trusted, or of no record.
+- `rejected`: they were part of a record that cannot be trusted, or of no record;
+- `unverified`: they are kept, though no checksum speaks for them: the file is cut off before it, or it fails, and to
+  keep them was asked for.
 
-The bytes of the last three are lost, and no others are.
+The bytes of those three that are removed, replaced or rejected are lost, and no others are.
 """
 
 from dataclasses import dataclass, field
@@ -63,6 +65,10 @@ class Account:
     lost: int = 0
     records: int = 0
     mended_records: int = 0
+    unverified: int = 0
+    """Of the bytes kept, those that no checksum speaks for: it fails, or the file is cut off before it."""
+    unread: bool = False
+    """Whether a part of the file could not be unpacked, so that nobody knows what was in it."""
     damages: dict[str, dict[str, int]] = field(default_factory=dict)
     """Kind -> action -> how many."""
 
@@ -70,6 +76,11 @@ class Account:
     def adds_up(self) -> bool:
         """Whether no byte is missing and none is counted twice."""
         return self.bytes_in == self.kept + self.separators + self.lost
+
+    @property
+    def sound(self) -> bool:
+        """Whether all that was in the file was kept, and can be trusted."""
+        return not (self.lost or self.unverified or self.unread)
 
     def count(self, damage: Damage) -> None:
         """Take note of `damage`; its bytes are lost if its action says so."""

@@ -15,6 +15,7 @@ from unnorm.data.repair import broken, drain, outermost
 from unnorm.data.repair.between import Between
 from unnorm.data.repair.damage import Account, Damage, Event, Kept, Rejected
 from unnorm.data.repair.grammar import WS, Walk
+from unnorm.data.repair.gzip_members import AFTER, CORRUPT, CUT
 from unnorm.data.repair.knowledge import Knowledge
 from unnorm.data.repair.stream import Stream
 from unnorm.data.repair.window import Window
@@ -33,15 +34,17 @@ class Repair:
     """One repair of a stream: iterate over `events` once, then read `account` and `knowledge`.
 
     max_record: bytes; a longer record is rejected unread. expects: `lines` or `array`, where the file's name says so.
+    keep_unverified: whether records whose checksum fails are kept, each with its mark in the report.
     """
 
-    def __init__(self, stream: Stream, max_record: int, expects: str = "") -> None:
+    def __init__(self, stream: Stream, max_record: int, expects: str = "", *, keep_unverified: bool = False) -> None:
         self.account = Account()
         self.knowledge = Knowledge()
         self.record_starts = 0
         self._stream = stream
         self._window = Window(stream)
         self._max_record = max_record
+        self._keep_unverified = keep_unverified
         self._between = Between(expects)
         self._at = 0
         self._gap = b""
@@ -74,6 +77,7 @@ class Repair:
             yield from self._stretch()
         self.account.bytes_in = self._stream.given
         yield from self._between.end(window.base)
+        self.account.unread = any(note.kind in (CORRUPT, CUT, AFTER) for note in self._stream.notes)
         yield from self._stream.notes
 
     def _stretch(self) -> Iterator[Event]:
@@ -112,10 +116,13 @@ class Repair:
         while self._fence and self._size >= _SMALLEST:
             text, at = self._window.text, self._at
             cut = text.rfind(self._fence, at, at + self._size) + 1
-            if cut <= 0:
+            if cut <= 0 or self._stream.doubts.failed(self._window.base + at, self._window.base + cut):
                 break
+            kept = self.account.kept
             batch = self._read_batch(text[at:cut])
             if batch:
+                doubtful = self._stream.doubts.count(self._window.base + at, self._window.base + cut)
+                self.account.unverified += min(doubtful, self.account.kept - kept)
                 self._at = cut
                 self._size = min(4 * self._size, self._largest)
                 self._gap, self._gap_is_clean = b"", True
@@ -188,6 +195,9 @@ class Repair:
         except (orjson.JSONDecodeError, msgspec.DecodeError, RecursionError):
             yield from self._broken(walk.position)
             return
+        if fault := self._distrusted(walk.position):
+            yield from self._reject(walk.position, fault, sure_of_end=True)
+            return
         if self._doubtful and not self._stands_as_a_record(record):
             yield from self._reject(walk.position, "unlike other records")
             return
@@ -195,8 +205,10 @@ class Repair:
         self._learn_fence(self._at)
         self.knowledge.learn([record])
         self.account.kept += len(raw)
+        marks = self._marks(walk.position)
         self._move_to(walk.position)
         yield Kept(compact + b"\n", 1)
+        yield from marks
 
     def _stands_as_a_record(self, record: dict[str, Any]) -> bool:
         """Whether a healthy object that follows damage is a record, and not a part of what was damaged."""
@@ -213,6 +225,9 @@ class Repair:
         """The record at hand is damaged; it ends at `end`, if that is known."""
         found = broken.read(self._window, self._at, end, self.knowledge, self._max_record, opened=opened)
         if isinstance(found, broken.Found):
+            if fault := self._distrusted(found.end):
+                yield from self._reject(found.end, fault, sure_of_end=True)
+                return
             if self._doubtful and found.value is not None and not self._stands_as_a_record(found.value):
                 yield from self._reject(found.end, "unlike other records")
                 return
@@ -240,15 +255,29 @@ class Repair:
             damages.append(Damage(base + note.offset, note.length, note.kind, note.action, line, raw))
         self.account.kept += found.end - self._at - lost
         self.account.mended_records += not found.healthy
+        damages += self._marks(found.end)
         self._move_to(found.end)
         yield Kept(found.record + b"\n", 1)
         yield from damages
 
-    def _reject(self, end: int, kind: str) -> Iterator[Event]:
+    def _distrusted(self, end: int) -> str:
+        """Why what stands from here to `end` must not be kept, sound as it may look; nothing, if it may be."""
+        base = self._window.base
+        return "" if self._keep_unverified else self._stream.doubts.failed(base + self._at, base + end)
+
+    def _marks(self, end: int) -> list[Damage]:
+        """What the report says of the record from here to `end`, which is kept, if no checksum speaks for it."""
+        begin, end = self._window.base + self._at, self._window.base + end
+        self.account.unverified += self._stream.doubts.count(begin, end)
+        fault = self._stream.doubts.failed(begin, end)
+        return [Damage(begin, end - begin, fault, "unverified", self.account.records)] if fault else []
+
+    def _reject(self, end: int, kind: str, *, sure_of_end: bool = False) -> Iterator[Event]:
         base, raw = self._window.base + self._at, self._window.text[self._at : end]
         self._move_to(end)
-        self._doubtful = "given up"
-        self._between.give_up()
+        if not sure_of_end:
+            self._doubtful = "given up"
+            self._between.give_up()
         yield from drain.pieces(base, kind, raw)
         yield Damage(base, len(raw), kind, "rejected")
 
@@ -285,14 +314,17 @@ class Repair:
             return
         self.record_starts += 1
         yield from self._between.record(self._gap, window.base + at)
+        if fault := self._distrusted(match.end()):
+            yield from self._reject(match.end(), fault, sure_of_end=True)
+            return
         self.knowledge.learn([orjson.loads(record) for record in inside])
         line = self.account.records
         self.account.kept += len(match[0])
         self.account.mended_records += len(inside)
-        damage = Damage(window.base + at, len(match[0]), "encoded twice", "decoded", line)
+        damages = [Damage(window.base + at, len(match[0]), "encoded twice", "decoded", line), *self._marks(match.end())]
         self._move_to(match.end())
         yield Kept(b"".join(record + b"\n" for record in inside), len(inside))
-        yield damage
+        yield from damages
 
     def _stray(self) -> Iterator[Event]:
         """Text that belongs to no record: up to the end of the line, or to where a record may begin."""

@@ -12,6 +12,7 @@ import orjson
 
 from unnorm.data.repair.damage import LOSING, Account, Damage, Kept, Rejected
 from unnorm.data.repair.engine import Repair
+from unnorm.data.repair.json_array import JsonArray
 from unnorm.data.repair.stream import Stream
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import DataError, SettingsError
@@ -21,6 +22,8 @@ MAX_RECORD = 64 << 20
 """Bytes; a longer record is rejected."""
 
 _LINES = (".jsonl", ".ndjson")
+WRITTEN = (*_LINES, ".json", ".parquet")
+"""What the name of a file of records may end in; one that ends in nothing gets lines."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,20 @@ class Repaired:
 
 
 def repair_file(
-    source: Path, out: Path | None = None, *, max_record: int = MAX_RECORD, quiet: bool = False
+    source: Path,
+    out: Path | None = None,
+    *,
+    max_record: int = MAX_RECORD,
+    keep_unverified: bool = False,
+    quiet: bool = False,
 ) -> Repaired:
     """Write the records of `source` to `out`, the damages to `OUT.report.jsonl`, what is lost to `OUT.rejected.jsonl`.
 
-    source: JSON in any state: an array, lines, several of either; plain or gzip; UTF-8 or UTF-16. out: JSONL, or
-    Parquet if its name ends in .parquet; by default `NAME.repaired.jsonl` beside `source`. max_record: bytes. Memory
-    does not grow with the file. Raises `DataError` where there is no record, or `source` is something else than JSON;
-    `SettingsError` where `out` is in the way; `DiskError`.
+    source: JSON in any state: an array, lines, several of either; plain or gzip; UTF-8 or UTF-16. out: JSONL, or what
+    its name ends in: `WRITTEN`; by default `NAME.repaired.jsonl` beside `source`. max_record: bytes. keep_unverified:
+    keep the records of a gzip member whose checksum fails, and mark each in the report, rather than reject them.
+    Memory does not grow with the file. Raises `DataError` where there is no record, or `source` is something else than
+    JSON; `SettingsError` where `out` is in the way, or ends in what is not written; `DiskError`.
     """
     source = Path(source)
     out = Path(out) if out is not None else default_out(source)
@@ -62,9 +71,9 @@ def repair_file(
     total = source.stat().st_size if source.is_file() else None
     table = None
     with Bar(f"repairing {source.name}", total, quiet=quiet) as bar:
-        repair = _repair(source, max_record, bar)
+        repair = _repair(source, max_record, bar, keep_unverified)
         with atomic.files(report, rejected, out) as (report_file, rejected_file, out_file):
-            if out.suffix == ".parquet":
+            if out.suffix.lower() == ".parquet":
                 with tempfile.TemporaryFile(dir=out.parent) as lines:
                     _write(repair, lines, report_file, rejected_file)
                     _check_found(repair, source)
@@ -73,15 +82,20 @@ def repair_file(
 
                     table = write_parquet(lines, out_file)
             else:
-                _write(repair, out_file, report_file, rejected_file)
+                lines_file = JsonArray(out_file) if out.suffix.lower() == ".json" else out_file
+                _write(repair, lines_file, report_file, rejected_file)
+                if isinstance(lines_file, JsonArray):
+                    lines_file.end()
                 _check_found(repair, source)
     columns = {name: dict(types) for name, types in repair.knowledge.columns.items()}
     return Repaired(out, report, rejected, repair.account, columns, table)
 
 
-def repaired_records(source: Path, *, max_record: int = MAX_RECORD) -> Iterator[dict[str, Any]]:
+def repaired_records(
+    source: Path, *, max_record: int = MAX_RECORD, keep_unverified: bool = False
+) -> Iterator[dict[str, Any]]:
     """The records of `source` as `repair_file` would write them, one by one; for loaders. Raises `DataError`."""
-    repair = _repair(Path(source), max_record, None)
+    repair = _repair(Path(source), max_record, None, keep_unverified)
     for event in repair.events():
         if isinstance(event, Kept):
             for line in event.lines.splitlines():
@@ -95,14 +109,14 @@ def default_out(source: Path) -> Path:
     return source.with_name(Path(stem).stem + ".repaired.jsonl")
 
 
-def _repair(source: Path, max_record: int, bar: Bar | None) -> Repair:
+def _repair(source: Path, max_record: int, bar: Bar | None, keep_unverified: bool) -> Repair:
     stream = Stream(source, bar.advance if bar else lambda count: None)
     suffix = Path(source.name.removesuffix(".gz")).suffix
     expects = "lines" if suffix in _LINES else "array" if suffix == ".json" else ""
-    return Repair(stream, max_record, expects)
+    return Repair(stream, max_record, expects, keep_unverified=keep_unverified)
 
 
-def _write(repair: Repair, out: BinaryIO, report: BinaryIO, rejected: BinaryIO) -> None:
+def _write(repair: Repair, out: "BinaryIO | JsonArray", report: BinaryIO, rejected: BinaryIO) -> None:
     for event in repair.events():
         if isinstance(event, Kept):
             out.write(event.lines)
@@ -147,6 +161,10 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 
 def _check_out(source: Path, out: Path, report: Path) -> None:
+    if out.suffix and out.suffix.lower() not in WRITTEN:
+        raise SettingsError(
+            f"{out}: records are not written as {out.suffix}. Name a file that ends in one of {', '.join(WRITTEN)}."
+        )
     if out.exists() and source.exists() and out.samefile(source):
         raise SettingsError(f"{out} is the damaged file itself. Name another place for the repaired records.")
     if out.is_dir():

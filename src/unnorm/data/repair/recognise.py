@@ -12,11 +12,8 @@ _MAGIC = {
     b"\x28\xb5\x2f\xfd": ("compressed with zstd", "Decompress it first (zstd -d)."),
     b"\xfd7zXZ\x00": ("compressed with xz", "Decompress it first (xz -d)."),
     b"BZh": ("compressed with bzip2", "Decompress it first (bzip2 -d)."),
-    b"version https://git-lfs": (
-        "a Git LFS pointer, which stands in the place of the data",
-        "Fetch the data itself (git lfs pull, or download it again).",
-    ),
 }
+_POINTER = b"version https://git-lfs"
 _HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|\?xml)\b", re.IGNORECASE)
 
 
@@ -39,7 +36,18 @@ def check_head(path: Path, head: bytes) -> None:
     for magic, (what, advice) in _MAGIC.items():
         if head.startswith(magic):
             raise DataError(f"{path} is {what}, not JSON. {advice}")
-    if _HTML.match(head):
-        raise DataError(
-            f"{path} is an HTML or XML page, most likely an error page saved in place of the data. Download it again."
+    if known := what_else(head):
+        what, advice = known
+        raise DataError(f"{path} is {what}, not JSON. {advice}")
+
+
+def what_else(head: bytes) -> tuple[str, str] | None:
+    """What stands in place of data that was not fetched, by its first bytes, and what to do; None if it may be data."""
+    if head.startswith(_POINTER):
+        return (
+            "a Git LFS pointer, which stands in the place of the data",
+            "Fetch the data itself (git lfs pull, or download it again).",
         )
+    if _HTML.match(head):
+        return "an HTML or XML page, most likely an error page saved in place of the data", "Download it again."
+    return None

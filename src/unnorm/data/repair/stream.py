@@ -1,101 +1,96 @@
 """The text of a file, piece by piece: gunzipped, UTF-16 turned into UTF-8. Damage to either layer ends in a note.
 
-Offsets are counted in what this yields: the decompressed text, in UTF-8.
+Offsets are counted in what this yields: the decompressed text, in UTF-8. Of gzip, which says only at its end whether a
+text is right, all checksums are looked at before.
 """
 
 import codecs
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from unnorm.data.repair import recognise
+from unnorm.data.repair import gzip_members, recognise
 from unnorm.data.repair.damage import Damage
+from unnorm.data.repair.doubts import Doubts
 
 _PIECE = 1 << 20
-_GZIP = b"\x1f\x8b"
+
+
+class _Piece(NamedTuple):
+    """fault: why no checksum speaks for it."""
+
+    text: bytes
+    fault: str = ""
 
 
 class Stream:
     """Reads `path`. `notes` are the damages found in the layers, complete once `read` has returned nothing.
 
-    advance: told the number of bytes read from the file. Raises `DataError` where the file is no JSON, but something
-    that is known.
+    doubts: the stretches of what was read so far that no checksum speaks for. advance: told the number of bytes read
+    from the file. Raises `DataError` where the file is no JSON, but something that is known.
     """
 
     def __init__(self, path: Path, advance: Callable[[int], None] = lambda count: None) -> None:
         recognise.check_place(path)
         self.notes: list[Damage] = []
+        self.doubts = Doubts()
         self.given = 0
-        pieces = _read(path, advance)
-        first = next(pieces, b"")
+        with open(path, "rb") as file:
+            packed = file.read(len(gzip_members.MAGIC)) == gzip_members.MAGIC
+        pieces: Iterator[_Piece]
+        if packed:  # it is read twice, so each reading counts for half
+            faults = gzip_members.faults(_read(path, lambda count: advance(count - count // 2)))
+            pieces = self._gunzip(_read(path, lambda count: advance(count // 2)), faults)
+        else:
+            pieces = (_Piece(text) for text in _read(path, advance))
+        first = next(pieces, _Piece(b""))
         pieces = _chain(first, pieces)
-        if first.startswith(_GZIP):
-            pieces = self._gunzip(pieces)
-            first = next(pieces, b"")
-            pieces = _chain(first, pieces)
-        encoding = _utf_16(first)
+        encoding = _utf_16(first.text)
         if encoding:
             pieces = self._to_utf_8(pieces, encoding)
-            first = next(pieces, b"")
+            first = next(pieces, _Piece(b""))
             pieces = _chain(first, pieces)
-        recognise.check_head(path, first)
+        recognise.check_head(path, first.text)
         self._pieces = pieces
 
     def read(self) -> bytes:
         """The next piece of about a megabyte; nothing at the end."""
-        for piece in self._pieces:
-            if piece:
-                self.given += len(piece)
-                return piece
+        for text, fault in self._pieces:
+            if text:
+                if fault:
+                    self.doubts.add(self.given, self.given + len(text), fault)
+                self.given += len(text)
+                return text
         return b""
 
     def _note(self, offset: int, length: int, kind: str, action: str) -> None:
         self.notes.append(Damage(offset, length, kind, action))
 
-    def _gunzip(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        """Members one after the other. What comes before a fault is kept; after one, nothing can be told any more."""
-        member, offset = zlib.decompressobj(31), 0
-        for piece in pieces:
-            while piece:
-                if member.eof:
-                    piece = piece.lstrip(b"\0")  # some writers pad
-                    if not piece:
-                        break
-                    if not _GZIP.startswith(piece[:2]):
-                        self._note(offset, 0, "bytes after gzip", "ignored")
-                        return
-                    member = zlib.decompressobj(31)
-                before = member.copy()
-                try:
-                    text = member.decompress(piece, _PIECE)
-                except zlib.error:
-                    text = _up_to_the_fault(before, piece)
-                    offset += len(text)
-                    yield text
-                    self._note(offset, 0, "corrupt gzip", "ignored")
-                    return
-                offset += len(text)
-                yield text
-                piece = member.unused_data if member.eof else member.unconsumed_tail
-        while not member.eof:
-            text = member.decompress(b"", _PIECE)
-            if not text:
-                self._note(offset, 0, "truncated gzip", "ignored")
-                return
-            offset += len(text)
-            yield text
+    def _gunzip(self, pieces: Iterator[bytes], faults: dict[int, str]) -> Iterator[_Piece]:
+        """Members one after the other. What comes before a fault is given; after one, nothing can be told any more."""
+        begin, member = 0, 0
+        for found in gzip_members.members(pieces):
+            if found.member > member:
+                begin, member = self.given, found.member
+            if isinstance(found, gzip_members.Text):
+                if found.text:
+                    yield _Piece(found.text, faults.get(member, ""))
+            elif found.fault == gzip_members.CUT:
+                self._note(begin, self.given - begin, found.fault, "unverified")
+            elif found.fault and found.fault != gzip_members.FAILED:  # which is said of each record that it concerns
+                self._note(self.given, 0, found.fault, "ignored")
 
-    def _to_utf_8(self, pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    def _to_utf_8(self, pieces: Iterator[_Piece], encoding: str) -> Iterator[_Piece]:
         """Lone surrogates and a last odd byte go through as they are: as UTF-8 they are damage, and found later."""
         decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
-        given = 0
-        for piece in pieces:
+        given, fault = 0, ""
+        for piece, fault in pieces:
             text = decoder.decode(piece).encode("utf-8", "surrogatepass")
             given += len(text)
-            yield text
+            yield _Piece(text, fault)
         rest = decoder.getstate()[0]
         self._note(0, given + len(rest), "utf-16", "decoded")
-        yield rest
+        yield _Piece(rest, fault)  # as the piece that it ends
 
 
 def _read(path: Path, advance: Callable[[int], None]) -> Iterator[bytes]:
@@ -105,20 +100,9 @@ def _read(path: Path, advance: Callable[[int], None]) -> Iterator[bytes]:
             yield piece
 
 
-def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+def _chain(first: _Piece, rest: Iterator[_Piece]) -> Iterator[_Piece]:
     yield first
     yield from rest
-
-
-def _up_to_the_fault(member: "zlib._Decompress", piece: bytes) -> bytes:
-    """What `member` gives of `piece` before it fails, byte by byte."""
-    text = []
-    try:
-        for position in range(len(piece)):
-            text.append(member.decompress(piece[position : position + 1]))
-    except zlib.error:
-        pass
-    return b"".join(text)
 
 
 def _utf_16(head: bytes) -> str | None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from unnorm.data.chat_template import chat_template_of, fixed
 from unnorm.evaluation.judges.interface import WHOLE
 from unnorm.evaluation.judges.pointwise import Conversation, PointwiseJudge, Score
 from unnorm.evaluation.judges.special_tokens import neutralise
@@ -54,7 +55,9 @@ def _reward(model: Any, tokenizer: Any, questions: tuple[str, ...], answers: tup
         messages.append({"role": "user", "content": neutralise(question, tokenizer)})
         messages.append({"role": "assistant", "content": neutralise(answer, tokenizer)})
     if tokenizer.chat_template:
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        # the same date every day, or the same answer would get another reward tomorrow
+        template = fixed(chat_template_of(tokenizer))
+        text = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         inputs = {"input_ids": ids[-most:]}  # the end holds the answer, and the token that is scored
         full = len(ids)

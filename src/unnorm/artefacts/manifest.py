@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from unnorm.artefacts.fingerprint import Fingerprint
-from unnorm.foundation import hub
+from unnorm.foundation import hub, lfs
 from unnorm.foundation.errors import ArtefactError
 from unnorm.surgery.sites import Site
 
@@ -115,6 +115,8 @@ def read_manifest(folder: Path) -> Manifest:
         )
     if path.stat().st_size > _MAX_BYTES:
         raise ArtefactError(f"{path} is larger than any manifest can be; it is damaged or not ours.")
+    if lfs.is_pointer(path):
+        raise ArtefactError(f"{path} is a Git LFS pointer, not the file itself. {lfs.REMEDY}")
     try:
         content = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:

@@ -71,7 +71,7 @@ def trace(model: nn.Module, paths: list[str]) -> Flow | None:
             if _is_attention(module) and not any(_is_attention(m) for m in module.modules() if m is not module):
                 handles += recorder.watch_attention(module)
         with ExitStack() as stack:
-            stack.enter_context(_quiet())
+            stack.enter_context(quiet())
             stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
             stack.enter_context(recorder)
             model(**dummy_inputs(model, device))
@@ -215,7 +215,7 @@ def _integers(value: Any) -> list[int]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No warnings, from Python or through logging: the user did not ask for this forward."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from unnorm.foundation import lfs
 from unnorm.foundation.errors import DataError
 
 _MAGIC = {
@@ -12,10 +13,7 @@ _MAGIC = {
     b"\x28\xb5\x2f\xfd": ("compressed with zstd", "Decompress it first (zstd -d)."),
     b"\xfd7zXZ\x00": ("compressed with xz", "Decompress it first (xz -d)."),
     b"BZh": ("compressed with bzip2", "Decompress it first (bzip2 -d)."),
-    b"version https://git-lfs": (
-        "a Git LFS pointer, which stands in the place of the data",
-        "Fetch the data itself (git lfs pull, or download it again).",
-    ),
+    lfs.MARK: ("a Git LFS pointer, which stands in the place of the data", lfs.REMEDY),
 }
 _HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|\?xml)\b", re.IGNORECASE)
 

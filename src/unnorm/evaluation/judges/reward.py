@@ -9,7 +9,7 @@ from unnorm.evaluation.judges.pointwise import Conversation, PointwiseJudge, Sco
 from unnorm.evaluation.judges.special_tokens import neutralise
 from unnorm.foundation.errors import ModelError
 from unnorm.foundation.hashing import hash_tensors
-from unnorm.surgery.base import context_length, load_pretrained
+from unnorm.surgery.base import context_length, load_model, load_pretrained
 
 
 def load_reward(name: str) -> PointwiseJudge:
@@ -19,14 +19,8 @@ def load_reward(name: str) -> PointwiseJudge:
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    loader, options = AutoModelForSequenceClassification, {"dtype": "auto", "use_safetensors": True}
-    model, found = load_pretrained(loader, name, "the reward model", **options, output_loading_info=True)
+    model = load_model(AutoModelForSequenceClassification, name, "the reward model", dtype="auto")
     tokenizer = load_pretrained(AutoTokenizer, name, "the tokenizer of")
-    if found["missing_keys"]:
-        raise ModelError(
-            f"{name!r} lacks {sorted(found['missing_keys'])[0]}, so it is no reward model: its score would be random. "
-            "Give a model that was trained to score answers."
-        )
     if model.config.num_labels != 1:
         raise ModelError(
             f"{name!r} gives {model.config.num_labels} numbers, and which of them is the reward is not known. "

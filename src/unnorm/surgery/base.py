@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from unnorm.foundation import hub, lfs
 from unnorm.foundation.errors import ModelError, SettingsError, first_line
@@ -96,6 +97,17 @@ def load_tokenizer(name: str) -> Any:
 def under_adapters(model: Any) -> Any:
     """The model itself, where `model` is one with peft adapters around it."""
     return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def unwrapped(model: Any) -> Any:
+    """The model itself, where `model` is what torch.compile or a parallel wrapper of torch made of it."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(model, nn.Module) and "_orig_mod" in model._modules:
+            model = model._modules["_orig_mod"]
+        else:
+            return model
 
 
 def context_length(model: Any) -> int | None:

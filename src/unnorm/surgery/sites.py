@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from unnorm.foundation.errors import ModelError, SiteError
+from unnorm.surgery.base import unwrapped
 from unnorm.surgery.data_flow import Flow, trace
 from unnorm.surgery.norm_behaviour import Behaviour, behaviour_of, kind_of, takes_more_than_x, width_of
 from unnorm.surgery.residual_stream import Place, places
@@ -65,6 +66,7 @@ def find_sites(model: nn.Module) -> list[Site]:
     pass was possible, a norm that could take a gate or that holds nothing to tell its width by. Works on swapped
     models too; pass the model before it is wrapped by peft.
     """
+    model = unwrapped(model)
     if hasattr(model, "peft_config"):
         raise ModelError(
             "find_sites was given a PeftModel, whose wrappers hide the norms. Give it the model before "

@@ -10,8 +10,10 @@ from unnorm.foundation.errors import ModelError, SettingsError
 from unnorm.foundation.hashing import digest_tensors, hash_digests
 from unnorm.norms.spec import Norm, NormSpec
 from unnorm.surgery.affine_of import affine_of
+from unnorm.surgery.base import unwrapped
 from unnorm.surgery.calibrate import CalibrationReport, Mode, calibrate, restore_layers
 from unnorm.surgery.correct import Correct
+from unnorm.surgery.finite import check_finite
 from unnorm.surgery.inputs import Inputs
 from unnorm.surgery.patterns import assign
 from unnorm.surgery.sites import Site, find_sites
@@ -88,8 +90,10 @@ def swap_(
     mode, outliers, correct: as in `calibrate`; `correct` changes the weights of linear layers around the sites too.
     inherit: a bare start with the pretrained γ and β instead of 1 and 0.
 
-    Raises `SiteError` if a pattern matches nothing, `ModelError` if the model is swapped already.
+    Raises `SiteError` if a pattern matches nothing, `ModelError` if the model is swapped already or its logits are not
+    finite.
     """
+    model = unwrapped(model)
     before = record_of(model)
     if before is not None and before.sites:
         raise ModelError("this model is swapped already. Undo it with unnorm.unswap_(model), or load the base afresh.")
@@ -99,6 +103,7 @@ def swap_(
         raise SettingsError("a calibration sets γ and β itself: inherit goes with calibrate_on=None.")
     sites = find_sites(model)
     assigned = assign(sites, specs)
+    check_finite(model)
     base_name, base_hash, stands_on = _base_of(model, before)
     chosen = [site for site in sites if site.path in assigned]
     report: CalibrationReport | None = None
@@ -128,6 +133,7 @@ def swap_(
 
 def unswap_(model: nn.Module) -> None:
     """Put the old norms back, in place. Possible until the model is saved; otherwise a `ModelError`."""
+    model = unwrapped(model)
     record = record_of(model)
     if record is None or not record.replaced:
         raise ModelError("there is nothing to undo: the model is not swapped, or was saved, loaded or optimized since.")

@@ -16,6 +16,7 @@ from unnorm.evaluation.judges.special_tokens import neutralise
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.metrics.token_sums import head_only_at
 from unnorm.surgery.base import context_length
+from unnorm.surgery.finite import check_finite, check_logits
 
 _TEMPLATE = "alpaca"
 _MOST_CONTEXT = 2048
@@ -28,6 +29,7 @@ CAVEAT = (
 def load_likelihood(name: str) -> PointwiseJudge:
     """The judge with the reference model `name`: a hub id, a folder or an artefact. Raises as loading it does."""
     model, tokenizer = open_model(name)
+    check_finite(model, repr(name))
     identity = {
         "kind": "likelihood",
         "model": name,
@@ -58,6 +60,7 @@ def mean_log_probability(model: Any, tokenizer: Any, conversation: Conversation)
             continue
         with head_only_at(model.get_output_embeddings(), wanted):
             logits = model(input_ids=window, use_cache=False).logits[0].float()  # [N, V]
+        check_logits(logits, model)
         targets = window[:, 1:][wanted[:, :-1]]
         nats += float(F.cross_entropy(logits, targets, reduction="sum").double())
         tokens += targets.numel()

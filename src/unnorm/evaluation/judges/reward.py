@@ -10,6 +10,7 @@ from unnorm.evaluation.judges.special_tokens import neutralise
 from unnorm.foundation.errors import ModelError
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.surgery.base import context_length, load_model, load_pretrained
+from unnorm.surgery.finite import check_logits
 
 
 def load_reward(name: str) -> PointwiseJudge:
@@ -58,4 +59,6 @@ def _reward(model: Any, tokenizer: Any, questions: tuple[str, ...], answers: tup
         inputs = tokenizer(before, messages[-1]["content"], truncation=True, max_length=min(most, full), verbose=False)
     device = next(model.parameters()).device
     tensors = {name: torch.tensor([values], device=device) for name, values in inputs.items()}
-    return Score(float(model(**tensors).logits[0, 0]), full > most)
+    logits = model(**tensors).logits
+    check_logits(logits, model)
+    return Score(float(logits[0, 0]), full > most)

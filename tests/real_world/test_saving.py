@@ -3,15 +3,18 @@
 import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file
 
 import unnorm
 from conftest import tiny_model, tokens
 from surgery.architectures import architecture, architecture_tokens
 from unnorm import DyT
+from unnorm.artefacts.loading import open_model
 from unnorm.artefacts.saving import refuse_overwriting
 from unnorm.cli.main import run
 from unnorm.foundation.errors import ArtefactError
 from unnorm.surgery.base import load_base
+from unnorm.surgery.dtypes import narrow_, stored_dtype
 
 EXACT = {"rtol": 0, "atol": 0}
 
@@ -226,3 +229,42 @@ def test_a_verb_does_not_write_over_an_artefact(good, tmp_path, capsys):
     assert run(["package", str(tmp_path / "other"), "--out", str(folder)]) == 2
     assert "holds an artefact already" in capsys.readouterr().err
     assert still()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_base_keeps_its_dtype_and_new_norms_are_wide(family, dtype, tmp_path, tokenizer):
+    tiny_model(family).to(dtype).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    name = str(tmp_path / "base")
+    assert stored_dtype(name) == dtype
+    model = load_base(name)  # in fp32, to compute with
+    unnorm.swap_(model, DyT(), calibrate_on=tokens(), correct="readers")
+    wide = logits(model)
+    assert narrow_(model, stored_dtype(name))
+    unnorm.save(model, tmp_path / "m", tokenizer)
+    found = {n: t.dtype for n, t in load_file(tmp_path / "m" / "weights.safetensors").items()}
+    sites = [site.path for site in unnorm.find_sites(model)]
+    assert {d for n, d in found.items() if n.rpartition(".")[0] in sites} == {torch.float32}
+    assert {d for n, d in found.items() if n.rpartition(".")[0] not in sites} == {dtype}
+    sizes = [(tmp_path / f).stat().st_size for f in ("m/weights.safetensors", "base/model.safetensors")]
+    assert sizes[0] < 1.25 * sizes[1]
+    opened, _ = open_model(str(tmp_path / "m"))  # wide again, as a plain base is opened
+    assert {p.dtype for p in opened.parameters()} == {torch.float32}
+    torch.testing.assert_close(logits(opened), wide, rtol=0, atol=0.05 * float(wide.std()))
+
+
+def test_what_is_not_narrow_stays_as_it_is(bases):
+    model = swapped(base=bases["llama"])
+    before = logits(model)
+    assert stored_dtype(bases["llama"]) == torch.float32
+    assert not narrow_(model, torch.float32)
+    torch.testing.assert_close(logits(model), before, **EXACT)
+
+
+def test_a_model_that_would_not_run_so_stays_wide():
+    model = architecture("mamba")
+    unnorm.swap_(model, DyT(), calibrate_on=None)
+    before = logits(model, architecture_tokens())
+    assert not narrow_(model, torch.bfloat16)
+    torch.testing.assert_close(logits(model, architecture_tokens()), before, **EXACT)

@@ -191,8 +191,11 @@ def _by_constant(tensors: list[torch.Tensor], parents: list[Node]) -> bool:
 
 def dummy_inputs(model: nn.Module, device: torch.device) -> dict[str, Any]:
     """Token ids [1, 8] without ids that have a meaning, as padding or images have; no cache."""
-    config = getattr(model, "config", None)
-    settings = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
+    whole = getattr(model, "config", None)
+    config = whole.get_text_config() if hasattr(whole, "get_text_config") else whole
+    settings: dict[str, Any] = {}
+    for part in (whole, config):
+        settings |= part.to_dict() if hasattr(part, "to_dict") else {}
     special = {v for k, value in settings.items() if "token" in k for v in _integers(value)}
     try:
         vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[operator]

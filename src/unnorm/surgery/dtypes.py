@@ -43,7 +43,7 @@ def narrow_(model: Any, dtype: torch.dtype) -> bool:
         for tensor, data in before:
             tensor.data = data
         return False
-    model.config.dtype = dtype
+    model.config.dtype = model.config.get_text_config().dtype = dtype
     return True
 
 

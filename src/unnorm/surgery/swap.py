@@ -56,17 +56,23 @@ class SwapRecord:
 
 @dataclass(frozen=True)
 class SwapReport:
-    """What `swap_` did: the sites it swapped (as they were before), the specs, and the fit where it calibrated."""
+    """What `swap_` did: the sites it swapped (as they were before), the specs, and the fit where it calibrated.
+
+    unreached: paths of the sites that were left alone since a forward pass on token ids does not come by, such as a
+    vision tower's, or cross-attention's of a decoder without its encoder.
+    """
 
     sites: tuple[Site, ...]
     specs: dict[str, NormSpec]
     calibration: CalibrationReport | None
+    unreached: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "sites": [site.to_dict() for site in self.sites],
             "specs": {path: spec.to_dict() for path, spec in self.specs.items()},
             "calibration": self.calibration.to_dict() if self.calibration else None,
+            "unreached": list(self.unreached),
         }
 
 
@@ -82,10 +88,10 @@ def swap_(
 ) -> SwapReport:
     """Replace norms of `model`, in place.
 
-    specs: one spec for every site, or a mapping from site pattern to spec (exact path, else role, else glob, or
-    `re:...`; the first match wins; None leaves a site alone). calibrate_on is required: token ids [B, T], model
-    inputs, an iterable of them, or None for a bare start. New parameters are fp32 on the old ones' device; a norm's
-    output has its input's dtype.
+    specs: one spec for every site that a forward pass on token ids reaches, or a mapping from site pattern to spec
+    (exact path, else role, else glob, or `re:...`; the first match wins; None leaves a site alone; the report names
+    what was not reached). calibrate_on is required: token ids [B, T], model inputs, an iterable of them, or None for a
+    bare start. New parameters are fp32 on the old ones' device; a norm's output has its input's dtype.
 
     mode, outliers, correct: as in `calibrate`; `correct` changes the weights of linear layers around the sites too.
     inherit: a bare start with the pretrained γ and β instead of 1 and 0.
@@ -128,7 +134,8 @@ def swap_(
     )
     record.replaced = place_(model, norms)
     set_record(model, record)
-    return SwapReport(tuple(record.sites), dict(assigned), report)
+    alone = tuple(site.path for site in sites if not site.is_reached and site.path not in assigned)
+    return SwapReport(tuple(record.sites), dict(assigned), report, alone)
 
 
 def unswap_(model: nn.Module) -> None:

@@ -17,6 +17,7 @@ from unnorm.foundation.hashing import digest_tensors, hash_digests
 from unnorm.surgery.base import load_base, load_tokenizer
 from unnorm.surgery.dtypes import widen_
 from unnorm.surgery.swap import set_record
+from unnorm.surgery.vocabulary import embedding_rows, fit_tokenizer_
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def open_model(name: str) -> tuple[Any, Any]:
     Of whatever dtype their files are, two models that are opened so differ in no rounding but that of their weights.
     """
     if is_artefact(name):
-        return widen_(load(name)), load_tokenizer(name)
+        model = widen_(load(name))
+        return model, fit_tokenizer_(load_tokenizer(name), embedding_rows(model), name)
     if is_artefact(Path(name) / "model"):
         read_manifest(Path(name))  # says which folder to give
     return load_base(name), load_tokenizer(name)

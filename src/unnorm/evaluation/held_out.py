@@ -15,6 +15,7 @@ from unnorm.foundation.progress import track
 from unnorm.metrics.token_sums import token_sums
 from unnorm.surgery.base import check_length, context_length, under_adapters
 from unnorm.surgery.finite import check_finite, name_of
+from unnorm.surgery.vocabulary import check_ids
 from unnorm.tuning.packing_probe import packing_is_clean
 
 _TOKENS_A_BATCH = 4096
@@ -49,6 +50,7 @@ def evaluate_batches(model: Any, batches: Iterable[Mapping[str, torch.Tensor]]) 
     try:
         for batch in batches:
             # weights shape what is trained; what is measured is nats per token
+            check_ids(inner, batch["input_ids"])
             here = {name: tensor.to(device) for name, tensor in batch.items() if name != "weights"}
             sums = token_sums(model, inner.get_output_embeddings(), here)
             nats += sums.nats.double().cpu()

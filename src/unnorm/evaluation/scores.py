@@ -18,6 +18,7 @@ from unnorm.metrics.token_scores import positions_at_once, token_scores
 from unnorm.metrics.token_sums import IGNORED
 from unnorm.surgery.base import under_adapters
 from unnorm.surgery.finite import check_finite, name_of
+from unnorm.surgery.vocabulary import check_ids
 
 SUMS = ("nats", "tokens", "top1", "top5", "bytes")
 _CHUNK = 64  # conversations packed together
@@ -105,6 +106,7 @@ class _Scorer:
 
     def _scored(self, batch: Sequence[list[Encoded]]) -> Iterator[tuple[Encoded, np.ndarray, np.ndarray]]:
         made = collate_packed(batch, self.length, self.pad_id) if self.packed else collate_padded(batch, self.pad_id)
+        check_ids(self.inner, made["input_ids"])
         inputs = {n: t.to(self.device) for n, t in made.items() if n in ("input_ids", "position_ids", "attention_mask")}
         scored = torch.zeros_like(made["input_ids"], dtype=torch.bool)
         for number, row in enumerate(batch):

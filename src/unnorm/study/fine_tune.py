@@ -28,6 +28,7 @@ from unnorm.study.view import SCORES
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.recover import RecoverReport
 from unnorm.surgery.swap import SwapReport
+from unnorm.surgery.vocabulary import check_ids
 from unnorm.tuning import checkpoint
 from unnorm.tuning.run_log import RunLog
 from unnorm.tuning.site_monitor import SiteMonitor
@@ -133,6 +134,9 @@ def _prepare(
     source = bench.source(settings.data, settings.model)
     validation = bench.validation_rows(settings.data, settings.model, settings.evaluation_tokens)
     train = bench.train_rows(settings.data, settings.model, settings.training.tokens, settings.seed)
+    encoded = {id(item): item for row in (*train.rows, *validation.rows) for item in row}
+    for item in encoded.values():
+        check_ids(bench.base(settings.model).model, item.ids)
     say(f"data understood as {', '.join(sorted(set(source.reading.formats.values())))}")
     say(
         f"{train.tokens:,} tokens to train on in {len(train.rows):,} rows, {validation.tokens:,} to evaluate on; "

@@ -16,6 +16,7 @@ from unnorm.foundation.errors import ModelError, SettingsError, first_line
 from unnorm.foundation.hub_errors import explain
 from unnorm.surgery.finite import check_weights
 from unnorm.surgery.loaded_weights import check_loaded
+from unnorm.surgery.vocabulary import fit_tokenizer_
 
 _INSTEAD = "Give a folder that holds config.json and safetensors weights, or a name on the hub."
 _READ = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
@@ -82,7 +83,7 @@ def bars_on_a_terminal_only() -> None:
 
 def load_tokenizer(name: str) -> Any:
     """The tokenizer of `name` (a hub id or folder, as for `load_base`). It must have an end-of-text token, which ends
-    every answer."""
+    every answer; if its pad token has no embedding in the model of that name, it pads with the end-of-text token."""
     from transformers import AutoTokenizer
 
     tokenizer = load_pretrained(AutoTokenizer, name, "the tokenizer of")
@@ -91,7 +92,20 @@ def load_tokenizer(name: str) -> Any:
             f"the tokenizer of {name!r} has no eos token, so answers could not be ended. "
             "Set eos_token in its tokenizer_config.json."
         )
-    return tokenizer
+    rows = _rows_in_configuration(name)
+    return tokenizer if rows is None else fit_tokenizer_(tokenizer, rows, name)
+
+
+def _rows_in_configuration(name: str) -> int | None:
+    """How many embeddings the model beside a tokenizer has; None where no model lies there."""
+    from transformers import AutoConfig
+
+    try:
+        config = load_pretrained(AutoConfig, name, "the configuration of")
+    except ModelError:  # a tokenizer alone, or beside an adapter
+        return None
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    return rows if isinstance(rows, int) else None
 
 
 def under_adapters(model: Any) -> Any:

@@ -28,6 +28,7 @@ from unnorm.surgery.parallel import fit_parallel
 from unnorm.surgery.passes import hooked, run
 from unnorm.surgery.site_sample import SiteSample, sample_site
 from unnorm.surgery.sites import Site
+from unnorm.surgery.vocabulary import check_ids
 
 _FEW = 8  # tokens
 Mode = Literal["one-pass", "sequential", "parallel"]
@@ -101,6 +102,8 @@ def calibrate(
     if correct != "none" and mode != "one-pass":
         raise SettingsError(f"layers can be corrected in one pass only, not in mode {mode!r}. Use mode='one-pass'.")
     batches = [as_one_batch(data)] if mode == "one-pass" else as_batches(data)
+    for batch in batches:
+        check_ids(model, batch["input_ids"])
     batches = [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
     centred = {site.path: site.kind.startswith("layernorm") for site in sites}
     norms: dict[str, Norm] = {}

@@ -17,6 +17,7 @@ from unnorm.foundation.hashing import hash_tensors
 from unnorm.metrics.token_sums import head_only_at
 from unnorm.surgery.base import context_length
 from unnorm.surgery.finite import check_finite, check_logits
+from unnorm.surgery.vocabulary import check_ids
 
 _TEMPLATE = "alpaca"
 _MOST_CONTEXT = 2048
@@ -48,6 +49,7 @@ def mean_log_probability(model: Any, tokenizer: Any, conversation: Conversation)
     scored once, and with half a window before it.
     """
     ids, judged = _encode(conversation, tokenizer)
+    check_ids(model, ids)
     size = min(_MOST_CONTEXT, context_length(model) or _MOST_CONTEXT)
     device = next(model.parameters()).device
     nats, tokens = 0.0, 0

@@ -11,6 +11,7 @@ from unnorm.foundation.errors import ModelError
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.surgery.base import context_length, load_model, load_pretrained
 from unnorm.surgery.finite import check_logits
+from unnorm.surgery.vocabulary import check_ids
 
 
 def load_reward(name: str) -> PointwiseJudge:
@@ -59,6 +60,7 @@ def _reward(model: Any, tokenizer: Any, questions: tuple[str, ...], answers: tup
         inputs = tokenizer(before, messages[-1]["content"], truncation=True, max_length=min(most, full), verbose=False)
     device = next(model.parameters()).device
     tensors = {name: torch.tensor([values], device=device) for name, values in inputs.items()}
+    check_ids(model, tensors["input_ids"])
     logits = model(**tensors).logits
     check_logits(logits, model)
     return Score(float(logits[0, 0]), full > most)

@@ -23,6 +23,7 @@ from unnorm.foundation.progress import Bar
 from unnorm.surgery.base import context_length
 from unnorm.surgery.finite import check_finite
 from unnorm.surgery.sites import find_sites
+from unnorm.surgery.vocabulary import check_ids
 
 AGAIN, NO_NORMS = "the same again", "no norms"
 _LEAST, _MOST = 12, 2000  # blocks
@@ -67,6 +68,8 @@ def compare_latency(
         raise SettingsError("the workload prompts needs prompts: token ids.")
     for name, model in models.items():
         check_finite(model, name)
+        for ids in prompts:
+            check_ids(model, list(ids))
     started = time.monotonic()
     reference = next(iter(models))
     timed: dict[str, Any] = {**models, AGAIN: models[reference]}

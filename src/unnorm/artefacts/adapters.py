@@ -21,6 +21,8 @@ from unnorm.surgery.swap import SwapRecord
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 _DEFAULT = "default"
+_WRAPPERS = ("base_layer", "original_module", "token_adapter")
+"""What peft's wrappers call the module inside them; around a module of several adapted parameters they are nested."""
 NO_BASE = "./the-base/is-a-swapped-model/see-README.md"
 """What peft's own configuration names as base where the swapped base lies nowhere: never a folder, nor a hub id."""
 
@@ -37,7 +39,7 @@ def base_tensors(model: nn.Module, adapters: Iterable[str]) -> Mapping[str, torc
     for name, tensor in model.state_dict().items():
         if theirs.intersection(name.split(".")):
             continue
-        state[name.replace(".base_layer.", ".").replace(".original_module.", ".")] = tensor
+        state[".".join(part for part in name.split(".") if part not in _WRAPPERS)] = tensor
     return state
 
 
@@ -128,7 +130,8 @@ def _norm_tensors(model: nn.Module, record: SwapRecord) -> dict[str, torch.Tenso
     tensors = {}
     for path in [site.path for site in record.sites] + record.corrected:
         module = model.get_submodule(path)
-        module = getattr(module, "original_module", getattr(module, "base_layer", module))
+        while inside := [module.get_submodule(name) for name in _WRAPPERS if name in module._modules]:
+            module = inside[0]
         for name, tensor in module.state_dict().items():
             tensors[f"{path}.{name}"] = tensor.contiguous()
     return tensors

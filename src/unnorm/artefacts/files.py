@@ -4,6 +4,7 @@ from pathlib import Path
 
 from unnorm.artefacts.manifest import NAME, File
 from unnorm.artefacts.weights import SHOW_FROM
+from unnorm.foundation import lfs
 from unnorm.foundation.errors import ArtefactError
 from unnorm.foundation.hashing import digest_file
 from unnorm.foundation.progress import Bar
@@ -25,6 +26,8 @@ def check_files(folder: Path, files: dict[str, File]) -> None:
             raise ArtefactError(f"{path} is a link, which no artefact has. Copy the file itself there.")
         if not path.is_file():
             raise ArtefactError(f"{folder} is not whole: {name} is missing. Save the model again.")
+        if lfs.is_pointer(path) and path.stat().st_size != file.bytes:
+            raise ArtefactError(f"{path} is a Git LFS pointer, not the file itself. {lfs.REMEDY}")
         size = path.stat().st_size
         if size != file.bytes:
             what = "cut short" if size < file.bytes else "longer than it was"

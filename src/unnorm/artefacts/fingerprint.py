@@ -1,6 +1,7 @@
 """The fingerprint of a model: some of its fp32 logits on fixed token ids. It tells a right load from a wrong one."""
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -28,6 +29,11 @@ class Fingerprint(BaseModel):
         """Largest absolute difference to another one; infinite where the shapes differ."""
         mine, theirs = torch.tensor(self.logits), torch.tensor(other.logits)
         return float((mine - theirs).abs().max()) if mine.shape == theirs.shape else float("inf")
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every logit is a number."""
+        return all(math.isfinite(value) for row in self.logits for value in row)
 
     def holds_for(self, other: "Fingerprint") -> bool:
         """Whether the two are equal within the tolerance. A NaN is equal to nothing."""

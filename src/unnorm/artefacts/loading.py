@@ -15,7 +15,9 @@ from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, SettingsError
 from unnorm.foundation.hashing import digest_tensors, hash_digests
 from unnorm.surgery.base import load_base, load_tokenizer
+from unnorm.surgery.dtypes import widen_
 from unnorm.surgery.swap import set_record
+from unnorm.surgery.vocabulary import embedding_rows, fit_tokenizer_
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,13 @@ def check(folder: str | Path, base: str | None = None, *, device_map: DeviceMap 
 
 
 def open_model(name: str) -> tuple[Any, Any]:
-    """The model and tokenizer of `name`: an artefact's folder, or a plain model's folder or hub id (in fp32)."""
+    """The model, in fp32, and the tokenizer of `name`: an artefact's folder, or a plain model's folder or hub id.
+
+    Of whatever dtype their files are, two models that are opened so differ in no rounding but that of their weights.
+    """
     if is_artefact(name):
-        return load(name), load_tokenizer(name)
+        model = widen_(load(name))
+        return model, fit_tokenizer_(load_tokenizer(name), embedding_rows(model), name)
     if is_artefact(Path(name) / "model"):
         read_manifest(Path(name))  # says which folder to give
     return load_base(name), load_tokenizer(name)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from unnorm.artefacts.fingerprint import Fingerprint
-from unnorm.foundation import hub
+from unnorm.foundation import hub, lfs
 from unnorm.foundation.errors import ArtefactError
 from unnorm.surgery.sites import Site
 
@@ -119,6 +119,8 @@ def read_manifest(folder: Path) -> Manifest:
         )
     if path.stat().st_size > _MAX_BYTES:
         raise ArtefactError(f"{path} is larger than any manifest can be; it is damaged or not ours.")
+    if lfs.is_pointer(path):
+        raise ArtefactError(f"{path} is a Git LFS pointer, not the file itself. {lfs.REMEDY}")
     try:
         content = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
@@ -134,6 +136,18 @@ def read_manifest(folder: Path) -> Manifest:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise ArtefactError(f"{path} is not a manifest of version {VERSION}: {where}: {first['msg']}.") from error
+
+
+def manifest_of(content: dict[str, Any], files: dict[str, File]) -> Manifest:
+    """The manifest of `content` and `files`; what could not be read again is an `ArtefactError`."""
+    try:
+        return Manifest.model_validate({**content, "files": files})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise ArtefactError(
+            f"this model cannot be saved as an artefact: {where} = {str(first['input'])[:80]!r}: {first['msg']}."
+        ) from error
 
 
 def library_versions() -> dict[str, str]:

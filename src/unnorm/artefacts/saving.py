@@ -9,19 +9,23 @@ a swapped model would give wrong logits in silence. An adapter's folder holds pe
 from pathlib import Path
 from typing import Any
 
-from unnorm.artefacts.adapters import base_digests, write_adapters
+from unnorm.artefacts.adapters import base_digests, base_tensors, write_adapters
 from unnorm.artefacts.buffers import as_loaded
 from unnorm.artefacts.files import inventory
-from unnorm.artefacts.fingerprint import fingerprint
-from unnorm.artefacts.manifest import NAME, Base, Manifest, SiteEntry, library_versions
+from unnorm.artefacts.fingerprint import Fingerprint, fingerprint
+from unnorm.artefacts.manifest import NAME, Base, SiteEntry, library_versions, manifest_of
+from unnorm.artefacts.savable import check_adapters, check_layout, check_state
 from unnorm.artefacts.weights import SHARD, stored_tensors, write_tensors
 from unnorm.artefacts.whole import MODEL_WEIGHTS
 from unnorm.foundation import atomic
-from unnorm.foundation.errors import ArtefactError
+from unnorm.foundation.errors import ArtefactError, ModelError
 from unnorm.foundation.hashing import digest_tensors, hash_digests
-from unnorm.surgery.base import under_adapters
-from unnorm.surgery.optimize import is_optimized
+from unnorm.surgery.base import under_adapters, unwrapped
+from unnorm.surgery.finite import check_weights, name_of
 from unnorm.surgery.swap import SwapRecord, record_of, settle_
+
+_NONE_YET = Fingerprint(logits=[], tolerance=1.0)
+"""In the place of a fingerprint while it is not known whether the rest can be saved."""
 
 
 def is_artefact(name: str | Path) -> bool:
@@ -32,18 +36,19 @@ def is_artefact(name: str | Path) -> bool:
 def save(model: Any, out: str | Path, tokenizer: Any = None, *, shard: str = SHARD) -> None:
     """Save `model` (swapped, unswapped, or a PeftModel on either) into the folder `out`, atomically.
 
-    After it a swap can no longer be undone. An artefact that stands there is replaced; any other folder that is not
-    empty is an `ArtefactError`, and so is an adapter whose base was changed since it was loaded. shard: the largest
-    file of a whole model's weights ("5GB", "200MB"). Raises `DiskError` if the disk is full or the folder cannot be
-    written.
+    After it a swap can no longer be undone. Of a compiled model the model itself is saved. An artefact that stands
+    there is replaced, once the new one is whole; any other folder that is not empty is an `ArtefactError`, and so is an
+    adapter whose base was changed since it was loaded, and whatever else `load` would refuse. shard: the largest file
+    of a whole model's weights ("5GB", "200MB"). Raises `ModelError` if the logits are not finite, `DiskError` if the
+    disk is full or the folder cannot be written.
     """
     out = Path(out)
     check_place(out)
-    if is_optimized(under_adapters(model)):
-        raise ArtefactError(
-            "this model was optimized: its weights no longer fit the architecture that would load them. Save it before "
-            "unnorm.optimize_, and optimize what unnorm.load gives."
-        )
+    model = unwrapped(model)
+    if hasattr(model, "peft_config"):
+        check_adapters(model)
+    check_state(under_adapters(model), record_of(under_adapters(model)))
+    check_weights(model)
     if hasattr(model, "peft_config"):
         _save_adapters(model, out, tokenizer)
     else:
@@ -56,6 +61,14 @@ def check_place(out: Path) -> None:
         raise ArtefactError(f"{out} exists and is no artefact of unnorm, so it is not replaced. Give another folder.")
 
 
+def refuse_overwriting(out: str | Path) -> None:
+    """Refuse to write where anything stands, an artefact too: for a verb that was not asked to replace it."""
+    out = Path(out)
+    check_place(out)
+    if is_artefact(out):
+        raise ArtefactError(f"{out} holds an artefact already. Give another folder, or delete that one first.")
+
+
 def _save_whole(model: Any, out: Path, tokenizer: Any, shard: str) -> None:
     tensors, tied = stored_tensors(model)
     digests = digest_tensors(tensors)
@@ -65,8 +78,9 @@ def _save_whole(model: Any, out: Path, tokenizer: Any, shard: str) -> None:
         hash=record.base_hash if record else hash_digests(digests),
     )
     content = {**_common(model, record), "kind": "model", "base": base, "tensors": digests, "tied": tied}
+    check_layout(model, tensors, manifest_of({**content, "fingerprint": _NONE_YET}, {}))
     with as_loaded(model):
-        content["fingerprint"] = fingerprint(model)
+        content["fingerprint"] = _fingerprint(model)
     with atomic.folder(out) as folder:
         write_tensors(tensors, folder, MODEL_WEIGHTS, shard)
         model.config.save_pretrained(str(folder))
@@ -85,11 +99,13 @@ def _save_adapters(model: Any, out: Path, tokenizer: Any) -> None:
         artefact=stands_on is not None and stands_on.artefact,
     )
     content = {**_common(inner, record), "kind": "adapter", "base": base, "tensors": digests}
+    check_layout(inner, base_tensors(inner, model.peft_config), manifest_of({**content, "fingerprint": _NONE_YET}, {}))
     with as_loaded(inner):
-        content["fingerprint"] = fingerprint(model)
-        content["adapters"] = {name: fingerprint(model, name) for name in model.peft_config}
+        content["fingerprint"] = _fingerprint(model)
+        content["adapters"] = {name: _fingerprint(model, name) for name in model.peft_config}
+    manifest = manifest_of(content, {})
     with atomic.folder(out) as folder:
-        write_adapters(model, inner, record, Manifest(**content, files={}), folder)
+        write_adapters(model, inner, record, manifest, folder)
         finish(folder, inner, tokenizer, content)
     settle_(inner)
 
@@ -100,8 +116,19 @@ def finish(folder: Path, inner: Any, tokenizer: Any, content: dict[str, Any]) ->
         inner.generation_config.save_pretrained(str(folder))
     if tokenizer is not None:
         tokenizer.save_pretrained(str(folder))
-    manifest = Manifest(**content, files=inventory(folder))
+    manifest = manifest_of(content, inventory(folder))
     atomic.write_json(folder / NAME, manifest.model_dump())
+
+
+def _fingerprint(model: Any, adapter: str | None = None) -> Fingerprint:
+    found = fingerprint(model, adapter)
+    if not found.is_finite:
+        worn = f" with its adapter {adapter!r}" if adapter else ""
+        raise ModelError(
+            f"the logits are not finite: {name_of(under_adapters(model))}{worn} computes NaN or infinity, though its "
+            "weights are finite. Nothing was saved."
+        )
+    return found
 
 
 def _common(inner: Any, record: SwapRecord | None) -> dict[str, Any]:

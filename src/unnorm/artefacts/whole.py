@@ -1,6 +1,7 @@
 """Build a whole swapped model from a folder: from its configuration and safetensors alone, no code of anyone's run."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,13 +139,22 @@ def check_architecture(model: Any, manifest: Manifest, folder: Path) -> None:
 
 
 def _check_shapes(outline: nn.Module, found: dict[str, tuple[int, ...]], manifest: Manifest, folder: Path) -> None:
+    if different := difference(outline, found, manifest.tied):
+        raise ArtefactError(f"the weights in {folder} do not fit its manifest and configuration: {different}.")
+
+
+def difference(outline: nn.Module, found: dict[str, tuple[int, ...]], tied: Mapping[str, str]) -> str:
+    """How weights of the shapes `found` differ from those of `outline`, in words; empty where they do not.
+
+    tied: names that are not among `found`, since they share another name's tensor.
+    """
     wanted = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
-    for name, other in manifest.tied.items():
+    for name, other in tied.items():
         if name not in wanted or other not in wanted or wanted[name] != wanted[other] or name in found:
-            raise ArtefactError(f"{folder}: the manifest ties {name!r} to {other!r}, which this model does not do.")
+            return f"it ties {name!r} to {other!r}, which this model does not do"
         del wanted[name]
     if found == wanted:
-        return
+        return ""
     lists = {"missing": sorted(wanted.keys() - found.keys()), "unknown": sorted(found.keys() - wanted.keys())}
     shapes = [
         f"{name} is {list(found[name])}, not {list(wanted[name])}"
@@ -152,6 +162,4 @@ def _check_shapes(outline: nn.Module, found: dict[str, tuple[int, ...]], manifes
         if found[name] != wanted[name]
     ]
     parts = [f"{len(names)} {what}, {names[0]} first" for what, names in lists.items() if names]
-    raise ArtefactError(
-        f"the weights in {folder} do not fit its manifest and configuration: {'; '.join(parts + shapes[:1])}."
-    )
+    return "; ".join(parts + shapes[:1])

@@ -34,6 +34,7 @@ def package(
     """
     from unnorm.artefacts.package import package as make
     from unnorm.artefacts.package import push as upload
+    from unnorm.artefacts.saving import refuse_overwriting
     from unnorm.foundation.errors import SettingsError
     from unnorm.study.card import card_numbers
 
@@ -41,6 +42,7 @@ def package(
         raise SettingsError("--adapter names one to merge, --keep-adapters merges none. Give one of them.")
     if public and push is None:
         raise SettingsError("--public goes with --push.")
+    refuse_overwriting(out)
     numbers = card_numbers(artefact)
     manifest = make(
         artefact,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from unnorm.cli.output import JsonOption, emit_json, emit_table
+from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 
 SITES_EXAMPLE = "Example: [bold]unnorm sites EleutherAI/pythia-14m[/bold]"
 
@@ -26,6 +26,7 @@ def sites(model: Model, json: JsonOption = False) -> None:
     title = f"{len(found)} norm sites of {model}"
     if found[0].order_is == "module":
         title += " (in module order: the model does not run on token ids alone)"
+    unreached = sum(not site.is_reached for site in found)
     columns = ["path", "kind", "role", "residual", "affine", "width", "ε"]
     letters = {"weight, bias": "γ, β", "weight": "γ", "bias": "β"}
     rows = [
@@ -33,3 +34,8 @@ def sites(model: Model, json: JsonOption = False) -> None:
         for s in found
     ]
     emit_table(title, columns, rows, 5, compact=True)
+    if unreached:
+        say(
+            f"token ids alone do not reach the last {unreached}: outside the language model, or cross-attention; "
+            "a swap leaves them alone unless they are named"
+        )

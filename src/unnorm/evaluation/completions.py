@@ -9,6 +9,7 @@ import torch
 from unnorm.evaluation.batching_probe import batching_is_clean
 from unnorm.evaluation.sampling import GumbelSampler
 from unnorm.surgery.base import context_length
+from unnorm.surgery.vocabulary import check_ids
 
 
 class Ask(NamedTuple):
@@ -76,6 +77,8 @@ def _answer(model: Any, tokenizer: Any, asks: Sequence[Ask], room: int, max_new_
     length = max(map(len, kept))
     ends = _ends(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
+    for row in kept:
+        check_ids(model, [pad, *row])
     tokens = torch.full((len(asks), length), pad, device=device)
     mask = torch.zeros_like(tokens)
     for number, row in enumerate(kept):

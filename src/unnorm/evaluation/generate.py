@@ -25,6 +25,7 @@ from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError
 from unnorm.foundation.hashing import hash_tensors, hash_text
 from unnorm.foundation.progress import Bar
+from unnorm.surgery.finite import check_finite
 from unnorm.tuning.run_log import RunLog
 
 SETTINGS = ".settings.json"
@@ -68,8 +69,9 @@ def generate(
     render: the text that asks for an answer to messages which end in a question; template: its identity.
     temperature: `greedy`, `fastchat` (by category) or a number; each answer draws from its own seed, so that it does
     not depend on the batch. replace: begin afresh where `out` was made with other settings, which is else an
-    `ArtefactError`.
+    `ArtefactError`. Raises `ModelError` for a model whose logits are not finite.
     """
+    check_finite(model)
     started = time.perf_counter()
     model_hash = hash_tensors(model.state_dict())
     settings = {

@@ -1,5 +1,6 @@
 """Held-out loss: the sum of nats over the number of tokens, whatever the batches were."""
 
+import math
 import time
 import warnings
 from collections.abc import Iterable, Mapping
@@ -10,10 +11,12 @@ import torch
 
 from unnorm.data.prepare import Rows, Source
 from unnorm.data.settings import DataSettings
-from unnorm.foundation.errors import DataError
+from unnorm.foundation.errors import DataError, NonFiniteError
 from unnorm.foundation.progress import track
 from unnorm.metrics.token_sums import token_sums
 from unnorm.surgery.base import check_length, context_length, under_adapters
+from unnorm.surgery.finite import check_finite, name_of
+from unnorm.surgery.vocabulary import check_ids
 from unnorm.tuning.packing_probe import packing_is_clean
 
 _TOKENS_A_BATCH = 4096
@@ -34,7 +37,10 @@ class HeldOut:
 
 @torch.no_grad()
 def evaluate_batches(model: Any, batches: Iterable[Mapping[str, torch.Tensor]]) -> HeldOut:
-    """Loss over batches of `input_ids`, `labels` [B, T] and other model inputs. The model is left in its mode."""
+    """Loss over batches of `input_ids`, `labels` [B, T] and other model inputs. The model is left in its mode.
+
+    Raises `NonFiniteError` where the logits are not finite.
+    """
     started = time.perf_counter()
     inner = under_adapters(model)
     device = next(model.parameters()).device
@@ -45,6 +51,7 @@ def evaluate_batches(model: Any, batches: Iterable[Mapping[str, torch.Tensor]]) 
     try:
         for batch in batches:
             # weights shape what is trained; what is measured is nats per token
+            check_ids(inner, batch["input_ids"])
             here = {name: tensor.to(device) for name, tensor in batch.items() if name != "weights"}
             sums = token_sums(model, inner.get_output_embeddings(), here)
             nats += sums.nats.double().cpu()
@@ -53,6 +60,11 @@ def evaluate_batches(model: Any, batches: Iterable[Mapping[str, torch.Tensor]]) 
         model.train(was_training)
     if tokens == 0:
         raise DataError("there is no labelled token to evaluate on: every label is -100.")
+    if not math.isfinite(float(nats)):
+        raise NonFiniteError(
+            f"the logits are not finite on the held-out tokens: the loss of {name_of(inner)} is {float(nats)}. What "
+            "was trained has diverged (lower the learning rate), or its weights do not fit this precision (use fp32)."
+        )
     return HeldOut(float(nats) / tokens, correct / tokens, tokens, time.perf_counter() - started)
 
 
@@ -75,8 +87,10 @@ def evaluate(
 
     data: a known name, file or hub id (its held-out part, about `tokens` tokens of it, needs `tokenizer`; a
     `UserWarning` says if it has fewer), the same as `DataSettings`, or batches of `input_ids` and `labels` [B, T] (a
-    label of -100 does not count; labels are not shifted by the caller). Raises `DataError` for what cannot be used.
+    label of -100 does not count; labels are not shifted by the caller). Raises `DataError` for data that cannot be
+    used, `ModelError` for a model whose logits are not finite.
     """
+    check_finite(model)
     if isinstance(data, str):
         data = DataSettings(source=data, max_length=min(256, context_length(model) or 256))
     if not isinstance(data, DataSettings):

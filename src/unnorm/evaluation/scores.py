@@ -13,9 +13,12 @@ import torch
 
 from unnorm.data.encode import Encoded
 from unnorm.data.packing import collate_packed, collate_padded, pack
+from unnorm.foundation.errors import NonFiniteError
 from unnorm.metrics.token_scores import positions_at_once, token_scores
 from unnorm.metrics.token_sums import IGNORED
 from unnorm.surgery.base import under_adapters
+from unnorm.surgery.finite import check_finite, name_of
+from unnorm.surgery.vocabulary import check_ids
 
 SUMS = ("nats", "tokens", "top1", "top5", "bytes")
 _CHUNK = 64  # conversations packed together
@@ -62,8 +65,10 @@ def score(
 ) -> Scores:
     """Score every conversation of `items`, in their order. The model is left in its mode.
 
-    Under torch.distributed each process takes its share of the conversations, and all get the whole.
+    Under torch.distributed each process takes its share of the conversations, and all get the whole. Raises
+    `ModelError` for a model whose logits are not finite, `NonFiniteError` where they become so on a conversation.
     """
+    check_finite(model)
     inner = under_adapters(model)
     scorer = _Scorer(model, inner, tokenizer, max_length, packed, tokenizer.eos_token_id if pad_id is None else pad_id)
     rank, world = _place()
@@ -101,6 +106,7 @@ class _Scorer:
 
     def _scored(self, batch: Sequence[list[Encoded]]) -> Iterator[tuple[Encoded, np.ndarray, np.ndarray]]:
         made = collate_packed(batch, self.length, self.pad_id) if self.packed else collate_padded(batch, self.pad_id)
+        check_ids(self.inner, made["input_ids"])
         inputs = {n: t.to(self.device) for n, t in made.items() if n in ("input_ids", "position_ids", "attention_mask")}
         scored = torch.zeros_like(made["input_ids"], dtype=torch.bool)
         for number, row in enumerate(batch):
@@ -111,6 +117,11 @@ class _Scorer:
         head = self.inner.get_output_embeddings()
         found = token_scores(self.model, head, inputs, scored.to(self.device), self.vocabulary)
         nats, rank = found.nats.numpy(), found.rank.numpy()
+        if not np.isfinite(nats).all():
+            raise NonFiniteError(
+                f"the logits are not finite on some of the text: {name_of(self.inner)} gives a token a loss of NaN or "
+                "infinity. Its weights may not fit this precision: use fp32."
+            )
         at = 0
         for row in batch:
             for item in row:

@@ -105,7 +105,7 @@ def cell_of(settings: CellSettings, bench: Workbench) -> tuple[str, dict[str, An
 
 def set_up(model: Any, settings: CellSettings) -> tuple[Any, Trainable, list[str]]:
     """Make a start train what the cell's strategy says: the model, what trains, and the paths of all its norm sites."""
-    sites = find_sites(model)
+    sites = [site for site in find_sites(model) if site.is_reached]  # what no text reaches learns nothing from it
     chosen = settings.training.train_sites
     trained = select(sites, chosen) if chosen is not None else sites
     model, trainable = apply_strategy(

@@ -27,6 +27,7 @@ from unnorm.study.failures import failure_of, free_memory, let_go
 from unnorm.study.start import Started
 from unnorm.study.view import SCORES
 from unnorm.study.workbench import Workbench
+from unnorm.surgery.vocabulary import check_ids
 from unnorm.tuning import checkpoint
 from unnorm.tuning.run_log import RunLog
 from unnorm.tuning.site_monitor import SiteMonitor, active_norms
@@ -135,6 +136,9 @@ def _prepare(
     source = bench.source(settings.data, settings.model)
     validation = bench.validation_rows(settings.data, settings.model, settings.evaluation_tokens)
     train = bench.train_rows(settings.data, settings.model, settings.training.tokens, settings.seed)
+    encoded = {id(item): item for row in (*train.rows, *validation.rows) for item in row}
+    for item in encoded.values():
+        check_ids(bench.base(settings.model).model, item.ids)
     say(f"data understood as {', '.join(sorted(set(source.reading.formats.values())))}")
     say(f"{train.tokens:,} tokens to train on in {len(train.rows):,} rows: {train.share.trained}")
     say(f"to evaluate on: {validation.share.held_out}")

@@ -1,5 +1,6 @@
 """Load a pretrained base and its tokenizer from the hub or a folder, with errors that say what to do."""
 
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -8,23 +9,44 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from unnorm.foundation import hub
+from unnorm.foundation import hub, lfs
 from unnorm.foundation.errors import ModelError, SettingsError, first_line
 from unnorm.foundation.hub_errors import explain
+from unnorm.surgery.finite import check_weights
+from unnorm.surgery.loaded_weights import check_loaded
+from unnorm.surgery.vocabulary import fit_tokenizer_
 
 _INSTEAD = "Give a folder that holds config.json and safetensors weights, or a name on the hub."
+_READ = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
+"""The files of a model and its tokenizer that may be read."""
 
 
 def load_base(name: str, dtype: torch.dtype | str = torch.float32) -> Any:
     """The causal language model `name` in eval mode, in `dtype` ("auto": as it was saved).
 
     name: a folder, or a hub id, which may end in @revision (a branch, a tag or a commit). Safetensors only, remote code
-    off. Anything that prevents loading is a `ModelError`.
+    off. Anything that prevents loading is a `ModelError`, and so is what `load_model` refuses.
     """
     from transformers import AutoModelForCausalLM
 
-    return load_pretrained(AutoModelForCausalLM, name, "the model", dtype=dtype, use_safetensors=True).eval()
+    return load_model(AutoModelForCausalLM, name, "the model", dtype=dtype)
+
+
+def load_model(loader: Any, name: str, what: str, *, dtype: torch.dtype | str) -> Any:
+    """The model that the Auto class `loader` makes of `name`, in eval mode, every weight of it from the files.
+
+    A weight that is missing, that the architecture has no place for, or that is of another size there, is a
+    `ModelError` that names it, and so is one that is not finite. What the architecture declares (tied weights, buffers
+    that are computed, keys that its class ignores) is no such weight.
+    """
+    options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    with _without_its_report():
+        model, found = load_pretrained(loader, name, what, **options)
+    check_loaded(model, found, f"{what} {name!r}")
+    check_weights(model, f"{what} {name!r}")
+    return model.eval()
 
 
 def load_pretrained(loader: Any, name: str, what: str, **options: Any) -> Any:
@@ -45,22 +67,23 @@ def load_pretrained(loader: Any, name: str, what: str, **options: Any) -> Any:
     except Exception as error:  # transformers, the hub and safetensors each raise their own kinds
         why = f"{first_line(error)} {_INSTEAD}" if folder.is_dir() else explain(error, name)
         raise ModelError(f"cannot load {what} {name!r}: {why}") from error
-    if hub.parse(name).revision is not None and hasattr(loaded, "config"):
-        loaded.config._name_or_path = name
+    made = loaded[0] if isinstance(loaded, tuple) else loaded
+    if hub.parse(name).revision is not None and hasattr(made, "config"):
+        made.config._name_or_path = name
     return loaded
 
 
 def bars_on_a_terminal_only() -> None:
     """Keep transformers' progress bars out of logs and pipes."""
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
     if not sys.stderr.isatty():
-        logging.disable_progress_bar()
+        disable_progress_bar()
 
 
 def load_tokenizer(name: str) -> Any:
     """The tokenizer of `name` (a hub id or folder, as for `load_base`). It must have an end-of-text token, which ends
-    every answer."""
+    every answer; if its pad token has no embedding in the model of that name, it pads with the end-of-text token."""
     from transformers import AutoTokenizer
 
     tokenizer = load_pretrained(AutoTokenizer, name, "the tokenizer of")
@@ -69,12 +92,36 @@ def load_tokenizer(name: str) -> Any:
             f"the tokenizer of {name!r} has no eos token, so answers could not be ended. "
             "Set eos_token in its tokenizer_config.json."
         )
-    return tokenizer
+    rows = _rows_in_configuration(name)
+    return tokenizer if rows is None else fit_tokenizer_(tokenizer, rows, name)
+
+
+def _rows_in_configuration(name: str) -> int | None:
+    """How many embeddings the model beside a tokenizer has; None where no model lies there."""
+    from transformers import AutoConfig
+
+    try:
+        config = load_pretrained(AutoConfig, name, "the configuration of")
+    except ModelError:  # a tokenizer alone, or beside an adapter
+        return None
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    return rows if isinstance(rows, int) else None
 
 
 def under_adapters(model: Any) -> Any:
     """The model itself, where `model` is one with peft adapters around it."""
     return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def unwrapped(model: Any) -> Any:
+    """The model itself, where `model` is what torch.compile or a parallel wrapper of torch made of it."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(model, nn.Module) and "_orig_mod" in model._modules:
+            model = model._modules["_orig_mod"]
+        else:
+            return model
 
 
 def context_length(model: Any) -> int | None:
@@ -101,6 +148,18 @@ def without_peft_notice() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _without_its_report() -> Iterator[None]:
+    """Silence what transformers says of weights that are missing or left over: those that matter are refused here."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _check_folder(name: str) -> None:
     path = Path(name).expanduser()
     looks_like_path = name.startswith((".", "/", "~")) or hub.parse(name).repository.count("/") > 1
@@ -108,3 +167,8 @@ def _check_folder(name: str) -> None:
         raise ModelError(f"there is no folder {name!r}. {_INSTEAD}")
     if path.is_dir() and not (path / "config.json").is_file() and not (path / "tokenizer.json").is_file():
         raise ModelError(f"the folder {name!r} holds no config.json, so it is not a model. {_INSTEAD}")
+    if path.is_dir() and (pointers := lfs.pointers(path, _READ)):
+        raise ModelError(
+            f"{path / pointers[0]} is a Git LFS pointer, which stands in the place of the file itself"
+            f"{f', as {len(pointers) - 1} more do' if len(pointers) > 1 else ''}. {lfs.REMEDY}"
+        )

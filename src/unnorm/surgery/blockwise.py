@@ -49,7 +49,10 @@ def fit_blockwise(
     fit: FitSite,
     norms: dict[str, Norm],
 ) -> None:
-    """Fit every site of `paths`, in order, on all batches; the norms are kept in `norms` by `fit`."""
+    """Fit every site of `paths`, in order, on all batches; the norms are kept in `norms` by `fit`.
+
+    Norms that are there already stand at their sites from the start.
+    """
     groups: list[tuple[str, list[str]]] = []
     for path in paths:
         found = _BLOCK.match(path)
@@ -57,7 +60,7 @@ def fit_blockwise(
         if not groups or groups[-1][0] != block or not block:
             groups.append((block, []))
         groups[-1][1].append(path)
-    with tempfile.TemporaryDirectory(prefix="unnorm-") as folder, _converted(model, norms, paths):
+    with tempfile.TemporaryDirectory(prefix="unnorm-") as folder, _converted(model, norms, [*norms, *paths]):
         spill = _Spill(Path(folder))
         given: list[dict[str, Any]] = []
         previous = ""

@@ -5,10 +5,12 @@ the old norm says what it would give on the present input, the new norm is fitte
 goes on with the new norm's output: so each site is fitted on the activations that it will really see, errors of
 earlier sites included. `sequential` does the same for more tokens than memory holds, block by block (`blockwise`);
 `parallel` fits every site to the original model's activations, from running sums over any number of batches
-(`parallel`).
+(`parallel`). A norm that is called at several places of the model (Llama 4's of queries and keys) is fitted so in every
+mode, to all of its places together.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -26,7 +28,9 @@ from unnorm.surgery.parallel import fit_parallel
 from unnorm.surgery.passes import hooked, run
 from unnorm.surgery.site_sample import SiteSample, sample_site
 from unnorm.surgery.sites import Site
+from unnorm.surgery.vocabulary import check_ids
 
+_FEW = 8  # tokens
 Mode = Literal["one-pass", "sequential", "parallel"]
 
 
@@ -57,6 +61,8 @@ class CalibrationReport:
     outliers: float = 0.0
     corrections: tuple[LayerFix, ...] = ()
     """The linear layers that were corrected, where that was asked for."""
+    several: tuple[str, ...] = ()
+    """Paths of the sites that are called at several places, and were therefore fitted as in mode `parallel`."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -96,6 +102,8 @@ def calibrate(
     if correct != "none" and mode != "one-pass":
         raise SettingsError(f"layers can be corrected in one pass only, not in mode {mode!r}. Use mode='one-pass'.")
     batches = [as_one_batch(data)] if mode == "one-pass" else as_batches(data)
+    for batch in batches:
+        check_ids(model, batch["input_ids"])
     batches = [{name: tensor.to(device) for name, tensor in batch.items()} for batch in batches]
     centred = {site.path: site.kind.startswith("layernorm") for site in sites}
     norms: dict[str, Norm] = {}
@@ -113,31 +121,49 @@ def calibrate(
     def note(path: str, result: Fit, seconds: float, sample: SiteSample | None = None) -> None:
         fits[path] = SiteFit(path, result.r2, result.alpha, result.saturation, seconds, sample)
 
+    several = list(specs) if mode == "parallel" else called_at_several_places(model, list(specs), batches[0])
+    rest = [path for path in specs if path not in several]
     corrector = Corrector(model, sites, correct) if correct != "none" else None
     try:
-        if mode == "one-pass":
-            _one_pass(model, list(specs), batches[0], fit, norms, corrector)
-        elif mode == "sequential":
-            fit_blockwise(model, list(specs), batches, fit, norms)
-        else:
-            norms.update(fit_parallel(model, specs, batches, outliers, note))
+        if several:
+            norms.update(fit_parallel(model, {path: specs[path] for path in several}, batches, outliers, note))
+        if rest and mode == "one-pass":
+            _one_pass(model, rest, batches[0], fit, norms, corrector)
+        elif rest:
+            fit_blockwise(model, rest, batches, fit, norms)
     except BaseException:
         if corrector is not None:
             restore_layers(model, corrector.originals)
         raise
     missed = [path for path in specs if path not in norms]
     if missed:
-        raise DataError(f"the forward pass did not reach {', '.join(missed)}, so there is nothing to calibrate on.")
+        raise DataError(
+            f"the forward pass did not reach {', '.join(missed)}, so there is nothing to calibrate on. Leave these "
+            "sites alone, or start them bare."
+        )
     report = CalibrationReport(
         tokens=sum(tokens_in(batch) for batch in batches),
         seconds=time.perf_counter() - started,
         fit_seconds=sum(fit.seconds for fit in fits.values()),
-        sites=tuple(fits.values()),
+        sites=tuple(fits[path] for path in specs),
         mode=mode,
         outliers=outliers,
         corrections=tuple(corrector.fixes) if corrector else (),
+        several=tuple(several) if mode != "parallel" else (),
     )
     return Calibrated({path: norms[path] for path in specs}, report, corrector.originals if corrector else {})
+
+
+def called_at_several_places(model: nn.Module, paths: list[str], inputs: Mapping[str, torch.Tensor]) -> list[str]:
+    """Those of the modules at `paths` that one forward calls more than once; a few tokens of `inputs` tell."""
+    calls = Counter[str]()
+    handles = [
+        model.get_submodule(path).register_forward_hook(lambda m, args, out, path=path: calls.update([path]))
+        for path in paths
+    ]
+    with hooked(handles):
+        run(model, {name: tensor[:1, :_FEW] for name, tensor in inputs.items()})
+    return [path for path in paths if calls[path] > 1]
 
 
 def _one_pass(
@@ -148,13 +174,17 @@ def _one_pass(
     norms: dict[str, Norm],
     corrector: Corrector | None,
 ) -> None:
+    """Fit the sites at `paths`; those that are in `norms` already give what their new norm gives."""
     keep = counted(inputs)
+    fitted = list(norms)
 
     def fit_here(path: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if path in fitted:
+            return norms[path](x)  # type: ignore[no-any-return]
         if path in norms:
             raise ModelError(
-                f"{path} is called at several places of {type(model).__name__}, and one pass would fit it to the first "
-                "alone. Calibrate with mode='parallel', which fits it to all of them, or leave the site alone."
+                f"{path} is called at several places of {type(model).__name__} on this text, and one pass would fit it "
+                "to the first alone. Calibrate with mode='parallel', or leave the site alone."
             )
         out: torch.Tensor = fit(path, *counted_rows(keep, x, y))(x)
         if corrector is not None:
@@ -166,7 +196,7 @@ def _one_pass(
             model.get_submodule(path).register_forward_hook(
                 lambda module, args, out, path=path: fit_here(path, args[0], out)
             )
-            for path in paths
+            for path in [*fitted, *paths]
         ]
 
     if corrector is None:

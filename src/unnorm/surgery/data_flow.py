@@ -71,7 +71,7 @@ def trace(model: nn.Module, paths: list[str]) -> Flow | None:
             if _is_attention(module) and not any(_is_attention(m) for m in module.modules() if m is not module):
                 handles += recorder.watch_attention(module)
         with ExitStack() as stack:
-            stack.enter_context(_quiet())
+            stack.enter_context(quiet())
             stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
             stack.enter_context(recorder)
             model(**dummy_inputs(model, device))
@@ -191,8 +191,11 @@ def _by_constant(tensors: list[torch.Tensor], parents: list[Node]) -> bool:
 
 def dummy_inputs(model: nn.Module, device: torch.device) -> dict[str, Any]:
     """Token ids [1, 8] without ids that have a meaning, as padding or images have; no cache."""
-    config = getattr(model, "config", None)
-    settings = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
+    whole = getattr(model, "config", None)
+    config = whole.get_text_config() if hasattr(whole, "get_text_config") else whole
+    settings: dict[str, Any] = {}
+    for part in (whole, config):
+        settings |= part.to_dict() if hasattr(part, "to_dict") else {}
     special = {v for k, value in settings.items() if "token" in k for v in _integers(value)}
     try:
         vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[operator]
@@ -215,7 +218,7 @@ def _integers(value: Any) -> list[int]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No warnings, from Python or through logging: the user did not ask for this forward."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -62,7 +62,7 @@ def fit_parallel(
     if foreign:
         raise SettingsError(
             f"the norm {foreign[0]!r} is not of the form γ t(x) + β (AffineSpec), so running sums do not fit it. "
-            "Calibrate in one pass."
+            "Calibrate in one pass, and leave alone what is called at several places."
         )
     sums: dict[str, _Sums] = {}
     keep: torch.Tensor | None = None

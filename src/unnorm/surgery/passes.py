@@ -55,4 +55,4 @@ def run(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
 
 def _no_cache(model: Any) -> dict[str, bool]:
     # An encoder's forward has no such argument, and refuses it.
-    return {"use_cache": False} if hasattr(model.config, "use_cache") else {}
+    return {"use_cache": False} if hasattr(model.config.get_text_config(), "use_cache") else {}

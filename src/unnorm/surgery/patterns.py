@@ -1,7 +1,8 @@
 """Which spec goes to which site: a mapping from pattern to spec, read the same way everywhere.
 
 Keys are tried in the mapping's order; each is an exact path, else a role, else a glob, unless it starts with `re:`;
-the first match wins; `None` leaves a site alone.
+the first match wins; `None` leaves a site alone. A pattern that matches sites that a forward pass on token ids reaches
+takes none of those it does not reach (a vision tower's); one that matches only such takes them.
 """
 
 import re
@@ -19,30 +20,39 @@ def assign(sites: list[Site], specs: NormSpec | Mapping[str, NormSpec | None]) -
     A mapping, or one key of it, that matches no site is a `SiteError` that lists the sites there are.
     """
     if isinstance(specs, NormSpec):
-        return {site.path: specs.for_site(site.role, site.width) for site in sites}
-    used: set[str] = set()
-    assigned: dict[str, NormSpec] = {}
-    for site in sites:
-        for pattern, spec in specs.items():
-            if matches(pattern, site, sites):
-                used.add(pattern)
-                if spec is not None:
-                    assigned[site.path] = spec.for_site(site.role, site.width)
-                break
-    idle = [pattern for pattern in specs if pattern not in used and not any(matches(pattern, s, sites) for s in sites)]
+        every = {site.path: specs.for_site(site.role, site.width) for site in sites if site.is_reached}
+        if not every:
+            raise SiteError(f"a forward pass on token ids reaches none of the sites:\n{listing(sites)}")
+        return every
+    means = {pattern: {site.path for site in meant(pattern, sites)} for pattern in specs}
+    idle = [pattern for pattern in specs if not means[pattern]]
     if idle:
         raise SiteError(f"no site matches {', '.join(map(repr, idle))}. The sites are:\n{listing(sites)}")
+    assigned: dict[str, NormSpec] = {}
+    for site in sites:
+        spec = next((spec for pattern, spec in specs.items() if site.path in means[pattern]), None)
+        if spec is not None:
+            assigned[site.path] = spec.for_site(site.role, site.width)
     if not assigned:
         raise SiteError(f"the patterns leave every site alone. The sites are:\n{listing(sites)}")
     return assigned
 
 
 def select(sites: list[Site], patterns: list[str]) -> list[Site]:
-    """The sites that any of `patterns` matches; a pattern that matches none is a `SiteError`."""
+    """The sites that any of `patterns` means; a pattern that matches none is a `SiteError`."""
+    chosen = set()
     for pattern in patterns:
-        if not any(matches(pattern, site, sites) for site in sites):
+        found = meant(pattern, sites)
+        if not found:
             raise SiteError(f"no site matches {pattern!r}. The sites are:\n{listing(sites)}")
-    return [site for site in sites if any(matches(pattern, site, sites) for pattern in patterns)]
+        chosen |= {site.path for site in found}
+    return [site for site in sites if site.path in chosen]
+
+
+def meant(pattern: str, sites: list[Site]) -> list[Site]:
+    """The sites that `pattern` takes: of those it matches the ones that are reached, and all of them if none is."""
+    found = [site for site in sites if matches(pattern, site, sites)]
+    return [site for site in found if site.is_reached] or found
 
 
 def matches(pattern: str, site: Site, sites: list[Site]) -> bool:
@@ -61,4 +71,7 @@ def matches(pattern: str, site: Site, sites: list[Site]) -> bool:
 
 def listing(sites: list[Site]) -> str:
     """The sites, a line each, for messages."""
-    return "\n".join(f"  {site.path}  ({site.role}, {site.kind}, width {site.width})" for site in sites)
+    return "\n".join(
+        f"  {site.path}  ({site.role}, {site.kind}, width {site.width}{'' if site.is_reached else ', not reached'})"
+        for site in sites
+    )

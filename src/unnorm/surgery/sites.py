@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from unnorm.foundation.errors import ModelError, SiteError
+from unnorm.surgery.base import unwrapped
 from unnorm.surgery.data_flow import Flow, trace
 from unnorm.surgery.norm_behaviour import Behaviour, behaviour_of, kind_of, takes_more_than_x, width_of
 from unnorm.surgery.residual_stream import Place, places
@@ -44,7 +45,8 @@ class Site:
     order: int
     """Position in execution order, from 0."""
     order_is: str
-    """`execution`, or `module` where no forward pass was possible."""
+    """`execution`; `unreached` where the forward pass on token ids came by other sites and not by this one (a vision
+    tower, cross-attention without an encoder); `module` where no forward pass was possible."""
     eps: float = 0.0
     """What is added to the variance; 0 where nothing is, or where an old manifest does not say."""
     affine: str = "unknown"
@@ -53,6 +55,12 @@ class Site:
     """`reads` the residual stream (pre-norm), `writes` it (its output is added: post-norm), `both` (its output is the
     stream from there on, as in BERT), `none` (queries, keys and other inner norms); `unknown` where no forward pass
     was possible or it did not come by, or where the stream is of an unusual make (Gemma 3n)."""
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether a causal forward pass on token ids comes by, as far as is known. What it does not come by can neither
+        be fitted nor trained on text, and is left alone unless it is asked for."""
+        return self.order_is != "unreached"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,6 +73,7 @@ def find_sites(model: nn.Module) -> list[Site]:
     pass was possible, a norm that could take a gate or that holds nothing to tell its width by. Works on swapped
     models too; pass the model before it is wrapped by peft.
     """
+    model = unwrapped(model)
     if hasattr(model, "peft_config"):
         raise ModelError(
             "find_sites was given a PeftModel, whose wrappers hide the norms. Give it the model before "
@@ -87,7 +96,7 @@ def find_sites(model: nn.Module) -> list[Site]:
                 kind=behaviour.kind,
                 parameters=sum(parameter.numel() for parameter in model.get_submodule(path).parameters()),
                 order=position,
-                order_is="execution" if flow else "module",
+                order_is="module" if flow is None else "execution" if path in flow.calls else "unreached",
                 eps=behaviour.eps,
                 affine=behaviour.affine,
                 residual=where[path].residual,

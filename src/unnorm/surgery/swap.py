@@ -10,8 +10,10 @@ from unnorm.foundation.errors import ModelError, SettingsError
 from unnorm.foundation.hashing import digest_tensors, hash_digests
 from unnorm.norms.spec import Norm, NormSpec
 from unnorm.surgery.affine_of import affine_of
+from unnorm.surgery.base import unwrapped
 from unnorm.surgery.calibrate import CalibrationReport, Mode, calibrate, restore_layers
 from unnorm.surgery.correct import Correct
+from unnorm.surgery.finite import check_finite
 from unnorm.surgery.inputs import Inputs
 from unnorm.surgery.patterns import assign
 from unnorm.surgery.sites import Site, find_sites
@@ -58,17 +60,23 @@ class SwapRecord:
 
 @dataclass(frozen=True)
 class SwapReport:
-    """What `swap_` did: the sites it swapped (as they were before), the specs, and the fit where it calibrated."""
+    """What `swap_` did: the sites it swapped (as they were before), the specs, and the fit where it calibrated.
+
+    unreached: paths of the sites that were left alone since a forward pass on token ids does not come by, such as a
+    vision tower's, or cross-attention's of a decoder without its encoder.
+    """
 
     sites: tuple[Site, ...]
     specs: dict[str, NormSpec]
     calibration: CalibrationReport | None
+    unreached: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "sites": [site.to_dict() for site in self.sites],
             "specs": {path: spec.to_dict() for path, spec in self.specs.items()},
             "calibration": self.calibration.to_dict() if self.calibration else None,
+            "unreached": list(self.unreached),
         }
 
 
@@ -84,16 +92,18 @@ def swap_(
 ) -> SwapReport:
     """Replace norms of `model`, in place.
 
-    specs: one spec for every site, or a mapping from site pattern to spec (exact path, else role, else glob, or
-    `re:...`; the first match wins; None leaves a site alone). calibrate_on is required: token ids [B, T], model
-    inputs, an iterable of them, or None for a bare start. New parameters are fp32 on the old ones' device; a norm's
-    output has its input's dtype.
+    specs: one spec for every site that a forward pass on token ids reaches, or a mapping from site pattern to spec
+    (exact path, else role, else glob, or `re:...`; the first match wins; None leaves a site alone; the report names
+    what was not reached). calibrate_on is required: token ids [B, T], model inputs, an iterable of them, or None for a
+    bare start. New parameters are fp32 on the old ones' device; a norm's output has its input's dtype.
 
     mode, outliers, correct: as in `calibrate`; `correct` changes the weights of linear layers around the sites too.
     inherit: a bare start with the pretrained γ and β instead of 1 and 0.
 
-    Raises `SiteError` if a pattern matches nothing, `ModelError` if the model is swapped already.
+    Raises `SiteError` if a pattern matches nothing, `ModelError` if the model is swapped already or its logits are not
+    finite.
     """
+    model = unwrapped(model)
     before = record_of(model)
     if before is not None and before.sites:
         raise ModelError("this model is swapped already. Undo it with unnorm.unswap_(model), or load the base afresh.")
@@ -103,6 +113,7 @@ def swap_(
         raise SettingsError("a calibration sets γ and β itself: inherit goes with calibrate_on=None.")
     sites = find_sites(model)
     assigned = assign(sites, specs)
+    check_finite(model)
     base_name, base_hash, stands_on = _base_of(model, before)
     chosen = [site for site in sites if site.path in assigned]
     report: CalibrationReport | None = None
@@ -127,11 +138,13 @@ def swap_(
     )
     record.replaced = place_(model, norms)
     set_record(model, record)
-    return SwapReport(tuple(record.sites), dict(assigned), report)
+    alone = tuple(site.path for site in sites if not site.is_reached and site.path not in assigned)
+    return SwapReport(tuple(record.sites), dict(assigned), report, alone)
 
 
 def unswap_(model: nn.Module) -> None:
     """Put the old norms back, in place. Possible until the model is saved; otherwise a `ModelError`."""
+    model = unwrapped(model)
     record = record_of(model)
     if record is None or not record.replaced:
         raise ModelError("there is nothing to undo: the model is not swapped, or was saved, loaded or optimized since.")

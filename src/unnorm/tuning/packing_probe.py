@@ -15,7 +15,7 @@ def packing_is_clean(model: Any, tolerance: float = 1e-3) -> bool:
     does not take `position_ids` is not clean.
     """
     device = next(model.parameters()).device
-    vocabulary = model.config.vocab_size
+    vocabulary = model.config.get_text_config().vocab_size
     parts = [(torch.arange(n, device=device) * 31 + 7 * n) % vocabulary for n in _LENGTHS]
     positions = [torch.arange(n, device=device) for n in _LENGTHS]
     was_training = model.training

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from unnorm.foundation.errors import ModelError, SettingsError
+from unnorm.foundation.errors import ModelError, SettingsError, first_line
 from unnorm.foundation.seeds import seed_everything
 from unnorm.surgery.base import without_peft_notice
+from unnorm.surgery.data_flow import dummy_inputs, quiet
+from unnorm.surgery.passes import hooked, in_eval
 from unnorm.tuning.settings import LoraSettings, Strategy
 
 
@@ -69,20 +71,80 @@ def apply_strategy(
 
 
 def lora_targets(model: nn.Module, lora: LoraSettings) -> list[str]:
-    """Names of the modules that get LoRA. A target that matches no linear layer is a `SettingsError`."""
+    """Names of the modules that get LoRA: last parts of paths, or whole paths where a last part would mean too much.
+
+    `auto` is every linear layer on which LoRA works: none that peft refuses, none whose weight is read by its block
+    instead of being called. Of a model that is more than a language model (with a vision
+    tower) a target takes the language model's layers alone, if it matches any of them. A target that matches no linear
+    layer, or layers that peft refuses, is a `SettingsError`.
+    """
     linear = _linear_layers(model)
+    inside = _language_model(model)
     leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})
+    refused = {leaf: why for leaf in leaves if (why := _refused(model, leaf))}
     if lora.targets == "auto":
-        if not leaves:
+        usable = {name.rsplit(".", 1)[-1] for name in linear if name.startswith(inside)}
+        targets = sorted(usable - refused.keys() - _read_by_their_blocks(model, linear))
+        if not targets:
             raise ModelError(f"{type(model).__name__} has no linear layers that LoRA could be put on.")
-        return leaves
-    for target in lora.targets:
-        if not any(name == target or name.endswith("." + target) for name in linear):
+    else:
+        targets = list(lora.targets)
+    found: list[str] = []
+    for target in targets:
+        meant = [name for name in linear if _matches(name, target)]
+        if not meant:
             raise SettingsError(
                 f"LoRA target {target!r} matches no linear layer of {type(model).__name__}. "
                 f"There are: {', '.join(leaves)}."
             )
-    return list(lora.targets)
+        if (leaf := target.rsplit(".", 1)[-1]) in refused:
+            raise SettingsError(f"LoRA target {target!r} cannot be used: {refused[leaf]}")
+        taken = [name for name in meant if name.startswith(inside)] or meant
+        found += [target] if len(taken) == len(meant) else taken
+    return found
+
+
+def _matches(name: str, target: str) -> bool:
+    """Whether peft takes the module `name` for `target`."""
+    return name == target or name.endswith("." + target)
+
+
+def _language_model(model: Any) -> str:
+    """What the paths of the language model's modules begin with, in a model that is more than one; else nothing."""
+    if model.config.get_text_config() is model.config:
+        return ""
+    decoder = model.get_decoder()
+    return next((f"{path}." for path, module in model.named_modules() if path and module is decoder), "")
+
+
+def _refused(model: nn.Module, leaf: str) -> str:
+    """Why peft puts no LoRA on layers called `leaf`, in its words; nothing where it does."""
+    from peft import LoraConfig
+    from peft.tuners import tuners_utils
+
+    check = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
+    try:
+        if check is not None:
+            check(LoraConfig(), model, leaf)
+    except ValueError as error:
+        return first_line(error)
+    return ""
+
+
+def _read_by_their_blocks(model: Any, linear: dict[str, nn.Module]) -> set[str]:
+    """Last parts of the paths of layers that are not called where the module they stand in is: it reads their weights
+    itself, as Mamba does, and LoRA on them would change nothing."""
+    blocks = {name: model.get_submodule(name.rpartition(".")[0]) for name in linear}
+    called: set[nn.Module] = set()
+    handles = [
+        module.register_forward_hook(lambda m, *_: called.add(m)) for module in {*linear.values(), *blocks.values()}
+    ]
+    try:
+        with hooked(handles), in_eval(model), quiet(), torch.no_grad():
+            model(**dummy_inputs(model, next(model.parameters()).device))
+    except Exception:  # it does not run on token ids alone: nothing is known
+        return set()
+    return {name.rsplit(".", 1)[-1] for name in linear if linear[name] not in called and blocks[name] in called}
 
 
 def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -103,11 +165,7 @@ def _with_lora(
     from transformers.pytorch_utils import Conv1D
 
     targets = lora_targets(model, lora)
-    wrapped = [
-        name
-        for name in _linear_layers(model)
-        if any(name == target or name.endswith("." + target) for target in targets)
-    ]
+    wrapped = [name for name in _linear_layers(model) if any(_matches(name, target) for target in targets)]
     expected = {
         "lora": [f"base_model.model.{name}.lora_{half}.default.weight" for name in wrapped for half in "AB"],
     }

@@ -173,7 +173,7 @@ def test_reward_of_turns_and_of_long_text(rewards, tokenizer, kind):
 
 
 def test_what_is_no_reward_model_is_refused(bases, rewards, tmp_path, tokenizer):
-    with pytest.raises(ModelError, match=r"lacks score\.weight"):
+    with pytest.raises(ModelError, match=r"are missing in its files, score\.weight first"):
         load_reward(bases["llama"])  # a language model: its head would be random
     config = tiny_config("llama")
     config.num_labels = 3

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from unnorm.foundation import lfs
 from unnorm.foundation.errors import DataError
 
 _MAGIC = {
@@ -13,7 +14,6 @@ _MAGIC = {
     b"\xfd7zXZ\x00": ("compressed with xz", "Decompress it first (xz -d)."),
     b"BZh": ("compressed with bzip2", "Decompress it first (bzip2 -d)."),
 }
-_POINTER = b"version https://git-lfs"
 _HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|\?xml)\b", re.IGNORECASE)
 
 
@@ -43,11 +43,8 @@ def check_head(path: Path, head: bytes) -> None:
 
 def what_else(head: bytes) -> tuple[str, str] | None:
     """What stands in place of data that was not fetched, by its first bytes, and what to do; None if it may be data."""
-    if head.startswith(_POINTER):
-        return (
-            "a Git LFS pointer, which stands in the place of the data",
-            "Fetch the data itself (git lfs pull, or download it again).",
-        )
+    if head.startswith(lfs.MARK):
+        return "a Git LFS pointer, which stands in the place of the data", lfs.REMEDY
     if _HTML.match(head):
         return "an HTML or XML page, most likely an error page saved in place of the data", "Download it again."
     return None

@@ -16,6 +16,8 @@ from unnorm.evaluation.judges.special_tokens import neutralise
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.metrics.token_sums import head_only_at
 from unnorm.surgery.base import context_length
+from unnorm.surgery.finite import check_finite, check_logits
+from unnorm.surgery.vocabulary import check_ids
 
 _TEMPLATE = "alpaca"
 _MOST_CONTEXT = 2048
@@ -28,6 +30,7 @@ CAVEAT = (
 def load_likelihood(name: str) -> PointwiseJudge:
     """The judge with the reference model `name`: a hub id, a folder or an artefact. Raises as loading it does."""
     model, tokenizer = open_model(name)
+    check_finite(model, repr(name))
     identity = {
         "kind": "likelihood",
         "model": name,
@@ -46,6 +49,7 @@ def mean_log_probability(model: Any, tokenizer: Any, conversation: Conversation)
     scored once, and with half a window before it.
     """
     ids, judged = _encode(conversation, tokenizer)
+    check_ids(model, ids)
     size = min(_MOST_CONTEXT, context_length(model) or _MOST_CONTEXT)
     device = next(model.parameters()).device
     nats, tokens = 0.0, 0
@@ -58,6 +62,7 @@ def mean_log_probability(model: Any, tokenizer: Any, conversation: Conversation)
             continue
         with head_only_at(model.get_output_embeddings(), wanted):
             logits = model(input_ids=window, use_cache=False).logits[0].float()  # [N, V]
+        check_logits(logits, model)
         targets = window[:, 1:][wanted[:, :-1]]
         nats += float(F.cross_entropy(logits, targets, reduction="sum").double())
         tokens += targets.numel()

@@ -13,6 +13,7 @@ from unnorm.foundation.errors import ModelError, first_line
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.foundation.hub_errors import explain
 from unnorm.surgery.base import bars_on_a_terminal_only, load_pretrained
+from unnorm.surgery.finite import check_logits, check_weights
 
 DEFAULT = "llm-blender/PairRM-hf"
 _WEIGHTS = "model.safetensors"
@@ -40,8 +41,9 @@ class PairRMJudge:
         device = next(self.model.parameters()).device
         rows = [pair_ids(self.tokenizer, self.model.markers, *texts(pair)) for pair in pairs]
         ids, mask = pad([row for row, _ in rows], self.tokenizer.pad_token_id)
-        logits = self.model(ids.to(device), mask.to(device)).double().tolist()
-        return [Verdict(logit, cut) for logit, (_, cut) in zip(logits, rows, strict=True)]
+        logits = self.model(ids.to(device), mask.to(device)).double()  # [B]
+        check_logits(logits[:, None], self.model, self.name)
+        return [Verdict(logit, cut) for logit, (_, cut) in zip(logits.tolist(), rows, strict=True)]
 
 
 def texts(pair: Pair) -> tuple[str, str, str]:
@@ -89,6 +91,7 @@ def load_pairrm(name: str) -> PairRMJudge:
             f"cannot load {name!r} as a PairRM: {why} Give {DEFAULT}, or a folder with its config.json, tokenizer and "
             f"{_WEIGHTS}."
         ) from error
+    check_weights(model, repr(name))
     return PairRMJudge(name, model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
 
 

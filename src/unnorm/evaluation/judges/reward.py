@@ -10,7 +10,9 @@ from unnorm.evaluation.judges.pointwise import Conversation, PointwiseJudge, Sco
 from unnorm.evaluation.judges.special_tokens import neutralise
 from unnorm.foundation.errors import ModelError
 from unnorm.foundation.hashing import hash_tensors
-from unnorm.surgery.base import context_length, load_pretrained
+from unnorm.surgery.base import context_length, load_model, load_pretrained
+from unnorm.surgery.finite import check_logits
+from unnorm.surgery.vocabulary import check_ids
 
 
 def load_reward(name: str) -> PointwiseJudge:
@@ -20,14 +22,8 @@ def load_reward(name: str) -> PointwiseJudge:
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    loader, options = AutoModelForSequenceClassification, {"dtype": "auto", "use_safetensors": True}
-    model, found = load_pretrained(loader, name, "the reward model", **options, output_loading_info=True)
+    model = load_model(AutoModelForSequenceClassification, name, "the reward model", dtype="auto")
     tokenizer = load_pretrained(AutoTokenizer, name, "the tokenizer of")
-    if found["missing_keys"]:
-        raise ModelError(
-            f"{name!r} lacks {sorted(found['missing_keys'])[0]}, so it is no reward model: its score would be random. "
-            "Give a model that was trained to score answers."
-        )
     if model.config.num_labels != 1:
         raise ModelError(
             f"{name!r} gives {model.config.num_labels} numbers, and which of them is the reward is not known. "
@@ -67,4 +63,7 @@ def _reward(model: Any, tokenizer: Any, questions: tuple[str, ...], answers: tup
         inputs = tokenizer(before, messages[-1]["content"], truncation=True, max_length=min(most, full), verbose=False)
     device = next(model.parameters()).device
     tensors = {name: torch.tensor([values], device=device) for name, values in inputs.items()}
-    return Score(float(model(**tensors).logits[0, 0]), full > most)
+    check_ids(model, tensors["input_ids"])
+    logits = model(**tensors).logits
+    check_logits(logits, model)
+    return Score(float(logits[0, 0]), full > most)

@@ -21,7 +21,9 @@ from unnorm.evaluation.latency.workloads import Mode, Sample, Workload, prepare
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.progress import Bar
 from unnorm.surgery.base import context_length
+from unnorm.surgery.finite import check_finite
 from unnorm.surgery.sites import find_sites
+from unnorm.surgery.vocabulary import check_ids
 
 AGAIN, NO_NORMS = "the same again", "no norms"
 _LEAST, _MOST = 12, 2000  # blocks
@@ -52,7 +54,7 @@ def compare_latency(
     compile (torch.compile), cuda-graphs (what eager mode launches, captured) or compiled-cuda-graphs; all but eager
     with a cache of fixed size. energy_seconds: what each model runs beyond the budget, so that a GPU's energy can be
     read; 0 reads none. Raises `SettingsError` for a workload that is too long for a model, for graphs without a GPU,
-    and for a training step in `cuda-graphs`.
+    and for a training step in `cuda-graphs`; `ModelError` for a model whose logits are not finite.
     """
     workloads = [workload] if isinstance(workload, Workload) else list(workload)
     if not models or not workloads:
@@ -64,6 +66,10 @@ def compare_latency(
                 raise SettingsError(f"{each.name} needs {each.positions} positions; {name} has {most}.")
     if any(each.kind == "prompts" for each in workloads) and not prompts:
         raise SettingsError("the workload prompts needs prompts: token ids.")
+    for name, model in models.items():
+        check_finite(model, name)
+        for ids in prompts:
+            check_ids(model, list(ids))
     started = time.monotonic()
     reference = next(iter(models))
     timed: dict[str, Any] = {**models, AGAIN: models[reference]}

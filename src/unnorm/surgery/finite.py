@@ -1,0 +1,69 @@
+"""The one check that a model computes numbers: weights or logits that are NaN or infinite make every result wrong, most
+of them in silence (a NaN is the largest logit, is equal to nothing, and drops out of what is filtered)."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from unnorm.foundation.errors import ModelError
+from unnorm.surgery.data_flow import dummy_inputs, quiet
+from unnorm.surgery.passes import in_eval
+
+
+def check_finite(model: Any, name: str = "") -> None:
+    """Raise `ModelError` if a parameter of `model`, or a logit of one forward over a few dummy tokens, is not finite.
+
+    name: what the message calls it; by default what its configuration says, else its class. A model that does not run
+    on token ids alone is judged by its parameters. Modes are left as they were.
+    """
+    check_weights(model, name)
+    device = next((p.device for p in model.parameters()), torch.device("meta"))
+    if device.type == "meta":
+        return
+    try:
+        with torch.no_grad(), in_eval(model), quiet(), torch.random.fork_rng(_generators(device)):
+            logits = getattr(model(**dummy_inputs(model, device)), "logits", None)
+    except Exception:  # it wants images, an encoder's states, anything: whoever runs it will see
+        return
+    if isinstance(logits, torch.Tensor):
+        check_logits(logits, model, name)
+
+
+def check_weights(model: nn.Module, name: str = "") -> None:
+    """Raise `ModelError` if a parameter of `model` is not finite. Reads each once, without a copy."""
+    for path, parameter in model.named_parameters():
+        if parameter.is_meta or parameter.dtype not in _FLOATS or not parameter.numel():
+            continue
+        if not all(bool(end.isfinite()) for end in torch.aminmax(parameter.detach())):
+            bad = int((~parameter.detach().isfinite()).sum())
+            raise ModelError(
+                f"the logits are not finite: of {name or name_of(model)}, {bad:,} of the {parameter.numel():,} numbers "
+                f"in {path} are NaN or infinite. {_ADVICE}"
+            )
+
+
+def check_logits(logits: torch.Tensor, model: Any, name: str = "") -> None:
+    """Raise `ModelError` if one of `logits`, which `model` computed, is NaN, or +inf, or all of a row are −inf."""
+    # A model may rule tokens out by −inf; what no softmax survives is NaN, +inf, or a row of nothing else.
+    highest = logits.detach().float().amax(-1)
+    if not bool(highest.isfinite().all()):
+        raise ModelError(
+            f"the logits are not finite: {name or name_of(model)} computes NaN or infinity in {logits.dtype}, though "
+            f"its weights are finite. Load it in fp32 if it was made for a wider range than {logits.dtype} has. "
+            f"{_ADVICE}"
+        )
+
+
+def name_of(model: Any) -> str:
+    """What a model is called in messages."""
+    name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+    return repr(name) if name else f"the {type(model).__name__}"
+
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_ADVICE = "Download or save the model again."
+
+
+def _generators(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []

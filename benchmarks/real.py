@@ -79,6 +79,7 @@ def make_text(base: str, out: Path) -> None:
     import tempfile
 
     from unnorm.data.mixture import Mixture
+    from unnorm.data.prepare import Source
     from unnorm.data.settings import DataSettings
     from unnorm.surgery.base import load_tokenizer
 
@@ -102,8 +103,7 @@ def make_text(base: str, out: Path) -> None:
             name: DataSettings(source=str(path), name=name, max_length=LENGTH, loss_on="all", too_long="split")
             for name, path in files.items()
         }
-        sources = Mixture([(each, 1.0) for each in settings.values()], tokenizer).sources
-        sizes = {source.settings.name: source.epoch_tokens() for source, _ in sources}
+        sizes = {name: Source(each, tokenizer).epoch_tokens() for name, each in settings.items()}
         print(sizes, flush=True)
         train = Mixture([(settings[name], float(size)) for name, size in sizes.items()], tokenizer)
         said = {name: float(sizes[name]) for name in ("alpaca", "gsm8k", "sharegpt")}
@@ -112,7 +112,7 @@ def make_text(base: str, out: Path) -> None:
             "instructions": Mixture([(settings[n], s) for n, s in said.items()], tokenizer).held_out(66_000),
             "novels": Mixture([(settings["novels"], 1.0)], tokenizer).held_out(66_000),
         }
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, rows in parts.items():
         batch = rows.collate(rows.rows)
         arrays |= {
@@ -177,7 +177,7 @@ class Bench:
         """Held-out loss and gap on instructions and on novels."""
         from unnorm.tuning.distance import distance
 
-        found = {}
+        found: dict[str, Any] = {}
         for part in ("instructions", "novels"):
             tokens = max(2048, int(66_000 * min(1.0, self.scale * 4)))
             far = distance(model, self.original, self.text.held_out(part, tokens))
@@ -246,7 +246,7 @@ class Bench:
         self.keep(row.name, tokens_per_second=report.tokens / report.seconds, peak_gib=peak, **{**values, **measured})
         if row.fold:
             self.fold(row.name, model)
-        return (measured["instructions_gap"] + measured["novels_gap"]) / 2
+        return float(measured["instructions_gap"] + measured["novels_gap"]) / 2
 
     def fold(self, name: str, model: Any) -> None:
         import unnorm

@@ -1,7 +1,7 @@
 """Several data sets as one text: rows of each in proportion, in an order that the seed alone decides."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from unnorm.data.packing import Row
 from unnorm.data.prepare import Rows, Source
 from unnorm.data.settings import DataSettings
+from unnorm.data.shares import Share
 from unnorm.foundation.errors import SettingsError
 
 When = Literal["again", "stop"]
@@ -17,12 +18,12 @@ When = Literal["again", "stop"]
 
 @dataclass(frozen=True)
 class Part:
-    """One data set of a mixture. epochs: how often it is gone through for its share of the tokens."""
+    """What was taken of one data set. weight: its share of the mixture; passes: how often it is gone through."""
 
     name: str
     weight: float
     tokens: int
-    epochs: float
+    passes: float
 
 
 class Mixture:
@@ -43,7 +44,7 @@ class Mixture:
             raise SettingsError("all data sets of a mixture need the same max_length.")
         total = sum(weight for _, weight in data)
         self.packed = packed
-        self.sources = [(Source(settings, tokenizer, quiet=quiet), weight / total) for settings, weight in data]
+        self.data = [(Source(settings, tokenizer, quiet=quiet), weight / total) for settings, weight in data]
         self.parts: list[Part] = []
         """What `train` took, of each data set."""
 
@@ -52,27 +53,29 @@ class Mixture:
         """What shapes the rows, as plain values."""
         return [
             {"hash": source.hash, "share": share, **source.encoding, "packed": self.packed}
-            for source, share in self.sources
+            for source, share in self.data
         ]
 
     def train(self, tokens: int, seed: int, *, when_out: When = "again") -> Rows:
         """Rows of about `tokens` tokens; with `stop`, of what there is at most, in the given proportions."""
+        taken = self._take(tokens, seed)
         if when_out == "stop":
-            tokens = min(tokens, *(int(source.epoch_tokens() / share) for source, share in self.sources))
-        taken: list[Rows] = []
-        self.parts = []
-        for source, share in self.sources:
-            wanted = max(1, round(tokens * share))
-            rows = source.train(wanted, seed, self.packed)
-            taken.append(rows)
-            once = source.epoch_tokens()
-            name = source.settings.name or source.settings.source
-            self.parts.append(Part(name, share, rows.tokens, rows.tokens / once))
+            least = min(
+                rows.tokens / rows.share.passes / share for rows, (_, share) in zip(taken, self.data, strict=True)
+            )
+            taken = self._take(int(least), seed) if any(rows.share.passes > 1 for rows in taken) else taken
+        self.parts = [
+            Part(source.settings.name or source.settings.source, share, rows.tokens, rows.share.passes)
+            for rows, (source, share) in zip(taken, self.data, strict=True)
+        ]
         return _as_one(taken, _interleaved([rows.rows for rows in taken], seed))
+
+    def _take(self, tokens: int, seed: int) -> list[Rows]:
+        return [source.train(max(1, round(tokens * share)), seed, self.packed) for source, share in self.data]
 
     def held_out(self, tokens: int) -> Rows:
         """Held-out rows of about `tokens` tokens, the same for every seed, in the given proportions."""
-        taken = [source.validation(max(1, round(tokens * share)), self.packed) for source, share in self.sources]
+        taken = [source.validation(max(1, round(tokens * share)), self.packed) for source, share in self.data]
         return _as_one(taken, [row for rows in taken for row in rows.rows])
 
 
@@ -86,4 +89,13 @@ def _interleaved(parts: Sequence[Sequence[Row]], seed: int) -> list[Row]:
 
 def _as_one(taken: Sequence[Rows], rows: list[Row]) -> Rows:
     first = taken[0]
-    return Rows(rows, first.max_length, first.pad_id, first.packed, any(part.weighted for part in taken))
+    each = [part.share for part in taken]
+    share = Share(
+        asked=sum(one.asked for one in each),
+        tokens=sum(one.tokens for one in each),
+        conversations=sum(one.conversations for one in each),
+        of=sum(one.of for one in each),
+        whole=all(one.whole for one in each),
+        passes=max(one.passes for one in each),
+    )
+    return replace(first, rows=rows, share=share, weighted=any(part.weighted for part in taken))

@@ -97,7 +97,7 @@ def _recover(
     say(report.describe())
     record = record_of(model)
     assert record is not None
-    data = [{"name": part.name, "tokens": part.tokens, "epochs": part.epochs} for part in parts]
+    data = [{"name": part.name, "tokens": part.tokens, "passes": part.passes} for part in parts]
     record.measured = measured_of(report)
     record.recovered = {"tokens": report.tokens, "train": report.train, "data": data} if report.kept else None
     save(model, out / _MODEL, tokenizer)

@@ -90,7 +90,7 @@ def recover_run(
     rows = mixture.train(recovery.settings.tokens, recovery.seed, when_out=recovery.when_out)
     held_out = mixture.held_out(recovery.held_out_tokens)
     for part in mixture.parts:
-        say(f"{part.name}: {part.tokens:,} tokens ({part.weight:.0%} of the mixture), {part.epochs:.2g} times through")
+        say(f"{part.name}: {part.tokens:,} tokens ({part.weight:.0%} of the mixture), {part.passes:.2g} times through")
     if rows.tokens < 0.9 * recovery.settings.tokens:
         say(f"the data run out after {rows.tokens:,} tokens, before {recovery.settings.tokens:,}: it stops there")
     say(

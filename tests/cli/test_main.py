@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from unnorm.cli.main import run
+from unnorm.foundation.precision import choose
 
 
 def call(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -134,6 +135,7 @@ def test_finetune_and_again(capsys, bases, data_file, tmp_path, strategy):
     assert code == 0, err
     first = json.loads(out)
     assert f"{strategy} trains" in err
+    assert err.splitlines()[0] == "training computes in fp32: fp32 was asked for"
     code, out, err = call(capsys, *options)
     assert code == 0
     assert json.loads(out) == first
@@ -160,6 +162,8 @@ def test_doctor(capsys):
     assert (
         facts["versions"]["torch"] == torch.__version__.split("+")[0] or facts["versions"]["torch"] == torch.__version__
     )
+    chosen = choose("auto")
+    assert facts["devices"]["precision auto"] == f"{chosen.name}. {chosen.why}"
     assert call(capsys, "doctor")[0] == 0
 
 

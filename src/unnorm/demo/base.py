@@ -1,6 +1,5 @@
 """The demo's base: a small GPT-NeoX, pretrained on the spot on the generated corpus, and kept in the cache."""
 
-import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from unnorm.demo.grammar import generate
 from unnorm.foundation import atomic, seeds
 from unnorm.foundation.cache import cache_folder
 from unnorm.foundation.hashing import hash_json
+from unnorm.foundation.precision import choose
 from unnorm.foundation.progress import Bar
 from unnorm.metrics.token_sums import token_sums
 from unnorm.surgery.base import bars_on_a_terminal_only
@@ -119,6 +119,7 @@ def _pretrain(rows: Sequence[dict[str, str]], tokenizer: Any, recipe: BaseRecipe
     groups = parameter_groups(model, recipe.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95))
     schedule = get_cosine_schedule_with_warmup(optimizer, int(recipe.warmup * recipe.steps), recipe.steps)
+    half = choose("auto", device).name == "bf16"
     order: list[int] = []
     with Bar("pretraining the demo's base", recipe.steps, quiet=quiet) as bar:
         for _ in range(recipe.steps):
@@ -127,7 +128,7 @@ def _pretrain(rows: Sequence[dict[str, str]], tokenizer: Any, recipe: BaseRecipe
             taken, order = order[: recipe.rows_a_step], order[recipe.rows_a_step :]
             batch = collate_packed([packed[i] for i in taken], MAX_LENGTH, tokenizer.pad_token_id)
             batch = {key: tensor.to(device) for key, tensor in batch.items()}
-            with torch.autocast(device.type, torch.bfloat16) if _has_bf16(device) else contextlib.nullcontext():
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 sums = token_sums(model, model.get_output_embeddings(), batch)
             loss = sums.nats / sums.tokens
             optimizer.zero_grad()
@@ -137,7 +138,3 @@ def _pretrain(rows: Sequence[dict[str, str]], tokenizer: Any, recipe: BaseRecipe
             schedule.step()
             bar.advance(1, f"loss {float(loss.detach()):.3f}")
     return model.cpu().eval()
-
-
-def _has_bf16(device: torch.device) -> bool:
-    return device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())

@@ -4,11 +4,13 @@ A learning rate that the study's own search found for each arm is no difference:
 noted, and shown.
 """
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unnorm.foundation import atomic
+from unnorm.foundation.hashing import hash_json
+from unnorm.foundation.precision import DTYPES
 from unnorm.study.ledger import result_of
 from unnorm.study.slices import Place
 from unnorm.study.view import reference_of
@@ -20,18 +22,58 @@ Facts = Mapping[str, Any]
 """What is known of a cell, flat: dotted key -> value."""
 
 
-def audit_plan(resolved: Mapping[Place, Facts], arms: list[str], *, tuned: bool = False) -> dict[str, Any]:
-    """Compare what is configured, before anything ran. resolved: each cell's configuration, as its hash is made of."""
-    return _audit(arms, resolved.keys(), lambda place: flat(resolved[place]), tuned)
+def audit_plan(
+    resolved: Mapping[Place, Facts],
+    arms: list[str],
+    *,
+    folders: Mapping[Place, Path] | None = None,
+    tuned: bool = False,
+) -> dict[str, Any]:
+    """Compare what is configured, before anything ran. resolved: each cell's configuration, as its hash is made of;
+    folders: where the cells will be, if their ledger is to be asked what machines of another precision did there."""
+    found = _audit(arms, resolved.keys(), lambda place: flat(resolved[place]), tuned)
+    return {
+        **found,
+        "elsewhere": elsewhere({place: (resolved[place], path) for place, path in (folders or {}).items()}),
+    }
 
 
 def audit_results(folders: Mapping[Place, Path], arms: list[str], *, tuned: bool = False) -> dict[str, Any]:
     """Compare what was configured and done. folders: those of the cells that are done.
 
-    Returns `matched` (None where nothing could be compared) and `comparisons`: every arm against the reference
-    (`original`, else the first), with what differs and what is noted.
+    Returns `matched` (None where nothing could be compared); `comparisons`: every arm against the reference
+    (`original`, else the first), with what differs and what is noted; and `elsewhere`: the same cells in another
+    precision, which a machine made on which `auto` means another one.
     """
-    return _audit(arms, folders.keys(), lambda place: facts_of(folders[place]), tuned)
+    found = _audit(arms, folders.keys(), lambda place: facts_of(folders[place]), tuned)
+    configured = {place: (atomic.read_json(path / "cell.json")["settings"], path) for place, path in folders.items()}
+    return {**found, "elsewhere": elsewhere(configured)}
+
+
+def elsewhere(cells: Mapping[Place, tuple[Facts, Path]]) -> list[dict[str, Any]]:
+    """Those of `cells` (configuration, folder) that are in the ledger in another precision too."""
+    found = []
+    for place, (resolved, folder) in cells.items():
+        training = resolved.get("training", {})
+        for other in DTYPES:
+            cell = hash_json({**resolved, "training": {**training, "precision": other}})
+            sibling = folder.with_name(folder.name.replace(hash_json(resolved), cell))
+            if other != training.get("precision") and sibling != folder and (sibling / "cell.json").is_file():
+                found.append({**place._asdict(), "precision": training["precision"], "also": other})
+    return found
+
+
+def elsewhere_in_words(elsewhere: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was run in another precision than it is here, as lines for people."""
+    lines = []
+    for here, there in dict.fromkeys((entry["precision"], entry["also"]) for entry in elsewhere):
+        count = sum((entry["precision"], entry["also"]) == (here, there) for entry in elsewhere)
+        lines.append(
+            f"{count} of these cells {'is' if count == 1 else 'are'} in this ledger in {there} too, and not compared "
+            f"with those in {here}: where they were run, precision auto means {there}, or the file asked for it. "
+            f"With precision: {there} in the study file the study goes on with them."
+        )
+    return lines
 
 
 def facts_of(folder: Path) -> Facts:

@@ -14,6 +14,7 @@ from typing import Any
 
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, RunError
+from unnorm.foundation.precision import line_of
 from unnorm.foundation.processes import is_main, launch
 from unnorm.study import events
 from unnorm.study.cell import CellSettings, cell_of, settled
@@ -83,6 +84,7 @@ def run_cell(
     """
     bench = bench or Workbench(quiet=quiet)
     out = Path(out)
+    say(line_of(settings.training.precision))
     settings = settled(settings, bench)
     cell, resolved = cell_of(settings, bench)
     _check_place(out, cell, resolved)

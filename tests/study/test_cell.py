@@ -308,7 +308,8 @@ def _is_begun(out: Path, file: str) -> bool:
 def test_ctrl_c_at_any_stage_and_the_same_command_goes_on(reached, bases, data_file, tmp_path):
     settings = settings_of(bases["gpt2"], data_file, training={"tokens": 6000}, checkpoint_every_tokens=10**9)
     program = (
-        "import sys, torch; torch.set_num_threads(1); from pathlib import Path;"
+        "import signal, sys, torch; torch.set_num_threads(1); from pathlib import Path;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"  # a shell's background jobs ignore it
         "from unnorm.study.cell import CellSettings; from unnorm.study.run_cell import run_cell;"
         "from unnorm.foundation.errors import Interrupted\n"
         "try: run_cell(CellSettings.model_validate_json(sys.argv[1]), Path(sys.argv[2]), quiet=True)\n"

@@ -1,4 +1,4 @@
-"""What a verb that computes with a loaded model sets up first."""
+"""What a verb that computes with loaded models sets up first."""
 
 from typing import Any
 
@@ -6,10 +6,17 @@ from unnorm.cli.output import say
 
 
 def compute_fast(*models: Any) -> None:
-    """Let each model compute in a precision that its device multiplies natively, and say so where that is a change."""
+    """Compute in a precision that the models' device multiplies natively, and on as many threads as pay for the first
+    of them; say so where that is a change."""
+    from unnorm.foundation import threads
     from unnorm.foundation.precision import widen_
+    from unnorm.tuning.threads import threads_for
 
     for model in models:
         done = widen_(model, next(model.parameters()).device)
         if done is not None:
             say(done)
+    found = threads_for(models[0])
+    if threads.decided() is None:
+        say(f"computing on {found.describe()}")
+    threads.use(found.number)

@@ -30,6 +30,7 @@ def _facts() -> dict[str, dict[str, Any]]:
 
     from unnorm.foundation.cache import cache_folder
     from unnorm.foundation.precision import choose
+    from unnorm.tuning.threads import threads_for_small
 
     chosen = choose("auto")
     cache = cache_folder()
@@ -38,7 +39,8 @@ def _facts() -> dict[str, dict[str, Any]]:
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _NEEDED}},
         "devices": {
-            "processor threads used by torch": torch.get_num_threads(),
+            "threads of the processor": torch.get_num_threads(),
+            "threads for a small model": threads_for_small().describe(),
             "GPUs": ", ".join(gpus) or "none: everything runs on the processor",
             "precision auto": f"{chosen.name}. {chosen.why}",
             "fp16": "yes" if gpus else "no: needs a GPU",

@@ -17,6 +17,8 @@ from unnorm.study.view import reference_of
 
 _DONE_ALIKE = ("steps", "train_tokens", "eval_tokens", "rows_per_forward", "environment")
 _TUNED = "training.learning_rate"
+_THREADS, _LOAD = "environment.threads", "environment.load"
+_LOADS_ALIKE = 0.1  # of all cores' time
 
 Facts = Mapping[str, Any]
 """What is known of a cell, flat: dotted key -> value."""
@@ -42,8 +44,8 @@ def audit_results(folders: Mapping[Place, Path], arms: list[str], *, tuned: bool
     """Compare what was configured and done. folders: those of the cells that are done.
 
     Returns `matched` (None where nothing could be compared); `comparisons`: every arm against the reference
-    (`original`, else the first), with what differs and what is noted; and `elsewhere`: the same cells in another
-    precision, which a machine made on which `auto` means another one.
+    (`original`, else the first), with what differs, what is noted, and why speeds do not compare; and `elsewhere`: the
+    same cells in another precision, which a machine made on which `auto` means another one.
     """
     found = _audit(arms, folders.keys(), lambda place: facts_of(folders[place]), tuned)
     configured = {place: (atomic.read_json(path / "cell.json")["settings"], path) for place, path in folders.items()}
@@ -88,10 +90,27 @@ def differences(one: Facts, other: Facts, *, tuned: bool = False) -> tuple[list[
     found = [
         (key, f"{key}: {one.get(key, 'not known')!r} against {other.get(key, 'not known')!r}")
         for key in sorted(one.keys() | other.keys())
-        if not key.startswith("arm.") and one.get(key) != other.get(key)
+        if not key.startswith("arm.") and key != _LOAD and one.get(key) != other.get(key)
     ]
     noted = [line for key, line in found if tuned and key == _TUNED]
     return [line for _, line in found if line not in noted], noted
+
+
+def speed_differences(one: Facts, other: Facts) -> list[str]:
+    """Why the speeds of two cells do not compare, as lines of text: they ran on other hardware or threads, or beside
+    other load. Load makes no other difference."""
+    lines = [
+        f"{key}: {one.get(key, 'not known')!r} against {other.get(key, 'not known')!r}"
+        for key in ("environment.hardware", _THREADS)
+        if one.get(key) != other.get(key)
+    ]
+    loads = one.get(_LOAD), other.get(_LOAD)
+    if loads == (None, None):
+        return lines
+    if None in loads or abs(loads[0] - loads[1]) > _LOADS_ALIKE:  # type: ignore[operator]
+        said = ["not known" if load is None else f"{load:.0%}" for load in loads]
+        lines.append(f"other processes took {said[0]} of the machine against {said[1]}")
+    return lines
 
 
 def matched_at(audit: Mapping[str, Any], places: Container[Place]) -> bool | None:
@@ -126,5 +145,7 @@ def _audit(arms: list[str], places: Iterable[Place], facts: Callable[[Place], Fa
             continue
         differ, noted = differences(mine, known[against], tuned=tuned)
         named = {**place._asdict(), "against": reference}
-        comparisons.append({**named, "matched": not differ, "differences": differ, "noted": noted})
+        speed = speed_differences(mine, known[against])
+        found = {"matched": not differ, "differences": differ, "noted": noted, "speed": speed}
+        comparisons.append({**named, **found})
     return {"matched": all(c["matched"] for c in comparisons) if comparisons else None, "comparisons": comparisons}

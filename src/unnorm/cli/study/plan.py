@@ -16,6 +16,7 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
     Trains nothing. With `tune`, the tries of the search are listed first.
     """
     from unnorm.foundation.precision import line_of
+    from unnorm.study import threads
     from unnorm.study.audit import audit_plan
     from unnorm.study.estimate import estimates
     from unnorm.study.ledger import check_format
@@ -27,6 +28,7 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
     check_format(ledger)
     for asked in dict.fromkeys(settings.training.precision for settings in spec.cells()):
         say(line_of(asked))
+    threads.recall(ledger / spec.name)
     bench = Workbench(quiet=json)
     planned = plan_study(spec, ledger, bench)
     say(f"{len(planned.search) + len(planned.cells)} cells; measuring one training step of each kind")

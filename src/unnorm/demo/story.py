@@ -6,8 +6,9 @@ from typing import Any
 
 import orjson
 
-from unnorm.demo.base import MAX_LENGTH, TEMPLATE, demo_base
+from unnorm.demo.base import demo_base
 from unnorm.demo.grammar import DEMO_PROMPTS, generate
+from unnorm.demo.pretrain import MAX_LENGTH, TEMPLATE
 from unnorm.foundation import atomic
 from unnorm.foundation.cache import cache_folder
 from unnorm.foundation.hashing import hash_json

@@ -11,6 +11,7 @@ from unnorm.demo.base import BaseRecipe, demo_base
 from unnorm.foundation.cache import cache_folder
 from unnorm.foundation.errors import Interrupted
 from unnorm.foundation.hashing import hash_tensors
+from unnorm.foundation.precision import Chosen
 
 RECIPE = BaseRecipe(rows=60, finetune_rows=20, vocabulary=300, hidden_size=16, layers=1, heads=2, steps=9)
 
@@ -76,7 +77,6 @@ def test_what_was_begun_in_another_precision_is_begun_afresh(monkeypatch, fresh_
         demo_base(RECIPE, quiet=True)
     (path,) = cache_folder().glob("*.unfinished/begun.json")
     path.write_text('{"precision": "bf16", "threads": 1}')
-    monkeypatch.setattr(pretraining, "choose", lambda asked, device: pretraining.choose.chosen)
-    pretraining.choose.chosen = type("Chosen", (), {"name": "fp32"})
+    monkeypatch.setattr(pretraining, "choose", lambda asked, device: Chosen("fp32", "So it is."))
     demo_base(RECIPE, quiet=True)
     assert len(begun) == 3 + 9

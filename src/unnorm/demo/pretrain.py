@@ -119,12 +119,12 @@ def _model(tokenizer: Any, recipe: "BaseRecipe") -> Any:
 
 
 def _order(count: int, recipe: "BaseRecipe") -> list[list[int]]:
-    """The rows of each step: all in an order, then all in another one; what is left of an order is too few for a step."""
+    """The rows of each step: all in an order, then all in another one. What an order leaves, too few for a step, is
+    skipped."""
     generator = np.random.Generator(np.random.PCG64(recipe.seed))
+    size = recipe.rows_a_step
     steps: list[list[int]] = []
     while len(steps) < recipe.steps:
         order = generator.permutation(count).tolist()
-        steps += [
-            order[i : i + recipe.rows_a_step] for i in range(0, count - recipe.rows_a_step + 1, recipe.rows_a_step)
-        ]
+        steps += [order[first : first + size] for first in range(0, count - size + 1, size)]
     return steps[: recipe.steps]

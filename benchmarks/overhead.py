@@ -47,7 +47,7 @@ def main() -> None:
         import unnorm.study.workbench
         from unnorm.demo.story import tell
 
-        time_in(unnorm.demo.base, "_pretrain", "pretraining the base")
+        time_in(unnorm.demo.base, "pretrain", "pretraining the base")
         for name in ("evaluate_rows", "score_conversations"):
             time_in(unnorm.study.fine_tune, name, "held-out losses")
         time_in(unnorm.study.after.completions, "generate", "completions")

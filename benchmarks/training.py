@@ -26,6 +26,7 @@ from unnorm.data.packing import collate_padded, pack, token_count
 from unnorm.data.prepare import Rows, Source
 from unnorm.data.settings import DataSettings
 from unnorm.data.shares import Share
+from unnorm.foundation.precision import choose
 from unnorm.surgery.base import load_base, load_tokenizer
 from unnorm.surgery.sites import find_sites
 from unnorm.tuning.settings import LoraSettings, TrainingSettings
@@ -64,7 +65,7 @@ def plain_arguments(folder: str, steps: int) -> dict[str, Any]:
         "per_device_train_batch_size": ROWS_A_STEP,
         "max_steps": steps,
         "learning_rate": 3e-3,
-        "bf16": True,
+        "bf16": choose("auto").name == "bf16",
         "use_cpu": not torch.accelerator.is_available(),
         "save_strategy": "no",
         "report_to": [],
@@ -81,7 +82,7 @@ def run_unnorm(encoded: list[Encoded], steps: int, pad_id: int) -> tuple[float, 
     with tempfile.TemporaryDirectory() as folder:
         trainer = TokenTrainer(
             model,
-            TrainingSettings(precision="bf16"),
+            TrainingSettings(),
             rows=rows.rows,
             collate=rows.collate,
             rows_per_step=ROWS_A_STEP,
@@ -200,7 +201,7 @@ def report(tokens: dict[str, float], seconds: dict[str, list[float]], rounds: in
         "# Training speed",
         "",
         f"`neox-4m` (a stand-in), LoRA r = 8 on every linear layer, Alpaca, {ROWS_A_STEP} rows of {LENGTH} a step,",
-        f"bf16 autocast, {threads} threads; {rounds} rounds, turn by turn in one process. {machine_line()}.",
+        f"{choose('auto').name}, {threads} threads; {rounds} rounds, turn by turn in one process. {machine_line()}.",
         "",
         "| loop | useful tokens a step | share of positions | useful tokens/s | against it, unnorm is |",
         "|---|---|---|---|---|",

@@ -79,6 +79,25 @@ def test_what_is_asked_for_is_taken(monkeypatch):
     assert not measured
 
 
+@pytest.mark.parametrize(
+    ("saved", "native", "held"),
+    [
+        (torch.bfloat16, False, torch.float32),
+        (torch.bfloat16, True, torch.bfloat16),
+        (torch.float16, True, torch.float32),
+        (torch.float32, False, torch.float32),
+    ],
+)
+def test_a_model_saved_in_half_precision_computes_in_one_that_is_multiplied_here(monkeypatch, saved, native, held):
+    processor(monkeypatch, instructions=native, seconds=(1.0, 0.5))
+    model = torch.nn.Linear(3, 2).to(saved)
+    before = model.weight.clone()
+    done = precision.widen_(model, "cpu")
+    assert model.weight.dtype == held
+    assert torch.equal(model.weight, before.to(held))
+    assert (done is not None) == (held != saved)
+
+
 def test_fp16_on_a_processor_and_unknown_names_are_refused():
     with pytest.raises(SettingsError, match="fp16 needs a GPU"):
         precision.choose("fp16", "cpu")

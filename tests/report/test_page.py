@@ -130,3 +130,16 @@ def test_the_policy_names_our_scripts_and_no_source():
             "default-src": "'none'", "style-src": "'unsafe-inline'", "img-src": "data:", "base-uri": "'none'",
             "form-action": "'none'",
         }  # fmt: skip
+
+
+def test_speeds_that_do_not_compare_are_not_shown():
+    made = study()
+    page = pages(made, [])["index.html"].decode()
+    assert page.count("5,123") == 6
+    assert "Tokens/s are not compared" not in page
+    why = ["environment.threads: 1 against 2"]
+    compared = [{**c, "speed": why if c["arm"] == "dyt" else []} for c in made.audit["comparisons"]]
+    page = pages(replace(made, audit={**made.audit, "comparisons": compared}), [])["index.html"].decode()
+    assert page.count("5,123") == 4
+    assert page.count('<span title="environment.threads: 1 against 2">not compared</span>') == 2
+    assert "Tokens/s are not compared" in page

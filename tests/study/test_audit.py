@@ -1,5 +1,6 @@
 from unnorm.foundation import atomic
-from unnorm.study.audit import audit_plan, audit_results
+from unnorm.foundation.hashing import hash_json
+from unnorm.study.audit import audit_plan, audit_results, elsewhere_in_words
 from unnorm.study.slices import Place
 
 ARMS = ["original", "dyt"]
@@ -52,4 +53,30 @@ def test_what_was_done_counts_too(tmp_path):
 
 
 def test_without_two_arms_nothing_is_claimed():
-    assert audit_plan({place("dyt"): SETTINGS}, ARMS) == {"matched": None, "comparisons": []}
+    assert audit_plan({place("dyt"): SETTINGS}, ARMS) == {"matched": None, "comparisons": [], "elsewhere": []}
+
+
+def test_cells_of_a_machine_with_another_answer_to_precision_auto_are_told(tmp_path):
+    """The ledger holds the same cell in bf16: it is another cell, and the audit says why there are two."""
+    resolved, folders = {}, {}
+    for arm in ARMS:
+        for precision in ("fp32", "bf16"):
+            settings = {"training": {"tokens": 10, "precision": precision}, "arm": {"id": arm}}
+            if precision == "bf16" and arm == "original":
+                continue
+            folder = tmp_path / f"m-d-{arm}-frozen-s0-{hash_json(settings)}"
+            atomic.write_json(folder / "cell.json", {"cell": hash_json(settings), "settings": settings})
+            atomic.write_json(folder / "result.json", {"steps": 5})
+            if precision == "fp32":
+                resolved[place(arm)], folders[place(arm)] = settings, folder
+    for audit in (audit_plan(resolved, ARMS, folders=folders), audit_results(folders, ARMS)):
+        assert audit["matched"] is True
+        assert audit["elsewhere"] == [{**place("dyt")._asdict(), "precision": "fp32", "also": "bf16"}]
+        (line,) = elsewhere_in_words(audit["elsewhere"])
+        assert line.startswith("1 of these cells is in this ledger in bf16 too, and not compared with those in fp32")
+
+
+def test_arms_in_two_precisions_are_not_matched():
+    resolved = {place(arm): {"training": {"precision": name}} for arm, name in zip(ARMS, ("bf16", "fp32"), strict=True)}
+    (found,) = audit_plan(resolved, ARMS)["comparisons"]
+    assert found["differences"] == ["training.precision: 'fp32' against 'bf16'"]

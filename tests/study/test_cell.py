@@ -16,13 +16,15 @@ from safetensors.torch import load_file
 import unnorm
 from conftest import FAMILIES
 from unnorm.data.settings import DataSettings
+from unnorm.foundation import precision
 from unnorm.foundation.errors import ArtefactError, NonFiniteError, SettingsError
 from unnorm.study.arms import arm_from
 from unnorm.study.attempt import working_folder
-from unnorm.study.cell import CellSettings
+from unnorm.study.cell import CellSettings, cell_of, settled
 from unnorm.study.lease import TaskFolder
 from unnorm.study.ledger import standing_of, state_of
 from unnorm.study.run_cell import run_cell
+from unnorm.study.workbench import Workbench
 from unnorm.tuning import checkpoint
 from unnorm.tuning.run_log import RunLog
 
@@ -213,9 +215,20 @@ def test_settings_that_cannot_be(changes, message, bases, data_file, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 works on a GPU")
-def test_fp16_without_a_gpu_is_refused(bases, data_file, tmp_path):
+def test_fp16_without_a_gpu_is_refused_before_anything_is_loaded(data_file, tmp_path):
     with pytest.raises(SettingsError, match="needs a GPU"):
-        run_cell(settings_of(bases["gpt2"], data_file, training={"precision": "fp16"}), tmp_path / "out", quiet=True)
+        run_cell(settings_of("/no/base", data_file, training={"precision": "fp16"}), tmp_path / "out", quiet=True)
+
+
+@pytest.mark.parametrize("here", ["fp32", "bf16"])
+def test_the_hash_of_a_cell_holds_the_precision_that_is_used(monkeypatch, here, bases, data_file):
+    """So a machine on which auto means bf16 finds the cells that were run with bf16 as the default."""
+    monkeypatch.setattr(precision, "_of_processor", lambda: precision.Chosen(here, "So it is."))
+    bench = Workbench(quiet=True)
+    auto = settled(settings_of(bases["gpt2"], data_file, training={"precision": "auto"}), bench)
+    asked = settled(settings_of(bases["gpt2"], data_file, training={"precision": here}), bench)
+    assert auto.training.precision == here
+    assert cell_of(auto, bench) == cell_of(asked, bench)
 
 
 def test_a_model_that_cannot_be_packed_is_padded_and_that_is_said(tokenizer, data_file, tmp_path):
@@ -295,7 +308,8 @@ def _is_begun(out: Path, file: str) -> bool:
 def test_ctrl_c_at_any_stage_and_the_same_command_goes_on(reached, bases, data_file, tmp_path):
     settings = settings_of(bases["gpt2"], data_file, training={"tokens": 6000}, checkpoint_every_tokens=10**9)
     program = (
-        "import sys, torch; torch.set_num_threads(1); from pathlib import Path;"
+        "import signal, sys, torch; torch.set_num_threads(1); from pathlib import Path;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"  # a shell's background jobs ignore it
         "from unnorm.study.cell import CellSettings; from unnorm.study.run_cell import run_cell;"
         "from unnorm.foundation.errors import Interrupted\n"
         "try: run_cell(CellSettings.model_validate_json(sys.argv[1]), Path(sys.argv[2]), quiet=True)\n"

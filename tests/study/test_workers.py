@@ -60,7 +60,15 @@ def test_a_workers_death_costs_the_cell_at_hand(environment, small, tmp_path):
     assert os.getpid() not in owners
 
 
-def test_ctrl_c_stops_all_workers_in_order(environment, bases, data_file, tmp_path):
+@pytest.fixture
+def ctrl_c_is_heard():
+    """SIGINT as it is at a terminal: a shell's background jobs ignore it, and so does what they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_stops_all_workers_in_order(ctrl_c_is_heard, environment, bases, data_file, tmp_path):
     training = {"tokens": 4000, "max_length": 64, "batch_tokens": 128, "precision": "fp32"}
     text = study_text(bases["gpt2"], data_file, arms=["original"], training=training)
     thread = once_a_cell_trains(tmp_path, lambda claim: os.kill(os.getpid(), signal.SIGINT))

@@ -29,16 +29,20 @@ def _facts() -> dict[str, dict[str, Any]]:
     import torch
 
     from unnorm.foundation.cache import cache_folder
+    from unnorm.foundation.precision import choose
+    from unnorm.tuning.threads import threads_for_small
 
+    chosen = choose("auto")
     cache = cache_folder()
     hub = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _NEEDED}},
         "devices": {
-            "processor threads used by torch": torch.get_num_threads(),
+            "threads of the processor": torch.get_num_threads(),
+            "threads for a small model": threads_for_small().describe(),
             "GPUs": ", ".join(gpus) or "none: everything runs on the processor",
-            "bf16": "yes" if not gpus or torch.cuda.is_bf16_supported() else "no: use --precision fp16 or fp32",
+            "precision auto": f"{chosen.name}. {chosen.why}",
             "fp16": "yes" if gpus else "no: needs a GPU",
         },
         "folders": {

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from unnorm.cli.computing import compute_fast
 from unnorm.cli.data_options import DATA_HELP, LOSS_ON_HELP, TEMPLATE_HELP, HeldOut, settings_from
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 
@@ -46,6 +47,7 @@ def evaluate(
     if against is not None and not data:
         raise SettingsError("--against compares losses: give --data DATA.")
     opened = [open_model(name) for name in (model, against) if name is not None]
+    compute_fast(*(loaded for loaded, _ in opened))
     found: dict[str, Any] = {"model": model}
     if data:
         shared = {"max_length": max_length, "template": template, "loss_on": loss_on, "held_out": held_out}

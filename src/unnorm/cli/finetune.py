@@ -25,7 +25,10 @@ def finetune(
     batch_tokens: Annotated[int, typer.Option(min=2, help="Tokens a step.")] = 4096,
     learning_rate: Annotated[float | None, typer.Option(help="Default: 3e-3 with LoRA, 4e-4 for full.")] = None,
     schedule: Annotated[str, typer.Option(help="cosine, linear or constant.")] = "cosine",
-    precision: Annotated[str, typer.Option(help="bf16 or fp16 (autocast), or fp32.")] = "bf16",
+    precision: Annotated[
+        str,
+        typer.Option(help="fp32, bf16 or fp16 (autocast); auto: bf16 where the device multiplies it, else fp32."),
+    ] = "auto",
     template: o.Template = "alpaca",
     loss_on: o.LossOn = "answer",
     too_long: o.TooLong = "drop",

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from unnorm.cli.computing import compute_fast
 from unnorm.cli.data_options import TEMPLATE_HELP
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 
@@ -39,6 +40,7 @@ def generate(
     questions = read_questions(prompts)
     temperature_of("", temperature)  # a mistake in it shows before a model is loaded
     loaded, tokenizer = open_model(model)
+    compute_fast(loaded)
     form = template_of(template, tokenizer)
     made = run(
         loaded,

@@ -1,29 +1,19 @@
 """The demo's base: a small GPT-NeoX, pretrained on the spot on the generated corpus, and kept in the cache."""
 
-import contextlib
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from unnorm.data.encode import encode
-from unnorm.data.packing import collate_packed, pack
-from unnorm.data.sources import conversations_of
 from unnorm.demo.grammar import generate
-from unnorm.foundation import atomic, seeds
+from unnorm.demo.pretrain import pretrain
+from unnorm.foundation import atomic
 from unnorm.foundation.cache import cache_folder
 from unnorm.foundation.hashing import hash_json
-from unnorm.foundation.progress import Bar
-from unnorm.metrics.token_sums import token_sums
 from unnorm.surgery.base import bars_on_a_terminal_only
-from unnorm.tuning.parameter_groups import parameter_groups
 
-TEMPLATE = "alpaca-short"
-MAX_LENGTH = 128
 _EOS = "<|endoftext|>"
 
 
@@ -56,11 +46,13 @@ def demo_base(recipe: BaseRecipe | None = None, *, quiet: bool = False) -> Path:
     atomic.restore_folder(folder)
     if not folder.is_dir():
         tokenizer = _tokenizer(rows, recipe.vocabulary)
-        model = _pretrain(rows, tokenizer, recipe, quiet)
+        unfinished = cache_folder() / f"{name}.unfinished"
+        model = pretrain(rows, tokenizer, recipe, unfinished, quiet=quiet)
         bars_on_a_terminal_only()
         with atomic.folder(folder) as fresh:
             model.save_pretrained(str(fresh))
             tokenizer.save_pretrained(str(fresh))
+        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
@@ -84,60 +76,3 @@ def _tokenizer(rows: Sequence[dict[str, str]], vocabulary: int) -> Any:
         ["### Instruction:\n", "\n\n### Input:\n", "\n\n### Response:\n"]
     )  # one token each: short rows
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=_EOS, pad_token=_EOS)
-
-
-def _pretrain(rows: Sequence[dict[str, str]], tokenizer: Any, recipe: BaseRecipe, quiet: bool) -> Any:
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, get_cosine_schedule_with_warmup
-
-    seeds.seed_everything(recipe.seed)
-    model = GPTNeoXForCausalLM(
-        GPTNeoXConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=recipe.hidden_size,
-            num_hidden_layers=recipe.layers,
-            num_attention_heads=recipe.heads,
-            intermediate_size=4 * recipe.hidden_size,
-            max_position_embeddings=MAX_LENGTH,
-            rope_parameters={
-                "rope_type": "default",
-                "rope_theta": 10_000.0,
-                "partial_rotary_factor": recipe.rotary_share,
-            },
-            initializer_range=recipe.initializer_range,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=tokenizer.eos_token_id,
-            hidden_dropout=0.0,
-            attention_dropout=0.0,
-        )
-    )
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    model.to(device).train()  # type: ignore[arg-type]
-    conversations = conversations_of(rows, "the demo's corpus").conversations
-    encoded = encode(conversations, tokenizer, template=TEMPLATE, max_length=MAX_LENGTH, quiet=True).rows
-    packed = pack(encoded, MAX_LENGTH).rows
-    generator = np.random.Generator(np.random.PCG64(recipe.seed))
-    groups = parameter_groups(model, recipe.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95))
-    schedule = get_cosine_schedule_with_warmup(optimizer, int(recipe.warmup * recipe.steps), recipe.steps)
-    order: list[int] = []
-    with Bar("pretraining the demo's base", recipe.steps, quiet=quiet) as bar:
-        for _ in range(recipe.steps):
-            if len(order) < recipe.rows_a_step:
-                order = generator.permutation(len(packed)).tolist()
-            taken, order = order[: recipe.rows_a_step], order[recipe.rows_a_step :]
-            batch = collate_packed([packed[i] for i in taken], MAX_LENGTH, tokenizer.pad_token_id)
-            batch = {key: tensor.to(device) for key, tensor in batch.items()}
-            with torch.autocast(device.type, torch.bfloat16) if _has_bf16(device) else contextlib.nullcontext():
-                sums = token_sums(model, model.get_output_embeddings(), batch)
-            loss = sums.nats / sums.tokens
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            bar.advance(1, f"loss {float(loss.detach()):.3f}")
-    return model.cpu().eval()
-
-
-def _has_bf16(device: torch.device) -> bool:
-    return device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())

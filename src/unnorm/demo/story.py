@@ -6,8 +6,9 @@ from typing import Any
 
 import orjson
 
-from unnorm.demo.base import MAX_LENGTH, TEMPLATE, demo_base
+from unnorm.demo.base import demo_base
 from unnorm.demo.grammar import DEMO_PROMPTS, generate
+from unnorm.demo.pretrain import MAX_LENGTH, TEMPLATE
 from unnorm.foundation import atomic
 from unnorm.foundation.cache import cache_folder
 from unnorm.foundation.hashing import hash_json
@@ -25,9 +26,9 @@ datasets: [{{source: {data}, template: {template}}}]
 arms: [original, dyt-bare, dyt]
 strategies: [frozen, selective, full]
 seeds: [0]
-training: {{tokens: 120_000, max_length: {length}, batch_tokens: 512, precision: bf16,
+training: {{tokens: 80_000, max_length: {length}, batch_tokens: 512,
            learning_rate: {{frozen: 2.0e-3, selective: 2.0e-3, full: 5.0e-4}}}}
-evaluation: {{every_tokens: 40_000, tokens: 30_000}}
+evaluation: {{every_tokens: 40_000, tokens: 15_000}}
 after: {{completions: {{prompts: {prompts}, max_new_tokens: 48}}}}
 """
 

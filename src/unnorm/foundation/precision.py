@@ -19,7 +19,7 @@ NAMES = ("auto", *DTYPES)
 
 _NATIVE_CAPABILITY = 8  # Ampere: the first NVIDIA GPUs whose tensor cores take bf16
 _CPU_FEATURES = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16")  # the last two are ARM's
-_SIZE, _ROUNDS = 192, 5
+_SIZE, _ROUNDS = 256, 5
 
 
 class Chosen(NamedTuple):
@@ -52,6 +52,29 @@ def choose(asked: str, device: torch.device | str | None = None) -> Chosen:
     if place.type == "cpu":
         return _of_processor()
     return Chosen("fp32", f"Nothing tells whether a device of type {place.type} multiplies bf16 natively.")
+
+
+def line_of(asked: str) -> str:
+    """`choose` for people: what is computed in here, and why."""
+    chosen = choose(asked)
+    return f"training computes in {chosen.name}: {chosen.why[0].lower()}{chosen.why[1:-1]}"
+
+
+def widen_(model: torch.nn.Module, device: torch.device | str) -> str | None:
+    """Hold a model that was saved in bf16 or fp16 in fp32 where `device` does not multiply it natively.
+
+    In place, and exact: every bf16 and fp16 number is an fp32 number. Returns what was done, for people; None where
+    nothing was.
+    """
+    place = torch.device(device)
+    halves = {tensor.dtype for tensor in model.parameters()} & {torch.bfloat16, torch.float16}
+    slow = torch.float16 in halves if place.type == "cpu" else False
+    slow = slow or (torch.bfloat16 in halves and choose("auto", place).name != "bf16")
+    if not slow:
+        return None
+    model.float()
+    names = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in halves))
+    return f"the model's weights are in {names}, which is slow here: it computes in fp32"
 
 
 def default_device() -> torch.device:

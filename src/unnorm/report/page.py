@@ -90,8 +90,19 @@ def pages(study: StudyView, drawn: Sequence[Figure], *, live: str = "") -> dict[
         calibrations=_calibrations(study),
         failures=[cell for cell in study.cells if cell.error],
         unmatched=[c for c in study.audit["comparisons"] if not c["matched"]],
+        other_speeds=_other_speeds(study),
     )
     return {"index.html": page.encode(), **apart}
+
+
+def _other_speeds(study: StudyView) -> dict[str, str]:
+    """Cell -> why its tokens a second do not compare with the reference's; only of cells of which that is so."""
+    known = {(c["model"], c["dataset"], c["arm"], c["strategy"], c["seed"]): c for c in study.audit["comparisons"]}
+    lines = {
+        cell.cell: known.get((cell.model, cell.dataset, cell.arm, cell.strategy, cell.seed), {}).get("speed")
+        for cell in study.cells
+    }
+    return {cell: "; ".join(why) for cell, why in lines.items() if why}
 
 
 def _calibrations(study: StudyView) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from unnorm.report.comparisons import behind, compared, others
 from unnorm.report.pairs import Group, groups, tallies
 from unnorm.report.table import latencies
 from unnorm.report.wording import share, signed, signed_interval
+from unnorm.study.audit import elsewhere_in_words
 from unnorm.study.compare import Row
 from unnorm.study.view import StudyView
 
@@ -108,6 +109,7 @@ def _certainty(study: StudyView) -> list[str]:
         lines.append(f"NOT MATCHED: the audit found {_count(wrong, 'comparison')} that differ in more than the arm.")
     else:
         lines.append("Nothing could be audited: no two arms are done in the same place.")
+    lines += elsewhere_in_words(study.audit.get("elsewhere", []))
     left_out = Counter(cell.state for cell in study.cells if not cell.done)
     if left_out:
         states = ", ".join(f"{count} {state}" for state, count in left_out.items())

@@ -4,34 +4,78 @@ A learning rate that the study's own search found for each arm is no difference:
 noted, and shown.
 """
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unnorm.foundation import atomic
+from unnorm.foundation.hashing import hash_json
+from unnorm.foundation.precision import DTYPES
 from unnorm.study.ledger import result_of
 from unnorm.study.slices import Place
 from unnorm.study.view import reference_of
 
 _DONE_ALIKE = ("steps", "train_tokens", "eval_tokens", "rows_per_forward", "environment")
 _TUNED = "training.learning_rate"
+_THREADS, _LOAD = "environment.threads", "environment.load"
+_LOADS_ALIKE = 0.1  # of all cores' time
 
 Facts = Mapping[str, Any]
 """What is known of a cell, flat: dotted key -> value."""
 
 
-def audit_plan(resolved: Mapping[Place, Facts], arms: list[str], *, tuned: bool = False) -> dict[str, Any]:
-    """Compare what is configured, before anything ran. resolved: each cell's configuration, as its hash is made of."""
-    return _audit(arms, resolved.keys(), lambda place: flat(resolved[place]), tuned)
+def audit_plan(
+    resolved: Mapping[Place, Facts],
+    arms: list[str],
+    *,
+    folders: Mapping[Place, Path] | None = None,
+    tuned: bool = False,
+) -> dict[str, Any]:
+    """Compare what is configured, before anything ran. resolved: each cell's configuration, as its hash is made of;
+    folders: where the cells will be, if their ledger is to be asked what machines of another precision did there."""
+    found = _audit(arms, resolved.keys(), lambda place: flat(resolved[place]), tuned)
+    return {
+        **found,
+        "elsewhere": elsewhere({place: (resolved[place], path) for place, path in (folders or {}).items()}),
+    }
 
 
 def audit_results(folders: Mapping[Place, Path], arms: list[str], *, tuned: bool = False) -> dict[str, Any]:
     """Compare what was configured and done. folders: those of the cells that are done.
 
-    Returns `matched` (None where nothing could be compared) and `comparisons`: every arm against the reference
-    (`original`, else the first), with what differs and what is noted.
+    Returns `matched` (None where nothing could be compared); `comparisons`: every arm against the reference
+    (`original`, else the first), with what differs, what is noted, and why speeds do not compare; and `elsewhere`: the
+    same cells in another precision, which a machine made on which `auto` means another one.
     """
-    return _audit(arms, folders.keys(), lambda place: facts_of(folders[place]), tuned)
+    found = _audit(arms, folders.keys(), lambda place: facts_of(folders[place]), tuned)
+    configured = {place: (atomic.read_json(path / "cell.json")["settings"], path) for place, path in folders.items()}
+    return {**found, "elsewhere": elsewhere(configured)}
+
+
+def elsewhere(cells: Mapping[Place, tuple[Facts, Path]]) -> list[dict[str, Any]]:
+    """Those of `cells` (configuration, folder) that are in the ledger in another precision too."""
+    found = []
+    for place, (resolved, folder) in cells.items():
+        training = resolved.get("training", {})
+        for other in DTYPES:
+            cell = hash_json({**resolved, "training": {**training, "precision": other}})
+            sibling = folder.with_name(folder.name.replace(hash_json(resolved), cell))
+            if other != training.get("precision") and sibling != folder and (sibling / "cell.json").is_file():
+                found.append({**place._asdict(), "precision": training["precision"], "also": other})
+    return found
+
+
+def elsewhere_in_words(elsewhere: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was run in another precision than it is here, as lines for people."""
+    lines = []
+    for here, there in dict.fromkeys((entry["precision"], entry["also"]) for entry in elsewhere):
+        count = sum((entry["precision"], entry["also"]) == (here, there) for entry in elsewhere)
+        lines.append(
+            f"{count} of these cells {'is' if count == 1 else 'are'} in this ledger in {there} too, and not compared "
+            f"with those in {here}: where they were run, precision auto means {there}, or the file asked for it. "
+            f"With precision: {there} in the study file the study goes on with them."
+        )
+    return lines
 
 
 def facts_of(folder: Path) -> Facts:
@@ -46,10 +90,27 @@ def differences(one: Facts, other: Facts, *, tuned: bool = False) -> tuple[list[
     found = [
         (key, f"{key}: {one.get(key, 'not known')!r} against {other.get(key, 'not known')!r}")
         for key in sorted(one.keys() | other.keys())
-        if not key.startswith("arm.") and one.get(key) != other.get(key)
+        if not key.startswith("arm.") and key != _LOAD and one.get(key) != other.get(key)
     ]
     noted = [line for key, line in found if tuned and key == _TUNED]
     return [line for _, line in found if line not in noted], noted
+
+
+def speed_differences(one: Facts, other: Facts) -> list[str]:
+    """Why the speeds of two cells do not compare, as lines of text: they ran on other hardware or threads, or beside
+    other load. Load makes no other difference."""
+    lines = [
+        f"{key}: {one.get(key, 'not known')!r} against {other.get(key, 'not known')!r}"
+        for key in ("environment.hardware", _THREADS)
+        if one.get(key) != other.get(key)
+    ]
+    loads = one.get(_LOAD), other.get(_LOAD)
+    if loads == (None, None):
+        return lines
+    if None in loads or abs(loads[0] - loads[1]) > _LOADS_ALIKE:  # type: ignore[operator]
+        said = ["not known" if load is None else f"{load:.0%}" for load in loads]
+        lines.append(f"other processes took {said[0]} of the machine against {said[1]}")
+    return lines
 
 
 def matched_at(audit: Mapping[str, Any], places: Container[Place]) -> bool | None:
@@ -84,5 +145,7 @@ def _audit(arms: list[str], places: Iterable[Place], facts: Callable[[Place], Fa
             continue
         differ, noted = differences(mine, known[against], tuned=tuned)
         named = {**place._asdict(), "against": reference}
-        comparisons.append({**named, "matched": not differ, "differences": differ, "noted": noted})
+        speed = speed_differences(mine, known[against])
+        found = {"matched": not differ, "differences": differ, "noted": noted, "speed": speed}
+        comparisons.append({**named, **found})
     return {"matched": all(c["matched"] for c in comparisons) if comparisons else None, "comparisons": comparisons}

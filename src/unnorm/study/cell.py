@@ -10,6 +10,7 @@ from unnorm.data.settings import DataSettings
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.precision import choose
+from unnorm.study import threads
 from unnorm.study.arms import Arm
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.patterns import select
@@ -98,6 +99,7 @@ def cell_of(settings: CellSettings, bench: Workbench) -> tuple[str, dict[str, An
     assert settings.training.precision != "auto", "a cell is settled before it is named"
     settings.rows_per_step()
     base = bench.base(settings.model)
+    threads.settle(base.hash, base.model)  # as early as there is a model: fitting and measuring are products too
     source = bench.source(settings.data, settings.model)
     resolved = settings.resolved(base.hash, source.hash, source.encoding)
     return hash_json(resolved), resolved

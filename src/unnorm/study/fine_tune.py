@@ -4,7 +4,7 @@ trainable.json     what trains, by group
 calibration.json   how the new norms were fitted;  recovery.json  how they were recovered, where they were
 steps.jsonl        the log of every step;  evaluations.jsonl  the held-out loss at intervals
 checkpoints/       to go on from
-attempt.json       rows a forward, if they are fewer than a step has
+attempt.json       rows a forward, if they are fewer than a step has; threads computed on
 scores.parquet     the held-out scores of each conversation, at the end
 model/             the artefact, at the end;  result.json  the numbers
 """
@@ -15,12 +15,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from unnorm.artefacts.saving import save
 from unnorm.data.sources import counts_in_words
 from unnorm.evaluation.conversation_scores import score_conversations, write_sums
 from unnorm.evaluation.held_out import evaluate_rows
 from unnorm.foundation import atomic
+from unnorm.foundation.load import OthersLoad
 from unnorm.foundation.processes import is_main, launch
+from unnorm.foundation.threads import use
+from unnorm.study import threads
 from unnorm.study.cell import CellSettings, set_up
 from unnorm.study.environment import run_environment
 from unnorm.study.failures import failure_of, free_memory, let_go
@@ -62,7 +67,9 @@ def fine_tune(settings: CellSettings, cell: str, folder: Path, bench: Workbench,
     result.json says so. Of several processes (torchrun) none can begin again alone, so there it fails.
     """
     whole = settings.rows_per_step()
-    rows = _rows_per_forward(folder) or whole
+    begun = _begun(folder)
+    rows = begun.get("rows_per_forward", whole)
+    _go_on_with_threads(begun, folder, bench, settings)
     try:
         return _fine_tune(settings, cell, folder, bench, hooks, rows)
     except Exception as error:
@@ -77,14 +84,28 @@ def fine_tune(settings: CellSettings, cell: str, folder: Path, bench: Workbench,
     for name in ("steps.jsonl", "evaluations.jsonl"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    atomic.write_json(folder / "attempt.json", {"rows_per_forward": fewer})
+    atomic.write_json(folder / "attempt.json", {**_begun(folder), "rows_per_forward": fewer})
     hooks.retried(fewer)
     return _fine_tune(settings, cell, folder, bench, hooks, fewer)
 
 
-def _rows_per_forward(folder: Path) -> int | None:
+def _begun(folder: Path) -> dict[str, Any]:
+    """How an earlier attempt began, whose work is gone on with; empty if there was none."""
     path = folder / "attempt.json"
-    return int(atomic.read_json(path)["rows_per_forward"]) if path.is_file() else None
+    return dict(atomic.read_json(path)) if path.is_file() else {}
+
+
+def _go_on_with_threads(begun: dict[str, Any], folder: Path, bench: Workbench, settings: CellSettings) -> None:
+    """Compute on as many threads as the cell began with, or else on those that pay for its base, and remember them."""
+    base = bench.base(settings.model)
+    before = torch.get_num_threads()
+    threads.settle(base.hash, base.model)
+    if "threads" in begun:
+        use(int(begun["threads"]))
+    elif is_main():
+        atomic.write_json(folder / "attempt.json", {**begun, "threads": torch.get_num_threads()})
+    if torch.get_num_threads() != before:
+        bench.let_go_of_start()  # it was fitted on another number of threads
 
 
 def _fewer(rows: int, whole: int) -> int | None:
@@ -115,12 +136,15 @@ def _fine_tune(
             atomic.write_json(folder / "recovery.json", ready.recovery)
     ready.trainer.evaluate_now(0)
     hooks.say(f"held-out loss before training {ready.evaluated[0]['loss']:.4f}")
+    others = OthersLoad()
     ready.trainer.fit()
+    load = others.read()
     if not is_main():
         return {}
     hooks.check()
     save(ready.trainer.model, folder / "model", bench.base(settings.model).tokenizer)
     result = _result(settings, cell, ready.trainable, ready.trainer.log_file.read(), ready.evaluated, rows_per_forward)
+    result["environment"] = run_environment(load)
     atomic.write_json(folder / "result.json", result)
     return result
 
@@ -235,7 +259,6 @@ def _result(
         "rows_per_forward": rows_per_forward,
         "rows_per_step": settings.rows_per_step(),
         "cell": cell,
-        "environment": run_environment(),
     }
 
 

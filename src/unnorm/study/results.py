@@ -24,6 +24,8 @@ COLUMNS = (
     "grad_norm_last",
     "tokens_per_second",
     "wall_seconds",
+    "threads",
+    "load",
     "cell",
 )
 
@@ -33,6 +35,8 @@ def rows_of(study: StudyView) -> list[dict[str, Any]]:
     rows = []
     for cell in study.cells:
         known = {"seed": cell.seed, "state": cell.state, "cell": cell.cell}
+        environment = (cell.result or {}).get("environment", {})
+        known |= {name: environment.get(name) for name in ("threads", "load")}
         known |= {"model": cell.model, "dataset": cell.dataset, "arm": cell.arm, "strategy": cell.strategy}
         rows.append({column: known.get(column, (cell.result or {}).get(column)) for column in COLUMNS})
     return rows

@@ -14,8 +14,9 @@ from typing import Any
 
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, RunError
+from unnorm.foundation.precision import line_of
 from unnorm.foundation.processes import is_main, launch
-from unnorm.study import events
+from unnorm.study import events, threads
 from unnorm.study.cell import CellSettings, cell_of, settled
 from unnorm.study.fine_tune import Hooks, fine_tune
 from unnorm.study.lease import Lease, TaskFolder, Watch, newest
@@ -83,8 +84,10 @@ def run_cell(
     """
     bench = bench or Workbench(quiet=quiet)
     out = Path(out)
+    say(line_of(settings.training.precision))
     settings = settled(settings, bench)
     cell, resolved = cell_of(settings, bench)
+    say(f"computing on {threads.settle(bench.base(settings.model).hash, bench.base(settings.model).model).describe()}")
     _check_place(out, cell, resolved)
     existed = out.exists()
     hooks = Hooks(say=say, warn=say, report_to=report_to, quiet=quiet)

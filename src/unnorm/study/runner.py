@@ -4,10 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from unnorm.evaluation.questions import read_questions
+from unnorm.foundation.precision import line_of
 from unnorm.study import ledger as ledger_module
+from unnorm.study import threads
 from unnorm.study.after.pairs import pairs_of
 from unnorm.study.after.stages import pair_entries
-from unnorm.study.plan import Plan, Planned, name_of, plan_study
+from unnorm.study.audit import elsewhere, elsewhere_in_words
+from unnorm.study.plan import Plan, Planned, name_of, place_of, plan_study
 from unnorm.study.record import conclude, write_study
 from unnorm.study.results import write_results
 from unnorm.study.spec import After, StudyFile
@@ -43,18 +46,26 @@ def run_study(
     ledger = Path(ledger)
     ledger_module.check_format(ledger)
     bench = Workbench(quiet=quiet)
+    for asked in dict.fromkeys(settings.training.precision for settings in spec.cells()):
+        say(line_of(asked))
+    folder = ledger / spec.name
+    threads.recall(folder)
     plan = plan_study(spec, ledger, bench)
     if spec.after.completions:
         read_questions(spec.after.completions.prompts)  # a mistake in it shows now, not after hours of training
     ledger_module.check_writable(ledger)
-    folder = ledger / spec.name
     reference = reference_of([arm.id for arm in spec.resolved_arms()])
 
     def do(cells: list[Planned], after: After) -> None:
         work = Work(cells, reference, after, report_to, quiet)
         do_work(work, bench, retry_failed=retry_failed, workers=workers, say=say, timing=timing, results=folder)
 
+    for line in elsewhere_in_words(elsewhere({place_of(c.settings): (c.resolved, c.folder) for c in plan.cells})):
+        say(line)
     _write(folder, spec, source, plan, reference)
+    bases = {one.settings.model_name: one.resolved["model"]["hash"] for one in [*plan.search, *plan.cells]}
+    for line in threads.keep(folder, bases):
+        say(line)
     try:
         if plan.search:
             say("learning-rate search:")

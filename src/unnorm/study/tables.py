@@ -10,7 +10,7 @@ from unnorm.foundation.latex import latex
 Table = Sequence[Mapping[str, Any]]
 
 _TEXT = {"model", "dataset", "arm", "against", "strategy", "state", "cell", "metric"}
-_WHOLE = {"seed", "steps", "train_tokens", "trainable_parameters", "total_parameters", "conversations"}
+_WHOLE = {"seed", "steps", "train_tokens", "trainable_parameters", "total_parameters", "conversations", "threads"}
 _FLAGS = {"matched", "complete"}
 
 

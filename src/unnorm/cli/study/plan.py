@@ -15,6 +15,8 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
 
     Trains nothing. With `tune`, the tries of the search are listed first.
     """
+    from unnorm.foundation.precision import line_of
+    from unnorm.study import threads
     from unnorm.study.audit import audit_plan
     from unnorm.study.estimate import estimates
     from unnorm.study.ledger import check_format
@@ -24,13 +26,18 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
 
     spec, _ = read_spec(study)
     check_format(ledger)
+    for asked in dict.fromkeys(settings.training.precision for settings in spec.cells()):
+        say(line_of(asked))
+    threads.recall(ledger / spec.name)
     bench = Workbench(quiet=json)
     planned = plan_study(spec, ledger, bench)
     say(f"{len(planned.search) + len(planned.cells)} cells; measuring one training step of each kind")
     search = _records(planned.search, estimates(planned.search, bench))
     cells = _records(planned.cells, estimates(planned.cells, bench))
     resolved = {place_of(cell.settings): cell.resolved for cell in planned.cells}
-    audit = audit_plan(resolved, [arm.id for arm in spec.resolved_arms()], tuned=spec.tune is not None)
+    folders = {place_of(cell.settings): cell.folder for cell in planned.cells}
+    arms = [arm.id for arm in spec.resolved_arms()]
+    audit = audit_plan(resolved, arms, folders=folders, tuned=spec.tune is not None)
     waiting = [place_of(settings)._asdict() for settings in planned.pending]
     left = sum(record["estimated_seconds"] for record in search + cells if record["state"] != "done")
     if json:
@@ -88,6 +95,8 @@ def _rows(records: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def _say_audit(audit: dict[str, Any]) -> None:
+    from unnorm.study.audit import elsewhere_in_words
+
     unmatched = [c for c in audit["comparisons"] if not c["matched"]]
     if audit["matched"] is None:
         say("audit: no two arms to compare")
@@ -97,3 +106,5 @@ def _say_audit(audit: dict[str, Any]) -> None:
         say(f"audit: NOT MATCHED: {cell_name(comparison)} against {comparison['against']}:")
         for line in comparison["differences"]:
             say(f"  {line}")
+    for line in elsewhere_in_words(audit["elsewhere"]):
+        say(f"audit: {line}")

@@ -14,6 +14,7 @@ from unnorm.evaluation.judges.interface import WHOLE
 from unnorm.evaluation.judges.pointwise import Conversation, PointwiseJudge, Score
 from unnorm.evaluation.judges.special_tokens import neutralise
 from unnorm.foundation.hashing import hash_tensors
+from unnorm.foundation.precision import widen_
 from unnorm.metrics.token_sums import head_only_at
 from unnorm.surgery.base import context_length
 from unnorm.surgery.finite import check_finite, check_logits
@@ -37,7 +38,9 @@ def load_likelihood(name: str) -> PointwiseJudge:
         "model_hash": hash_tensors(model.state_dict()),
         "template": _TEMPLATE,
     }
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    widen_(model, device)
+    model.to(device)
     return PointwiseJudge(identity, lambda conversation: mean_log_probability(model, tokenizer, conversation), CAVEAT)
 
 

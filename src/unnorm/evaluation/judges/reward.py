@@ -10,6 +10,7 @@ from unnorm.evaluation.judges.pointwise import Conversation, PointwiseJudge, Sco
 from unnorm.evaluation.judges.special_tokens import neutralise
 from unnorm.foundation.errors import ModelError
 from unnorm.foundation.hashing import hash_tensors
+from unnorm.foundation.precision import widen_
 from unnorm.surgery.base import context_length, load_model, load_pretrained
 from unnorm.surgery.finite import check_logits
 from unnorm.surgery.vocabulary import check_ids
@@ -30,7 +31,9 @@ def load_reward(name: str) -> PointwiseJudge:
             "Give a reward model with one."
         )
     identity = {"kind": "reward", "model": name, "model_hash": hash_tensors(model.state_dict())}
-    model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    widen_(model, device)
+    model.eval().to(device)
     return PointwiseJudge(identity, lambda conversation: mean_reward(model, tokenizer, conversation), None)
 
 

@@ -1,4 +1,4 @@
-"""A tiny Llama whose first position is an attention sink, made by writing weights by hand: what real models have, small.
+"""A tiny Llama whose first position is an attention sink, its weights written by hand: what real models have, small.
 
 From layer `since` on, the first position of every sequence carries a massive activation in two channels: its root mean
 square is `size` times the other tokens' (arXiv 2402.17762, 2603.05498). The norm shrinks all its other channels to
@@ -11,7 +11,7 @@ is the token's own code. The MLP of layer 0 writes how far the two are apart, th
 massive activation where they are not. So it follows packed rows, whose sequences start anew, and, as in real models, a
 token that repeats the first one right after it is a sink too.
 
-What is written by hand stands in channels of its own, which the rest neither reads nor writes; `train_` leaves it alone.
+What is written by hand stands in channels of its own, which the rest neither reads nor writes; `train_` leaves it.
 """
 
 import math
@@ -87,7 +87,7 @@ def toy_text(rows: int, length: int = 64, seed: int = 0) -> torch.Tensor:
 
 
 def train_(model, ids: torch.Tensor, steps: int, learning_rate: float = 3e-3) -> None:
-    """Let the model learn `ids` [B, T], 16 rows a step, but for the embedding, the norms and what was written by hand."""
+    """Let the model learn `ids` [B, T], 16 rows a step; embedding, norms and what was written by hand stay."""
     kept = {name: (mask, model.get_parameter(name).detach()[mask].clone()) for name, mask in _by_hand(model)}
     learns = [model.get_parameter(name) for name, _ in _by_hand(model)]
     optimizer = torch.optim.AdamW(learns, lr=learning_rate, weight_decay=0.0)

@@ -76,7 +76,8 @@ def toy_text(rows: int, length: int = 64, seed: int = 0) -> torch.Tensor:
     """Token ids [rows, length] of a language of 47 tokens that can be learnt: each row has one of four topics, and a
     topic says which two tokens may follow a token. Its entropy is 0.69 nats a token; to know the topic, one has to look
     back."""
-    tables = torch.randint(1, 48, (4, 48, 2), generator=torch.Generator().manual_seed(0))
+    steps = torch.randint(1, 47, (4, 48, 2), generator=torch.Generator().manual_seed(0))
+    tables = (torch.arange(48)[:, None] - 1 + steps) % 47 + 1  # never the token itself, which might be a sink too
     generator = torch.Generator().manual_seed(seed)
     ids = torch.empty(rows, length, dtype=torch.long)
     ids[:, 0] = torch.randint(1, 48, (rows,), generator=generator)

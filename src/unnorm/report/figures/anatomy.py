@@ -65,8 +65,8 @@ def sizes(anatomy: Anatomy, name: str) -> Figure:
     left_out = len(anatomy.sites) - len(shown)
     caption = (
         f"Size of what comes into each norm of {name}, on {anatomy.tokens:,} tokens in {anatomy.sequences:,} "
-        "sequences: the root mean square over channels (around their mean where the norm takes that off). Band: 5th to 95th "
-        "percentile of tokens other than position 0. The norms of a layer stand side by side."
+        "sequences: the root mean square over channels (around their mean where the norm takes that off). Band: 5th to "
+        "95th percentile of tokens other than position 0. The norms of a layer stand side by side."
         + (f" {left_out} norms of queries and keys are left out." if left_out else "")
     )
     return made(chart, "anatomy", f"Sizes over depth: {name}", caption)

@@ -76,13 +76,16 @@ def _depths(sites: list[SiteAnatomy]) -> list[float]:
     """Where each site is drawn: those of layer n from n on, evenly; what is in no layer before the first or after the
     last."""
     layers = [layer_of(site.path) for site in sites]
-    many, seen = Counter(layers), Counter[int | None]()
     last = max((layer for layer in layers if layer is not None), default=-1)
+    starts = []
+    for at, layer in enumerate(layers):
+        before = all(earlier is None for earlier in layers[:at]) and last >= 0
+        starts.append(layer if layer is not None else -1 if before else last + 1)
+    many, seen = Counter(starts), Counter[int]()
     depths = []
-    for layer in layers:
-        start = layer if layer is not None else last + 1 if sum(seen.values()) > seen[None] or last < 0 else -1
-        depths.append(round(start + seen[layer] / many[layer], 3))
-        seen[layer] += 1
+    for start in starts:
+        depths.append(round(start + seen[start] / many[start], 3))
+        seen[start] += 1
     return depths
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from unnorm.evaluation.latency import compare_latency
     from unnorm.foundation.errors import UnnormError
     from unnorm.norms.dyt import DyT
+    from unnorm.surgery.anatomy import site_anatomy
     from unnorm.surgery.optimize import optimize_
     from unnorm.surgery.sites import find_sites
     from unnorm.surgery.swap import swap_, unswap_
@@ -31,6 +32,7 @@ __all__ = [
     "package",
     "recover_",
     "save",
+    "site_anatomy",
     "swap_",
     "unswap_",
 ]
@@ -47,6 +49,7 @@ _HOME = {
     "recover_": "unnorm.tuning.recover",
     "load": "unnorm.artefacts.loading",
     "save": "unnorm.artefacts.saving",
+    "site_anatomy": "unnorm.surgery.anatomy",
     "swap_": "unnorm.surgery.swap",
     "unswap_": "unnorm.surgery.swap",
 }

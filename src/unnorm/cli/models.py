@@ -1,24 +1,55 @@
 """`unnorm sites`."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from unnorm.cli.data_options import DATA_HELP, TEMPLATE_HELP
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
+from unnorm.foundation.errors import SettingsError
 
-SITES_EXAMPLE = "Example: [bold]unnorm sites EleutherAI/pythia-14m[/bold]"
+SITES_EXAMPLE = (
+    "Example: [bold]unnorm sites EleutherAI/pythia-14m[/bold], or before a swap "
+    "[bold]unnorm sites EleutherAI/pythia-14m --data alpaca --figure sizes.svg[/bold]"
+)
+_BATCH_TOKENS = 2048
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, a model's folder, or an artefact's folder.")]
 
 
-def sites(model: Model, json: JsonOption = False) -> None:
-    """List the norm sites of a model, in execution order."""
+def sites(
+    model: Model,
+    data: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Look at what comes into each norm on this text. " + DATA_HELP)
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=64, help="With --data: tokens to look at.")] = 4096,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --data: sizes over depth, as .svg, .png or .pdf.")
+    ] = None,
+    template: Annotated[str, typer.Option(help=TEMPLATE_HELP)] = "alpaca",
+    seed: Annotated[int, typer.Option(min=0, help="Which rows of DATA are taken.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """List the norm sites of a model, in execution order.
+
+    With --data, say what a swap will meet there: attention sinks, large tokens, large channels.
+    """
     from unnorm.artefacts.loading import open_model
     from unnorm.surgery.sites import find_sites
 
-    loaded, _ = open_model(model)
+    if figure is not None:
+        from unnorm.report.export import check_figure_file
+
+        if data is None:
+            raise SettingsError("--figure draws what --data DATA shows: give both.")
+        check_figure_file(figure)
+    loaded, tokenizer = open_model(model)
     if hasattr(loaded, "peft_config"):
         loaded = loaded.merge_and_unload()
+    if data is not None:
+        _anatomy(model, loaded, tokenizer, {"source": data, "template": template}, tokens, seed, figure, json)
+        return
     found = find_sites(loaded)
     if json:
         emit_json([site.to_dict() for site in found])
@@ -39,3 +70,66 @@ def sites(model: Model, json: JsonOption = False) -> None:
             f"token ids alone do not reach the last {unreached}: outside the language model, or cross-attention; "
             "a swap leaves them alone unless they are named"
         )
+
+
+def _anatomy(
+    name: str,
+    model: Any,
+    tokenizer: Any,
+    data: dict[str, str],
+    tokens: int,
+    seed: int,
+    figure: Path | None,
+    json: bool,
+) -> None:
+    from unnorm.data.prepare import Source
+    from unnorm.data.settings import DataSettings
+    from unnorm.surgery.anatomy import site_anatomy
+    from unnorm.surgery.base import context_length
+    from unnorm.tuning.packing_probe import packing_is_clean
+
+    length = min(256, context_length(model) or 256)
+    source = Source(DataSettings(**data, max_length=length), tokenizer, quiet=json)  # type: ignore[arg-type]
+    rows = source.train(tokens, seed, packed=packing_is_clean(model))
+    found = site_anatomy(model, rows.batches(max(1, _BATCH_TOKENS // length)))
+    short = name.rstrip("/").rsplit("/", 1)[-1]
+    if figure is not None:
+        from unnorm.report.export import export_file
+        from unnorm.report.figures.anatomy import sizes
+
+        drawn = sizes(found, short)
+        export_file(drawn, figure)
+        say(drawn.caption)
+        say(f"wrote {figure}")
+    if json:
+        emit_json(found.to_dict())
+        return
+    columns = ["path", "median", "5 to 95 %", "largest", "position 0", "flat", "α each", "large channels"]
+    table = [
+        [
+            s.path,
+            f"{s.median:.3g}",
+            f"{s.low:.3g} to {s.high:.3g}",
+            _three(s.largest),
+            _three(s.first),
+            f"{s.saturation:.1%}",
+            f"{s.saturation_channel:.1%}",
+            ", ".join(f"{channel} ×{times:.0f}" for channel, times in s.channels[:3]),
+        ]
+        for s in found.sites
+    ]
+    title = (
+        f"what comes into {len(found.sites)} norms of {short}: {found.tokens:,} tokens, {found.sequences:,} sequences"
+    )
+    emit_table(title, columns, table, 1, compact=True)
+    print(
+        "Sizes are the root mean square over channels; all but position 0's are of the other tokens. flat: share of "
+        "activations\nat which a fitted DyT is nearly flat, with one α a site and with one each channel."
+    )
+    for line in found.verdict.text:
+        print(f"\n{line}")
+
+
+def _three(value: float) -> str:
+    """Three digits, and no exponent."""
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"

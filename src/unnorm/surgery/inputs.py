@@ -38,8 +38,28 @@ def as_one_batch(data: Inputs | Iterable[Inputs]) -> dict[str, torch.Tensor]:
 
 
 def counted(batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-    """Which positions hold tokens, [B, T]; None: all."""
-    return batch["attention_mask"].bool() if "attention_mask" in batch else None
+    """Which positions hold tokens, [B, T]; None: all.
+
+    By the attention mask; in packed rows, which have none, by `tokens` [B], how many each row holds before its padding.
+    """
+    if "attention_mask" in batch:
+        return batch["attention_mask"].bool()
+    if "tokens" not in batch:
+        return None
+    places = torch.arange(batch["input_ids"].shape[1], device=batch["input_ids"].device)
+    return places < batch["tokens"].to(places.device)[:, None]
+
+
+def firsts(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Where a sequence starts, [B, T]: each row's first token, or, in packed rows, wherever positions start anew.
+
+    Padding never counts as a start.
+    """
+    ids, keep = batch["input_ids"], counted(batch)
+    keep = torch.ones_like(ids, dtype=torch.bool) if keep is None else keep
+    if "position_ids" in batch:
+        return (batch["position_ids"] == 0).expand_as(keep) & keep
+    return keep & (keep.cumsum(1) == 1)
 
 
 def counted_rows(keep: torch.Tensor | None, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from unnorm.evaluation.questions import read_questions
 from unnorm.study import ledger as ledger_module
 from unnorm.study.after.pairs import pairs_of
 from unnorm.study.after.stages import pair_entries
@@ -44,8 +43,6 @@ def run_study(
     ledger_module.check_format(ledger)
     bench = Workbench(quiet=quiet)
     plan = plan_study(spec, ledger, bench)
-    if spec.after.completions:
-        read_questions(spec.after.completions.prompts)  # a mistake in it shows now, not after hours of training
     ledger_module.check_writable(ledger)
     folder = ledger / spec.name
     reference = reference_of([arm.id for arm in spec.resolved_arms()])

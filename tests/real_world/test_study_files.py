@@ -4,6 +4,7 @@ import copy
 import json
 import re
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -122,6 +123,17 @@ def test_a_rate_of_zero_in_an_override_or_a_search_is_refused_too():
 )
 def test_a_mistake_is_named_in_plain_words_with_line_and_key(old, new, message):
     assert message in refusal(changed(old, new))
+
+
+def test_variables_in_a_flow_list_want_quotes_and_the_docs_example_has_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    message = refusal(changed("[some/model]", "[${HOME}/model]"))
+    assert "line 2: not valid YAML" in message
+    assert message.endswith("Put what holds ${...} in quotes.")
+    docs = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    example = re.search(r"```yaml\n(.*?)```", docs, re.DOTALL)[1]
+    assert parse_spec(example, "docs").models == ["distilgpt2", f"{tmp_path}/models/mine"]
 
 
 def test_a_number_is_a_temperature():

@@ -58,7 +58,8 @@ def read_yaml(text: str, where: str) -> tuple[dict[str, Any], Any]:
         _Checked(where).check(node)
         content = loader.construct_document(node)
     except yaml.YAMLError as error:
-        raise SettingsError(f"{where}, line {_line_of(error, text)}: not valid YAML: {_problem(error)}.") from error
+        line = _line_of(error, text)
+        raise SettingsError(f"{where}, line {line}: not valid YAML: {_problem(error)}.{_quotes(text, line)}") from error
     if not isinstance(content, dict):
         raise SettingsError(f"{where}, line {node.start_mark.line + 1}: a study is a mapping {_NEEDED}.")
     return _expand(content), node
@@ -180,6 +181,12 @@ def _problem(error: yaml.YAMLError) -> str:
     if "another document" in problem:
         return "a second document begins here (---), and a study is one"
     return problem.rstrip(".")
+
+
+def _quotes(text: str, line: int) -> str:
+    """A hint: within [] and {} YAML takes the braces of ${NAME} for its own."""
+    lines = text.splitlines()
+    return " Put what holds ${...} in quotes." if line <= len(lines) and "${" in lines[line - 1] else ""
 
 
 def _expand(value: Any) -> Any:

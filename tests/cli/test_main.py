@@ -117,7 +117,7 @@ def test_swap_to_another_norm_corrected_and_recovered(capsys, bases, data_file, 
         (("--bare", "--correct", "some"), "none, readers, all"),
         (("--bare", "--correct", "all"), "belong to a calibration"),
         (("--bare", "--set", "colour"), "KEY=VALUE"),
-        (("--bare", "--set", "colour=red"), "Its settings are"),
+        (("--bare", "--set", "colour=red"), "There are: affine, bias, alpha, alpha_init"),
         (("--bare", "--to", "batchnorm"), "Known norms: derf"),
     ],
 )

@@ -129,7 +129,7 @@ def test_flat_is_where_the_slope_is_below_seven_percent(name):
 def test_round_trip_and_unknown_settings(name):
     spec = spec_from({"norm": name, "bias": False})
     assert spec_from(spec.to_dict()) == spec
-    with pytest.raises(SettingsError, match="Its settings are"):
+    with pytest.raises(SettingsError, match=r"there is no such key\. There are: "):
         spec_from({"norm": name, "colour": 1})
 
 

@@ -50,14 +50,20 @@ def test_what_an_arm_does_not_ask_for_is_no_part_of_its_hash():
         ({"id": "dyt", "norm": "dyt"}, "known arm"),
         ({"norm": "dyt"}, "needs an `id`"),
         ({"id": "A B", "norm": "dyt"}, "lower-case"),
-        ({"id": "x", "norm": "dyt", "colour": 1}, "Its settings are"),
+        (
+            {"id": "x", "norm": "dyt", "colour": 1},
+            "there is no such key. There are: affine, bias, alpha",
+        ),
         ({"id": "x", "norm": "dyt", "calibrate": {"tokens": 0}}, "above 0"),
         ({"id": "x", "norm": "dyt", "calibrate": {"token": 5}}, "and nothing else"),
         ({"id": "x", "norm": "dyt", "calibrate": {"mode": "fast"}}, "mode"),
         ({"id": "x", "norm": "dyt", "calibrate": {"outliers": 0.9}}, "outliers"),
         ({"id": "x", "norm": "dyt", "recover": 5}, "recover takes layers, steps"),
         ({"id": "x", "norm": "dyt", "calibrate": {}, "recover": {"layers": True}}, "the arm corrects none"),
-        ({"id": "x", "norm": "dyt", "calibrate": {"correct": "all"}, "recover": {"layers": "some"}}, "recover_layers"),
+        (
+            {"id": "x", "norm": "dyt", "calibrate": {"correct": "all"}, "recover": {"layers": "some"}},
+            "layers: must be true or false",
+        ),
     ],
 )
 def test_arms_that_cannot_be(entry, message):

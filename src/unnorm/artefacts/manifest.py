@@ -8,11 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from unnorm.artefacts.fingerprint import Fingerprint
 from unnorm.foundation import hub, lfs
 from unnorm.foundation.errors import ArtefactError
+from unnorm.foundation.validation import Misplaced, dotted, sentence, validated
 from unnorm.surgery.sites import Site
 
 NAME = "unnorm.json"
@@ -131,11 +132,10 @@ def read_manifest(folder: Path) -> Manifest:
     if isinstance(found, int) and found < VERSION:
         raise ArtefactError(f"{path} has version {found}, from before the first release. Save the model again.")
     try:
-        return Manifest.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise ArtefactError(f"{path} is not a manifest of version {VERSION}: {where}: {first['msg']}.") from error
+        return validated(Manifest, content)
+    except Misplaced as error:
+        where = dotted(error.location) or "the whole"
+        raise ArtefactError(f"{path} is not a manifest of version {VERSION}: {where}: {sentence(error)}") from error
 
 
 def manifest_of(content: dict[str, Any], files: dict[str, File]) -> Manifest:

@@ -36,12 +36,14 @@ def package(
     from unnorm.artefacts.package import push as upload
     from unnorm.artefacts.saving import refuse_overwriting
     from unnorm.foundation.errors import SettingsError
+    from unnorm.foundation.places import check_new_folder
     from unnorm.study.card import card_numbers
 
     if adapter is not None and keep_adapters:
         raise SettingsError("--adapter names one to merge, --keep-adapters merges none. Give one of them.")
     if public and push is None:
         raise SettingsError("--public goes with --push.")
+    check_new_folder(out)
     refuse_overwriting(out)
     numbers = card_numbers(artefact)
     manifest = make(

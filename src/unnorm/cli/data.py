@@ -79,6 +79,7 @@ def stats(
     from unnorm.data.sources import read
     from unnorm.data.statistics import statistics
     from unnorm.foundation import atomic
+    from unnorm.foundation.places import check_folder
     from unnorm.report.data_files import statistics_figures
     from unnorm.report.export import export
     from unnorm.surgery.base import load_tokenizer
@@ -87,6 +88,8 @@ def stats(
         policy, source=data, path=path, subset=subset, split=split, streaming=streaming, format=format, rows=rows,
         template=template, max_length=max_length, loss_on=loss_on, too_long=too_long,
     )  # fmt: skip
+    if out is not None:
+        check_folder(out)
     tokenizer = load_tokenizer(model)
     reading = read(settings, quiet=json)
     about = {"name": Path(reading.name).name, "max_length": max_length}

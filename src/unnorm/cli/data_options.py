@@ -4,7 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
+from unnorm.cli.options import option_of
 from unnorm.foundation.errors import SettingsError
+from unnorm.foundation.nearest import did_you_mean
 
 DATA_HELP = "alpaca, sharegpt, rewild, rewild-reduced; a file, a folder, - for stdin; or a hub id."
 TEMPLATE_HELP = "alpaca, alpaca-short, plain, chatml, chat (the model's own), or a .jinja file."
@@ -38,9 +40,8 @@ HeldOut = Annotated[float, typer.Option(metavar="SHARE", help="Never trained on,
 
 def settings_from(policy: list[str] | None, **values: Any) -> Any:
     """`DataSettings` of options. What is wrong with one is a `SettingsError` that names it."""
-    from pydantic import ValidationError
-
     from unnorm.data.settings import DataSettings
+    from unnorm.foundation.validation import Misplaced, sentence, validated
 
     policies: dict[str, Any] = {}
     for pair in policy or []:
@@ -50,12 +51,9 @@ def settings_from(policy: list[str] | None, **values: Any) -> Any:
         policies[key] = value.split(",") if key == "languages" else value
     values["loss_on"] = loss_on_from(values["loss_on"])
     try:
-        return DataSettings(policies=policies, **values)  # type: ignore[arg-type]
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        message = "there is no such key" if first["type"] == "extra_forbidden" else first["msg"]
-        raise SettingsError(f"{where} = {first['input']!r}: {message}.") from error
+        return validated(DataSettings, {"policies": policies, **values})
+    except Misplaced as error:
+        raise SettingsError(f"{option_of(error.location)}: {sentence(error)}") from error
 
 
 def loss_on_from(text: str) -> str | tuple[str, ...]:
@@ -70,5 +68,6 @@ def loss_on_from(text: str) -> str | tuple[str, ...]:
     if not set(roles) <= set(get_args(Role)):
         raise SettingsError(
             f"--loss-on is answer, last, all, or roles of {', '.join(get_args(Role))} with commas, not {text!r}."
+            f"{did_you_mean(text, ('answer', 'last', 'all', *get_args(Role)))}"
         )
     return roles

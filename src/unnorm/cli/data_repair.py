@@ -34,7 +34,10 @@ def repair(
     trusted, as it was. Nothing is invented.
     """
     from unnorm.data.repair import repair_file
+    from unnorm.foundation.places import check_file
 
+    if out is not None:
+        check_file(out)
     done = repair_file(source, out, max_record=max_record << 20, keep_unverified=keep_unverified, quiet=json)
     if json:
         emit_json(_summary(done))

@@ -23,8 +23,10 @@ def demo(
 ) -> None:
     """The whole story, offline: a tiny model made on the spot, its norms swapped, fine-tuned, compared, reported."""
     from unnorm.demo.story import tell
+    from unnorm.foundation.places import check_folder
     from unnorm.study.results import rows_of
 
+    check_folder(out)
     study, page = tell(out, say)
     if json:
         emit_json({"page": str(page), "results": rows_of(study)})

@@ -6,6 +6,7 @@ import typer
 
 from unnorm.cli.computing import compute_fast
 from unnorm.cli.data_options import DATA_HELP, LOSS_ON_HELP, TEMPLATE_HELP, HeldOut, settings_from
+from unnorm.cli.options import check_choice
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 
 EXAMPLE = "Example: [bold]unnorm evaluate run/model --data alpaca --against distilgpt2[/bold]"
@@ -42,8 +43,7 @@ def evaluate(
 
     if not data and tasks is None:
         raise SettingsError("give --data DATA, --tasks TASKS, or both.")
-    if by not in get_args(By):
-        raise SettingsError(f"--by is one of {', '.join(get_args(By))}, not {by!r}.")
+    check_choice("--by", by, get_args(By))
     if against is not None and not data:
         raise SettingsError("--against compares losses: give --data DATA.")
     opened = [open_model(name) for name in (model, against) if name is not None]
@@ -73,7 +73,9 @@ def _losses(
     from unnorm.evaluation.scored_data import score_data
     from unnorm.surgery.base import context_length
 
-    length = shared["max_length"] or min(256, *(context_length(loaded) or 256 for loaded, _ in opened))
+    length = shared["max_length"]
+    if length is None:
+        length = min(256, *(context_length(loaded) or 256 for loaded, _ in opened))
     settings = settings_from(None, source=data, **{**shared, "max_length": length})
     scored = [
         score_data(loaded, settings, tokenizer, tokens=tokens, by=by)  # type: ignore[arg-type]
@@ -111,6 +113,9 @@ def _show(found: dict[str, Any], data: str, model: str, against: str | None) -> 
     ]
     columns = ["tokens that are", "nats per token (95 %)", "per byte", "perplexity", "top 1", "top 5", "tokens"]
     emit_table(f"{model} on what is held out from {data}", [*columns, "conversations"], rows)
+    if found["dropped"]:
+        reasons = ", ".join(f"{count:,} × {reason}" for reason, count in found["dropped"].items())
+        say(f"left out of {data}: {reasons}")
     if "difference" in found:
         d = found["difference"]
         row = [

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from unnorm.cli import data_options as o
+from unnorm.cli.options import option_of
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 
 EXAMPLE = (
@@ -44,9 +45,10 @@ def finetune(
     json: JsonOption = False,
 ) -> None:
     """Swap a model's norms and fine-tune it, or fine-tune it as it is (--to original)."""
-    from pydantic import ValidationError
-
     from unnorm.foundation.errors import SettingsError
+    from unnorm.foundation.places import check_folder
+    from unnorm.foundation.processes import is_main
+    from unnorm.foundation.validation import Misplaced, sentence, validated
     from unnorm.study.arms import Arm, arm_from
     from unnorm.study.cell import CellSettings
     from unnorm.study.run_cell import run_cell
@@ -63,7 +65,8 @@ def finetune(
         held_out=held_out,
     )  # fmt: skip
     try:
-        settings = CellSettings.model_validate(
+        settings = validated(
+            CellSettings,
             {
                 "model": model,
                 "arm": arm.model_dump(),
@@ -82,12 +85,13 @@ def finetune(
                 "evaluate_every_tokens": evaluate_every,
                 "checkpoint_every_tokens": checkpoint_every,
                 "seed": seed,
-            }
+            },
         )
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise SettingsError(f"{where} = {first['input']!r}: {first['msg']}. See unnorm finetune --help.") from error
+    except Misplaced as error:
+        raise SettingsError(f"{option_of(error.location)}: {sentence(error)}") from error
+    settings.rows_per_step()
+    if is_main():
+        check_folder(out)
     result = run_cell(settings, out, say=say)
     if json:
         emit_json({"out": str(out), **result})

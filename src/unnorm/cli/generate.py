@@ -36,7 +36,9 @@ def generate(
     from unnorm.evaluation.generate import generate as run
     from unnorm.evaluation.questions import read_questions
     from unnorm.evaluation.temperatures import temperature_of
+    from unnorm.foundation.places import check_file
 
+    check_file(out)
     questions = read_questions(prompts)
     temperature_of("", temperature)  # a mistake in it shows before a model is loaded
     loaded, tokenizer = open_model(model)

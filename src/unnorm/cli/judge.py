@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unnorm.cli.options import check_choice, finite
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ def judge(
     price: Annotated[
         str | None, typer.Option(metavar="IN/OUT", help="openai: price of a million tokens, as 2.5/10, for the cost.")
     ] = None,
-    margin: Annotated[float, typer.Option(min=0, help="A score this small is a tie, in the judge's unit.")] = 0.0,
+    margin: Annotated[
+        float, typer.Option(min=0, callback=finite, help="A score this small is a tie, in the judge's unit.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Draws of the bootstrap and of the permutations.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder for verdicts and report; default: the cache. Judging goes on from it.")
@@ -35,11 +38,17 @@ def judge(
 
     Every pair is judged in both orders, as a whole and turn by turn; A is judged against itself too.
     """
-    from unnorm.evaluation.judges.load import load_judge
+    from typing import get_args
+
+    from unnorm.evaluation.judges.load import Kind, load_judge
     from unnorm.evaluation.preference.answers import pair_answers
     from unnorm.evaluation.preference.compare import compare
+    from unnorm.foundation.places import check_folder
 
+    check_choice("--judge", judge, get_args(Kind))
     prices = _prices(price)
+    if out is not None:
+        check_folder(out)
     pair_answers(a, b)  # before a model is loaded for nothing
     found = compare(a, b, load_judge(judge, model, base_url), margin=margin, seed=seed, price=prices, out=out)
     if json:
@@ -51,12 +60,16 @@ def judge(
 
 
 def _prices(text: str | None) -> tuple[float, float] | None:
+    from math import inf
+
     from unnorm.foundation.errors import SettingsError
 
     if text is None:
         return None
     try:
         prompt, reply = (float(part) for part in text.split("/"))
+        if not (0 <= prompt < inf and 0 <= reply < inf):
+            raise ValueError
     except ValueError:
         raise SettingsError(f"--price is IN/OUT for a million tokens, as in --price 2.5/10, not {text!r}.") from None
     return prompt, reply

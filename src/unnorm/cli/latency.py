@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from unnorm.cli.options import check_choice, finite
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 
 EXAMPLE = "Example: [bold]unnorm latency distilgpt2 swapped/ --workloads prefill,decode --batch-sizes 1,8[/bold]"
@@ -21,8 +22,10 @@ def latency(
     prompts: Annotated[
         str | None, typer.Option(help="Instead: the questions of a file (or builtin, mt-bench), one after the other.")
     ] = None,
-    budget: Annotated[float, typer.Option(min=1, help="Seconds, of all workloads together.")] = 60.0,
-    half_width: Annotated[float, typer.Option(help="A workload ends early at intervals of ± this.")] = 0.005,
+    budget: Annotated[float, typer.Option(min=1, callback=finite, help="Seconds, of all workloads together.")] = 60.0,
+    half_width: Annotated[
+        float, typer.Option(min=0, callback=finite, help="A workload ends early at intervals of ± this.")
+    ] = 0.005,
     mode: Annotated[
         str, typer.Option(help="eager, compile (torch.compile), cuda-graphs, compiled-cuda-graphs.")
     ] = "eager",
@@ -36,6 +39,7 @@ def latency(
     """Compare how fast models are: alternated in one process, with intervals and a noise floor.
 
     The reference runs a second time against itself: a ratio that is not larger than what that shows is no difference.
+    One model alone is timed against itself, and against a copy without norms.
     """
     from typing import get_args
 
@@ -43,9 +47,11 @@ def latency(
     from unnorm.evaluation.latency import Workload, compare_latency
     from unnorm.evaluation.latency.workloads import Mode
     from unnorm.foundation.errors import SettingsError
+    from unnorm.foundation.places import check_file
 
-    if mode not in get_args(Mode):
-        raise SettingsError(f"--mode is one of {', '.join(get_args(Mode))}, not {mode!r}.")
+    check_choice("--mode", mode, get_args(Mode))
+    if out is not None:
+        check_file(out)
     place = _place(device, dtype)
 
     sizes, spans = _numbers(batch_sizes, "--batch-sizes"), _numbers(lengths, "--lengths")
@@ -63,6 +69,9 @@ def latency(
         ]
     if len(set(models)) < len(models):
         raise SettingsError("a model is given twice; against itself the reference is timed anyhow.")
+    if len(models) == 1:
+        bound_too = "" if no_bound else ", and against a copy without norms, which is the most that any swap could save"
+        say(f"one model: it is timed against itself{bound_too}. Name a second model to compare the two.")
     opened = {name: open_model(name) for name in models}
     texts = _prompt_ids(prompts, opened[models[0]][1], opened, new_tokens) if prompts is not None else []
     report = compare_latency(
@@ -104,8 +113,8 @@ def _place(device: str | None, dtype: str | None) -> dict[str, Any]:
     from unnorm.foundation.errors import SettingsError
 
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype is not None and dtype not in dtypes:
-        raise SettingsError(f"--dtype is one of {', '.join(dtypes)}, not {dtype!r}.")
+    if dtype is not None:
+        check_choice("--dtype", dtype, dtypes)
     gpus = torch.cuda.device_count()
     known = ["cpu", "cuda", *(f"cuda:{number}" for number in range(gpus))][: None if gpus else 1]
     if device is not None and device not in known:

@@ -20,10 +20,13 @@ from unnorm.cli import (
     models,
     recover,
     report,
+    streams,
     study,
     swap,
 )
-from unnorm.foundation.errors import Interrupted, UnnormError
+from unnorm.cli.output import say
+from unnorm.cli.plain_group import PlainGroup
+from unnorm.foundation.errors import DiskError, Interrupted, UnnormError
 
 _INTERRUPTED = 130  # also what typer makes of a KeyboardInterrupt
 
@@ -34,6 +37,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    cls=PlainGroup,
 )
 app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
@@ -62,9 +66,16 @@ def _root(
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    streams.prepare()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
-    sys.exit(run([argument for argument in arguments if argument != "--debug"], debug))
+    code = run([argument for argument in arguments if argument != "--debug"], debug)
+    try:
+        streams.finish()
+    except DiskError as error:
+        say(f"error: {error}")
+        code = code or error.exit_code
+    sys.exit(code)
 
 
 def run(arguments: list[str], debug: bool = False) -> int:
@@ -78,20 +89,24 @@ def run(arguments: list[str], debug: bool = False) -> int:
     except UnnormError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return error.exit_code
     except Exception as error:
         if debug:
             raise
-        print(
+        from unnorm.foundation.atomic import is_full
+
+        if is_full(error):
+            say(f"error: the disk is full ({error}). Free some space and run again; what was finished is kept.")
+            return 1
+        say(
             f"error: unexpected {type(error).__name__}: {error}\nThis is a fault of unnorm or of a library. "
-            "Run again with --debug for the traceback; what was finished is kept.",
-            file=sys.stderr,
+            "Run again with --debug for the traceback; what was finished is kept."
         )
         return 1
     return 0
 
 
 def _interrupted() -> int:
-    print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+    say("interrupted; what was finished is kept, and the same command goes on from there")
     return _INTERRUPTED

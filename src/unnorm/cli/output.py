@@ -1,7 +1,9 @@
 """What verbs print: results on stdout (a table, or one JSON object with --json), everything else on stderr."""
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +15,33 @@ def emit_json(content: Any) -> None:
     """Print `content` as JSON."""
     import orjson
 
-    sys.stdout.write(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode() + "\n")
+    options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
+    try:
+        text = orjson.dumps(content, option=options).decode()
+    except orjson.JSONEncodeError:  # a path that is not UTF-8
+        text = orjson.dumps(_printable(content), option=options).decode()
+    if (sys.stdout.encoding or "utf-8").lower().replace("-", "") != "utf8":
+        text = _BEYOND_ASCII.sub(_escaped, text)
+    sys.stdout.write(text + "\n")
+
+
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+
+
+def _escaped(match: "re.Match[str]") -> str:
+    """A character as JSON writes it where it cannot stand: nothing is lost."""
+    units = match[0].encode("utf-16-be")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
+
+
+def _printable(content: Any) -> Any:
+    from unnorm.foundation.terminal import plain
+
+    if isinstance(content, str):
+        return plain(content)
+    if isinstance(content, Mapping):
+        return {_printable(key): _printable(value) for key, value in content.items()}
+    return [_printable(value) for value in content] if isinstance(content, list | tuple) else content
 
 
 def emit_table(
@@ -63,5 +91,6 @@ def table_of(
 
 
 def say(text: str) -> None:
-    """A line about what is going on, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """A line about what is going on, on stderr. That nobody can read it any longer ends no work."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)

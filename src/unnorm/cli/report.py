@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from unnorm.cli.options import check_choice
 from unnorm.cli.output import JsonOption, emit_json, say
 
 EXAMPLE = "Example: [bold]unnorm report studies/alpaca-pythia-14m[/bold]"
@@ -44,13 +45,16 @@ def report(
 
 
 def _write_page(study: Path, out: Path | None, data: list[Path], json: bool) -> None:
+    from unnorm.foundation.places import check_folder
     from unnorm.foundation.terminal import plain
     from unnorm.report.data_files import data_figures
     from unnorm.report.page import write_report
     from unnorm.study.view import read_study
 
-    extra = data_figures(data)
-    written = write_report(read_study(study), out or study / "report", extra, quiet=json)
+    extra, view = data_figures(data), read_study(study)
+    folder = out if out is not None else study / "report"
+    check_folder(folder)
+    written = write_report(view, folder, extra, quiet=json)
     if json:
         emit_json(written)
         return
@@ -63,18 +67,17 @@ def _write_text(study: Path, format: str, out: Path | None) -> None:
     import sys
 
     from unnorm.foundation import atomic
-    from unnorm.foundation.errors import SettingsError
+    from unnorm.foundation.places import check_file
     from unnorm.report.formats import FORMATS
     from unnorm.study.view import read_study
 
-    if format not in FORMATS:
-        raise SettingsError(f"--format is one of {', '.join(FORMATS)}, not {format!r}.")
+    check_choice("--format", format, FORMATS)
+    if out is not None:
+        check_file(out)
     text = FORMATS[format](read_study(study, logs=False))
     if out is None:
         sys.stdout.write(text)
         return
-    if out.is_dir():
-        raise SettingsError(f"{out} is a folder. Give a file as --out with --format.")
     atomic.write_bytes(out, text.encode())
     say(f"wrote {out}")
 

@@ -8,7 +8,7 @@ import orjson
 
 from unnorm.data.conversation import Message
 from unnorm.data.hub import HubSet, rows_of
-from unnorm.foundation.errors import DataError
+from unnorm.foundation.errors import DataError, json_problem
 from unnorm.foundation.hashing import hash_json
 
 MT_BENCH = "mt-bench"
@@ -63,7 +63,7 @@ def read_questions(source: str) -> tuple[Question, ...]:
         try:
             row = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            raise DataError(f"{where}: not valid JSON ({error}).") from error
+            raise DataError(f"{where}: not valid JSON ({json_problem(error)}).") from error
         questions.append(_question(row, where))
     return _checked(questions, source)
 

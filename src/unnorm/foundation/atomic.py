@@ -22,28 +22,38 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _is_full(error):
+        if is_full(error):
             raise DiskError(
                 f"the disk is full: could not write {path}. Free some space and run the same command again; "
                 "what was finished is intact."
             ) from error
-        if isinstance(error, OSError) and _is_forbidden(error):
+        if isinstance(error, OSError) and _is_forbidden(error, path):
             raise DiskError(
                 f"cannot write {path}: {error.strerror}. Choose another --out, or mend the rights."
             ) from error
         raise
 
 
-def _is_full(error: Exception) -> bool:
-    """safetensors and tokenizers tell what the system said in words of their own, as no `OSError`."""
+def is_full(error: Exception) -> bool:
+    """Whether the disk is full, or the user's share of it.
+
+    safetensors and tokenizers tell what the system said in words of their own, as no `OSError`.
+    """
     full = (errno.ENOSPC, errno.EDQUOT)
     if isinstance(error, OSError):
         return error.errno in full
     return any(f"(os error {number})" in str(error) for number in full)
 
 
-def _is_forbidden(error: OSError) -> bool:
-    return isinstance(error, PermissionError) or error.errno == errno.EROFS
+def _is_forbidden(error: OSError, path: Path) -> bool:
+    """Whether nothing can be written at `path`, by its rights or by what it is."""
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return True
+    place = Path(os.path.abspath(path))
+    about = Path(os.path.abspath(os.fsdecode(error.filename))) if isinstance(error.filename, str | bytes) else None
+    impossible = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
+    ours = about is not None and (about in (place, *place.parents) or about.parent == place.parent)
+    return ours and error.errno in impossible
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -23,7 +23,14 @@ class DataError(UnnormError):
 
 
 class SettingsError(UnnormError):
-    """A setting contradicts another one, or the model, or the machine."""
+    """A setting contradicts another one, or the model, or the machine.
+
+    location: keys and indices down to it, from the value that holds it, for whoever knows a file's lines.
+    """
+
+    def __init__(self, message: str, *location: int | str) -> None:
+        super().__init__(message)
+        self.location = location
 
 
 class ArtefactError(UnnormError):
@@ -55,3 +62,9 @@ def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     text = lines[0][:300].rstrip()
     return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def json_problem(error: ValueError) -> str:
+    """What is wrong with one line of JSON, by its character: its parser would call each line the first."""
+    message, position = getattr(error, "msg", str(error)), getattr(error, "pos", None)
+    return str(message) if position is None else f"{message} at character {position + 1}"

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -42,7 +42,7 @@ class Bar:
         self._progress: Progress | None = None
         self._lines = False
         self._last_line = time.monotonic()
-        if quiet:
+        if quiet or sys.stderr is None:
             return
         console = Console(file=sys.stderr)
         if console.is_terminal:
@@ -78,7 +78,8 @@ class Bar:
         elif self._lines and time.monotonic() - self._last_line > _line_every_seconds:
             self._last_line = time.monotonic()
             total = f"/{self.total}" if self.total else ""
-            print(f"{self.title}: {self.done}{total} {self.note}".rstrip(), file=sys.stderr, flush=True)
+            with suppress(OSError):  # that nobody can read it any longer ends no work
+                print(f"{self.title}: {self.done}{total} {self.note}".rstrip(), file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], title: str, total: int | None = None, *, quiet: bool = False) -> Iterator[T]:

@@ -11,10 +11,12 @@ from types import ModuleType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from unnorm.foundation.errors import SettingsError
+from unnorm.foundation.nearest import did_you_mean
+from unnorm.foundation.validation import Misplaced, dotted, sentence, shown, validated
 
 
 class Fit(NamedTuple):
@@ -38,7 +40,7 @@ class Norm(nn.Module):
 class NormSpec(BaseModel):
     """Configuration of a norm. Frozen; an unknown setting is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     norm: ClassVar[str]
 
     def build(self, width: int, device: torch.device | str | None = None) -> Norm:
@@ -107,19 +109,17 @@ def spec_from(settings: dict[str, Any]) -> NormSpec:
     """The spec that `NormSpec.to_dict` wrote. A `SettingsError` for an unknown norm or setting lists what there is."""
     settings = dict(settings)
     name = settings.pop("norm", None)
-    if name not in _REGISTRY:
+    if not isinstance(name, str) or name not in _REGISTRY:
         _load_own()
-    if name not in _REGISTRY:
+    if not isinstance(name, str) or name not in _REGISTRY:
         raise SettingsError(
-            f"there is no norm named {name!r}. Known norms: {', '.join(sorted(_REGISTRY))}. "
-            f"One of your own: import the file that defines it, or name that file in {OWN_NORMS}."
+            f"there is no norm named {shown(name)}.{did_you_mean(name, _REGISTRY)} "
+            f"Known norms: {', '.join(sorted(_REGISTRY))}. "
+            f"One of your own: import the file that defines it, or name that file in {OWN_NORMS}.",
+            "norm",
         )
     try:
-        return _REGISTRY[name](**settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(
-            f"norm {name!r}, setting {where!r}: {first['msg']}. "
-            f"Its settings are: {', '.join(_REGISTRY[name].model_fields)}."
-        ) from error
+        return validated(_REGISTRY[name], settings)
+    except Misplaced as error:
+        message = f"norm {name!r}, setting {dotted(error.location)!r}: {sentence(error)}"
+        raise SettingsError(message, *error.location) from error

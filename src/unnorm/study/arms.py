@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from unnorm.foundation.errors import SettingsError
+from unnorm.foundation.nearest import did_you_mean
+from unnorm.foundation.validation import Misplaced, dotted, sentence, shown, validated
 from unnorm.norms.spec import NormSpec, known_norms, spec_from
 from unnorm.surgery.calibrate import Mode
 from unnorm.surgery.correct import Correct
@@ -29,8 +31,12 @@ class ArmRecovery(RecoverSettings):
 class Arm(BaseModel):
     """One level of the factor under study."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=40)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    id: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9._-]*$",
+        max_length=40,
+        description="lower-case letters, digits, dots, dashes and underscores, a letter or digit first",
+    )
     norm: dict[str, Any] | None = Field(default=None, description="the norm spec; none: the pretrained norms stay")
     calibration_tokens: int | None = Field(default=None, gt=0, description="tokens of the fit; none: a bare start")
     mode: Mode = Field(default="one-pass", description="how the fit goes over its tokens")
@@ -54,23 +60,30 @@ class Arm(BaseModel):
 def known_arms() -> dict[str, Arm]:
     """`original`; for every norm NAME: `NAME` (calibrated), `NAME-corrected` (and the layers around it), `NAME-bare`,
     `NAME-inherit` (bare, with the pretrained γ and β); for DyT also `dyt-plain` and `dyt-paper`."""
-    arms = [Arm(id="original")]
+    return {name: Arm(id=name, **settings) for name, settings in _known().items()}
+
+
+def _known() -> dict[str, dict[str, Any]]:
+    """Id of each known arm -> its settings."""
+    known: dict[str, dict[str, Any]] = {"original": {}}
     for name in known_norms():
-        norm = {"norm": name}
-        arms += [
-            Arm(id=name, norm=norm, calibration_tokens=CALIBRATION_TOKENS),
-            Arm(id=f"{name}-corrected", norm=norm, calibration_tokens=CORRECTION_TOKENS, correct="all"),
-            Arm(id=f"{name}-bare", norm=norm),
-            Arm(id=f"{name}-inherit", norm=norm, inherit=True),
-        ]
-    arms += [
-        Arm(id="dyt-plain", norm={"norm": "dyt", "affine": False}),
-        Arm(id="dyt-paper", norm={"norm": "dyt", "alpha_init": "paper"}),
-    ]
-    return {arm.id: arm for arm in arms}
+        norm = {"norm": {"norm": name}}
+        known |= {
+            name: {**norm, "calibration_tokens": CALIBRATION_TOKENS},
+            f"{name}-corrected": {**norm, "calibration_tokens": CORRECTION_TOKENS, "correct": "all"},
+            f"{name}-bare": norm,
+            f"{name}-inherit": {**norm, "inherit": True},
+        }
+    return known | {
+        "dyt-plain": {"norm": {"norm": "dyt", "affine": False}},
+        "dyt-paper": {"norm": {"norm": "dyt", "alpha_init": "paper"}},
+    }
 
 
 _CALIBRATE = {"tokens": "calibration_tokens", "mode": "mode", "outliers": "outliers", "correct": "correct"}
+_OWN = ("calibrate", "inherit", "recover", "start")
+"""Settings of an arm that are none of its norm."""
+_ENDINGS = ("", "-corrected", "-bare", "-inherit")
 
 
 def arm_from(entry: str | Mapping[str, Any]) -> Arm:
@@ -80,17 +93,26 @@ def arm_from(entry: str | Mapping[str, Any]) -> Arm:
 
     Without `calibrate` the start is bare. An unknown id, norm or setting is a `SettingsError`.
     """
-    known = known_arms()
+    known = _known()
     if isinstance(entry, str):
         if entry not in known:
-            raise SettingsError(f"there is no arm {entry!r}. Known arms: {', '.join(known)}.")
-        return known[entry]
+            norms = [name for name in known_norms() if name in known]
+            raise SettingsError(
+                f"there is no arm {shown(entry)}.{did_you_mean(entry, known)} "
+                f"Known arms: original, dyt-plain, dyt-paper; for each norm NAME of {', '.join(norms)}: "
+                f"{', '.join('NAME' + ending for ending in _ENDINGS)}."
+            )
+        return Arm(id=entry, **known[entry])
     settings = dict(entry)
     name, norm = settings.pop("id", None), settings.pop("norm", None)
     if not isinstance(name, str) or not isinstance(norm, str):
-        raise SettingsError("an arm of your own needs an `id` and a `norm`, as in {id: dyt-channel, norm: dyt}.")
+        raise SettingsError(
+            "an arm of your own needs an `id` and a `norm`, both text, as in {id: dyt-channel, norm: dyt}.",
+            *(["id"] if name is not None and not isinstance(name, str) else []),
+            *(["norm"] if isinstance(name, str) and norm is not None else []),
+        )
     if name in known:
-        raise SettingsError(f"{name!r} is the id of a known arm. Give yours another id.")
+        raise SettingsError(f"{name!r} is the id of a known arm. Give yours another id.", "id")
     return _arm(name, {"norm": norm}, {}, settings)
 
 
@@ -107,48 +129,70 @@ def arm_with(arm: Arm, changes: Mapping[str, Any]) -> Arm:
 def _arm(name: str, norm: dict[str, Any], start: dict[str, Any], settings: dict[str, Any]) -> Arm:
     """The arm of `norm` and `start`, with `settings` put over them. Takes what it knows out of `settings`."""
     options = dict(start)
-    begin = _options(settings, name, "start", {"calibrate", "inherit", "recover"}, "{calibrate: {tokens: 8192}}")
+    begin = _options(
+        settings, name, "start", {key: key for key in _OWN if key != "start"}, "{calibrate: {tokens: 8192}}"
+    )
     twice = sorted(set(begin or {}) & set(settings))
     if twice:
-        raise SettingsError(f"arm {name!r}: {twice[0]} stands both in start and beside it. Keep one of the two.")
+        raise SettingsError(
+            f"arm {name!r}: {twice[0]} stands both in start and beside it. Keep one of the two.", twice[0]
+        )
     settings |= begin or {}
     if "inherit" in settings:
         options["inherit"] = settings.pop("inherit")
-    calibrate = _options(settings, name, "calibrate", set(_CALIBRATE), "{tokens: 8192}")
+    calibrate = _options(settings, name, "calibrate", _CALIBRATE, "{tokens: 8192}")
     if calibrate is not None:
         correct = calibrate.get("correct", options.get("correct", "none"))
-        tokens = CORRECTION_TOKENS if correct != "none" else CALIBRATION_TOKENS
-        options["calibration_tokens"] = options.get("calibration_tokens") or tokens
+        if options.get("calibration_tokens") is None:
+            options["calibration_tokens"] = CORRECTION_TOKENS if correct != "none" else CALIBRATION_TOKENS
         options |= {_CALIBRATE[key]: value for key, value in calibrate.items()}
-    recover = _options(settings, name, "recover", set(ArmRecovery.model_fields), "{tokens: 10_000_000}")
+    recover = _options(
+        settings, name, "recover", {key: key for key in ArmRecovery.model_fields}, "{tokens: 10_000_000}"
+    )
     if recover is not None:
         options["recover"] = {**(options.get("recover") or {}), **recover}
-    if (options.get("recover") or {}).get("train") == "corrected" and options.get("correct", "none") == "none":
+    whole = {**norm, **settings}
+    try:
+        spec_from(whole)
+    except SettingsError as error:
+        hint = did_you_mean(error.location[0], _OWN) if error.location and error.location[0] in settings else ""
+        raise SettingsError(f"{error}{hint}", *error.location) from error
+    try:
+        arm = validated(Arm, {"id": name, "norm": whole, **options})
+    except Misplaced as error:
+        location = _as_written(error.location)
+        raise SettingsError(f"arm {name!r}, {dotted(location)}: {sentence(error)}", *location) from error
+    if arm.recover is not None and arm.recover.train == "corrected" and arm.correct == "none":
         raise SettingsError(
             f"arm {name!r}: recover.train is 'corrected', and the arm corrects no layers. "
-            "Add `correct: all` to its calibrate."
+            "Add `correct: all` to its calibrate.",
+            "recover",
+            "train",
         )
-    whole = {**norm, **settings}
-    spec_from(whole)
-    try:
-        return Arm(id=name, norm=whole, **options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        if first["loc"] == ("id",):
-            raise SettingsError(f"arm id {name!r} must be lower-case letters, digits, dots and dashes.") from error
-        where = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"arm {name!r}, {where}: {first['msg']}.") from error
+    return arm
 
 
-def _options(settings: dict[str, Any], arm: str, key: str, allowed: set[str], example: str) -> dict[str, Any] | None:
+def _as_written(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Where a field of an arm stands in its entry."""
+    for option, field in _CALIBRATE.items():
+        if location[:1] == (field,):
+            return "calibrate", option
+    return location
+
+
+def _options(
+    settings: dict[str, Any], arm: str, key: str, fields: Mapping[str, str], example: str
+) -> dict[str, Any] | None:
     """The options under `key`, taken out of `settings`; None where the key is not there."""
     if key not in settings:
         return None
     options = settings.pop(key)
-    if not isinstance(options, Mapping) or set(options) - allowed:
-        raise SettingsError(f"arm {arm!r}: {key} takes {', '.join(sorted(allowed))} and nothing else, as in {example}.")
-    for name in ("tokens", "steps"):
-        value = options.get(name, 1)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise SettingsError(f"arm {arm!r}: {key}.{name} must be a whole number above 0, not {value!r}.")
+    takes = f"arm {arm!r}: {key} takes {', '.join(sorted(fields))} and nothing else, as in {example}."
+    if not isinstance(options, Mapping):
+        raise SettingsError(takes, key)
+    for name, value in options.items():
+        if name not in fields:
+            raise SettingsError(takes + did_you_mean(name, fields), key, str(name))
+        if value is None:  # which these fields take, and mean nothing of the kind by
+            raise SettingsError(f"arm {arm!r}: {key}.{name} has no value.", key, str(name))
     return dict(options)

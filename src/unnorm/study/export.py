@@ -9,7 +9,7 @@ from unnorm.study.results import COLUMNS, rows_of
 from unnorm.study.tables import as_csv, as_latex, as_parquet
 from unnorm.study.view import StudyView
 
-_FORMATS = {"csv": ("csv", as_csv), "parquet": ("parquet", as_parquet), "latex": ("tex", as_latex)}
+FORMATS = {"csv": ("csv", as_csv), "parquet": ("parquet", as_parquet), "latex": ("tex", as_latex)}
 
 
 def export_study(study: StudyView, folder: Path, format: str) -> list[Path]:
@@ -17,9 +17,9 @@ def export_study(study: StudyView, folder: Path, format: str) -> list[Path]:
 
     An unknown format is a `SettingsError`.
     """
-    if format not in _FORMATS:
-        raise SettingsError(f"there is no format {format!r}. Known formats: {', '.join(_FORMATS)}.")
-    suffix, make = _FORMATS[format]
+    if format not in FORMATS:
+        raise SettingsError(f"there is no format {format!r}. Known formats: {', '.join(FORMATS)}.")
+    suffix, make = FORMATS[format]
     results, comparisons = folder / f"results.{suffix}", folder / f"comparisons.{suffix}"
     atomic.write_bytes(results, make(rows_of(study), COLUMNS))
     atomic.write_bytes(comparisons, make([row._asdict() for row in compare_arms(study)], Row._fields))

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unnorm.evaluation.questions import read_questions
 from unnorm.study.cell import CellSettings, cell_of, settled
 from unnorm.study.ledger import cell_folder, result_of, state_of
 from unnorm.study.slices import Place
 from unnorm.study.spec import StudyFile
 from unnorm.study.tune import Choice, Slot, choose, slot_of, tries_of, with_rate
 from unnorm.study.workbench import Workbench
+from unnorm.surgery.base import check_length
 
 
 class Planned(NamedTuple):
@@ -44,7 +46,10 @@ class Plan(NamedTuple):
 def plan_study(spec: StudyFile, ledger: Path, bench: Workbench) -> Plan:
     """The study's cells. Loads bases and data, trains nothing; the user's mistakes in them show here."""
     wanted = spec.cells()
-    search = [_planned(settings, ledger, bench) for settings in tries_of(spec, wanted)]
+    if spec.after.completions is not None:
+        with spec.blamed("after", "completions", "prompts"):
+            read_questions(spec.after.completions.prompts)  # a mistake in it shows now, not after hours of training
+    search = [_planned(spec, settings, ledger, bench) for settings in tries_of(spec, wanted)]
     choices = _choices(search)
     chosen = {choice.slot: choice.learning_rate for choice in choices}
     tuned = {slot_of(one.settings) for one in search}
@@ -52,15 +57,21 @@ def plan_study(spec: StudyFile, ledger: Path, bench: Workbench) -> Plan:
     for settings in wanted:
         slot = slot_of(settings)
         if slot not in tuned:
-            cells.append(_planned(settings, ledger, bench))
+            cells.append(_planned(spec, settings, ledger, bench))
         elif slot in chosen:
-            cells.append(_planned(with_rate(settings, chosen[slot]), ledger, bench))
+            cells.append(_planned(spec, with_rate(settings, chosen[slot]), ledger, bench))
         else:
             pending.append(settings)
     return Plan(search, cells, pending, choices)
 
 
-def _planned(settings: CellSettings, ledger: Path, bench: Workbench) -> Planned:
+def _planned(spec: StudyFile, settings: CellSettings, ledger: Path, bench: Workbench) -> Planned:
+    with spec.blamed("models", spec.model_names.index(settings.model_name)):
+        base = bench.base(settings.model)
+    with spec.blamed("training", "max_length"):
+        check_length(base.model, settings.data.max_length)
+    with spec.blamed("datasets", spec.dataset_names.index(settings.dataset_name)):
+        bench.source(settings.data, settings.model)
     settings = settled(settings, bench)
     cell, resolved = cell_of(settings, bench)
     return Planned(settings, cell, resolved, cell_folder(ledger, settings, cell))

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from unnorm.evaluation.questions import read_questions
 from unnorm.foundation.precision import line_of
 from unnorm.study import ledger as ledger_module
 from unnorm.study import threads
@@ -51,8 +50,6 @@ def run_study(
     folder = ledger / spec.name
     threads.recall(folder)
     plan = plan_study(spec, ledger, bench)
-    if spec.after.completions:
-        read_questions(spec.after.completions.prompts)  # a mistake in it shows now, not after hours of training
     ledger_module.check_writable(ledger)
     reference = reference_of([arm.id for arm in spec.resolved_arms()])
 

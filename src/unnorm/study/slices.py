@@ -6,6 +6,8 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from unnorm.data.settings import Dataset
+from unnorm.foundation.nearest import did_you_mean
+from unnorm.foundation.validation import Misplaced
 from unnorm.tuning.settings import LoraSettings, Strategy
 
 AXES = ("model", "dataset", "arm", "strategy", "seed")
@@ -19,14 +21,6 @@ class Place(NamedTuple):
     arm: str
     strategy: str
     seed: int
-
-
-class Misplaced(Exception):
-    """Something in a study file is wrong: `location` says where, for whoever knows its lines."""
-
-    def __init__(self, message: str, *location: int | str) -> None:
-        super().__init__(message)
-        self.location = location
 
 
 class Where(BaseModel):
@@ -56,7 +50,7 @@ def partial(model: type[BaseModel], *, without: Sequence[str] = ()) -> type[Base
             kind: Any = _PartialLora if field.annotation is LoraSettings else field.annotation
             constrained = Annotated[kind, *field.metadata] if field.metadata else kind
             fields[name] = (constrained | None, Field(default=None, description=field.description))
-    config = ConfigDict(frozen=True, extra="forbid")
+    config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     return create_model(f"{model.__name__}Changes", __config__=config, **fields)
 
 
@@ -71,7 +65,8 @@ def check_where(where: Where, places: Sequence[Place], *location: int | str) -> 
         for value in values:
             if value not in known:
                 names = ", ".join(map(str, known))
-                raise Misplaced(f"there is no {axis} {value!r} in this study; it has {names}", *location, axis)
+                hint = did_you_mean(value, known)
+                raise Misplaced(f"there is no {axis} {value!r} in this study; it has {names}.{hint}", *location, axis)
     if not any(where.holds(place) for place in places):
         raise Misplaced("no cell fits all of this", *location)
 

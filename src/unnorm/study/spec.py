@@ -1,19 +1,22 @@
 """The study file: YAML, read into one pydantic model. What is wrong in it is an error that names line and key."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from unnorm.data.settings import Dataset, DataSettings
 from unnorm.evaluation.judges.load import Kind
-from unnorm.foundation.errors import SettingsError
+from unnorm.evaluation.temperatures import temperature_of
+from unnorm.foundation.errors import SettingsError, UnnormError
+from unnorm.foundation.validation import Location, Misplaced, dotted, sentence, shown, validated
 from unnorm.study.arms import Arm, arm_from, arm_with
 from unnorm.study.cell import CellSettings, short_name
 from unnorm.study.slices import (
     DatasetChanges,
-    Misplaced,
     Place,
     Where,
     changes_at,
@@ -22,14 +25,18 @@ from unnorm.study.slices import (
     merged,
     partial,
 )
-from unnorm.study.yaml_lines import locate, read_yaml
+from unnorm.study.yaml_lines import locate, read_text, read_yaml
 from unnorm.tuning.settings import DEFAULT_LEARNING_RATE, STRATEGIES, Strategy, TrainingSettings
 
 VERSION = 1
+Rate = Annotated[float, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Named = Annotated[str, Field(min_length=1)]
+_MOST_CELLS = 100_000
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class StudyTraining(TrainingSettings):
@@ -37,7 +44,7 @@ class StudyTraining(TrainingSettings):
 
     epochs: int | None = Field(default=None, gt=0, description="instead of tokens: the training part so many times")
     max_length: int = Field(default=256, gt=1, description="tokens a row")
-    learning_rate: float | dict[Strategy, float] = Field(  # type: ignore[assignment]
+    learning_rate: Rate | dict[Strategy, Rate] = Field(  # type: ignore[assignment]
         default_factory=lambda: dict(DEFAULT_LEARNING_RATE), description="one number, or one a strategy"
     )
 
@@ -62,18 +69,18 @@ class Evaluation(_Part):
 class Tune(_Part):
     """The same small search of the learning rate for each arm, on a part of the training data held out for it."""
 
-    learning_rate: list[float] | dict[Strategy, list[float]] = Field(
+    learning_rate: list[Rate] | dict[Strategy, list[Rate]] = Field(
         description="rates to try, or such a list a strategy"
     )
     tokens: int | None = Field(default=None, gt=0, description="training tokens of each try; default: the cell's own")
-    seed: int | None = Field(default=None, ge=0, description="of every try; default: the study's first")
+    seed: Seed | None = Field(default=None, description="of every try; default: the study's first")
 
     @field_validator("learning_rate")
     @classmethod
     def _several(cls, rates: Any) -> Any:
         for each in rates.values() if isinstance(rates, Mapping) else [rates]:
-            if len(set(each)) < 2 or min(each) <= 0:
-                raise ValueError("a search needs two different rates at least, all above 0")
+            if len(set(each)) < 2:
+                raise ValueError("a search needs two different rates at least")
         return rates
 
     def rates_of(self, strategy: Strategy) -> list[float]:
@@ -88,6 +95,20 @@ class Completions(_Part):
     prompts: str = Field(default="builtin", description="builtin, mt-bench, or a .jsonl file of prompts")
     temperature: str = Field(default="greedy", description="greedy, fastchat (by category), or a number")
     max_new_tokens: int = Field(default=64, gt=0)
+
+    @field_validator("temperature", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    @field_validator("temperature")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            temperature_of("", value)
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
+        return value
 
 
 class JudgeStage(_Part):
@@ -142,12 +163,16 @@ class StudyFile(_Part):
     """models × datasets × arms × strategies × seeds."""
 
     version: Literal[1] = 1
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
-    models: list[str] = Field(min_length=1, description="hub ids or folders; ${VARIABLES} are expanded")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=80,
+        description="letters, digits, dots, dashes and underscores, a letter or digit first",
+    )
+    models: list[Named] = Field(min_length=1, description="hub ids or folders; ${VARIABLES} are expanded")
     datasets: list[Dataset] = Field(min_length=1)
     arms: list[str | dict[str, Any]] = Field(min_length=1, description="known ids, or {id, norm, calibrate, ...}")
     strategies: list[Strategy] = Field(default=list(STRATEGIES), min_length=1)
-    seeds: list[int] = Field(default=[0], min_length=1)
+    seeds: list[Seed] = Field(default=[0], min_length=1)
     training: StudyTraining = StudyTraining()
     evaluation: Evaluation = Evaluation()
     tune: Tune | None = None
@@ -155,6 +180,8 @@ class StudyFile(_Part):
     exclude: list[Where] = Field(default=[], description="not these combinations")
     overrides: list[Override] = Field(default=[], description="settings of a slice of the matrix")
     after: After = After()
+    _lines: "tuple[Any, str] | None" = PrivateAttr(default=None)
+    """The tree of the file, and what it is called."""
 
     @field_validator("datasets", mode="before")
     @classmethod
@@ -167,11 +194,22 @@ class StudyFile(_Part):
 
     @property
     def model_names(self) -> list[str]:
-        return [short_name(model) for model in self.models]
+        return [_short(model, "models", number) for number, model in enumerate(self.models)]
 
     @property
     def dataset_names(self) -> list[str]:
-        return [dataset_name(dataset) for dataset in self.datasets]
+        return [each.name or _short(each.source, "datasets", n, "source") for n, each in enumerate(self.datasets)]
+
+    @contextmanager
+    def blamed(self, *location: int | str) -> Iterator[None]:
+        """While open, a user's mistake that shows is one at `location`: its message begins with file, line and key."""
+        try:
+            yield
+        except UnnormError as error:
+            if self._lines is None or error.exit_code != UnnormError.exit_code:
+                raise
+            node, where = self._lines
+            raise type(error)(f"{_at(node, location, where)}: {error}") from error
 
     def resolved_arms(self) -> list[Arm]:
         """The arms in order. One that is wrong is a `Misplaced`."""
@@ -180,7 +218,7 @@ class StudyFile(_Part):
             try:
                 arms.append(arm_from(entry))
             except SettingsError as error:
-                raise Misplaced(str(error), "arms", number) from error
+                raise Misplaced(str(error), "arms", number, *error.location) from error
         return arms
 
     def cells(self) -> list[CellSettings]:
@@ -189,7 +227,7 @@ class StudyFile(_Part):
         Raises `Misplaced` for what does not fit together.
         """
         resolved = self.resolved_arms()
-        self._check_twice([arm.id for arm in resolved])
+        self._check_axes([arm.id for arm in resolved])
         arms = {arm.id: arm for arm in resolved}
         models = dict(zip(self.model_names, self.models, strict=True))
         datasets = dict(zip(self.dataset_names, self.datasets, strict=True))
@@ -225,9 +263,9 @@ class StudyFile(_Part):
         try:
             arm = arm_with(arm, changes.get("arm", {}))
         except SettingsError as error:
-            raise Misplaced(str(error), *_location_of("arm", place, overrides)) from error
+            raise Misplaced(str(error), *_location_of("arm", place, overrides), *error.location) from error
         strategy: Strategy = place.strategy  # type: ignore[assignment]
-        return CellSettings(
+        cell = CellSettings(
             model=model,
             arm=arm,
             strategy=strategy,
@@ -239,6 +277,19 @@ class StudyFile(_Part):
             checkpoint_every_tokens=evaluation.every_tokens,
             seed=place.seed,
         )
+        try:
+            cell.rows_per_step()
+        except SettingsError as error:
+            raise Misplaced(str(error), *self._location_of_step(place, overrides)) from error
+        return cell
+
+    def _location_of_step(self, place: Place, overrides: list[tuple[Where, dict[str, Any]]]) -> Location:
+        """Where what makes up a step is set."""
+        for key in ("batch_tokens", "max_length"):
+            for number, (where, changes) in enumerate(overrides):
+                if where.holds(place) and key in changes.get("training", {}):
+                    return "overrides", number, "set", "training", key
+        return "training", "batch_tokens" if "batch_tokens" in self.training.model_fields_set else "max_length"
 
     def _training_of(self, training: StudyTraining, strategy: Strategy) -> TrainingSettings:
         rate = training.rate_of(strategy)
@@ -251,9 +302,10 @@ class StudyFile(_Part):
             raise Misplaced(f"names no rate for {strategy!r}. Add one, or give one number", "training", "learning_rate")
         plain = training.model_dump(exclude={"max_length", "learning_rate", "epochs"})
         # a tuned cell's rate is put in when it is known
-        return TrainingSettings(**plain, learning_rate=rate or DEFAULT_LEARNING_RATE[strategy])
+        return TrainingSettings(**plain, learning_rate=DEFAULT_LEARNING_RATE[strategy] if rate is None else rate)
 
-    def _check_twice(self, arms: list[str]) -> None:
+    def _check_axes(self, arms: list[str]) -> None:
+        """Nothing stands twice, and the product can be listed."""
         named = {"arms": arms, "models": self.model_names, "datasets": self.dataset_names}
         named |= {"strategies": list(self.strategies), "seeds": list(map(str, self.seeds))}
         for key, names in named.items():
@@ -261,6 +313,10 @@ class StudyFile(_Part):
             if len(set(names)) < given:
                 hint = " Give one of them a `name`." if key == "datasets" else ""
                 raise Misplaced(f"each may stand once, not {', '.join(names)}.{hint}", key)
+        cells = prod(len(names) for names in named.values())
+        if cells > _MOST_CELLS:
+            longest = max(named, key=lambda key: len(named[key]))
+            raise Misplaced(f"the study has {cells:,} cells, and {_MOST_CELLS:,} is the most", longest)
 
 
 def dataset_name(dataset: Dataset) -> str:
@@ -268,7 +324,15 @@ def dataset_name(dataset: Dataset) -> str:
     return dataset.name or short_name(dataset.source)
 
 
-def _location_of(part: str, place: Place, overrides: list[tuple[Where, dict[str, Any]]]) -> tuple[int | str, ...]:
+def _short(name: str, *location: int | str) -> str:
+    try:
+        return short_name(name)
+    except (OSError, RuntimeError, ValueError) as error:  # too long for a path, ~ of nobody, a zero byte
+        reason = getattr(error, "strerror", None) or str(error)
+        raise Misplaced(f"{shown(name)} cannot be the name of a file or folder: {reason}", *location) from error
+
+
+def _location_of(part: str, place: Place, overrides: list[tuple[Where, dict[str, Any]]]) -> Location:
     """Where the last override stands that sets a `part` of what holds at `place`."""
     last = max((n for n, (where, changes) in enumerate(overrides) if where.holds(place) and part in changes), default=0)
     return "overrides", last, "set", part
@@ -283,18 +347,15 @@ def _changed(settings: Any, changes: Mapping[str, Any], *location: int | str) ->
         if one in changes and other in given and isinstance(settings, StudyTraining):
             del given[other]
     try:
-        return type(settings).model_validate(merged(given, changes))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise Misplaced(first["msg"], *location, *first["loc"]) from error
+        return validated(type(settings), merged(given, changes))
+    except Misplaced as error:
+        raise Misplaced(str(error), *location, *error.location) from error
 
 
 def read_spec(path: Path) -> tuple[StudyFile, str]:
     """The study in a file, and its text. Whatever is wrong with it is a `SettingsError` that names line and key."""
     path = Path(path)
-    if not path.is_file():
-        raise SettingsError(f"there is no study file {str(path)!r}.")
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     return parse_spec(text, str(path)), text
 
 
@@ -304,19 +365,18 @@ def parse_spec(text: str, where: str) -> StudyFile:
     version = content.get("version", VERSION)
     if isinstance(version, int) and version > VERSION:
         raise SettingsError(
-            f"{where} has version {version}; this unnorm reads up to {VERSION}. Install a newer unnorm."
+            f"{_at(node, ('version',), where)}: {shown(version)} is newer than this unnorm, which reads up to "
+            f"{VERSION}. Install a newer unnorm."
         )
     try:
-        spec = StudyFile.model_validate(content)
+        spec = validated(StudyFile, content)
         spec.cells()
-    except ValidationError as error:
-        first = error.errors()[0]
-        line, keys = locate(node, first["loc"])
-        if first["type"] == "missing":
-            keys.append(str(first["loc"][-1]))
-        message = "there is no such key" if first["type"] == "extra_forbidden" else first["msg"]
-        raise SettingsError(f"{where}, line {line}: {'.'.join(keys)}: {message}.") from error
     except Misplaced as error:
-        line, keys = locate(node, error.location)
-        raise SettingsError(f"{where}, line {line}: {'.'.join(keys)}: {str(error).rstrip('.')}.") from error
+        raise SettingsError(f"{_at(node, error.location, where)}: {sentence(error)}", *error.location) from error
+    spec._lines = node, where
     return spec
+
+
+def _at(node: Any, location: Location, where: str) -> str:
+    """File, line and key, as far as the file has them."""
+    return ": ".join(filter(None, (f"{where}, line {locate(node, location)}", dotted(location))))

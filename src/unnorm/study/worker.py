@@ -20,6 +20,8 @@ INTERRUPTED, TOLD = 130, 3
 
 def main() -> int:
     """Work until nothing is open; the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a pipe to whoever started this, which reads UTF-8
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     for number in (signal.SIGINT, signal.SIGTERM):  # whoever started this may have left them ignored
         signal.signal(number, signal.default_int_handler)
     try:

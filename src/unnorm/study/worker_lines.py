@@ -6,6 +6,7 @@ Where there is no terminal, every line is printed with its worker's number.
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 from rich.console import Console
@@ -55,7 +56,8 @@ class Lines:
         if self._live:
             self._draw()
         elif not self._quiet:
-            print(f"worker {number + 1}: {plain(text)}", file=sys.stderr, flush=True)
+            with suppress(OSError):  # that nobody can read it any longer ends no work
+                print(f"worker {number + 1}: {plain(text)}", file=sys.stderr, flush=True)
 
     def _draw(self) -> None:
         assert self._live is not None

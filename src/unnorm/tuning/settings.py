@@ -14,7 +14,7 @@ DEFAULT_LEARNING_RATE: dict[Strategy, float] = {"frozen": 3e-3, "selective": 3e-
 class LoraSettings(BaseModel):
     """LoRA (Hu et al. 2021, arXiv 2106.09685) through peft."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     r: int = Field(default=8, gt=0, description="rank")
     alpha: int = Field(default=32, gt=0, description="scale: updates are multiplied by alpha / r")
     dropout: float = Field(default=0.05, ge=0, lt=1)
@@ -26,7 +26,7 @@ class LoraSettings(BaseModel):
 class TrainingSettings(BaseModel):
     """How one cell trains. Unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     tokens: int = Field(default=1_000_000, gt=0, description="training tokens, prompts included, padding not")
     batch_tokens: int = Field(default=4096, gt=0, description="tokens a step, over all devices")
     learning_rate: float = Field(default=3e-3, gt=0)

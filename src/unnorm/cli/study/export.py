@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from unnorm.cli.options import check_choice
 from unnorm.cli.output import JsonOption, emit_json
 from unnorm.cli.study.options import LEDGER, Ledger, StudyFile, view_of
 
@@ -17,10 +18,14 @@ def export(
     json: JsonOption = False,
 ) -> None:
     """Write the results of every cell and every comparison of arms as tables."""
-    from unnorm.study.export import export_study
+    from unnorm.foundation.places import check_folder
+    from unnorm.study.export import FORMATS, export_study
 
+    check_choice("--format", format, FORMATS)
     view = view_of(study, ledger, logs=True)
-    written = export_study(view, out or view.folder, format)
+    folder = out if out is not None else view.folder
+    check_folder(folder)
+    written = export_study(view, folder, format)
     if json:
         emit_json({"study": view.name, "files": [str(path) for path in written]})
         return

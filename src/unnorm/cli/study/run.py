@@ -43,6 +43,7 @@ def retry(
 def _run(
     study: Path, ledger: Path, workers: str, report_to: list[str] | None, json: bool, *, retry_failed: bool
 ) -> None:
+    from unnorm.foundation.places import check_folder
     from unnorm.study.ledger import stages_of
     from unnorm.study.results import rows_of
     from unnorm.study.runner import run_study
@@ -51,6 +52,7 @@ def _run(
     from unnorm.study.workers import worker_count
 
     spec, text = read_spec(study)
+    check_folder(ledger, "--ledger")
     view = run_study(
         spec,
         text,

@@ -68,7 +68,7 @@ def _record(cell: "CellStatus") -> dict[str, Any]:
 def _table(name: str, cells: "list[CellStatus]") -> Any:
     rows = [
         [
-            cell_name(cell._asdict()) + (f", rate {cell.tried_rate:g}" if cell.tried_rate else ""),
+            cell_name(cell._asdict()) + (f", rate {cell.tried_rate:g}" if cell.tried_rate is not None else ""),
             cell.state,
             str(cell.step or ""),
             f"{cell.loss:.4f}" if cell.loss is not None else "",

@@ -4,6 +4,7 @@ from typing import Literal, get_args
 
 from unnorm.evaluation.judges.interface import Judge
 from unnorm.foundation.errors import SettingsError
+from unnorm.foundation.nearest import did_you_mean
 
 Kind = Literal["pairrm", "reward", "openai", "likelihood"]
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
@@ -16,7 +17,8 @@ def load_judge(kind: str, model: str | None = None, base_url: str | None = None)
     another judge is a `SettingsError`; a model that cannot be loaded a `ModelError`.
     """
     if kind not in get_args(Kind):
-        raise SettingsError(f"there is no judge {kind!r}. Known judges: {', '.join(get_args(Kind))}.")
+        known = get_args(Kind)
+        raise SettingsError(f"there is no judge {kind!r}.{did_you_mean(kind, known)} Known judges: {', '.join(known)}.")
     if base_url is not None and kind != "openai":
         raise SettingsError(f"--base-url belongs to the judge openai; {kind} runs on this machine.")
     if kind == "pairrm":

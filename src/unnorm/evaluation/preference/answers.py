@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from unnorm.evaluation.judges.interface import WHOLE, Pair
-from unnorm.foundation.errors import DataError
+from unnorm.foundation.errors import DataError, json_problem
 
 
 class Turn(NamedTuple):
@@ -113,7 +113,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 try:
                     row = orjson.loads(line)
                 except orjson.JSONDecodeError as error:
-                    raise DataError(f"{where}: not valid JSON ({error}).") from error
+                    raise DataError(f"{where}: not valid JSON ({json_problem(error)}).") from error
                 if not _is_completion(row):
                     raise DataError(
                         f"{where}: a completion needs prompt_id, category, turn (a number), prompt and text."

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def compare(
     verdicts that are in it are not asked for again. Raises `DataError` for answers that cannot be paired,
     `SettingsError` for a folder of something else.
     """
-    if margin < 0:
+    if not 0 <= margin < inf:
         raise SettingsError(f"the margin within which a score is a tie cannot be {margin:g}. Give 0 or more.")
     paired = pair_answers(a, b)
     about = {"a": digest_file(a), "b": digest_file(b), "judge": judge.identity}

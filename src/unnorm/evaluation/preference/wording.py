@@ -49,7 +49,8 @@ def _result(part: str, found: Preference) -> list[str]:
 def _judge(found: Comparison, whole: Preference) -> list[str]:
     if not found.sees_order:
         return [
-            "The judge scores each answer alone: order cannot sway it, and A against itself is a tie by construction."
+            "The judge scores each answer alone: order cannot sway it, and A against itself is a tie by construction.",
+            *_missing(whole, None),
         ]
     lines = [f"Its two orders disagree on {percent(whole.order_flip_rate)} of the questions, which count as ties."]
     first = whole.first_position_rate
@@ -60,9 +61,17 @@ def _judge(found: Comparison, whole: Preference) -> list[str]:
         f"A against itself: {null.ties} ties, {null.wins + null.losses} preferences of {null.questions}; what stands "
         f"first is preferred in {percent(null.first_position_rate)}."
     )
-    if whole.without_verdict or null.without_verdict:
-        lines.append(f"NO VERDICT on {whole.without_verdict} questions, and on {null.without_verdict} of the null run.")
-    return lines
+    return lines + _missing(whole, null)
+
+
+def _missing(whole: Preference, null: Preference | None) -> list[str]:
+    """That the judge said nothing: what it did not say is in no number."""
+    of_null = null.without_verdict if null is not None else 0
+    if not whole.without_verdict and not of_null:
+        return []
+    beside = f", and on {of_null} of the null run" if null is not None else ""
+    asked = whole.questions + whole.without_verdict
+    return [f"NO VERDICT on {whole.without_verdict} of {asked} questions{beside}; these count nowhere."]
 
 
 def _answers(found: Comparison, whole: Preference) -> list[str]:

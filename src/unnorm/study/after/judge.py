@@ -21,4 +21,5 @@ def judge(pair: Pair, wanted: JudgeStage, by: Judge, out: Path, *, quiet: bool =
     """Judge the arm's answers (A) against the reference's (B), from the verdicts on that are in `out` already."""
     a, b = (cell.folder / COMPLETIONS for cell in (pair.arm, pair.against))
     whole = compare(a, b, by, margin=wanted.margin, out=out, quiet=quiet).parts[WHOLE]
-    return f"{whole.wins} won, {whole.ties} tied, {whole.losses} lost"
+    missing = f", {whole.without_verdict} without a verdict" if whole.without_verdict else ""
+    return f"{whole.wins} won, {whole.ties} tied, {whole.losses} lost{missing}"

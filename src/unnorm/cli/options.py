@@ -1,0 +1,41 @@
+"""Options of the command line, looked at before anything is done: what they may be, and what they are called."""
+
+from collections.abc import Iterable
+from math import isfinite
+
+from unnorm.foundation.errors import SettingsError
+from unnorm.foundation.nearest import did_you_mean
+
+_NAMES = {
+    "source": "DATA",
+    "policies": "--policy",
+    "r": "--lora-rank",
+    "targets": "--lora-targets",
+    "evaluate_every_tokens": "--evaluate-every",
+    "checkpoint_every_tokens": "--checkpoint-every",
+}
+"""Of settings whose option is not called after them."""
+
+
+def option_of(location: tuple[int | str, ...]) -> str:
+    """What the user calls the setting at `location`."""
+    if location[:1] == ("policies",):
+        return " ".join(["--policy", *map(str, location[1:2])])
+    key = next((str(part) for part in reversed(location) if isinstance(part, str)), "")
+    return _NAMES.get(key, "--" + key.replace("_", "-"))
+
+
+def check_choice(option: str, value: str, known: Iterable[str]) -> None:
+    """Refuse a word that is none of `known`."""
+    known = list(known)
+    if value not in known:
+        raise SettingsError(f"{option} is one of {', '.join(known)}, not {value!r}.{did_you_mean(value, known)}")
+
+
+def finite(value: float | None) -> float | None:
+    """For options of numbers, as typer's callback: NaN and infinity pass its own limits."""
+    import typer
+
+    if value is not None and not isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value

@@ -51,8 +51,8 @@ def _refuse(device: torch.device, path: str, weights: int, activations: int, pos
         rest = f", {_gb(activations)} for the activations of {positions:,} tokens" if activations else ""
         raise SettingsError(
             f"one block at a time takes about {_gb(weights + activations)} on {device}: {_gb(weights)} for the "
-            f"weights, gradients and moments of {path}{rest}; {_gb(free)} are free. Train the norms alone, give a smaller "
-            "batch_tokens or shorter rows, or free some memory."
+            f"weights, gradients and moments of {path}{rest}; {_gb(free)} are free. Train the norms alone, give a "
+            "smaller batch_tokens or shorter rows, or free some memory."
         )
 
 
@@ -62,9 +62,10 @@ def check_streams(row: Streams, row_part: Part, rows: Rows, folder: Path | None)
     size = int(2 * a_token * sum(part.keep.numel() for part in rows.parts))
     free = memory_free(torch.device("cpu")) if folder is None else shutil.disk_usage(folder).free
     if free is not None and size > free:
-        where = "of memory. Give a folder for them," if folder is None else f"in {folder}. Choose another folder,"
+        where, do = ("of memory", "a folder for them") if folder is None else (f"in {folder}", "another folder")
         raise SettingsError(
-            f"the hidden states between blocks take {_gb(size)} {where} or fewer rows ({_gb(free)} free)."
+            f"the hidden states between blocks take {_gb(size)} {where}, and {_gb(free)} are free. "
+            f"Give {do}, or fewer rows."
         )
 
 

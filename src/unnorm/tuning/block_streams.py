@@ -252,12 +252,17 @@ def probe(model: nn.Module, blocks: Sequence[str], part: Part, machine: Machine)
         run(model, moved(part.inputs, next(model.parameters()).device))
     try:
         streams = enter(model, returns, [part])
-        for path in returns:
+
+        def alone(path: str, hidden: torch.Tensor) -> torch.Tensor:
             module = model.get_submodule(path)
-            device = machine.of(module)
-            streams.hidden[0] = given[path]
-            with on_device(module, device):
-                out = streams.through(module, path, 0)
+            streams.hidden[0] = hidden
+            with on_device(module, machine.of(module)):
+                return streams.through(module, path, 0)
+
+        for path in returns:  # whatever a block has left behind for later ones is now of something else
+            alone(path, 0.5 * given[path])
+        for path in reversed(returns):
+            out = alone(path, given[path])
             wanted, keep = gave[path].float(), part.keep.to(gave[path].device)
             out, wanted = out.to(wanted)[keep], wanted[keep]
             room = _SAME * float(wanted.square().mean().sqrt().nan_to_num())

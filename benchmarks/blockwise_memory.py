@@ -20,14 +20,14 @@ from unnorm.norms.dyt import DyT
 from unnorm.surgery.swap import swap_
 from unnorm.tuning.blockwise import recover_blockwise_
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "hidden_size": 4096,
     "intermediate_size": 14336,
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
     "vocab_size": 128256,
 }
-TINY = {
+TINY: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 224,
     "num_attention_heads": 4,
@@ -84,14 +84,15 @@ def main() -> None:
           f"{last.loss_before:.4f} -> {last.loss_after:.4f} (last block)")  # fmt: skip
 
 
-def llama(shape: dict[str, int], layers: int, dtype: torch.dtype, *, swapped: bool = False) -> Any:
+def llama(shape: dict[str, Any], layers: int, dtype: torch.dtype, *, swapped: bool = False) -> Any:
     """A Llama on the CPU whose weights are slices of one set of random numbers, which are quick to make."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(num_hidden_layers=layers, max_position_embeddings=8192, rope_theta=500000.0, **shape)
+    config = LlamaConfig(num_hidden_layers=layers, max_position_embeddings=8192, **shape)
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
-        model = LlamaForCausalLM(config).to(dtype).eval()
+        model: Any = LlamaForCausalLM(config)
+    model.to(dtype).eval()
     if swapped:
         swap_(model, DyT(alpha="channel"), calibrate_on=None)
     model.to_empty(device="cpu")

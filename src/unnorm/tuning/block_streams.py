@@ -8,6 +8,7 @@ tried out on one row before.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ class Part:
     inner: torch.Tensor
     """The same without the first token of each sequence."""
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         return int(self.keep.sum())
 

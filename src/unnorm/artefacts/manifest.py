@@ -141,13 +141,10 @@ def read_manifest(folder: Path) -> Manifest:
 def manifest_of(content: dict[str, Any], files: dict[str, File]) -> Manifest:
     """The manifest of `content` and `files`; what could not be read again is an `ArtefactError`."""
     try:
-        return Manifest.model_validate({**content, "files": files})
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise ArtefactError(
-            f"this model cannot be saved as an artefact: {where} = {str(first['input'])[:80]!r}: {first['msg']}."
-        ) from error
+        return validated(Manifest, {**content, "files": files})
+    except Misplaced as error:
+        where = dotted(error.location) or "the whole"
+        raise ArtefactError(f"this model cannot be saved as an artefact: {where}: {sentence(error)}") from error
 
 
 def library_versions() -> dict[str, str]:

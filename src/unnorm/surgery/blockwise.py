@@ -6,7 +6,6 @@ site, and the site is fitted to what it saw; at last the converted block's outpu
 outside of blocks (embedding norms, the final norm) are fitted in passes of the whole model.
 """
 
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,27 +18,11 @@ from torch import nn
 
 from unnorm.foundation.progress import track
 from unnorm.norms.spec import Norm
+from unnorm.surgery.block_calls import Spill, block_of, call_block, split_call
 from unnorm.surgery.inputs import counted, counted_rows
 from unnorm.surgery.passes import Stop, hooked, in_eval, run
 
 FitSite = Callable[[str, torch.Tensor, torch.Tensor], Norm]
-_BLOCK = re.compile(r"^(.*?\.\d+)\.")
-
-
-class _Spill:
-    """Tensors in files, mapped into memory when they are wanted, so that the system decides what stays there."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def put(self, name: str, parts: list[torch.Tensor]) -> torch.Tensor:
-        """`parts` [n_i, C], one after another, as a tensor [Σ n_i, C] that lies in the file `name`."""
-        rows, width = sum(len(part) for part in parts), parts[0].shape[1]
-        path = str(self.folder / name)
-        stored = torch.from_file(path, shared=True, size=rows * width, dtype=parts[0].dtype).view(rows, width)
-        for part, place in zip(parts, stored.split([len(part) for part in parts]), strict=True):
-            place.copy_(part)
-        return stored
 
 
 def fit_blockwise(
@@ -55,13 +38,12 @@ def fit_blockwise(
     """
     groups: list[tuple[str, list[str]]] = []
     for path in paths:
-        found = _BLOCK.match(path)
-        block = found.group(1) if found else ""
+        block = block_of(path)
         if not groups or groups[-1][0] != block or not block:
             groups.append((block, []))
         groups[-1][1].append(path)
     with tempfile.TemporaryDirectory(prefix="unnorm-") as folder, _converted(model, norms, [*norms, *paths]):
-        spill = _Spill(Path(folder))
+        spill = Spill(Path(folder))
         given: list[dict[str, Any]] = []
         previous = ""
         for block, inside in track(groups, "calibrating"):
@@ -71,7 +53,7 @@ def fit_blockwise(
             if not given or not _follows(previous, block):
                 given = _enter(model, [name for name, _ in groups if name], block, batches, spill)
             module = model.get_submodule(block)
-            runs = [partial(_call, module, calls[block]) for calls in given]
+            runs = [partial(_call, module, block, calls) for calls in given]
             with in_eval(model):
                 _fit_sites(model, inside, runs, batches, spill, fit)
                 _advance(module, block, given)
@@ -96,7 +78,7 @@ def _fit_sites(
     paths: list[str],
     runs: Sequence[Callable[[], Any]],
     batches: list[dict[str, torch.Tensor]],
-    spill: _Spill,
+    spill: Spill,
     fit: FitSite,
 ) -> None:
     for path in paths:
@@ -114,7 +96,7 @@ def _fit_sites(
 
 
 def _keep_and_stop(
-    spill: _Spill,
+    spill: Spill,
     parts: list[tuple[torch.Tensor, torch.Tensor]],
     keep: torch.Tensor | None,
     _module: nn.Module,
@@ -128,9 +110,9 @@ def _keep_and_stop(
 
 
 def _enter(
-    model: nn.Module, blocks: list[str], first: str, batches: list[dict[str, torch.Tensor]], spill: _Spill
+    model: nn.Module, blocks: list[str], first: str, batches: list[dict[str, torch.Tensor]], spill: Spill
 ) -> list[dict[str, Any]]:
-    """For each batch: block -> [args, kwargs] as it is called, hidden states of the first one on disk."""
+    """For each batch: block -> its `Call`, and under `hidden` what the first one is given, on disk."""
     later = blocks[blocks.index(first) :]
     given: list[dict[str, Any]] = []
     for index, batch in enumerate(batches):
@@ -139,12 +121,11 @@ def _enter(
         def see(
             _m: nn.Module, args: Any, kwargs: Any, block: str, calls: dict[str, Any] = calls, index: int = index
         ) -> None:
-            hidden = args[0] if args else kwargs["hidden_states"]
+            hidden, call = split_call(args, kwargs)
             if block == first:
                 stored = spill.put(f"hidden{index}", [hidden.flatten(0, -2)])
                 calls["hidden"] = (stored.view(hidden.shape), hidden.device)
-            rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-            calls[block] = (args[1:], rest, bool(args), calls["hidden"])
+            calls[block] = call
             if block == later[-1]:
                 raise Stop
 
@@ -160,17 +141,15 @@ def _enter(
     return given
 
 
-def _call(module: nn.Module, call: Any) -> Any:
-    args, kwargs, positional, (stored, device) = call
-    hidden = stored.to(device, copy=True)
-    return module(hidden, *args, **kwargs) if positional else module(*args, hidden_states=hidden, **kwargs)
+def _call(module: nn.Module, block: str, calls: dict[str, Any]) -> torch.Tensor:
+    stored, device = calls["hidden"]
+    return call_block(module, calls[block], stored.to(device, copy=True))
 
 
 def _advance(module: nn.Module, block: str, given: list[dict[str, Any]]) -> None:
     """Put the converted block's outputs where its inputs were."""
     for calls in given:
-        out = _call(module, calls[block])
-        calls["hidden"][0].copy_(out[0] if isinstance(out, tuple) else out)
+        calls["hidden"][0].copy_(_call(module, block, calls))
 
 
 def _follows(previous: str, block: str) -> bool:

@@ -191,7 +191,7 @@ def _by_constant(tensors: list[torch.Tensor], parents: list[Node]) -> bool:
 
 def dummy_inputs(model: nn.Module, device: torch.device) -> dict[str, Any]:
     """Token ids [1, 8] without ids that have a meaning, as padding or images have; no cache."""
-    whole = getattr(model, "config", None)
+    whole: Any = getattr(model, "config", None)
     config = whole.get_text_config() if hasattr(whole, "get_text_config") else whole
     settings: dict[str, Any] = {}
     for part in (whole, config):

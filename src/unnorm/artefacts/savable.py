@@ -41,9 +41,10 @@ def check_adapters(model: Any) -> None:
             "peft.get_peft_model, or load them with peft.PeftModel.from_pretrained."
         )
     for name, config in model.peft_config.items():
+        kind = getattr(config.peft_type, "value", config.peft_type)
         if config.is_prompt_learning:
             raise ArtefactError(
-                f"the adapter {name!r} is of the kind {getattr(config.peft_type, 'value', config.peft_type)}, which puts tokens of its own before "
+                f"the adapter {name!r} is of the kind {kind}, which puts tokens of its own before "
                 "the text instead of changing layers; an artefact cannot hold it. Save it with save_pretrained, or use "
                 "LoRA or another adapter of layers."
             )

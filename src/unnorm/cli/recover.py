@@ -27,6 +27,9 @@ def recover(
     target: Annotated[str | None, typer.Option(help="Stop at this held-out gap: 1% or 0.01.")] = None,
     max_length: Annotated[int, typer.Option(min=2, help="Tokens a row.")] = 512,
     batch_tokens: Annotated[int | None, typer.Option(min=2, help="Tokens a step. Default: by --tokens.")] = None,
+    blockwise: Annotated[
+        bool, typer.Option("--blockwise", help="Blocks learn one at a time first: for models that do not fit twice.")
+    ] = False,
     rows_per_forward: Annotated[int | None, typer.Option(min=1, help="Fewer need less memory.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of weights. Default: by --train.")] = None,
     norm_learning_rate: Annotated[float | None, typer.Option(help="Of norms, which learn relatively.")] = None,
@@ -67,7 +70,7 @@ def recover(
         (DataSettings(source=name, max_length=max_length, template=template, loss_on="all", too_long="split"), weight)
         for name, weight in parse_data(data)
     )
-    recovery = Recovery(settings, sources, held_out_tokens, _when(when_out), seed)
+    recovery = Recovery(settings, sources, held_out_tokens, _when(when_out), seed, blockwise)
     result = recover_model(
         swapped,
         base,

@@ -1,6 +1,7 @@
 """Recover a swapped model from named data: the one recipe for `unnorm recover` and for a study's arms.
 
 FOLDER/steps.jsonl, evaluations.jsonl, checkpoints/   as of every training run
+FOLDER/blocks/, blocks.json                           of blocks that learnt one at a time first
 FOLDER/recovery.json                                  what it did, at the end
 """
 
@@ -12,15 +13,23 @@ from typing import Any
 from unnorm.data.encoded_cache import tokenizer_hash
 from unnorm.data.mixture import Mixture, Part, When
 from unnorm.data.settings import DataSettings
+from unnorm.foundation import atomic
 from unnorm.foundation.errors import ModelError, SettingsError
 from unnorm.foundation.hashing import digest_tensors, hash_digests, hash_json
+from unnorm.foundation.precision import default_device
 from unnorm.surgery.base import check_length
+from unnorm.tuning.blockwise import BlockwiseReport, recover_blockwise_
+from unnorm.tuning.distance import Distance, distance
 from unnorm.tuning.memory_need import check_memory
 from unnorm.tuning.packing_probe import packing_is_clean
 from unnorm.tuning.recover import RecoverReport, Run, Text, check_pair, distil_
 from unnorm.tuning.recover_settings import RecoverSettings
 
-_ROWS_MEASURED_AT_ONCE = 4096
+_TOKENS_MEASURED_AT_ONCE = 4096
+_ROWS_AT_ONCE = 16
+BLOCK_TOKENS, BLOCK_STEPS = 98_304, 80
+_BLOCK_RATES = (3e-4, 5e-3)
+"""Of a block's weights, and of its norms, which learn relatively."""
 Say = Callable[[str], None]
 
 
@@ -28,7 +37,8 @@ Say = Callable[[str], None]
 class Recovery:
     """Everything that shapes a recovery beside the two models.
 
-    data: each data set and its share of the tokens. when_out: what is done where the data run out.
+    data: each data set and its share of the tokens. when_out: what is done where the data run out. blockwise: blocks
+    learn one at a time first, each from up to `BLOCK_TOKENS`; where memory does not suffice for more, that is all.
     """
 
     settings: RecoverSettings
@@ -36,6 +46,7 @@ class Recovery:
     held_out_tokens: int = 20_000
     when_out: When = "again"
     seed: int = 0
+    blockwise: bool = False
 
 
 def parse_data(entries: Sequence[str]) -> list[tuple[str, float]]:
@@ -82,7 +93,12 @@ def recover_run(
     check_length(original, length)
     training = recovery.settings.training(length)
     rows_per_step = training.batch_tokens // length
-    check_memory(model, original, recovery.settings, rows_per_forward or rows_per_step, length)
+    need = rows_per_forward or rows_per_step
+    if recovery.blockwise:
+        if recovery.settings.train not in ("all", "norms"):
+            raise SettingsError("block by block, all weights or the norms alone learn: train is all or norms.")
+    else:
+        check_memory(model, original, recovery.settings, need, length)
     packs = packing_is_clean(original)
     if not packs:
         say("rows packed into this model would leak into each other: padding instead, one row each")
@@ -105,12 +121,13 @@ def recover_run(
             "when_out": recovery.when_out,
             "held_out_tokens": recovery.held_out_tokens,
             "seed": recovery.seed,
+            "blockwise": recovery.blockwise,
             "start": hash_digests(digest_tensors(model.state_dict())),
             "tokenizer": tokenizer_hash(tokenizer),
         }
     )
     begun(name)
-    size = max(1, _ROWS_MEASURED_AT_ONCE // length)
+    size = max(1, _TOKENS_MEASURED_AT_ONCE // length)
     text = Text(rows.rows, rows.collate, length, list(held_out.batches(size)))
     run = Run(
         folder,
@@ -121,7 +138,55 @@ def recover_run(
         rows_per_forward=rows_per_forward,
         evaluate_every=evaluate_every,
     )
+    if not recovery.blockwise:
+        return distil_(model, original, text, recovery.settings, run, seed=recovery.seed), mixture.parts
+    learnt = rows.rows[: max(2, BLOCK_TOKENS // length)]
+    batches = [rows.collate(learnt[i : i + _ROWS_AT_ONCE]) for i in range(0, len(learnt), _ROWS_AT_ONCE)]
+    before = distance(model, original, text.held_out)
+    blocks = recover_blockwise_(
+        model,
+        original,
+        batches,
+        steps=BLOCK_STEPS,
+        batch_tokens=_ROWS_AT_ONCE * length,
+        norm_learning_rate=_BLOCK_RATES[1],
+        learning_rate=_BLOCK_RATES[0],
+        train=recovery.settings.train,  # type: ignore[arg-type]
+        folder=folder / "blocks",
+        device=default_device(),
+        precision=training.precision,
+        seed=recovery.seed,
+        quiet=quiet,
+    )
+    atomic.write_json(folder / "blocks.json", blocks.to_dict())
+    say(blocks.describe())
+    try:
+        check_memory(model, original, recovery.settings, need, length)
+    except SettingsError as error:
+        say(f"the models do not fit for more than one block at a time, so it ends here: {error}")
+        return _of_blocks(before, distance(model, original, text.held_out), blocks, recovery), mixture.parts
     return distil_(model, original, text, recovery.settings, run, seed=recovery.seed), mixture.parts
+
+
+def _of_blocks(before: Distance, after: Distance, blocks: BlockwiseReport, recovery: Recovery) -> RecoverReport:
+    """The report of a recovery that was block by block alone."""
+    return RecoverReport(
+        kl_before=before.kl,
+        kl_after=after.kl,
+        gap_before=before.gap,
+        gap_after=after.gap,
+        original_loss=before.original_loss,
+        kept=True,
+        train=recovery.settings.train,
+        steps=sum(block.steps for block in blocks.blocks),
+        tokens=max(block.tokens for block in blocks.blocks),
+        parameters=sum(block.parameters for block in blocks.blocks),
+        seconds=blocks.seconds,
+        held_out_tokens=after.tokens,
+        reached_target=recovery.settings.target is not None and after.gap <= recovery.settings.target,
+        losses=(),
+        curve=(),
+    )
 
 
 def same_tokenizer(one: Any, other: Any, what: str, base: str) -> None:

@@ -40,7 +40,20 @@ def test_help_imports_nothing_heavy(arguments):
 
 @pytest.mark.parametrize(
     "verb",
-    ["demo", "doctor", "sites", "swap", "finetune", "evaluate", "generate", "latency", "judge", "package", "check"],
+    [
+        "demo",
+        "doctor",
+        "sites",
+        "swap",
+        "recover",
+        "finetune",
+        "evaluate",
+        "generate",
+        "latency",
+        "judge",
+        "package",
+        "check",
+    ],
 )
 def test_every_verbs_help_ends_in_an_example(capsys, verb):
     code, out, _ = call(capsys, verb, "--help")
@@ -89,33 +102,35 @@ def test_swap_then_sites_then_evaluate(capsys, bases, data_file, tmp_path):
     assert [site["path"] for site in json.loads(stdout)["sites"]] == ["transformer.ln_f"]
 
 
-def test_swap_to_another_norm_corrected_and_recovered(capsys, bases, data_file, tmp_path):
+def test_swap_to_another_norm_corrected(capsys, bases, data_file, tmp_path):
     options = ("--calibrate", data_file, "--template", "alpaca-short", "--tokens", 500)
-    more = ("--to", "derf", "--set", "alpha_init=0.3", "--correct", "all", "--recover", "--recover-steps", 2)
-    more += ("--recover-layers",)
+    more = ("--to", "derf", "--set", "alpha_init=0.3", "--correct", "all")
     code, stdout, stderr = call(capsys, "swap", bases["gpt2"], *options, *more, "--out", tmp_path / "a", "--json")
     assert code == 0, stderr
     report = json.loads(stdout)
     assert {spec["norm"] for spec in report["specs"].values()} == {"derf"}
-    assert {fix["role"] for fix in report["calibration"]["corrections"]} == {"reader", "writer"}
-    assert report["recovery"]["layers"] == len({fix["path"] for fix in report["calibration"]["corrections"]})
-    assert report["recovery"]["kl_after"] <= report["recovery"]["kl_before"] or not report["recovery"]["kept"]
+    assert [step["name"] for step in report["steps"]] == ["bare", "calibrated", "layers corrected"]
+    kept = [step for step in report["steps"] if step["kept"]]
+    corrected = bool(report["calibration"] and report["calibration"]["corrections"])
+    assert corrected == (kept[-1]["name"] == "layers corrected")
+    losses = [step["loss"] for step in kept]
+    assert losses == sorted(losses, reverse=True)
     assert call(capsys, "evaluate", tmp_path / "a", "--data", data_file, "--template", "alpaca-short", "--json")[0] == 0
     for mode in ("sequential", "parallel"):
         code, stdout, stderr = call(capsys, "swap", bases["llama"], *options, "--mode", mode, "--out", tmp_path / mode)
         assert code == 0, stderr
     code, _, stderr = call(capsys, "swap", bases["gpt2"], "--bare", "--inherit", "--out", tmp_path / "i")
     assert code == 0, stderr
+    assert "was not measured" in stderr
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--bare", "--recover"), "--recover needs text"),
-        (("--bare", "--recover-layers"), "give both of them too"),
+        (("--bare", "--outliers", "0.1"), "belong to a fit"),
         (("--bare", "--mode", "fast"), "--mode is one of one-pass, sequential, parallel"),
         (("--bare", "--correct", "some"), "none, readers, all"),
-        (("--bare", "--correct", "all"), "belong to a calibration"),
+        (("--bare", "--correct", "all"), "belong to a fit"),
         (("--bare", "--set", "colour"), "KEY=VALUE"),
         (("--bare", "--set", "colour=red"), "There are: affine, bias, alpha, alpha_init"),
         (("--bare", "--to", "batchnorm"), "Known norms: derf"),
@@ -261,6 +276,8 @@ def test_a_full_disk_is_one_message_and_leaves_what_was_there(capsys, bases, dat
 
     monkeypatch.setattr("unnorm.artefacts.weights.save_file", full)
     code, _, err = call(capsys, "swap", bases["gpt2"], "--bare", "--out", out)
+    assert (code, "--overwrite" in err) == (2, True)
+    code, _, err = call(capsys, "swap", bases["gpt2"], "--bare", "--out", out, "--overwrite")
     assert code == 1
     assert "the disk is full" in err
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before

@@ -90,3 +90,21 @@ def test_calibration_costs_at_most_three_forward_passes(shared, base, spec):
         ratios.append(report.calibration.seconds / forward)
         unnorm.unswap_(model)
     assert min(ratios) <= 3.0, ratios
+
+
+def test_the_padding_of_packed_rows_is_not_fitted_to():
+    """`tokens` says how many of a packed row's positions hold text; what the rest holds changes nothing."""
+    batch = {
+        "position_ids": torch.cat([torch.arange(20), torch.arange(12)])[None].repeat(8, 1),
+        "tokens": torch.full((8,), 20),
+    }
+    fits = []
+    for padding in (3, 7):
+        ids = tokens(8)
+        ids[:, 20:] = padding
+        for mode in ("one-pass", "sequential", "parallel"):
+            model = tiny_model("llama")
+            report = unnorm.swap_(model, DyT(), calibrate_on={"input_ids": ids, **batch}, mode=mode)
+            assert report.calibration.tokens == 8 * 20
+            fits.append([site.r2 for site in report.calibration.sites])
+    assert fits[:3] == [pytest.approx(fit, rel=1e-4) for fit in fits[3:]]

@@ -122,9 +122,7 @@ def test_a_loss_that_is_no_number_names_the_step_and_leaves_the_start(train):
     model, original = swapped()
     before = state_of(model)
     with pytest.raises(NonFiniteError, match="step"):
-        unnorm.recover_(
-            model, original, tokens(64), train=train, learning_rate=1e30, norm_learning_rate=1e30, **QUICK
-        )
+        unnorm.recover_(model, original, tokens(64), train=train, learning_rate=1e30, norm_learning_rate=1e30, **QUICK)
     assert changed_in(model, before) == set()
     assert not any("parametrizations" in name for name, _ in model.named_modules())
     assert all(p.grad is None for p in model.parameters())

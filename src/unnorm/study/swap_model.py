@@ -5,10 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from unnorm.artefacts.saving import is_artefact, save
+from unnorm.artefacts.saving import check_place, is_artefact, save
 from unnorm.data.prepare import Rows, Source
 from unnorm.data.settings import DataSettings
 from unnorm.foundation.errors import ArtefactError, SettingsError
+from unnorm.foundation.places import check_new_folder
 from unnorm.study.arms import Arm
 from unnorm.study.start import CHOICE_TOKENS, Started, start_
 from unnorm.surgery.base import context_length, load_base, load_tokenizer
@@ -47,8 +48,10 @@ def swap_model(
     """
     if is_artefact(name):
         raise SettingsError(f"{name} is an artefact of unnorm already. Swap its base instead.")
+    check_new_folder(out)
     if is_artefact(out) and not overwrite:
         raise ArtefactError(f"{out} holds an artefact already. Give another --out, or --overwrite to replace it.")
+    check_place(out)
     arm.spec()
     model, tokenizer = load_base(name), load_tokenizer(name)
     packs = packing_is_clean(model)

@@ -71,13 +71,11 @@ def site_anatomy(model: nn.Module, batches: Inputs | Iterable[Inputs]) -> Anatom
     ]
     with hooked(handles):
         for batch in [batches] if isinstance(batches, (torch.Tensor, Mapping)) else batches:
-            given = {"input_ids": batch} if isinstance(batch, torch.Tensor) else batch
-            (inputs,) = as_batches(given)
+            (inputs,) = as_batches(batch)
             inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
-            counts = inputs | {name: given[name].to(device) for name in ("tokens",) if name in given}
-            keep = counted(counts)
+            keep = counted(inputs)
             keep = torch.ones_like(inputs["input_ids"], dtype=torch.bool) if keep is None else keep
-            here[:] = keep, firsts(counts)[keep]
+            here[:] = keep, firsts(inputs)[keep]
             run(model, inputs)
             tokens, sequences = tokens + int(keep.sum()), sequences + int(here[1].sum())
     if tokens <= sequences:

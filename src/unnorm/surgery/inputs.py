@@ -7,11 +7,14 @@ import torch
 from unnorm.foundation.errors import DataError
 
 Inputs = torch.Tensor | Mapping[str, torch.Tensor]
-_WANTED = ("input_ids", "position_ids", "attention_mask")
+_WANTED = ("input_ids", "position_ids", "attention_mask", "tokens")
 
 
 def as_batches(data: Inputs | Iterable[Inputs]) -> list[dict[str, torch.Tensor]]:
-    """One dictionary of model inputs a batch. No tokens, or ids that are none: `DataError`."""
+    """One dictionary of model inputs a batch, and `tokens` [B] where a packed batch has it (see `counted`).
+
+    No tokens, or ids that are none: `DataError`.
+    """
     parts = [data] if isinstance(data, (torch.Tensor, Mapping)) else list(data)
     batches = [{"input_ids": part} if isinstance(part, torch.Tensor) else dict(part) for part in parts]
     if not batches or any("input_ids" not in batch or batch["input_ids"].numel() == 0 for batch in batches):
@@ -33,7 +36,9 @@ def as_one_batch(data: Inputs | Iterable[Inputs]) -> dict[str, torch.Tensor]:
         if any("position_ids" in batch for batch in batches):
             raise DataError("batches with position_ids (packed rows) must all have the same length.")
         for batch in batches:
-            batch.setdefault("attention_mask", torch.ones_like(batch["input_ids"]))
+            keep = counted(batch)
+            batch["attention_mask"] = torch.ones_like(batch["input_ids"]) if keep is None else keep.long()
+            batch.pop("tokens", None)
     return {name: torch.cat([_pad_to(batch[name], length) for batch in batches]) for name in batches[0]}
 
 
@@ -74,5 +79,12 @@ def tokens_in(batch: Mapping[str, torch.Tensor]) -> int:
     return int(keep.sum()) if keep is not None else batch["input_ids"].numel()
 
 
+def model_inputs(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What of a batch a model takes."""
+    return {name: tensor for name, tensor in batch.items() if name != "tokens"}
+
+
 def _pad_to(tensor: torch.Tensor, length: int) -> torch.Tensor:
+    if tensor.ndim == 1:  # `tokens`, a number a row
+        return tensor
     return torch.nn.functional.pad(tensor, (0, length - tensor.shape[1]))

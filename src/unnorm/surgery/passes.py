@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from unnorm.metrics.token_sums import head_only_at
+from unnorm.surgery.inputs import model_inputs
 
 
 class Stop(Exception):
@@ -42,13 +43,14 @@ def run(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
     head = getattr(model, "get_output_embeddings", lambda: None)()
     first = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool, device=inputs["input_ids"].device)
     first[0, 0] = True
+    given = model_inputs(inputs)
     with in_eval(model):
         try:
             if head is None:
-                model(**inputs, **_no_cache(model))
+                model(**given, **_no_cache(model))
             else:
                 with head_only_at(head, first):
-                    model(**inputs, **_no_cache(model))
+                    model(**given, **_no_cache(model))
         except Stop:
             pass
 

@@ -1,0 +1,195 @@
+"""`unnorm swap` measures what it made; `unnorm recover` goes on from there, resumes, and says what cannot be."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import unnorm
+from cli.test_main import call
+from conftest import tiny_model
+from sinks import sink_model, toy_text
+from unnorm.cli.amounts import share, token_count
+from unnorm.foundation.errors import SettingsError
+from unnorm.study.recovery import parse_data
+from unnorm.tuning.trainer import TokenTrainer
+
+TEMPLATE = ("--template", "alpaca-short")
+
+
+@pytest.fixture(scope="module")
+def swapped(bases, data_file, tmp_path_factory):
+    """A swapped base's folder, bare, so that there is a gap to close; and what the command said."""
+    from unnorm.cli.main import run
+
+    out = tmp_path_factory.mktemp("swapped") / "model"
+    assert run(["swap", bases["llama"], "--bare", "--measure", data_file, *TEMPLATE, "--out", str(out)]) == 0
+    return out
+
+
+def recovery(swapped, data, out, *more):
+    return (
+        "recover", swapped, "--data", data, *TEMPLATE, "--max-length", 64, "--tokens", 2560, "--batch-tokens", 256,
+        "--held-out-tokens", 200, "--precision", "fp32", "--out", out, *more,
+    )  # fmt: skip
+
+
+def test_swap_prints_the_gap_and_says_when_a_model_is_not_usable(capsys, tokenizer, data_file, tmp_path):
+    base = sink_model(steps=60)
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    options = ("--calibrate", data_file, *TEMPLATE, "--tokens", 500, "--out", tmp_path / "out")
+    code, out, err = call(capsys, "swap", tmp_path / "base", *options)
+    assert code == 0, err
+    assert "gap" in out
+    manifest = json.loads((tmp_path / "out" / "unnorm.json").read_text())
+    measured = manifest["measured"]
+    assert measured["gap"] == pytest.approx(measured["loss"] / measured["original_loss"] - 1)
+    assert ("not usable yet" in err) == (measured["gap"] > 0.1)
+    assert ("unnorm recover" in err) == (measured["gap"] > 0.1)
+
+
+def test_recover_closes_in_saves_and_is_not_done_twice(capsys, swapped, bases, data_file, tmp_path):
+    out = tmp_path / "run"
+    code, stdout, err = call(capsys, *recovery(swapped, data_file, out, "--json"))
+    assert code == 0, err
+    found = json.loads(stdout)
+    assert found["kept"]
+    assert found["kl_after"] < found["kl_before"]
+    assert found["data"][0]["tokens"] >= 2560
+    assert "tokens to learn from" in err
+    manifest = json.loads((out / "model" / "unnorm.json").read_text())
+    assert manifest["recovered"]["train"] == "all"
+    assert manifest["measured"]["gap"] == found["gap_after"]
+    unnorm.check(out / "model")
+    before = (out / "result.json").read_bytes()
+    code, stdout, err = call(capsys, *recovery(swapped, data_file, out, "--json"))
+    assert (code, "finished already" in err) == (0, True)
+    assert json.loads(stdout) == found
+    assert (out / "result.json").read_bytes() == before
+    code, _, err = call(capsys, *recovery(swapped, data_file, out, "--seed", 1))
+    assert (code, "holds another recovery" in err) == (2, True)
+    code, _, err = call(capsys, "package", out / "model", "--out", tmp_path / "package")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("train", ["lora", "norms"])
+def test_an_interrupted_recovery_is_resumed_to_the_same_end(capsys, swapped, data_file, tmp_path, train, monkeypatch):
+    more = ("--train", train, "--evaluate-every", 512)
+    assert call(capsys, *recovery(swapped, data_file, tmp_path / "whole", *more))[0] == 0
+    saved = TokenTrainer._save_checkpoint
+
+    def stop(self, *arguments):
+        saved(self, *arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TokenTrainer, "_save_checkpoint", stop)
+    code, _, err = call(capsys, *recovery(swapped, data_file, tmp_path / "cut", *more))
+    assert (code, "goes on from there" in err) == (130, True)
+    monkeypatch.undo()
+    assert call(capsys, *recovery(swapped, data_file, tmp_path / "cut", *more))[0] == 0
+    states = [unnorm.load(tmp_path / name / "model").state_dict() for name in ("whole", "cut")]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+def test_block_by_block_then_all_at_once(capsys, swapped, data_file, tmp_path):
+    code, stdout, err = call(capsys, *recovery(swapped, data_file, tmp_path / "run", "--blockwise", "--json"))
+    assert code == 0, err
+    assert "blocks one at a time" in err
+    blocks = json.loads((tmp_path / "run" / "blocks.json").read_text())["blocks"]
+    assert [block["path"] for block in blocks] == ["model.layers.0", "model.layers.1"]
+    assert json.loads(stdout)["steps"] > 0
+    unnorm.check(tmp_path / "run" / "model")
+
+
+def test_without_memory_for_both_models_block_by_block_is_all(capsys, swapped, data_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("unnorm.tuning.memory_need.free_memory", lambda: 1000)
+    code, _, err = call(capsys, *recovery(swapped, data_file, tmp_path / "a"))
+    assert code == 2
+    assert "GiB" in err
+    assert "block by block" in err
+    assert not (tmp_path / "a" / "recover.json").exists()
+    code, _, err = call(capsys, *recovery(swapped, data_file, tmp_path / "b", "--blockwise"))
+    assert code == 0, err
+    assert "it ends here" in err
+
+
+def test_data_that_run_out_stop_it_where_that_was_asked_for(capsys, swapped, data_file, tmp_path):
+    options = recovery(swapped, data_file, tmp_path / "run", "--when-out", "stop", "--tokens", "1M", "--json")
+    code, stdout, err = call(capsys, *options)
+    assert code == 0, err
+    assert "the data run out" in err
+    assert json.loads(stdout)["tokens"] < 20_000
+
+
+def test_bad_input(capsys, swapped, bases, data_file, tmp_path, tokenizer):
+    out = tmp_path / "out"
+    other = tmp_path / "other"
+    tiny_model("llama", seed=5).save_pretrained(other)
+    tokenizer.save_pretrained(other)
+    strange = tmp_path / "strange"
+    shutil.copytree(bases["llama"], strange)
+    vocabulary = json.loads((strange / "tokenizer.json").read_text())
+    vocabulary["model"]["merges"] = vocabulary["model"]["merges"][:-5]
+    (strange / "tokenizer.json").write_text(json.dumps(vocabulary))
+    occupied = tmp_path / "occupied"
+    occupied.mkdir()
+    (occupied / "thesis.txt").write_text("precious")
+    cases = {
+        "not an artefact": (recovery(bases["llama"], data_file, out), "holds no unnorm.json"),
+        "another base": (recovery(swapped, data_file, out, "--base", other), "not the model that was swapped"),
+        "another tokenizer": (recovery(swapped, data_file, out, "--base", strange), "tokenizer"),
+        "a target below 0": (recovery(swapped, data_file, out, "--target", "-1%"), "--target is a share above 0"),
+        "tokens that are none": (recovery(swapped, data_file, out, "--tokens", "many"), "10M, 500k or 250000"),
+        "what learns": (recovery(swapped, data_file, out, "--train", "some"), "train"),
+        "when out": (recovery(swapped, data_file, out, "--when-out", "never"), "again or stop"),
+        "a weight": (recovery(swapped, "alpaca=-1", out), "a weight above 0"),
+        "corrected layers": (recovery(swapped, data_file, out, "--train", "corrected"), "none were"),
+        "lora by blocks": (recovery(swapped, data_file, out, "--train", "lora", "--blockwise"), "all or norms"),
+        "a folder of something else": (recovery(swapped, data_file, occupied), "holds no recovery"),
+        "no data": (recovery(swapped, tmp_path / "nothing.json", out), "nothing.json"),
+    }
+    for name, (arguments, message) in cases.items():
+        code, _, err = call(capsys, *arguments)
+        assert code == 2, (name, code, err)
+        assert message in " ".join(err.split()), (name, err)
+        assert "Traceback" not in err
+    assert (occupied / "thesis.txt").read_text() == "precious"
+
+
+def test_a_loss_that_is_no_number_is_exit_code_1_and_names_the_step(capsys, swapped, data_file, tmp_path):
+    code, _, err = call(capsys, *recovery(swapped, data_file, tmp_path / "run", "--learning-rate", "1e30"))
+    assert (code, "non-finite at step" in err) == (1, True)
+
+
+def test_a_sinks_gap_is_closed_further_than_calibration_closes_it():
+    """The planted sink: what a norm alone cannot do, weights that no longer need it can."""
+    original = sink_model(steps=60)
+    model = sink_model(steps=60)
+    unnorm.swap_(model, unnorm.DyT(alpha="channel"), calibrate_on=toy_text(16))
+    options = {"tokens": 60_000, "batch_tokens": 1024, "learning_rate": 2e-3, "precision": "fp32", "quiet": True}
+    report = unnorm.recover_(model, original, toy_text(256, seed=1), held_out=toy_text(16, seed=2), **options)
+    assert report.kept
+    assert report.gap_before > 0.1
+    assert report.gap_after < report.gap_before / 2
+
+
+def test_amounts_as_people_write_them():
+    assert [token_count(t, "--tokens") for t in ("10M", "500k", "1.5B", "250_000", "250,000", "7")] == [
+        10**7, 500_000, 1_500_000_000, 250_000, 250_000, 7,
+    ]  # fmt: skip
+    for wrong in ("", "0", "-3", "1.5", "10X", "NaN", "1e6", "M"):
+        with pytest.raises(SettingsError, match="--tokens"):
+            token_count(wrong, "--tokens")
+    assert [share(t, "--target") for t in ("1%", "0.01", "2.5 %", ".5")] == [0.01, 0.01, 0.025, 0.5]
+    for wrong in ("", "0", "-1%", "one", "%"):
+        with pytest.raises(SettingsError, match="--target"):
+            share(wrong, "--target")
+
+
+def test_data_with_weights(tmp_path):
+    assert parse_data(["alpaca", "sharegpt=0.5"]) == [("alpaca", 1.0), ("sharegpt", 0.5)]
+    odd = tmp_path / "a=b.json"
+    odd.write_text("[]")
+    assert parse_data([str(odd), f"{odd}=2"]) == [(str(odd), 1.0), (str(odd), 2.0)]

@@ -1,0 +1,67 @@
+"""Every step of a start in closed form is measured, and one that ends worse is put back."""
+
+import copy
+
+import pytest
+import torch
+
+import unnorm
+from conftest import tiny_model, tokens
+from sinks import sink_model, toy_text
+from unnorm import DyT
+from unnorm.study.start import judge
+from unnorm.surgery.closed_form import swap_stepwise_
+from unnorm.surgery.swap import record_of
+
+
+def loss_by(losses):
+    """A loss that gives these numbers, one a call."""
+    left = iter(losses)
+    return lambda model: next(left)
+
+
+STEPS = ("bare", "calibrated", "outliers left out", "layers corrected")
+
+
+@pytest.mark.parametrize(
+    ("losses", "kept"),
+    [
+        ((4, 3, 2, 1), STEPS),
+        ((4, 3, 2, 9), STEPS[:3]),
+        ((4, 3, 9, 2), ("bare", "calibrated", "layers corrected")),
+        ((4, 9, 9, 9), ("bare",)),
+        ((4, 3, float("nan"), float("nan")), STEPS[:2]),
+        ((float("nan"), 3, 3, 3), STEPS),
+    ],
+)
+def test_the_last_step_that_is_no_worse_stands(losses, kept):
+    model = tiny_model("llama")
+    options = {"calibrate_on": tokens(16), "outliers": 0.1, "correct": "all"}
+    report, steps = swap_stepwise_(model, DyT(), loss=loss_by(losses), **options)
+    assert [step.name for step in steps] == list(STEPS)
+    assert tuple(step.name for step in steps if step.kept) == kept
+    alone = tiny_model("llama")
+    asked = {"calibrate_on": tokens(16) if kept[-1] != "bare" else None}
+    if kept[-1] in STEPS[2:]:
+        asked["outliers"] = 0.1
+    if kept[-1] == STEPS[3]:
+        asked["correct"] = "all"
+    expected = unnorm.swap_(alone, DyT(), **asked)
+    assert (report.calibration is None) == (expected.calibration is None)
+    assert record_of(model).corrected == record_of(alone).corrected
+    for (name, tensor), other in zip(model.state_dict().items(), alone.state_dict().values(), strict=True):
+        assert torch.equal(tensor, other), name
+    unnorm.unswap_(model)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), tiny_model("llama").parameters(), strict=True))
+
+
+def test_a_start_on_a_model_with_a_sink_never_ends_worse_than_the_step_before():
+    model = sink_model(steps=60)
+    fit, held_out = toy_text(16), toy_text(8, seed=1)
+    loss = judge([{"input_ids": held_out}])
+    expected = copy.deepcopy(model)
+    _, steps = swap_stepwise_(model, DyT(alpha="channel"), calibrate_on=fit, loss=loss, correct="all")
+    kept = [step.loss for step in steps if step.kept]
+    assert kept == sorted(kept, reverse=True)
+    assert loss(model) == kept[-1]
+    assert loss(expected) < kept[-1]

@@ -191,8 +191,8 @@ def _by_constant(tensors: list[torch.Tensor], parents: list[Node]) -> bool:
 
 def dummy_inputs(model: nn.Module, device: torch.device) -> dict[str, Any]:
     """Token ids [1, 8] without ids that have a meaning, as padding or images have; no cache."""
-    whole = getattr(model, "config", None)
-    config = whole.get_text_config() if hasattr(whole, "get_text_config") else whole
+    whole: Any = getattr(model, "config", None)
+    config: Any = whole.get_text_config() if hasattr(whole, "get_text_config") else whole
     settings: dict[str, Any] = {}
     for part in (whole, config):
         settings |= part.to_dict() if hasattr(part, "to_dict") else {}

@@ -42,8 +42,9 @@ def check_adapters(model: Any) -> None:
         )
     for name, config in model.peft_config.items():
         if config.is_prompt_learning:
+            kind = str(config.peft_type).rpartition(".")[2]
             raise ArtefactError(
-                f"the adapter {name!r} is of the kind {config.peft_type.value}, which puts tokens of its own before "
+                f"the adapter {name!r} is of the kind {kind}, which puts tokens of its own before "
                 "the text instead of changing layers; an artefact cannot hold it. Save it with save_pretrained, or use "
                 "LoRA or another adapter of layers."
             )

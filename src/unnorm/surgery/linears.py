@@ -61,7 +61,8 @@ def stream_writers(model: nn.Module, sites: list[Site]) -> dict[str, float] | No
                 )
             )
     with hooked(handles):
-        vocabulary = getattr(model.config.get_text_config(), "vocab_size", _TOKENS)
+        config: Any = model.config
+        vocabulary = getattr(config.get_text_config(), "vocab_size", _TOKENS)
         length = min(_TOKENS, context_length(model) or _TOKENS)
         length = 2 ** int(math.log2(length))
         ids = torch.arange(_TOKENS, device=parameter.device).view(-1, length) * 7919 % vocabulary

@@ -43,6 +43,7 @@ def check_adapters(model: Any) -> None:
     for name, config in model.peft_config.items():
         kind = getattr(config.peft_type, "value", config.peft_type)
         if config.is_prompt_learning:
+            kind = str(config.peft_type).rpartition(".")[2]
             raise ArtefactError(
                 f"the adapter {name!r} is of the kind {kind}, which puts tokens of its own before "
                 "the text instead of changing layers; an artefact cannot hold it. Save it with save_pretrained, or use "

@@ -82,7 +82,6 @@ def test_an_option_of_finetune(capsys, tmp_path, options, message):
         ),
         (("latency", "a", "--half-width", "nan"), "'--half-width': must be 0 or more, not 'nan'"),
         (("latency", "a", "--budget", "inf"), "'--budget': inf is not a finite number"),
-        (("judge", "a", "b", "--judge", "likelyhood"), "not 'likelyhood'. Did you mean 'likelihood'?"),
         (("judge", "a", "b", "--judge", "reward", "--margin", "inf"), "'--margin': inf is not a finite number"),
         (("judge", "a", "b", "--judge", "openai", "--price", "nan/1"), "--price is IN/OUT"),
         (("judge", "a", "b", "--judge", "openai", "--price", "-1/1"), "--price is IN/OUT"),
@@ -98,6 +97,12 @@ def test_an_option_of_finetune(capsys, tmp_path, options, message):
 )
 def test_an_option_of_another_verb(capsys, arguments, message):
     assert message in refused(capsys, *arguments)
+
+
+def test_a_judge_that_there_is_not(capsys, tmp_path):
+    a, b = (write_answers(tmp_path / f"{name}.jsonl", [answer(1, 20)]) for name in "ab")
+    message = "there is no judge 'likelyhood'. Did you mean 'likelihood'?"
+    assert message in refused(capsys, "judge", a, b, "--judge", "likelyhood")
 
 
 def test_did_you_mean():

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unnorm.cli.options import check_choice, finite
+from unnorm.cli.options import finite
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 
 if TYPE_CHECKING:
@@ -38,14 +38,11 @@ def judge(
 
     Every pair is judged in both orders, as a whole and turn by turn; A is judged against itself too.
     """
-    from typing import get_args
-
-    from unnorm.evaluation.judges.load import Kind, load_judge
+    from unnorm.evaluation.judges.load import load_judge
     from unnorm.evaluation.preference.answers import pair_answers
     from unnorm.evaluation.preference.compare import compare
     from unnorm.foundation.places import check_folder
 
-    check_choice("--judge", judge, get_args(Kind))
     prices = _prices(price)
     if out is not None:
         check_folder(out)

@@ -53,7 +53,8 @@ class Arm(BaseModel):
 
 def known_arms() -> dict[str, Arm]:
     """`original`; for every norm NAME: `NAME` (calibrated), `NAME-corrected` (and the layers around it), `NAME-bare`,
-    `NAME-inherit` (bare, with the pretrained γ and β); for DyT also `dyt-plain` and `dyt-paper`."""
+    `NAME-inherit` (bare, with the pretrained γ and β), `NAME-recovered` (calibrated, one α a channel where there is
+    an α, and distilled from the original); for DyT also `dyt-plain` and `dyt-paper`."""
     arms = [Arm(id="original")]
     for name in known_norms():
         norm = {"norm": name}
@@ -62,12 +63,26 @@ def known_arms() -> dict[str, Arm]:
             Arm(id=f"{name}-corrected", norm=norm, calibration_tokens=CORRECTION_TOKENS, correct="all"),
             Arm(id=f"{name}-bare", norm=norm),
             Arm(id=f"{name}-inherit", norm=norm, inherit=True),
+            Arm(
+                id=f"{name}-recovered",
+                norm=_by_channel(norm),
+                calibration_tokens=CALIBRATION_TOKENS,
+                recover=ArmRecovery(),
+            ),
         ]
     arms += [
         Arm(id="dyt-plain", norm={"norm": "dyt", "affine": False}),
         Arm(id="dyt-paper", norm={"norm": "dyt", "alpha_init": "paper"}),
     ]
     return {arm.id: arm for arm in arms}
+
+
+def _by_channel(norm: dict[str, Any]) -> dict[str, Any]:
+    """The norm with one α a channel, if it can have that."""
+    try:
+        return spec_from({**norm, "alpha": "channel"}).to_dict()
+    except SettingsError:
+        return norm
 
 
 _CALIBRATE = {"tokens": "calibration_tokens", "mode": "mode", "outliers": "outliers", "correct": "correct"}

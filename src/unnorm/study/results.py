@@ -25,6 +25,7 @@ COLUMNS = (
     "tokens_per_second",
     "wall_seconds",
     "cell",
+    "start_tokens",
 )
 
 
@@ -33,6 +34,7 @@ def rows_of(study: StudyView) -> list[dict[str, Any]]:
     rows = []
     for cell in study.cells:
         known = {"seed": cell.seed, "state": cell.state, "cell": cell.cell}
+        known |= {"start_tokens": cell.result.get("start_tokens", 0)} if cell.result else {}
         known |= {"model": cell.model, "dataset": cell.dataset, "arm": cell.arm, "strategy": cell.strategy}
         rows.append({column: known.get(column, (cell.result or {}).get(column)) for column in COLUMNS})
     return rows

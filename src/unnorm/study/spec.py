@@ -10,7 +10,8 @@ from unnorm.data.settings import Dataset, DataSettings
 from unnorm.evaluation.judges.load import Kind
 from unnorm.foundation.errors import SettingsError
 from unnorm.study.arms import Arm, arm_from, arm_with
-from unnorm.study.cell import CellSettings, short_name
+from unnorm.study.cell import CellSettings
+from unnorm.study.names import short_name
 from unnorm.study.slices import (
     DatasetChanges,
     Misplaced,

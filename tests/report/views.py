@@ -77,7 +77,7 @@ def recovery() -> dict:
         losses=tuple(0.8 * math.exp(-i / 12) + 0.1 for i in range(30)),
         curve=curve,
     )
-    return {**report.to_dict(), "data": [{"name": "rows", "tokens": 30_720, "epochs": 0.5}]}
+    return {**report.to_dict(), "data": [{"name": "rows", "weight": 1.0, "tokens": 30_720}]}
 
 
 def steps_of(arm: str, strategy: str, seed: int, loss: float) -> list[dict]:

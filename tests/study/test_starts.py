@@ -16,14 +16,24 @@ from study.small_study import run_text, study_text, table
 from unnorm.data.settings import DataSettings
 from unnorm.foundation.errors import Interrupted, NonFiniteError
 from unnorm.foundation.hashing import hash_tensors
+from unnorm.report.figures import figures
+from unnorm.report.formats import text_table
+from unnorm.report.summary import summary
 from unnorm.study import make_start
 from unnorm.study.arms import arm_from
+from unnorm.study.audit import audit_plan
 from unnorm.study.cell import CellSettings
+from unnorm.study.estimate_start import estimate_start
 from unnorm.study.events import read_events
-from unnorm.study.lease import TaskFolder, entries
-from unnorm.study.ledger import standing_of
+from unnorm.study.lease import TaskFolder, Watch, entries
+from unnorm.study.ledger import standing_of_start
+from unnorm.study.plan import place_of, plan_study, starts_of
+from unnorm.study.recovered_start import plan_start, start_settings
 from unnorm.study.run_cell import run_cell
+from unnorm.study.spec import parse_spec
+from unnorm.study.status import status_of_starts
 from unnorm.study.view import read_study
+from unnorm.study.workbench import Workbench
 from unnorm.surgery.swap import record_of
 from unnorm.tuning.run_log import RunLog
 from unnorm.tuning.settings import TrainingSettings
@@ -149,7 +159,7 @@ def test_killed_in_the_start_the_results_are_those_of_an_undisturbed_run(bases, 
     text, undisturbed = made
     kill_in_the_start(text, tmp_path, signal.SIGKILL)
     (start,) = starts(tmp_path)
-    assert standing_of(start).state == "interrupted"
+    assert standing_of_start(start).state == "interrupted"
     assert not (tmp_path / "cells").exists() or not any((tmp_path / "cells").glob("*learnt*"))
     run_text(text, tmp_path)
     assert [entry.kind for entry in entries(TaskFolder(start))] == ["claimed", "claimed", "done"]
@@ -191,7 +201,7 @@ def test_a_cell_run_by_itself_makes_its_start_and_goes_on_with_it(bases, data_fi
         with pytest.raises(Interrupted):
             run_cell(settings, tmp_path / "run", quiet=True)
     (start,) = starts(tmp_path / "run")
-    assert standing_of(start).state == "interrupted"
+    assert standing_of_start(start).state == "interrupted"
     assert not (tmp_path / "run" / "cell.json").exists()
     result = run_cell(settings, tmp_path / "run", quiet=True)
     assert [e["event"] for e in read_events(start) if e["event"] != "checkpoint"] == [
@@ -209,7 +219,7 @@ def test_a_start_that_is_refused_leaves_no_trace(bases, data_file, tmp_path):
     with pytest.raises(NonFiniteError):
         run_cell(settings, tmp_path / "run", quiet=True)
     (start,) = starts(tmp_path / "run")
-    assert standing_of(start).failure == "non_finite"
+    assert standing_of_start(start).failure == "non_finite"
     run_cell(settings_of(bases["gpt2"], data_file), tmp_path / "run", quiet=True)
     assert len(starts(tmp_path / "run")) == 2
 
@@ -219,7 +229,7 @@ def test_a_start_that_fails_fails_what_needs_it_and_nothing_else(bases, data_fil
     text = text_of(bases["gpt2"], data_file, arms=["original", wild], strategies=["frozen", "full"])
     view = run_text(text, tmp_path)
     (start,) = starts(tmp_path)
-    assert standing_of(start).failure == "non_finite"
+    assert standing_of_start(start).failure == "non_finite"
     states = {(c.arm, c.strategy): (c.state, c.failure) for c in view.cells}
     assert states == {
         ("original", "frozen"): ("done", None),
@@ -254,3 +264,82 @@ def test_out_of_memory_in_a_start_it_begins_again_with_fewer_rows(bases, data_fi
     assert tried == [2, 1]
     (start,) = starts(tmp_path / "run")
     assert [e["event"] for e in read_events(start) if e["event"] != "checkpoint"] == ["claimed", "retried", "done"]
+
+
+def test_the_tokens_of_a_start_are_named_in_audit_and_tables(made):
+    _, ledger = made
+    recovery = json.loads((starts(ledger)[0] / "recovery.json").read_text())
+    rows = table(ledger / "small")
+    assert {(row["arm"], int(row["start_tokens"])) for row in rows} == {
+        ("original", 0), ("dyt-learnt", recovery["tokens"]),
+    }  # fmt: skip
+    assert list(rows[0])[-1] == "start_tokens"
+    view = read_study(ledger / "small")
+    assert view.audit["matched"] is True
+    assert len(view.audit["comparisons"]) == 4
+    gap = f"held-out gap {recovery['gap_before']:+.1%} to {recovery['gap_after']:+.1%}"
+    for comparison in view.audit["comparisons"]:
+        assert comparison["noted"] == [
+            f"tokens before training: {recovery['tokens']:,} (rows; all; {gap}) against 0",
+        ]
+    assert any(f"{recovery['tokens']:,} (rows; all; {gap})" in line for line in summary(view))
+    head, *lines = text_table(view)
+    before = {line[head.index("arm")]: line[head.index("tokens before")] for line in lines}
+    assert before == {"original": "0", "dyt-learnt": f"{recovery['tokens']:,}"}
+    assert "recovery" in {figure.name for figure in figures(view)}
+
+
+def test_a_start_is_listed_before_and_after_it_is_made(made, bases, data_file, tmp_path):
+    text, ledger = made
+    (found,) = status_of_starts(read_study(ledger / "small"), Watch())
+    recovery = json.loads((starts(ledger)[0] / "recovery.json").read_text())
+    assert (found.key, found.arms, found.data, found.tokens) == (starts(ledger)[0].name, ["dyt-learnt"], ["rows"], 1200)
+    assert (found.state, found.step, found.train_tokens) == ("done", recovery["steps"], recovery["tokens"])
+    assert found.gap == recovery["gap_after"]
+    bench = Workbench(quiet=True)
+    plan = plan_study(parse_spec(text, "study"), tmp_path, bench)
+    (start,) = starts_of(plan.cells)
+    assert start.key == found.key
+    assert start.folder == tmp_path / "starts" / start.key
+    estimate = estimate_start(start, bench)
+    assert (estimate.tokens, estimate.steps) == (1200, 10)
+    assert estimate.seconds > 0
+    assert estimate.trainable_parameters == sum(p.numel() for p in bench.base(bases["gpt2"]).model.parameters()) + 5
+    assert not start.folder.exists()
+    resolved = {place_of(cell.settings): cell.resolved for cell in plan.cells}
+    audit = audit_plan(resolved, ["original", "dyt-learnt"])
+    assert audit["matched"] is True
+    assert {line for c in audit["comparisons"] for line in c["noted"]} == {
+        "tokens before training: 1,200 (rows; all) against 0"
+    }
+
+
+@pytest.fixture
+def named(bases, data_file, tmp_path):
+    """A function from an arm's settings of recovery, and what else of its cell, to the key of its start."""
+    bench = Workbench(quiet=True)
+    other = tmp_path / "other.json"
+    rows = [{"instruction": f"Say {i}", "input": "", "output": f"blue {i}"} for i in range(200)]
+    other.write_text(json.dumps(rows))
+
+    def key(recover: dict, data: str = data_file, search: bool = False, **arm) -> str:
+        entry = {"id": "learnt", "norm": "dyt", "recover": {"precision": "fp32", **recover}, **arm}
+        cell = DataSettings(source=str(data), template="alpaca-short", max_length=64, for_search=search)
+        settings = start_settings(bases["gpt2"], arm_from(entry), cell)
+        return plan_start(settings, bench, tmp_path).key
+
+    return key, str(other)
+
+
+def test_what_names_a_start(named):
+    key, other = named
+    assert key({}) == key({}, id="another")
+    different = [
+        key({}), key({"tokens": 512}), key({"train": "norms"}), key({"seed": 1}), key({}, alpha="channel"),
+        key({}, calibrate={"tokens": 64}), key({}, data=other), key({"data": [other]}), key({"max_length": 32}),
+        key({}, search=True),
+    ]  # fmt: skip
+    assert len(set(different)) == len(different)
+    assert key({"data": [other]}) == key({"data": [other]}, data=other) == key({"data": [f"{other}=2"]})
+    assert key({"data": [other]}, search=True) == key({"data": [other]}), "of other data nothing is held out"
+    assert key({"data": [other]}, data=other, search=True) != key({"data": [other]}, data=other)

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from unnorm.foundation import atomic
 from unnorm.foundation.processes import launch
@@ -22,7 +22,7 @@ def with_fewer_rows(folder: Path, whole: int, run: Callable[[int], T], *, again:
     rows before the second start; it may raise. Of several processes (torchrun) none can begin again alone, so there it
     fails.
     """
-    rows = _rows_of(folder) or whole
+    rows = int(begun(folder).get("rows_per_forward", whole))
     try:
         return run(rows)
     except Exception as error:
@@ -36,13 +36,14 @@ def with_fewer_rows(folder: Path, whole: int, run: Callable[[int], T], *, again:
     for name in ("steps.jsonl", "evaluations.jsonl"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    atomic.write_json(folder / _FILE, {"rows_per_forward": fewer})
+    atomic.write_json(folder / _FILE, {**begun(folder), "rows_per_forward": fewer})
     return run(fewer)
 
 
-def _rows_of(folder: Path) -> int | None:
+def begun(folder: Path) -> dict[str, Any]:
+    """How an earlier attempt began, whose work is gone on with; empty if there was none."""
     path = folder / _FILE
-    return int(atomic.read_json(path)["rows_per_forward"]) if path.is_file() else None
+    return dict(atomic.read_json(path)) if path.is_file() else {}
 
 
 def _fewer(rows: int, whole: int) -> int | None:

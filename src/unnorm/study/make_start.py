@@ -129,7 +129,7 @@ def _make_start(
     record = record_of(model)
     assert record is not None
     names = settings.data_names
-    data = [{"name": n, "tokens": p.tokens, "epochs": p.epochs} for n, p in zip(names, parts, strict=True)]
+    data = [{"name": n, "weight": p.weight, "tokens": p.tokens} for n, p in zip(names, parts, strict=True)]
     record.measured = measured_of(report)
     record.recovered = {"tokens": report.tokens, "train": report.train, "data": data} if report.kept else None
     save(model, folder / MODEL, base.tokenizer)

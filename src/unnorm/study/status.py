@@ -63,7 +63,7 @@ class StartStatus(NamedTuple):
     error: str | None = None
 
 
-def starts_of(view: StudyView, watch: Watch) -> list[StartStatus]:
+def status_of_starts(view: StudyView, watch: Watch) -> list[StartStatus]:
     """The recovered starts that the study's cells begin from, in the plan's order."""
     return [_start_status(start, watch) for start in view.starts]
 

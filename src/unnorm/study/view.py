@@ -43,7 +43,7 @@ class CellView:
     """sites, specs, and `calibration` {tokens, seconds, sites: [{path, r2, alpha, saturation, seconds, sample}]} or
     None."""
     recovery: dict[str, Any] | None = field(repr=False, default=None)
-    """`tuning.recover.RecoverReport.to_dict()` of the start, and `data` [{name, tokens, epochs}]; None without one."""
+    """`tuning.recover.RecoverReport.to_dict()` of the start, and `data` [{name, weight, tokens}]; None without one."""
     completions: list[dict[str, Any]] = field(repr=False, default_factory=list)
     """prompt_id, category, turn, prompt, text, finish_reason, ...; untrusted text."""
     failure: str | None = None

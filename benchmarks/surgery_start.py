@@ -28,6 +28,7 @@ PROMPT = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:\n{output}"
 )
+RECOVER_TOKENS = 153_600
 DYT, CHANNEL = {"norm": "dyt"}, {"norm": "dyt", "alpha": "channel"}
 
 
@@ -48,7 +49,7 @@ def loss(model: Any, rows: torch.Tensor) -> float:
 
 
 def variants() -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Name, norm, options of the start: tokens (None: bare), steps of recovery, what else `swap_` takes."""
+    """Name, norm, options of the start: tokens (None: bare), what learns in its recovery, what else `swap_` takes."""
     plain = [(name, {"norm": name}, {"tokens": 4096}) for name in known_norms()]
     corrected = [(f"{name}, corrected", {"norm": name}, {"tokens": 16384, "correct": "all"}) for name in known_norms()]
     return [
@@ -62,13 +63,17 @@ def variants() -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
         ("dyt, inherit", DYT, {"tokens": None, "inherit": True}),
         ("dyt, readers corrected", DYT, {"tokens": 16384, "correct": "readers"}),
         *corrected,
-        ("dyt, recovered", DYT, {"tokens": 16384, "steps": 150}),
-        ("dyt, corrected and recovered", DYT, {"tokens": 16384, "correct": "all", "steps": 150}),
-        ("dyt, one α a channel, corrected and recovered", CHANNEL, {"tokens": 16384, "correct": "all", "steps": 150}),
+        ("dyt, recovered", DYT, {"tokens": 16384, "recover": "norms"}),
+        ("dyt, corrected and recovered", DYT, {"tokens": 16384, "correct": "all", "recover": "norms"}),
+        (
+            "dyt, one α a channel, corrected and recovered",
+            CHANNEL,
+            {"tokens": 16384, "correct": "all", "recover": "norms"},
+        ),
         (
             "dyt, corrected and recovered, layers too",
             DYT,
-            {"tokens": 16384, "correct": "all", "steps": 150, "layers": True},
+            {"tokens": 16384, "correct": "all", "recover": "corrected"},
         ),
     ]
 
@@ -87,13 +92,22 @@ def measure(base: str, found: dict[str, Any], only: list[str]) -> None:
         if only and name not in only:
             continue
         options = dict(options)
-        tokens, steps, layers = options.pop("tokens"), options.pop("steps", 0), options.pop("layers", False)
+        tokens, learns = options.pop("tokens"), options.pop("recover", None)
         count = (tokens or 0) // LENGTH
         started = time.perf_counter()
         report = swap_(model, spec_from(norm), calibrate_on=train[:count].split(8) if tokens else None, **options)
         calibrated = time.perf_counter() - started
-        if steps:
-            recover_(model, original, train[count:], steps=steps, layers=layers, quiet=True)
+        if learns:
+            recover_(
+                model,
+                original,
+                train[count:],
+                tokens=RECOVER_TOKENS,
+                batch_tokens=1024,
+                train=learns,
+                precision="fp32",
+                quiet=True,
+            )
         fit = report.calibration
         losses[name] = {
             "loss": loss(model, held_out),

@@ -83,8 +83,14 @@ def test_rule_18_sites_hold_the_ledgers_numbers(made, drawn):
 def test_rule_18_recovery_holds_the_ledgers_numbers(made, drawn):
     known = next(c.recovery for c in made.cells if c.recovery)
     rows = values(drawn["recovery"])
-    assert [r["kl"] for r in rows if r["what"] == "learnt from"] == pytest.approx(known["losses"])
-    assert [r["kl"] for r in rows if r["what"] == "held out"] == [known["kl_before"], known["kl_after"]]
+    curve = [(at["train_tokens"], at["gap"], at["kl"]) for at in known["curve"]]
+    assert [(r["tokens"], r["gap"], r["kl"]) for r in rows] == curve
+    assert {r["arm"] for r in rows} == {"dyt"}
+    caption = drawn["recovery"].caption
+    assert "dyt, all, 30,720 tokens: +180.0% to +2.5%, KL 0.9000 to 0.0125" in caption
+    marks = drawn["recovery"].spec["layer"][0]["encoding"]
+    assert marks["x"]["axis"]["values"] == [0, 10_240, 30_720]
+    assert marks["y"]["axis"]["values"] == [0, 0.01, 0.1, 1]
 
 
 def test_rule_18_judgements_are_those_of_the_verdicts(made, drawn):

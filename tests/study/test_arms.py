@@ -2,14 +2,19 @@ import pytest
 
 from unnorm.foundation.errors import SettingsError
 from unnorm.norms.spec import known_norms
-from unnorm.study.arms import arm_from, known_arms
+from unnorm.study.arms import ArmRecovery, arm_from, known_arms
+from unnorm.tuning.recover_settings import RECOVER_TOKENS
 
 
 def test_every_norm_has_its_arms_and_dyt_its_variants():
     known = known_arms()
     for norm in known_norms():
-        for suffix in ("", "-bare", "-inherit", "-corrected"):
+        for suffix in ("", "-bare", "-inherit", "-corrected", "-recovered"):
             assert known[norm + suffix].norm["norm"] == norm
+        recovered = known[f"{norm}-recovered"]
+        assert recovered.calibration_tokens == known[norm].calibration_tokens
+        assert recovered.recover == ArmRecovery()
+        assert recovered.norm == {**known[norm].norm, **({"alpha": "channel"} if "alpha" in recovered.norm else {})}
     assert known["original"].norm is None
     assert known["dyt-plain"].norm["affine"] is False
     assert known["dyt-paper"].norm["alpha_init"] == "paper"
@@ -28,19 +33,22 @@ def test_an_arm_of_ones_own():
             "norm": "derf",
             "alpha": "channel",
             "calibrate": {"tokens": 512, "mode": "sequential", "outliers": 0.01},
-            "recover": {"steps": 10},
+            "recover": {"tokens": 10_240, "train": "norms", "data": ["alpaca", "gsm8k=0.5"]},
         }
     )
-    assert (arm.calibration_tokens, arm.mode, arm.outliers, arm.recover_steps) == (512, "sequential", 0.01, 10)
+    assert (arm.calibration_tokens, arm.mode, arm.outliers) == (512, "sequential", 0.01)
+    assert (arm.recover.tokens, arm.recover.train, arm.recover.data) == (10_240, "norms", ("alpaca", "gsm8k=0.5"))
     assert arm.norm["alpha"] == "channel"
     assert arm_from({"id": "a", "norm": "dyt", "calibrate": {"correct": "readers"}}).calibration_tokens == 16384
     assert arm_from({"id": "b", "norm": "dyt"}).calibration_tokens is None
-    layers = arm_from({"id": "c", "norm": "dyt", "calibrate": {"correct": "all"}, "recover": {"layers": True}})
-    assert (layers.recover_steps, layers.recover_layers) == (150, True)
+    begin = {"calibrate": {"correct": "all"}, "recover": {"train": "corrected"}}
+    layers = arm_from({"id": "c", "norm": "dyt", **begin})
+    assert (layers.recover.tokens, layers.recover.train) == (RECOVER_TOKENS, "corrected")
+    assert arm_from({"id": "c", "norm": "dyt", "start": begin}) == layers
 
 
 def test_what_an_arm_does_not_ask_for_is_no_part_of_its_hash():
-    assert "recover_layers" not in arm_from("dyt-corrected").model_dump()
+    assert "recover" not in arm_from("dyt-corrected").model_dump()
 
 
 @pytest.mark.parametrize(
@@ -58,12 +66,12 @@ def test_what_an_arm_does_not_ask_for_is_no_part_of_its_hash():
         ({"id": "x", "norm": "dyt", "calibrate": {"token": 5}}, "and nothing else"),
         ({"id": "x", "norm": "dyt", "calibrate": {"mode": "fast"}}, "mode"),
         ({"id": "x", "norm": "dyt", "calibrate": {"outliers": 0.9}}, "outliers"),
-        ({"id": "x", "norm": "dyt", "recover": 5}, "recover takes layers, steps"),
-        ({"id": "x", "norm": "dyt", "calibrate": {}, "recover": {"layers": True}}, "the arm corrects none"),
-        (
-            {"id": "x", "norm": "dyt", "calibrate": {"correct": "all"}, "recover": {"layers": "some"}},
-            "layers: must be true or false",
-        ),
+        ({"id": "x", "norm": "dyt", "recover": 5}, "recover takes batch_tokens, data"),
+        ({"id": "x", "norm": "dyt", "calibrate": {}, "recover": {"train": "corrected"}}, "the arm corrects no layers"),
+        ({"id": "x", "norm": "dyt", "recover": {"steps": 10}}, "recover takes batch_tokens, data"),
+        ({"id": "x", "norm": "dyt", "recover": {"target": -1}}, "target"),
+        ({"id": "x", "norm": "dyt", "start": {"recover": {}}, "recover": {}}, "both in start and beside it"),
+        ({"id": "x", "norm": "dyt", "calibrate": {"correct": "all"}, "recover": {"train": "some"}}, "train"),
     ],
 )
 def test_arms_that_cannot_be(entry, message):

@@ -56,7 +56,8 @@ def test_calibrate_recover_swap_save_and_load(own_file, tmp_path):
         model = copy.deepcopy(original)
         report = unnorm.swap_(model, spec, calibrate_on=tokens(32), **options)
         assert min(site.r2 for site in report.calibration.sites) > 0.8
-    recovery = unnorm.recover_(model, original, tokens(64), steps=10, learning_rate=5e-3, quiet=True)
+    learns = {"tokens": 10_240, "batch_tokens": 1024, "train": "norms", "precision": "fp32"}
+    recovery = unnorm.recover_(model, original, tokens(64), **learns, quiet=True)
     assert recovery.kl_after <= recovery.kl_before
     with torch.no_grad():
         found = model(tokens(2)).logits

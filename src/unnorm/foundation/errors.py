@@ -43,6 +43,10 @@ class RunError(UnnormError):
     exit_code = 1
 
 
+class StartError(RunError):
+    """The start that a run begins from could not be made."""
+
+
 class NonFiniteError(RunError):
     """The loss or the gradient is NaN or infinite."""
 

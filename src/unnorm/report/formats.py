@@ -92,13 +92,17 @@ def text_table(study: StudyView) -> list[list[str]]:
     names = [name for name, kept in named if kept]
     found = results(study)
     judged = any(row["win_rate"] is not None for row in found)
-    numbers = ["seeds", "start loss", "end loss", "gap", "accuracy"] + ["win rate"] * judged
+    recovered = any(row["start_tokens"] for row in found)
+    numbers = (
+        ["tokens before"] * recovered + ["seeds", "start loss", "end loss", "gap", "accuracy"] + ["win rate"] * judged
+    )
     rows = [["data" if name == "dataset" else name for name in names] + numbers]
     for row in found:
         planned = "" if row["seeds"] == row["planned_seeds"] else f" of {row['planned_seeds']}"
         accuracy = "–" if row["eval_token_accuracy"] is None else f"{row['eval_token_accuracy']:.1%}"
         texts = [
-            *(str(row[name]) for name in names), f"{row['seeds']}{planned}", _number(row["start_eval_loss"]),
+            *(str(row[name]) for name in names), *([_count(row["start_tokens"])] if recovered else []),
+            f"{row['seeds']}{planned}", _number(row["start_eval_loss"]),
             _number(row["eval_loss"]), _gap(row), accuracy, *([_wins(row)] if judged else []),
         ]  # fmt: skip
         rows.append(texts)
@@ -110,10 +114,12 @@ def table_caption(study: StudyView) -> str:
     sure = "with its 95 % interval (over conversations, and over seeds where there are several)"
     wins = f"; win rate: against {study.reference}, ties as half, with its 95 % interval"
     judged = any(pair.judge for pair in study.pairs)
+    recovered = any((cell.result or {}).get("start_tokens") for cell in study.cells)
+    before = "; tokens before: those that the arm's start learnt from, on top of the training that all arms have"
     return (
         "Held-out loss in nats per token, before and after fine-tuning; gap: of the loss after it, to that of "
         f"{study.reference}, paired by seed, {sure}; accuracy: of held-out tokens, after fine-tuning"
-        f"{wins if judged else ''}."
+        f"{wins if judged else ''}{before if recovered else ''}."
     )
 
 
@@ -176,6 +182,10 @@ def _reproduce(study: StudyView) -> list[str]:
         "## Reproduce", "", "Save this as `study.yaml` and run `unnorm study run study.yaml`.", "",
         f"{fence}yaml", plain(study.source).rstrip("\n"), fence, "", f"Versions: {_md(versions)}. Cells: {cells}.", "",
     ]  # fmt: skip
+
+
+def _count(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
 
 
 def _number(value: float | None) -> str:

@@ -8,6 +8,7 @@ from unnorm.report.table import latencies
 from unnorm.report.wording import share, signed, signed_interval
 from unnorm.study.audit import elsewhere_in_words
 from unnorm.study.compare import Row
+from unnorm.study.start_words import start_in_words
 from unnorm.study.view import StudyView
 
 _NOT_DONE = "it and the arm it is compared with are not both done with any seed"
@@ -34,6 +35,7 @@ def summary(study: StudyView) -> list[str]:
                     lines.append(
                         _finding(study, row, where) if row else f"{where}, {arm} could not be compared: {_NOT_DONE}."
                     )
+    lines += _recovered(study)
     pairs = groups(study)
     lines += [_judged(study, group) for group in pairs if group.judged]
     lines += [_timed(study, group) for group in pairs if group.timed]
@@ -52,6 +54,20 @@ def _finding(study: StudyView, row: Row, where: str) -> str:
     inside = "; the interval holds zero: no difference shown" if row.low <= 0 <= row.high else ""
     interval = f"95 % interval {signed_interval(row.low, row.high)} over {_drawn(row)}{inside}"
     return f"{where}, {row.arm} ends {size} ({numbers}; {interval}).{doubt}"
+
+
+def _recovered(study: StudyView) -> list[str]:
+    """One sentence a base and start: what an arm learnt from before the training that all arms have."""
+    found: dict[tuple[str, ...], None] = {}
+    for cell in study.cells:
+        if cell.done and cell.recovery is not None:
+            found[cell.model, cell.dataset, cell.arm, start_in_words(cell.recovery)] = None
+    several = len(study.models) * len(study.datasets) > 1
+    return [
+        f"{f'With {model} on {dataset}, ' if several else ''}{arm} begins from a recovered start. Tokens that it "
+        f"learnt from before the training that all arms have: {words}."
+        for model, dataset, arm, words in found
+    ]
 
 
 def _drawn(row: Row) -> str:

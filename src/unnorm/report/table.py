@@ -9,7 +9,7 @@ from unnorm.study.view import StudyView
 COLUMNS = (
     "model", "dataset", "strategy", "arm", "seeds", "planned_seeds", "start_eval_loss", "eval_loss",
     "eval_token_accuracy", "gap", "gap_low", "gap_high", "accuracy_difference", "win_rate", "win_rate_low",
-    "win_rate_high", "judgements", "matched", "complete",
+    "win_rate_high", "judgements", "matched", "complete", "start_tokens",
 )  # fmt: skip
 LATENCY = (
     "model",
@@ -29,6 +29,7 @@ LATENCY = (
 def results(study: StudyView) -> list[dict[str, Any]]:
     """One row a model, data set, strategy and arm, in `COLUMNS`; losses and accuracies are means over finished seeds.
 
+    start_tokens: those that the arm's start learnt from, before any training; the same for all seeds.
     gap, gap_low, gap_high: relative, of the held-out loss to the reference's, with its 95 % interval.
     Numbers that there are not are None; a place where nothing is done has no numbers at all. What the study's file
     leaves out has no row.
@@ -48,6 +49,8 @@ def results(study: StudyView) -> list[dict[str, Any]]:
                     row: dict[str, Any] = dict.fromkeys(COLUMNS)
                     row |= {"model": model, "dataset": dataset, "strategy": strategy, "arm": arm}
                     row |= {"seeds": len(done), "planned_seeds": len(cells), "complete": len(done) == len(cells)}
+                    if done:
+                        row["start_tokens"] = max(result.get("start_tokens", 0) for result in done)
                     for key in ("start_eval_loss", "eval_loss", "eval_token_accuracy") if done else ():
                         row[key] = sum(result[key] for result in done) / len(done)
                     if gap := found.get((place, "loss")):

@@ -59,7 +59,8 @@ class Arm(BaseModel):
 
 def known_arms() -> dict[str, Arm]:
     """`original`; for every norm NAME: `NAME` (calibrated), `NAME-corrected` (and the layers around it), `NAME-bare`,
-    `NAME-inherit` (bare, with the pretrained γ and β); for DyT also `dyt-plain` and `dyt-paper`."""
+    `NAME-inherit` (bare, with the pretrained γ and β), `NAME-recovered` (calibrated, one α a channel where there is
+    an α, and distilled from the original); for DyT also `dyt-plain` and `dyt-paper`."""
     return {name: Arm(id=name, **settings) for name, settings in _known().items()}
 
 
@@ -68,16 +69,26 @@ def _known() -> dict[str, dict[str, Any]]:
     known: dict[str, dict[str, Any]] = {"original": {}}
     for name in known_norms():
         norm = {"norm": {"norm": name}}
+        fitted = {"calibration_tokens": CALIBRATION_TOKENS}
         known |= {
-            name: {**norm, "calibration_tokens": CALIBRATION_TOKENS},
+            name: {**norm, **fitted},
             f"{name}-corrected": {**norm, "calibration_tokens": CORRECTION_TOKENS, "correct": "all"},
             f"{name}-bare": norm,
             f"{name}-inherit": {**norm, "inherit": True},
+            f"{name}-recovered": {"norm": _by_channel(norm["norm"]), **fitted, "recover": ArmRecovery()},
         }
     return known | {
         "dyt-plain": {"norm": {"norm": "dyt", "affine": False}},
         "dyt-paper": {"norm": {"norm": "dyt", "alpha_init": "paper"}},
     }
+
+
+def _by_channel(norm: dict[str, Any]) -> dict[str, Any]:
+    """The norm with one α a channel, if it can have that."""
+    try:
+        return spec_from({**norm, "alpha": "channel"}).to_dict()
+    except SettingsError:
+        return norm
 
 
 _CALIBRATE = {"tokens": "calibration_tokens", "mode": "mode", "outliers": "outliers", "correct": "correct"}

@@ -1,7 +1,7 @@
 """The audit: two arms that are compared differ in the arm, and in nothing else that was configured or done.
 
 A learning rate that the study's own search found for each arm is no difference: every arm had the same search. It is
-noted, and shown.
+noted, and shown. So are the tokens that a recovered start learnt from: they belong to the arm, and the other had none.
 """
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -13,12 +13,15 @@ from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.precision import DTYPES
 from unnorm.study.ledger import result_of
 from unnorm.study.slices import Place
+from unnorm.study.start_words import start_asked_for, start_in_words
 from unnorm.study.view import reference_of
 
 _DONE_ALIKE = ("steps", "train_tokens", "eval_tokens", "rows_per_forward", "environment")
 _TUNED = "training.learning_rate"
 _THREADS, _LOAD = "environment.threads", "environment.load"
 _LOADS_ALIKE = 0.1  # of all cores' time
+_OF_THE_ARM = ("arm.", "start.")
+_NOTHING = "0"
 
 Facts = Mapping[str, Any]
 """What is known of a cell, flat: dotted key -> value."""
@@ -82,7 +85,9 @@ def facts_of(folder: Path) -> Facts:
     """What was configured and done in a cell that is done."""
     result = result_of(folder)
     done = {key: result[key] for key in _DONE_ALIKE if key in result}
-    return flat({**atomic.read_json(folder / "cell.json")["settings"], **done})
+    if (folder / "recovery.json").is_file():
+        done["start"] = {"words": start_in_words(atomic.read_json(folder / "recovery.json"))}
+    return flat(atomic.read_json(folder / "cell.json")["settings"]) | flat(done)
 
 
 def differences(one: Facts, other: Facts, *, tuned: bool = False) -> tuple[list[str], list[str]]:
@@ -90,10 +95,23 @@ def differences(one: Facts, other: Facts, *, tuned: bool = False) -> tuple[list[
     found = [
         (key, f"{key}: {one.get(key, 'not known')!r} against {other.get(key, 'not known')!r}")
         for key in sorted(one.keys() | other.keys())
-        if not key.startswith("arm.") and key != _LOAD and one.get(key) != other.get(key)
+        if not key.startswith(_OF_THE_ARM) and key != _LOAD and one.get(key) != other.get(key)
     ]
     noted = [line for key, line in found if tuned and key == _TUNED]
-    return [line for _, line in found if line not in noted], noted
+    differ = [line for _, line in found if line not in noted]
+    before = [_before_training(facts) for facts in (one, other)]
+    if before != [_NOTHING, _NOTHING]:
+        noted.append(f"tokens before training: {' against '.join(before)}")
+    return differ, noted
+
+
+def _before_training(facts: Facts) -> str:
+    """What a cell learnt from before its training: as it was done, else as it is asked for."""
+    if "start.words" in facts:
+        return str(facts["start.words"])
+    if "start.key" not in facts:
+        return _NOTHING
+    return start_asked_for(facts["arm.recover.tokens"], facts["start.data"], facts["arm.recover.train"])
 
 
 def speed_differences(one: Facts, other: Facts) -> list[str]:

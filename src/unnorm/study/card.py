@@ -42,4 +42,5 @@ def _original_of(cell: Path) -> dict[str, Any] | None:
 
 
 def _without_arm(cell: Path) -> dict[str, Any]:
-    return {key: value for key, value in atomic.read_json(cell / "cell.json")["settings"].items() if key != "arm"}
+    settings = atomic.read_json(cell / "cell.json")["settings"]
+    return {key: value for key, value in settings.items() if key not in ("arm", "start")}

@@ -12,6 +12,8 @@ from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.precision import choose
 from unnorm.study import threads
 from unnorm.study.arms import Arm
+from unnorm.study.names import short_name
+from unnorm.study.recovered_start import plan_start, start_settings
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.patterns import select
 from unnorm.surgery.sites import find_sites
@@ -74,14 +76,8 @@ class CellSettings(BaseModel):
         return rows
 
 
-def short_name(name: str) -> str:
-    """A hub id as it is; of a path its last part, without a file's suffix."""
-    path = Path(name).expanduser()
-    return path.resolve().stem if path.is_file() else path.resolve().name if path.is_dir() else name
-
-
 def settled(settings: CellSettings, bench: Workbench) -> CellSettings:
-    """The same cell with the precision that is used here, and with its length in tokens, however the file gives them.
+    """The same cell with the precisions that are used here, and with its length in tokens, however the file gives them.
 
     Reads base and data if the length is in epochs. A `SettingsError` if the precision is not to be had here.
     """
@@ -89,7 +85,11 @@ def settled(settings: CellSettings, bench: Workbench) -> CellSettings:
     if settings.epochs is not None:
         changes["tokens"] = settings.epochs * bench.source(settings.data, settings.model).epoch_tokens()
     training = settings.training.model_copy(update=changes)
-    return settings.model_copy(update={"training": training, "epochs": None})
+    arm = settings.arm
+    if arm.recover is not None:
+        recover = arm.recover.model_copy(update={"precision": choose(arm.recover.precision).name})
+        arm = arm.model_copy(update={"recover": recover})
+    return settings.model_copy(update={"training": training, "arm": arm, "epochs": None})
 
 
 def cell_of(settings: CellSettings, bench: Workbench) -> tuple[str, dict[str, Any]]:
@@ -102,6 +102,9 @@ def cell_of(settings: CellSettings, bench: Workbench) -> tuple[str, dict[str, An
     threads.settle(base.hash, base.model)  # as early as there is a model: fitting and measuring are products too
     source = bench.source(settings.data, settings.model)
     resolved = settings.resolved(base.hash, source.hash, source.encoding)
+    start = start_settings(settings.model, settings.arm, settings.data)
+    if start is not None:
+        resolved["start"] = {"key": plan_start(start, bench, Path()).key, "data": start.data_names}
     return hash_json(resolved), resolved
 
 

@@ -13,10 +13,13 @@ from unnorm.foundation.errors import (
     NonFiniteError,
     SettingsError,
     SiteError,
+    StartError,
     UnnormError,
 )
 
-Failure = Literal["out_of_memory", "non_finite", "lost_node", "bad_data", "bad_settings", "interrupted", "bug"]
+Failure = Literal[
+    "out_of_memory", "non_finite", "lost_node", "bad_data", "bad_settings", "no_start", "interrupted", "bug"
+]
 
 _OUT_OF_MEMORY = (
     "out of memory",  # CUDA, MPS, and what the C library says
@@ -34,6 +37,8 @@ def failure_of(error: BaseException) -> Failure:
         return "out_of_memory"
     if isinstance(error, NonFiniteError):
         return "non_finite"
+    if isinstance(error, StartError):
+        return "no_start"
     if isinstance(error, DataError):
         return "bad_data"
     if isinstance(error, SettingsError | ModelError | SiteError | ArtefactError):

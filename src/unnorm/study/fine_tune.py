@@ -1,7 +1,7 @@
 """The work of one cell: a base is swapped, fine-tuned and measured, into one folder that can be gone on with.
 
 trainable.json     what trains, by group
-calibration.json   how the new norms were fitted;  recovery.json  how they were recovered, where they were
+calibration.json   how the new norms were fitted;  recovery.json  how the start was recovered, where it was
 steps.jsonl        the log of every step;  evaluations.jsonl  the held-out loss at intervals
 checkpoints/       to go on from
 attempt.json       rows a forward, if they are fewer than a step has; threads computed on
@@ -9,7 +9,6 @@ scores.parquet     the held-out scores of each conversation, at the end
 model/             the artefact, at the end;  result.json  the numbers
 """
 
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,15 +22,16 @@ from unnorm.evaluation.conversation_scores import score_conversations, write_sum
 from unnorm.evaluation.held_out import evaluate_rows
 from unnorm.foundation import atomic
 from unnorm.foundation.load import OthersLoad
-from unnorm.foundation.processes import is_main, launch
+from unnorm.foundation.processes import is_main
 from unnorm.foundation.threads import use
 from unnorm.study import threads
 from unnorm.study.cell import CellSettings, set_up
 from unnorm.study.environment import run_environment
-from unnorm.study.failures import failure_of, free_memory, let_go
-from unnorm.study.start import Started
+from unnorm.study.fewer_rows import begun as earlier
+from unnorm.study.fewer_rows import with_fewer_rows
+from unnorm.study.start_words import start_tokens
 from unnorm.study.view import SCORES
-from unnorm.study.workbench import Workbench
+from unnorm.study.workbench import Start, Workbench
 from unnorm.surgery.vocabulary import check_ids
 from unnorm.tuning import checkpoint
 from unnorm.tuning.run_log import RunLog
@@ -59,40 +59,25 @@ class Hooks(NamedTuple):
     quiet: bool = False
 
 
-def fine_tune(settings: CellSettings, cell: str, folder: Path, bench: Workbench, hooks: Hooks) -> dict[str, Any]:
+def fine_tune(
+    settings: CellSettings, cell: str, folder: Path, bench: Workbench, hooks: Hooks, start: Path | None = None
+) -> dict[str, Any]:
     """Train and measure the cell in `folder`, or go on with it. Returns the numbers, which are in result.json too.
 
-    Where the memory does not suffice, it begins once more with half the rows in each forward and twice as many
-    forwards a step: the same tokens a step, and the same step up to the order of sums and what dropout draws.
-    result.json says so. Of several processes (torchrun) none can begin again alone, so there it fails.
+    start: the folder of the recovered start that the cell begins from, if its arm recovers. Where the memory does not
+    suffice, it begins once more `with_fewer_rows`, and result.json says so.
     """
-    whole = settings.rows_per_step()
-    begun = _begun(folder)
-    rows = begun.get("rows_per_forward", whole)
-    _go_on_with_threads(begun, folder, bench, settings)
-    try:
-        return _fine_tune(settings, cell, folder, bench, hooks, rows)
-    except Exception as error:
-        fewer = _fewer(rows, whole)
-        if failure_of(error) != "out_of_memory" or rows < whole or fewer is None or launch() is not None:
-            raise
-        let_go(error)
-    # Outside of the handler: there, the error and with it everything of the attempt would still be alive.
-    bench.let_go_of_start()
-    free_memory()
-    hooks.check()
-    for name in ("steps.jsonl", "evaluations.jsonl"):
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    atomic.write_json(folder / "attempt.json", {**_begun(folder), "rows_per_forward": fewer})
-    hooks.retried(fewer)
-    return _fine_tune(settings, cell, folder, bench, hooks, fewer)
+    _go_on_with_threads(earlier(folder), folder, bench, settings)
 
+    def again(rows: int) -> None:
+        bench.let_go_of_start()
+        hooks.check()
+        hooks.retried(rows)
 
-def _begun(folder: Path) -> dict[str, Any]:
-    """How an earlier attempt began, whose work is gone on with; empty if there was none."""
-    path = folder / "attempt.json"
-    return dict(atomic.read_json(path)) if path.is_file() else {}
+    def run(rows: int) -> dict[str, Any]:
+        return _fine_tune(settings, cell, folder, bench, hooks, rows, start)
+
+    return with_fewer_rows(folder, settings.rows_per_step(), run, again=again)
 
 
 def _go_on_with_threads(begun: dict[str, Any], folder: Path, bench: Workbench, settings: CellSettings) -> None:
@@ -108,32 +93,32 @@ def _go_on_with_threads(begun: dict[str, Any], folder: Path, bench: Workbench, s
         bench.let_go_of_start()  # it was fitted on another number of threads
 
 
-def _fewer(rows: int, whole: int) -> int | None:
-    """At most half of `rows` so that forwards of equal size make up a step; None if there are none."""
-    return next((half for half in range(rows // 2, 0, -1) if whole % half == 0), None)
-
-
 class _Ready(NamedTuple):
     """Everything that a cell's training needs."""
 
     trainer: Any
-    swap: Started | None
-    recovery: dict[str, Any] | None
+    start: Start
+    """Without its model, which trains."""
     trainable: Trainable
     evaluated: dict[int, dict[str, Any]]
 
 
 def _fine_tune(
-    settings: CellSettings, cell: str, folder: Path, bench: Workbench, hooks: Hooks, rows_per_forward: int
+    settings: CellSettings,
+    cell: str,
+    folder: Path,
+    bench: Workbench,
+    hooks: Hooks,
+    rows_per_forward: int,
+    start: Path | None,
 ) -> dict[str, Any]:
-    ready = _prepare(settings, bench, cell, folder, hooks, rows_per_forward)
+    ready = _prepare(settings, bench, cell, folder, hooks, rows_per_forward, start)
     hooks.begun()
     if is_main():
         atomic.write_json(folder / "trainable.json", ready.trainable.to_dict())
-        if ready.swap is not None:
-            atomic.write_json(folder / "calibration.json", ready.swap.to_dict())
-        if ready.recovery is not None:
-            atomic.write_json(folder / "recovery.json", ready.recovery)
+        for name, content in (("calibration", ready.start.calibration), ("recovery", ready.start.recovery)):
+            if content is not None:
+                atomic.write_json(folder / f"{name}.json", content)
     ready.trainer.evaluate_now(0)
     hooks.say(f"held-out loss before training {ready.evaluated[0]['loss']:.4f}")
     others = OthersLoad()
@@ -143,14 +128,20 @@ def _fine_tune(
         return {}
     hooks.check()
     save(ready.trainer.model, folder / "model", bench.base(settings.model).tokenizer)
-    result = _result(settings, cell, ready.trainable, ready.trainer.log_file.read(), ready.evaluated, rows_per_forward)
+    result = _result(settings, cell, ready, ready.trainer.log_file.read(), rows_per_forward)
     result["environment"] = run_environment(load)
     atomic.write_json(folder / "result.json", result)
     return result
 
 
 def _prepare(
-    settings: CellSettings, bench: Workbench, cell: str, folder: Path, hooks: Hooks, rows_per_forward: int
+    settings: CellSettings,
+    bench: Workbench,
+    cell: str,
+    folder: Path,
+    hooks: Hooks,
+    rows_per_forward: int,
+    start: Path | None,
 ) -> _Ready:
     from unnorm.tuning.trainer import TokenTrainer
 
@@ -172,12 +163,13 @@ def _prepare(
     for warning in (train.share.warning_of_training, validation.share.warning_of_held_out):
         if warning:
             hooks.warn(f"{settings.dataset_name}: {warning}")
-    model, swap, recovery = bench.start(
-        settings.model, settings.arm, settings.data, settings.training.tokens, settings.seed
-    )
-    if swap is not None:
-        say(swap.describe())
-    model, trainable, paths = set_up(model, settings)
+    if start is not None:
+        begun = bench.recovered_start(start)
+    else:
+        begun = bench.start(settings.model, settings.arm, settings.data, settings.training.tokens, settings.seed)
+    if begun.words:
+        say(begun.words)
+    model, trainable, paths = set_up(begun.model, settings)
     say(trainable.describe())
     tokenizer = bench.base(settings.model).tokenizer
     evaluations = RunLog(folder / "evaluations.jsonl")
@@ -223,17 +215,17 @@ def _prepare(
         report_to=hooks.report_to,
         quiet=hooks.quiet,
     )
-    return _Ready(trainer, swap, recovery, trainable, evaluated)
+    return _Ready(trainer, begun._replace(model=None), trainable, evaluated)
 
 
 def _result(
     settings: CellSettings,
     cell: str,
-    trainable: Trainable,
+    ready: _Ready,
     steps: list[dict[str, Any]],
-    evaluations: dict[int, Any],
     rows_per_forward: int,
 ) -> dict[str, Any]:
+    evaluations, trainable = ready.evaluated, ready.trainable
     first, last = evaluations[0], evaluations[max(evaluations)]
     wall = sum(
         step["tokens_per_second"] and _tokens_of(steps, i) / step["tokens_per_second"] for i, step in enumerate(steps)
@@ -258,6 +250,7 @@ def _result(
         "wall_seconds": wall,
         "rows_per_forward": rows_per_forward,
         "rows_per_step": settings.rows_per_step(),
+        "start_tokens": start_tokens(ready.start.recovery),
         "cell": cell,
     }
 

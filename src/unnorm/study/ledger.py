@@ -1,6 +1,7 @@
 """The ledger: a study's state on disk, and the only truth about it.
 
     LEDGER/cells/NAME-HASH/   one folder a cell, shared by every study that has this cell
+    LEDGER/starts/HASH/       one folder a recovered start, shared by every cell that begins from it
     LEDGER/STUDY/             what belongs to one study: its file as it was run, results, report
 
 A cell's state is its newest entry (`lease.py`), which is whole at any moment; nothing depends on a process staying
@@ -59,6 +60,13 @@ def standing_of(folder: Path) -> Standing:
     if standing.state == "done":
         _check_result(folder)
     return standing
+
+
+def standing_of_start(folder: Path) -> Standing:
+    """How a recovered start stands."""
+    task = TaskFolder(folder)
+    last = newest(task)
+    return standing_of_entry(task, last) if last is not None else Standing("waiting")
 
 
 def stages_of(folder: Path) -> dict[str, Standing]:

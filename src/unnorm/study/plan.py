@@ -1,11 +1,13 @@
 """What a study will do: its cells, each with its hash, resolved configuration and folder. Trains nothing."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unnorm.evaluation.questions import read_questions
 from unnorm.study.cell import CellSettings, cell_of, settled
 from unnorm.study.ledger import cell_folder, result_of, state_of
+from unnorm.study.recovered_start import PlannedStart, plan_start, planned_start_from, start_settings
 from unnorm.study.slices import Place
 from unnorm.study.spec import StudyFile
 from unnorm.study.tune import Choice, Slot, choose, slot_of, tries_of, with_rate
@@ -14,12 +16,31 @@ from unnorm.surgery.base import check_length
 
 
 class Planned(NamedTuple):
-    """A cell of a study: its settings, hash, resolved configuration and folder."""
+    """A cell of a study: its settings, hash, resolved configuration and folder; its start, where its arm recovers."""
 
     settings: CellSettings
     cell: str
     resolved: dict[str, Any]
     folder: Path
+    start: PlannedStart | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for another process."""
+        start = self.start.to_dict() if self.start else None
+        settings = self.settings.model_dump(mode="json")
+        return {**self._asdict(), "settings": settings, "folder": str(self.folder), "start": start}
+
+
+def planned_from(content: dict[str, Any]) -> Planned:
+    """What `Planned.to_dict` told."""
+    start = planned_start_from(content["start"]) if content["start"] else None
+    settings = CellSettings.model_validate(content["settings"])
+    return Planned(settings, content["cell"], content["resolved"], Path(content["folder"]), start)
+
+
+def starts_of(planned: Iterable[Planned]) -> list[PlannedStart]:
+    """The starts that cells begin from, each once, in the cells' order."""
+    return list({one.start.key: one.start for one in planned if one.start is not None}.values())
 
 
 def place_of(settings: CellSettings) -> Place:
@@ -74,7 +95,9 @@ def _planned(spec: StudyFile, settings: CellSettings, ledger: Path, bench: Workb
         bench.source(settings.data, settings.model)
     settings = settled(settings, bench)
     cell, resolved = cell_of(settings, bench)
-    return Planned(settings, cell, resolved, cell_folder(ledger, settings, cell))
+    wanted = start_settings(settings.model, settings.arm, settings.data)
+    start = plan_start(wanted, bench, ledger) if wanted is not None else None
+    return Planned(settings, cell, resolved, cell_folder(ledger, settings, cell), start)
 
 
 def _choices(search: list[Planned]) -> list[Choice]:

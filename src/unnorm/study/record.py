@@ -8,7 +8,7 @@ from unnorm.foundation import atomic
 from unnorm.study import ledger as ledger_module
 from unnorm.study.audit import audit_results
 from unnorm.study.cell import CellSettings
-from unnorm.study.plan import Plan, Planned, place_of
+from unnorm.study.plan import Plan, Planned, place_of, starts_of
 from unnorm.study.results import write_results
 from unnorm.study.spec import StudyFile
 from unnorm.study.tune import Choice
@@ -27,6 +27,7 @@ def write_study(folder: Path, spec: StudyFile, source: str, plan: Plan, pairs: l
         "datasets": spec.dataset_names,
         "seeds": list(spec.seeds),
         "cells": _in_order(spec, plan),
+        "starts": _starts([*plan.search, *plan.cells]),
         "search": [{**_entry(one), "learning_rate": one.settings.training.learning_rate} for one in plan.search],
         "choices": [_choice(choice) for choice in plan.choices],
         "pairs": pairs,
@@ -41,6 +42,22 @@ def conclude(folder: Path) -> None:
     folders = {cell.place: cell.folder for cell in study.cells if cell.done and cell.folder is not None}
     atomic.write_json(folder / "audit.json", audit_results(folders, study.arms, tuned=bool(study.search)))
     write_results(study)
+
+
+def _starts(planned: list[Planned]) -> list[dict[str, Any]]:
+    """An entry a start, and which arms begin from it."""
+    return [
+        {
+            "key": start.key,
+            "model": start.settings.model_name,
+            "arms": sorted({p.settings.arm.id for p in planned if p.start is not None and p.start.key == start.key}),
+            "data": start.settings.data_names,
+            "tokens": start.settings.wanted.tokens,
+            "train": start.settings.wanted.train,
+            "seed": start.settings.wanted.seed,
+        }
+        for start in starts_of(planned)
+    ]
 
 
 def _in_order(spec: StudyFile, plan: Plan) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ COLUMNS = (
     "threads",
     "load",
     "cell",
+    "start_tokens",
 )
 
 
@@ -37,6 +38,7 @@ def rows_of(study: StudyView) -> list[dict[str, Any]]:
         known = {"seed": cell.seed, "state": cell.state, "cell": cell.cell}
         environment = (cell.result or {}).get("environment", {})
         known |= {name: environment.get(name) for name in ("threads", "load")}
+        known |= {"start_tokens": cell.result.get("start_tokens", 0)} if cell.result else {}
         known |= {"model": cell.model, "dataset": cell.dataset, "arm": cell.arm, "strategy": cell.strategy}
         rows.append({column: known.get(column, (cell.result or {}).get(column)) for column in COLUMNS})
     return rows

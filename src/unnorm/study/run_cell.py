@@ -1,6 +1,7 @@
 """A cell as a task, and one cell run by itself.
 
 OUT/cell.json   the resolved configuration and its hash, written when training begins
+OUT/starts/KEY/ the start of an arm that recovers, made before it (`make_start.py`)
 OUT/lease/      who has it and what became of it;  OUT/events.jsonl  the same for people;  OUT/attempt-N/  work in hand
 and what `fine_tune` makes, in OUT once it is done.
 """
@@ -13,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from unnorm.foundation import atomic
-from unnorm.foundation.errors import ArtefactError, RunError
+from unnorm.foundation.errors import ArtefactError, RunError, SettingsError
 from unnorm.foundation.precision import line_of
 from unnorm.foundation.processes import is_main, launch
 from unnorm.study import events, threads
 from unnorm.study.cell import CellSettings, cell_of, settled
 from unnorm.study.fine_tune import Hooks, fine_tune
 from unnorm.study.lease import Lease, TaskFolder, Watch, newest
+from unnorm.study.make_start import check_made, start_task
+from unnorm.study.recovered_start import STARTS, plan_start, start_settings
 from unnorm.study.tasks import Task, Timing, claim_task, is_open, reopen, run_task
 from unnorm.study.workbench import Workbench
 
@@ -37,10 +40,18 @@ def cell_task(
     *,
     name: str,
     tell: Say,
+    start: Task | None = None,
 ) -> Task:
-    """The task of running a cell in `folder`. hooks: its `say` hears every stage; tell: hears only what went wrong."""
+    """The task of running a cell in `folder`. hooks: its `say` hears every stage; tell: hears only what went wrong.
+
+    start: the task of making the start that the cell begins from. While that is to be done the cell waits; where it
+    failed the cell fails with it.
+    """
 
     def work(lease: Lease) -> str:
+        if start is not None:
+            check_made(start.at.path)
+
         def begun() -> None:
             lease.check()
             atomic.write_json(folder / "cell.json", {"cell": cell, "settings": resolved})
@@ -55,10 +66,13 @@ def cell_task(
             saved=lambda step: events.record(lease, "checkpoint", step=step),
             retried=retried,
         )
-        result = fine_tune(settings, cell, lease.attempt, bench, own)
+        result = fine_tune(settings, cell, lease.attempt, bench, own, start.at.path if start else None)
         return f"{result['start_eval_loss']:.4f} → {result['eval_loss']:.4f} in {result['wall_seconds']:.0f} s"
 
-    return Task(name, TaskFolder(folder), cell, work, lambda: was_done(folder))
+    def waits() -> bool:
+        return start is not None and is_open(start)
+
+    return Task(name, TaskFolder(folder), cell, work, lambda: was_done(folder), waits)
 
 
 def was_done(folder: Path) -> bool:
@@ -91,29 +105,47 @@ def run_cell(
     _check_place(out, cell, resolved)
     existed = out.exists()
     hooks = Hooks(say=say, warn=say, report_to=report_to, quiet=quiet)
+    wanted = start_settings(settings.model, settings.arm, settings.data)
+    start = start_task(plan_start(wanted, bench, out), bench, quiet=quiet, say=say, tell=say) if wanted else None
+    task = cell_task(settings, cell, resolved, out, bench, hooks, name=str(out), tell=say, start=start)
+    if start is not None and launch() is not None and is_open(task) and is_open(start):
+        raise SettingsError(
+            f"the {start.name} is not made yet, and one process makes it. Run the same command without torchrun until "
+            "training begins, then with it."
+        )
     if not is_main():
-        return fine_tune(settings, cell, _attempt_of_main(out), bench, hooks)
-    task = cell_task(settings, cell, resolved, out, bench, hooks, name=str(out), tell=say)
+        return fine_tune(settings, cell, _attempt_of_main(out), bench, hooks, start.at.path if start else None)
     reopen(task)
     if not is_open(task):
         say(f"{out} is finished already; nothing to do")
         return atomic.read_json(out / "result.json")  # type: ignore[no-any-return]
-    lease = claim_task(task, Watch(), Timing(), say)
-    if lease is None:
-        raise RunError(f"{out} is being run by another process, or it killed the last two. See {out / events.NAME}.")
     try:
-        run_task(task, lease)
+        if start is not None:
+            reopen(start)
+            if is_open(start):
+                _run(start, say)
+        _run(task, say)
     except Exception:
         _forget_if_not_begun(out, existed)
         raise
     return atomic.read_json(out / "result.json")  # type: ignore[no-any-return]
 
 
+def _run(task: Task, say: Say) -> None:
+    folder = task.at.path
+    lease = claim_task(task, Watch(), Timing(), say)
+    if lease is None:
+        raise RunError(
+            f"{folder} is being run by another process, or it killed the last two. See {folder / events.NAME}."
+        )
+    run_task(task, lease)
+
+
 def _check_place(out: Path, cell: str, resolved: dict[str, Any]) -> None:
     """An `ArtefactError` if the folder is another run's, or no run's."""
     state = out / "cell.json"
     if not state.is_file():
-        if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / _ENTRIES).is_dir())):
+        if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not _is_run(out))):
             raise ArtefactError(f"{out} is not empty and holds no run. Give another --out.")
         return
     found = atomic.read_json(state)
@@ -125,6 +157,10 @@ def _check_place(out: Path, cell: str, resolved: dict[str, Any]) -> None:
         )
 
 
+def _is_run(out: Path) -> bool:
+    return (out / _ENTRIES).is_dir() or any((out / STARTS).glob("*/start.json"))
+
+
 def _forget_if_not_begun(out: Path, existed: bool) -> None:
     """Leave no trace of a run that was refused before it began, so that the mended command can have the folder."""
     if (out / "cell.json").is_file():
@@ -133,6 +169,11 @@ def _forget_if_not_begun(out: Path, existed: bool) -> None:
     for path in (task.log, *(path for _, path in task.attempts())):
         shutil.rmtree(path, ignore_errors=True)
     (out / events.NAME).unlink(missing_ok=True)
+    for start in (out / STARTS).glob("*"):
+        if not (start / "start.json").is_file():
+            shutil.rmtree(start, ignore_errors=True)
+    with suppress(OSError):  # there is none, or one that was begun is in it
+        (out / STARTS).rmdir()
     if not existed:
         with suppress(OSError):  # something that is not ours is in it
             out.rmdir()

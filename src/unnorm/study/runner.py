@@ -15,7 +15,7 @@ from unnorm.study.results import write_results
 from unnorm.study.spec import After, StudyFile
 from unnorm.study.tasks import Timing, is_open, reopen
 from unnorm.study.view import StudyView, read_study, reference_of
-from unnorm.study.work import Work, cell_tasks, stage_tasks, work_through
+from unnorm.study.work import Work, cell_tasks, stage_tasks, start_tasks, training_tasks, work_through
 from unnorm.study.workbench import Workbench
 from unnorm.study.workers import run_workers
 
@@ -89,10 +89,12 @@ def do_work(
     """Do the work, or what others leave of it, in this process or in workers. results: the study's folder."""
     cells = cell_tasks(work, bench, say)
     if retry_failed:
-        for task in [*cells, *stage_tasks(work)]:
+        for task in [*start_tasks(work, bench, say).values(), *cells, *stage_tasks(work)]:
             reopen(task)
     left = sum(is_open(task) for task in cells)
-    say(f"{len(cells)} cells: {len(cells) - left} finished before, {left} to run")
+    starts = sum(is_open(task) for task in training_tasks(work, bench, say)) - left
+    first = f", after {starts} start{'s' * (starts > 1)}" if starts else ""
+    say(f"{len(cells)} cells: {len(cells) - left} finished before, {left} to run{first}")
 
     def ended() -> None:
         write_results(read_study(results, logs=False))

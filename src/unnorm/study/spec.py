@@ -14,7 +14,8 @@ from unnorm.evaluation.temperatures import temperature_of
 from unnorm.foundation.errors import SettingsError, UnnormError
 from unnorm.foundation.validation import Location, Misplaced, dotted, sentence, shown, validated
 from unnorm.study.arms import Arm, arm_from, arm_with
-from unnorm.study.cell import CellSettings, short_name
+from unnorm.study.cell import CellSettings
+from unnorm.study.names import short_name
 from unnorm.study.slices import (
     DatasetChanges,
     Place,

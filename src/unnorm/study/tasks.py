@@ -1,7 +1,8 @@
 """Work that several runners share: each task is done by one at a time, and once.
 
-A task is a cell, or a stage after training. `run_tasks` takes the first free one in order, again and again, until
-every task is done or failed, waiting for those that others hold and taking over those whose owner died.
+A task is a recovered start, a cell, or a stage after training. `run_tasks` takes the first free one in order whose
+needs are met, again and again, until every task is done or failed, waiting for those that others hold and taking over
+those whose owner died.
 """
 
 import time
@@ -45,7 +46,7 @@ class Task(NamedTuple):
     """One piece of work. `work` makes everything in the folder `lease.attempt` and returns a line for people.
 
     key: hash of what shapes the result. A task that is done or failed for another key is open. done_before: whether a
-    version without leases has finished it.
+    version without leases has finished it. waits: whether what it needs is still to be made, by whomever.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Task(NamedTuple):
     key: str
     work: Callable[[Lease], str]
     done_before: Callable[[], bool] = lambda: False
+    waits: Callable[[], bool] = lambda: False
 
 
 def is_open(task: Task) -> bool:
@@ -91,7 +93,8 @@ def run_tasks(
     waiting_for: list[str] = []
     while todo := [task for task in tasks if is_open(task)]:
         open_at_start = open_at_start or len(todo)
-        taken = next(((task, lease) for task in todo if (lease := claim_task(task, watch, timing, say))), None)
+        ready = (task for task in todo if not task.waits())
+        taken = next(((task, lease) for task in ready if (lease := claim_task(task, watch, timing, say))), None)
         if taken is None:
             held = [who for task in todo if (who := _holder(task))]
             if held and held != waiting_for:

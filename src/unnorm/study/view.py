@@ -9,7 +9,8 @@ from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, DataError
 from unnorm.study.attempt import working_folder
 from unnorm.study.lease import TaskFolder
-from unnorm.study.ledger import FORMAT, check_format, result_of, standing_of
+from unnorm.study.ledger import FORMAT, check_format, result_of, standing_of, standing_of_start
+from unnorm.study.recovered_start import STARTS
 from unnorm.study.slices import Place
 from unnorm.tuning.run_log import RunLog
 
@@ -42,7 +43,7 @@ class CellView:
     """sites, specs, and `calibration` {tokens, seconds, sites: [{path, r2, alpha, saturation, seconds, sample}]} or
     None."""
     recovery: dict[str, Any] | None = field(repr=False, default=None)
-    """`surgery.recover.RecoverReport.to_dict()`."""
+    """`tuning.recover.RecoverReport.to_dict()` of the start, and `data` [{name, weight, tokens}]; None without one."""
     completions: list[dict[str, Any]] = field(repr=False, default_factory=list)
     """prompt_id, category, turn, prompt, text, finish_reason, ...; untrusted text."""
     failure: str | None = None
@@ -86,6 +87,26 @@ class PairView:
         return Place(self.model, self.dataset, self.arm, self.strategy, self.seed)
 
 
+@dataclass(frozen=True)
+class StartView:
+    """A recovered start that cells of `arms` begin from. data: names; tokens: to learn from, at most."""
+
+    key: str
+    model: str
+    arms: list[str]
+    data: list[str]
+    tokens: int
+    train: str
+    seed: int
+    state: str
+    """One of `ledger.STATES`."""
+    error: str | None
+    failure: str | None
+    folder: Path
+    recovery: dict[str, Any] | None = field(repr=False, default=None)
+    """As `CellView.recovery`; None until it is made."""
+
+
 @dataclass(frozen=True, eq=False)
 class StudyView:
     """A study: its name, its file as it was run, its arms and strategies and so on in order, its cells, its audit."""
@@ -107,6 +128,7 @@ class StudyView:
     """The tries of the learning-rate search, where there was one."""
     choices: list[dict[str, Any]] = field(default_factory=list)
     """model, dataset, arm, strategy, learning_rate, at_edge, tries [{learning_rate, loss}]."""
+    starts: list[StartView] = field(default_factory=list)
 
     @property
     def reference(self) -> str:
@@ -153,12 +175,20 @@ def read_study(folder: Path, *, logs: bool = True) -> StudyView:
             versions=content["versions"],
             search=[_cell(ledger / "cells", entry, False) for entry in content.get("search", [])],
             choices=content.get("choices", []),
+            starts=[_start(ledger / STARTS, entry) for entry in content.get("starts", [])],
             pairs=[_pair(ledger / "pairs", entry, logs) for entry in content.get("pairs", [])],
         )
     except DataError as error:
         raise ArtefactError(str(error)) from error
     except (KeyError, TypeError) as error:
         raise ArtefactError(f"{path} is damaged ({error!r}). Run the study again; finished cells are kept.") from error
+
+
+def _start(starts: Path, entry: dict[str, Any]) -> StartView:
+    folder = starts / Path(entry["key"]).name
+    state, error, failure, _ = standing_of_start(folder)
+    recovery = _json(folder / "recovery.json")
+    return StartView(**entry, state=state, error=error, failure=failure, folder=folder, recovery=recovery)
 
 
 def _pair(pairs: Path, entry: dict[str, Any], logs: bool) -> PairView:

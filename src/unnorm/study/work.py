@@ -1,20 +1,20 @@
-"""What a study's runners do: its cells, then the stages after them. The same list in one process or in several."""
+"""What a study's runners do: starts and cells, then the stages after them; the same list in one process or several."""
 
 from collections.abc import Callable
-from pathlib import Path
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from unnorm.study.after.completions import completions_key, has_completions
 from unnorm.study.after.pairs import pairs_of
 from unnorm.study.after.stages import completions_tasks, folders, judge_tasks, latency_tasks
-from unnorm.study.cell import CellSettings
 from unnorm.study.fine_tune import Hooks
 from unnorm.study.lease import TaskFolder
 from unnorm.study.ledger import standing_of
-from unnorm.study.plan import Planned, name_of
+from unnorm.study.make_start import start_task
+from unnorm.study.plan import Planned, name_of, planned_from, starts_of
 from unnorm.study.run_cell import cell_task
 from unnorm.study.spec import After
-from unnorm.study.tasks import Say, Task, Timing, run_tasks
+from unnorm.study.tasks import Say, Task, Timing, is_open, run_tasks
 from unnorm.study.workbench import Workbench
 
 
@@ -30,30 +30,50 @@ class Work(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for another process."""
-        cells = [
-            {**cell._asdict(), "settings": cell.settings.model_dump(mode="json"), "folder": str(cell.folder)}
-            for cell in self.planned
-        ]
+        cells = [cell.to_dict() for cell in self.planned]
         return {**self._asdict(), "planned": cells, "after": self.after.model_dump(mode="json")}
 
 
 def work_from(content: dict[str, Any]) -> Work:
     """What `Work.to_dict` told."""
-    planned = [
-        Planned(CellSettings.model_validate(cell["settings"]), cell["cell"], cell["resolved"], Path(cell["folder"]))
-        for cell in content["planned"]
-    ]
+    planned = [planned_from(cell) for cell in content["planned"]]
     after, report_to = After.model_validate(content["after"]), tuple(content["report_to"])
     return Work(planned, content["reference"], after, report_to, content["quiet"])
+
+
+def start_tasks(work: Work, bench: Workbench, say: Say) -> dict[str, Task]:
+    """The starts that cells begin from, by their keys, in the plan's order."""
+    quiet = work.quiet
+    return {
+        start.key: start_task(start, bench, quiet=quiet, say=lambda text: None, tell=say)
+        for start in starts_of(work.planned)
+    }
 
 
 def cell_tasks(work: Work, bench: Workbench, say: Say) -> list[Task]:
     """The cells, in the plan's order."""
     hooks = Hooks(warn=_once(say), report_to=work.report_to, quiet=work.quiet)
-    return [
-        cell_task(c.settings, c.cell, c.resolved, c.folder, bench, hooks, name=name_of(c.settings), tell=say)
-        for c in work.planned
-    ]
+    starts = start_tasks(work, bench, say)
+    tasks = []
+    for c in work.planned:
+        start = starts[c.start.key] if c.start else None
+        name = name_of(c.settings)
+        tasks.append(
+            cell_task(c.settings, c.cell, c.resolved, c.folder, bench, hooks, name=name, tell=say, start=start)
+        )
+    return tasks
+
+
+def training_tasks(work: Work, bench: Workbench, say: Say) -> list[Task]:
+    """Cells, and before those of a base its starts that an open cell needs."""
+    starts, cells = start_tasks(work, bench, say), cell_tasks(work, bench, say)
+    needed = [(p, t) for p, t in zip(work.planned, cells, strict=True) if p.start is not None and is_open(t)]
+    tasks = []
+    for model, theirs in groupby(zip(work.planned, cells, strict=True), key=lambda pair: pair[0].settings.model):
+        keys = dict.fromkeys(p.start.key for p, _ in needed if p.start and p.settings.model == model)
+        tasks += [starts.pop(key) for key in keys if key in starts]
+        tasks += [task for _, task in theirs]
+    return tasks
 
 
 def _once(say: Say) -> Say:
@@ -90,7 +110,7 @@ def work_through(
     timing: Timing | None = None,
 ) -> None:
     """Do all of the work that others do not do: cells first, then the stages. `ended` is called after each task."""
-    run_tasks(cell_tasks(work, bench, say), say=say, ended=ended, timing=timing)
+    run_tasks(training_tasks(work, bench, say), say=say, ended=ended, timing=timing)
     if work.after.completions:  # answers come before what is judged of them
         run_tasks(stage_tasks(work._replace(after=_answers_alone(work.after))), say=say, ended=ended, timing=timing)
     run_tasks(stage_tasks(work), say=say, ended=ended, timing=timing)
@@ -99,7 +119,9 @@ def work_through(
 def folders_of(work: Work) -> list[TaskFolder]:
     """Where the leases of all tasks are, whether there are any yet or not."""
     pairs = pairs_of(work.planned, work.reference)
-    return [*(TaskFolder(cell.folder) for cell in work.planned), *folders(work.planned, pairs, work.after)]
+    starts = [TaskFolder(start.folder) for start in starts_of(work.planned)]
+    owns = [*starts, *(TaskFolder(cell.folder) for cell in work.planned)]
+    return [*owns, *folders(work.planned, pairs, work.after)]
 
 
 def _answers_alone(after: After) -> After:

@@ -5,15 +5,18 @@ Only the last of each is kept, so cells that share them should follow one anothe
 
 import copy
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from unnorm.artefacts.loading import load
 from unnorm.data.prepare import Rows, Source
 from unnorm.data.settings import DataSettings
+from unnorm.foundation import atomic
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.study.arms import Arm
-from unnorm.study.start import Started, start_
+from unnorm.study.start import start_
 from unnorm.surgery.base import check_length, load_base, load_tokenizer
-from unnorm.surgery.swap import settle_
+from unnorm.surgery.swap import record_of, settle_
 from unnorm.tuning.packing_probe import packing_is_clean
 
 T = TypeVar("T")
@@ -32,9 +35,12 @@ class Start(NamedTuple):
     """The model that a cell starts from, before what trains is decided; copied for each cell."""
 
     model: Any
-    report: Started | None
+    calibration: dict[str, Any] | None
+    """`Started.to_dict()`; None where the pretrained norms stay."""
     recovery: dict[str, Any] | None
     """What the recovery in it did; None where there was none."""
+    words: str
+    """What was done, in a few lines for people; empty where nothing was."""
 
 
 class Workbench:
@@ -43,6 +49,7 @@ class Workbench:
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self._kept: dict[str, tuple[Hashable, Any]] = {}
+        self._identities: dict[Hashable, dict[str, Any]] = {}
 
     def base(self, name: str) -> Base:
         """The base `name`, its tokenizer, its hash, and whether rows can be packed into it."""
@@ -53,6 +60,13 @@ class Workbench:
         check_length(self.base(model).model, data.max_length)
         key = (data, model)
         return self._keep("source", key, lambda: Source(data, self.base(model).tokenizer, quiet=self.quiet))
+
+    def identity(self, data: DataSettings, model: str) -> dict[str, Any]:
+        """The hash of what the data set says, and what else shapes its rows, as plain values; kept of all of them."""
+        if (data, model) not in self._identities:
+            source = self.source(data, model)
+            self._identities[data, model] = {"hash": source.hash, **source.encoding}
+        return self._identities[data, model]
 
     def train_rows(self, data: DataSettings, model: str, tokens: int, seed: int) -> Rows:
         """Training rows in the order of `seed`."""
@@ -67,11 +81,20 @@ class Workbench:
         return self._keep("validation", key, lambda: self.source(data, model).validation(tokens, packs))
 
     def start(self, model: str, arm: Arm, data: DataSettings, tokens: int, seed: int) -> Start:
-        """A copy of the model as `arm` starts: swapped, and fitted to the first training rows where it calibrates."""
+        """A copy of the model as `arm` starts: swapped, and fitted to the first training rows where it calibrates.
+
+        A start that recovers is made once, in a folder of its own: it is `recovered_start`'s.
+        """
+        assert arm.recover is None, "this start is to be made by make_start, and loaded"
         key = (model, arm.model_dump_json(), data, tokens, seed)
         train = self.train_rows(data, model, tokens, seed)
         kept = self._keep("start", key, lambda: self._swap(self.base(model).model, arm, train))
-        return Start(copy.deepcopy(kept.model), kept.report, kept.recovery)
+        return kept._replace(model=copy.deepcopy(kept.model))
+
+    def recovered_start(self, folder: Path) -> Start:
+        """A copy of the model of a recovered start that is done; `folder` is the start's."""
+        kept = self._keep("start", folder, lambda: _load_start(folder))
+        return kept._replace(model=copy.deepcopy(kept.model))
 
     def let_go(self) -> None:
         """Keep nothing any longer: others will do the work."""
@@ -96,4 +119,17 @@ class Workbench:
         model = copy.deepcopy(base)
         started = start_(model, arm, train if arm.calibration_tokens is not None else None)
         settle_(model)
-        return Start(model, started, None)
+        if started is None:
+            return Start(model, None, None, "")
+        return Start(model, started.to_dict(), None, started.describe())
+
+
+def _load_start(folder: Path) -> Start:
+    model = load(folder / "model")
+    record = record_of(model)
+    assert record is not None
+    record.measured = None  # it is true of the start, and of nothing that is trained from it
+    recovery = atomic.read_json(folder / "recovery.json")
+    gap = recovery["gap_after"] if recovery["kept"] else recovery["gap_before"]
+    words = f"begins from the recovered start {folder.name}, whose held-out gap is {gap:+.1%}"
+    return Start(model, atomic.read_json(folder / "calibration.json"), recovery, words)

@@ -1,15 +1,18 @@
-"""Recovery: the distance to the original while the new norms are distilled, and on held-out tokens before and after."""
+"""Recovery: how far a start was from its original on held-out tokens, over the tokens that it learnt from."""
 
+import math
 from typing import Any
 
 import altair as alt
 
-from unnorm.report.figures.figure import HEIGHT, Figure, Place, colour_of, data, made, points_a_line
+from unnorm.report.figures.figure import HEIGHT, TOKENS, Figure, Place, colour_of, data, made, percent_axis, shape_of
+from unnorm.report.wording import signed
+from unnorm.study.start_words import start_tokens
 from unnorm.study.view import CellView
 
 
 def recovery(place: Place) -> Figure | None:
-    """A line an arm; the first finished cell of each, since strategies share their start."""
+    """A line an arm: of its first finished cell, since all cells of an arm begin from the same start."""
     rows: list[dict[str, Any]] = []
     drawn: dict[str, CellView] = {}
     said = []
@@ -18,34 +21,59 @@ def recovery(place: Place) -> Figure | None:
         if found is None or cell.arm in drawn:
             continue
         drawn[cell.arm] = cell
-        losses = found["losses"]
-        size = -(-len(losses) // points_a_line(1, place))
-        for at in range(0, len(losses), size):
-            part = losses[at : at + size]
-            rows.append({"arm": cell.arm, "step": at + len(part), "kl": sum(part) / len(part), "what": "learnt from"})
-        held_out = {0: found["kl_before"], found["steps"]: found["kl_after"]}
-        rows += [{"arm": cell.arm, "step": step, "kl": kl, "what": "held out"} for step, kl in held_out.items()]
-        kept = "" if found["kept"] else ", which was worse, so the start was kept"
-        said.append(f"{cell.arm} from {found['kl_before']:.4f} to {found['kl_after']:.4f}{kept}")
+        rows += [
+            {"arm": cell.arm, "tokens": at["train_tokens"], "gap": at["gap"], "kl": at["kl"]} for at in found["curve"]
+        ]
+        kept = "" if found["kept"] else f", which was worse, so it was put back after {found['tokens']:,} tokens"
+        said.append(
+            f"{cell.arm}, {found['train']}, {start_tokens(found):,} tokens: {signed(found['gap_before'])} to "
+            f"{signed(found['gap_after'])}, KL {found['kl_before']:.4f} to {found['kl_after']:.4f}{kept}"
+        )
     if not rows:
         return None
     arms = [arm for arm in place.study.arms if arm in drawn]
-    base = alt.Chart().encode(
-        x=alt.X("step:Q", title="step of recovery", axis=alt.Axis(tickMinStep=1, format="d")),
+    tokens = sorted({row["tokens"] for row in rows if row["tokens"]})
+    first, last = (tokens[0], tokens[-1]) if tokens else (1, 1)
+    decades = [10**power for power in range(math.ceil(math.log10(first)), math.floor(math.log10(last)) + 1)]
+    base = alt.Chart(data(rows)).encode(
+        x=alt.X(
+            "tokens:Q",
+            title="tokens learnt from before training",
+            # logarithmic from the first measurement on, and with a place for 0, where the curve begins
+            scale=alt.Scale(type="symlog", constant=first, nice=False, domain=[0, last]),
+            axis=alt.Axis(values=[0, *decades] if decades else [0, first, last], format="~s", labelExpr=_ZERO),
+        ),
         y=alt.Y(
-            "kl:Q", title="KL to the original (nats per token)", scale=alt.Scale(type="log", nice=False, padding=12)
+            "gap:Q",
+            title="held-out gap to the original",
+            scale=alt.Scale(type="symlog", constant=0.01, nice=False, padding=12),
+            axis=_gap_axis([row["gap"] for row in rows]),
         ),
         color=colour_of(place.study, arms),
-        tooltip=["arm:N", "what:N", "step:Q", alt.Tooltip("kl:Q", format=".4f")],
+        tooltip=[
+            "arm:N",
+            alt.Tooltip("tokens:Q", format=","),
+            alt.Tooltip("gap:Q", format="+.2%"),
+            alt.Tooltip("kl:Q", format=".4f", title="KL (nats per token)"),
+        ],
     )
     chart = alt.layer(
-        base.mark_line(strokeWidth=1.5).transform_filter("datum.what == 'learnt from'"),
-        base.mark_point(size=90, filled=True, opacity=1, shape="diamond").transform_filter("datum.what == 'held out'"),
-        data=data(rows),
+        base.mark_line(strokeWidth=2), base.mark_point(size=34, filled=True).encode(shape=shape_of(place.study, arms))
     ).properties(width="container", height=HEIGHT)
     caption = (
-        "Distance of the next-token distribution to the original's while only the new norms' parameters learn. Lines: "
-        f"on the tokens learnt from; diamonds: on held-out tokens, before and after ({'; '.join(said)}). One seed: no "
-        "interval."
+        "Held-out loss of the swapped model against its original's while it is distilled, before any fine-tuning; both "
+        f"axes are logarithmic away from zero. From the start to the end: {'; '.join(said)} (nats per token). "
+        "One seed: no interval."
     )
     return made(chart, "recovery", "Recovery", caption, list(drawn.values()))
+
+
+_ZERO = TOKENS.to_dict()["labelExpr"]
+
+
+def _gap_axis(gaps: list[float]) -> alt.Axis:
+    low, high = min(0.0, *gaps), max(0.0, *gaps)
+    marks = [sign * size for size in (0.01, 0.1, 1, 10) for sign in (-1, 1)]
+    axis = percent_axis()
+    axis.values = sorted([0, *(mark for mark in marks if low <= mark <= high)])
+    return axis

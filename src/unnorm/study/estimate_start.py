@@ -1,0 +1,88 @@
+"""What making a recovered start will take: tokens and steps, and time and memory from one measured step."""
+
+import copy
+import time
+from typing import Any, NamedTuple
+
+import torch
+
+from unnorm.data.mixture import Mixture
+from unnorm.foundation.memory import memory_in_use
+from unnorm.study.recovered_start import PlannedStart
+from unnorm.study.start import CHOICE_TOKENS, start_
+from unnorm.study.workbench import Base, Workbench
+from unnorm.surgery.swap import record_of
+from unnorm.tuning.distance import distance
+from unnorm.tuning.learners import what_learns
+from unnorm.tuning.objectives import Distillation
+from unnorm.tuning.parameter_groups import parameter_groups
+from unnorm.tuning.recover import without_gradients
+
+_MEASUREMENTS = 12
+"""Of the held-out gap: one before, ten on the way, one after."""
+
+
+class StartEstimate(NamedTuple):
+    """tokens, steps: at most, since a target may end it early; seconds: of distillation and its measurements;
+    trainable_parameters: how many learn; memory_bytes: of the process after a measured step."""
+
+    tokens: int
+    steps: int
+    trainable_parameters: int
+    seconds: float
+    memory_bytes: int
+
+
+def estimate_start(start: PlannedStart, bench: Workbench) -> StartEstimate:
+    """Swaps and fits the base, and measures a step of its distillation. Nothing is kept of it."""
+    settings = start.settings
+    base, length = bench.base(settings.model), settings.data[0][0].max_length
+    training = settings.recovery().settings.training(length)
+    rows_per_step = training.batch_tokens // length
+    mixture = Mixture(settings.data, base.tokenizer, packed=base.packs, quiet=bench.quiet)
+    rows = mixture.train(max(training.batch_tokens, _fit_tokens(settings.arm)), settings.wanted.seed)
+    model: Any = copy.deepcopy(base.model)
+    start_(model, settings.arm, rows if settings.arm.calibration_tokens is not None else None)
+    batch = rows.collate(rows.rows[:rows_per_step])
+    with without_gradients(base.model):
+        learns, seconds, measuring, memory = _measure(model, base, batch, start)
+    steps = -(-training.tokens // training.batch_tokens)
+    share = settings.wanted.held_out_tokens / batch["input_ids"].numel()
+    whole = steps * seconds + _MEASUREMENTS * measuring * share
+    return StartEstimate(training.tokens, steps, learns, whole, memory)
+
+
+def _fit_tokens(arm: Any) -> int:
+    return arm.calibration_tokens + CHOICE_TOKENS if arm.calibration_tokens is not None else 0
+
+
+def _measure(
+    model: Any, base: Base, batch: dict[str, torch.Tensor], start: PlannedStart
+) -> tuple[int, float, float, int]:
+    """(parameters that learn, seconds of a step, seconds of measuring the batch, bytes)."""
+    recovery = start.settings.recovery()
+    record = record_of(model)
+    assert record is not None
+    learner, learns = what_learns(model, record, recovery.settings, recovery.seed)
+    training = recovery.settings.training(batch["input_ids"].shape[1])
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    here = next(base.model.parameters()).device
+    learner.to(device)
+    base.model.to(device)
+    try:
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        objective = Distillation(learner, base.model, training.precision)
+        optimizer = torch.optim.AdamW(parameter_groups(learner, training.weight_decay))
+        seconds = 0.0
+        for _ in range(2):  # the first one warms up
+            started = time.perf_counter()
+            sums = objective.sums(learner, batch)
+            (sums.nats / objective.weight(batch).clamp_min(1)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            seconds = time.perf_counter() - started
+        started = time.perf_counter()
+        distance(learner, base.model, [batch])
+        return learns, seconds, time.perf_counter() - started, memory_in_use(device)
+    finally:
+        base.model.to(here)

@@ -1,0 +1,153 @@
+"""A recovered start as a task: a base is swapped, fitted and distilled into one folder that can be gone on with.
+
+start.json         the base, the data and what was hashed, written when it begins
+calibration.json   how the new norms were fitted;  recovery.json  what the distillation did, and from which data
+steps.jsonl        the log of every step;  evaluations.jsonl  the held-out gap at intervals
+checkpoints/       to go on from; the swapped model before it learnt is one of them
+attempt.json       rows a forward, if they are fewer than a step has
+model/             the artefact that cells begin from, at the end
+lease/, events.jsonl, attempt-N/   as of a cell
+"""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unnorm.artefacts.loading import load
+from unnorm.artefacts.saving import is_artefact, save
+from unnorm.data.mixture import Mixture
+from unnorm.data.prepare import Rows
+from unnorm.foundation import atomic
+from unnorm.foundation.errors import StartError
+from unnorm.study import events
+from unnorm.study.fewer_rows import with_fewer_rows
+from unnorm.study.lease import Lease, TaskFolder
+from unnorm.study.ledger import standing_of_start
+from unnorm.study.recover_model import measured_of
+from unnorm.study.recovered_start import MODEL, PlannedStart, StartSettings
+from unnorm.study.recovery import recover_run
+from unnorm.study.start import CHOICE_TOKENS, start_
+from unnorm.study.tasks import Task
+from unnorm.study.workbench import Workbench
+from unnorm.surgery.swap import record_of
+from unnorm.tuning.recover import RecoverReport
+
+Say = Callable[[str], None]
+_SWAPPED = "checkpoints/swapped"
+
+
+class StartHooks(NamedTuple):
+    """What whoever makes a start wants to be asked or told; as `fine_tune.Hooks`."""
+
+    check: Callable[[], None] = lambda: None
+    begun: Callable[[], None] = lambda: None
+    saved: Callable[[int], None] = lambda step: None
+    retried: Callable[[int], None] = lambda rows: None
+    say: Say = lambda text: None
+    quiet: bool = False
+
+
+def name_of_start(settings: StartSettings) -> str:
+    """A start's name, for people."""
+    return f"start of {settings.model_name} / {settings.arm.id}"
+
+
+def start_task(planned: PlannedStart, bench: Workbench, *, quiet: bool, say: Say, tell: Say) -> Task:
+    """The task of making a start in its folder. say: hears every stage; tell: hears only what went wrong."""
+    name = name_of_start(planned.settings)
+
+    def work(lease: Lease) -> str:
+        def begun() -> None:
+            lease.check()
+            settings = planned.settings
+            about = {"model": settings.model_name, "data": settings.data_names, "settings": planned.resolved}
+            atomic.write_json(planned.folder / "start.json", {"start": planned.key, **about})
+
+        def retried(rows: int) -> None:
+            events.record(lease, "retried", failure="out_of_memory", rows_per_forward=rows)
+            tell(f"{name}: out of memory; once more with {rows} rows a forward and as many tokens a step")
+
+        hooks = StartHooks(
+            check=lease.check,
+            begun=begun,
+            saved=lambda step: events.record(lease, "checkpoint", step=step),
+            retried=retried,
+            say=say,
+            quiet=quiet,
+        )
+        return make_start(planned.settings, lease.attempt, bench, hooks).describe()
+
+    return Task(name, TaskFolder(planned.folder), planned.key, work)
+
+
+def check_made(folder: Path) -> None:
+    """A `StartError` unless the start in `folder` is done."""
+    standing = standing_of_start(folder)
+    if standing.state != "done":
+        why = f"failed: {standing.error}" if standing.state == "failed" else f"is {standing.state}"
+        raise StartError(f"its start {folder.name} {why}. study retry makes it again, then what begins from it.")
+
+
+def make_start(settings: StartSettings, folder: Path, bench: Workbench, hooks: StartHooks) -> RecoverReport:
+    """Make the start in `folder`, or go on with it. Where the memory does not suffice, `with_fewer_rows`."""
+    length = settings.data[0][0].max_length
+    whole = settings.recovery().settings.training(length).batch_tokens // length
+
+    def again(rows: int) -> None:
+        hooks.check()
+        hooks.retried(rows)
+
+    return with_fewer_rows(folder, whole, lambda rows: _make_start(settings, folder, bench, hooks, rows), again=again)
+
+
+def _make_start(
+    settings: StartSettings, folder: Path, bench: Workbench, hooks: StartHooks, rows_per_forward: int
+) -> RecoverReport:
+    base = bench.base(settings.model)
+    bench.let_go_of_start()
+    swapped = folder / _SWAPPED
+    if not is_artefact(swapped):
+        _swap(settings, folder, bench, hooks)
+    # Loaded also where it was just made: whoever goes on with it has the same, bit for bit.
+    model = load(swapped)
+    report, parts = recover_run(
+        model,
+        base.model,
+        base.tokenizer,
+        settings.recovery(),
+        folder,
+        say=hooks.say,
+        quiet=hooks.quiet,
+        check=hooks.check,
+        saved=hooks.saved,
+        begun=lambda run: hooks.begun(),
+        rows_per_forward=rows_per_forward,
+    )
+    hooks.say(report.describe())
+    hooks.check()
+    record = record_of(model)
+    assert record is not None
+    names = settings.data_names
+    data = [{"name": n, "weight": p.weight, "tokens": p.tokens} for n, p in zip(names, parts, strict=True)]
+    record.measured = measured_of(report)
+    record.recovered = {"tokens": report.tokens, "train": report.train, "data": data} if report.kept else None
+    save(model, folder / MODEL, base.tokenizer)
+    atomic.write_json(folder / "recovery.json", {**report.to_dict(), "data": data})
+    return report
+
+
+def _swap(settings: StartSettings, folder: Path, bench: Workbench, hooks: StartHooks) -> None:
+    """The swapped model that is distilled, fitted to the first rows of what it will learn from."""
+    base = bench.base(settings.model)
+    model: Any = copy.deepcopy(base.model)
+    rows: Rows | None = None
+    if settings.arm.calibration_tokens is not None:
+        mixture = Mixture(settings.data, base.tokenizer, packed=base.packs, quiet=hooks.quiet)
+        rows = mixture.train(settings.arm.calibration_tokens + CHOICE_TOKENS, settings.wanted.seed)
+    started = start_(model, settings.arm, rows)
+    assert started is not None, "an arm that recovers has a norm"
+    hooks.say(started.describe())
+    hooks.check()
+    atomic.write_json(folder / "calibration.json", started.to_dict())
+    save(model, folder / _SWAPPED, base.tokenizer)

@@ -1,0 +1,117 @@
+"""A recovered start: a base that was swapped and distilled once, from which any number of cells begin.
+
+STARTS/KEY/   one such start, as `make_start` makes it; KEY is the hash of everything that shapes it
+
+Nothing in it depends on a cell but, where the arm names no data of its own, the cell's data set.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from unnorm.data.encoded_cache import tokenizer_hash
+from unnorm.data.settings import DataSettings
+from unnorm.foundation.hashing import hash_json
+from unnorm.study.arms import Arm, ArmRecovery
+from unnorm.study.names import short_name
+from unnorm.study.recovery import Recovery, parse_data
+from unnorm.study.workbench import Workbench
+from unnorm.tuning.recover_settings import RecoverSettings
+
+STARTS = "starts"
+"""In a ledger, and in the folder of a cell that is run by itself."""
+MODEL = "model"
+
+
+class StartSettings(BaseModel):
+    """Everything that shapes a recovered start: the base, an arm that recovers, each data set and its weight."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    model: str
+    arm: Arm
+    data: tuple[tuple[DataSettings, float], ...]
+
+    @property
+    def wanted(self) -> ArmRecovery:
+        assert self.arm.recover is not None, "a start's arm recovers"
+        return self.arm.recover
+
+    @property
+    def model_name(self) -> str:
+        return short_name(self.model)
+
+    @property
+    def data_names(self) -> list[str]:
+        return [data.name or short_name(data.source) for data, _ in self.data]
+
+    def recovery(self) -> Recovery:
+        """The same as a recovery takes it."""
+        wanted = self.wanted
+        settings = RecoverSettings(**wanted.model_dump(include=set(RecoverSettings.model_fields)))
+        return Recovery(settings, self.data, held_out_tokens=wanted.held_out_tokens, seed=wanted.seed)
+
+
+class PlannedStart(NamedTuple):
+    """A start: its settings, the hash that names it, what was hashed, and its folder."""
+
+    settings: StartSettings
+    key: str
+    resolved: dict[str, Any]
+    folder: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for another process."""
+        return {**self._asdict(), "settings": self.settings.model_dump(mode="json"), "folder": str(self.folder)}
+
+
+def planned_start_from(content: dict[str, Any]) -> PlannedStart:
+    """What `PlannedStart.to_dict` told."""
+    settings = StartSettings.model_validate(content["settings"])
+    return PlannedStart(settings, content["key"], content["resolved"], Path(content["folder"]))
+
+
+def start_settings(model: str, arm: Arm, data: DataSettings) -> StartSettings | None:
+    """The start of a cell with this base, arm and data; None where the arm recovers nothing.
+
+    Data that the arm names are read as `unnorm recover` reads them, in the cell's template. What a search of the
+    learning rate holds out of a cell's data is held out of the same data here.
+    """
+    if arm.recover is None:
+        return None
+    length = arm.recover.max_length or data.max_length
+    if arm.recover.data is None:
+        return StartSettings(model=model, arm=arm, data=((data.model_copy(update={"max_length": length}), 1.0),))
+    named = tuple(
+        (
+            DataSettings(
+                source=source,
+                max_length=length,
+                template=data.template,
+                loss_on="all",
+                too_long="split",
+                for_search=data.for_search and source in (data.source, data.name),
+            ),
+            weight,
+        )
+        for source, weight in parse_data(arm.recover.data)
+    )
+    return StartSettings(model=model, arm=arm, data=named)
+
+
+def plan_start(settings: StartSettings, bench: Workbench, root: Path) -> PlannedStart:
+    """The start in `root`. Reads base and data, trains nothing; the user's mistakes in them show here."""
+    assert settings.wanted.precision != "auto", "a cell is settled before its start is named"
+    base = bench.base(settings.model)
+    total = sum(weight for _, weight in settings.data)
+    resolved = {
+        "format": 1,
+        "model": {"hash": base.hash, "tokenizer": tokenizer_hash(base.tokenizer)},
+        "data": [
+            {**bench.identity(data, settings.model), "share": weight / total, "packed": base.packs}
+            for data, weight in settings.data
+        ],
+        **settings.arm.model_dump(exclude={"id": True, "recover": {"data", "max_length"}}),
+    }
+    key = hash_json(resolved)
+    return PlannedStart(settings, key, resolved, root / STARTS / key)

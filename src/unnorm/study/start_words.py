@@ -1,0 +1,27 @@
+"""What a recovered start learnt from, counted and in words: for the audit, the tables and the page."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def start_tokens(recovery: Mapping[str, Any] | None) -> int:
+    """The tokens that a start really learnt from: none where it was put back, or where there was none.
+
+    recovery: what recovery.json holds.
+    """
+    return int(recovery["tokens"]) if recovery is not None and recovery["kept"] else 0
+
+
+def start_in_words(recovery: Mapping[str, Any] | None) -> str:
+    """What a cell learnt from before its training, as in '10,000,000 (alpaca; all; held-out gap +394.0% to +1.3%)'."""
+    if recovery is None:
+        return "0"
+    names = ", ".join(part["name"] for part in recovery["data"])
+    gap = f"held-out gap {recovery['gap_before']:+.1%} to {recovery['gap_after']:+.1%}"
+    put_back = "" if recovery["kept"] else f", so the start was put back after {recovery['tokens']:,}"
+    return f"{start_tokens(recovery):,} ({names}; {recovery['train']}; {gap}{put_back})"
+
+
+def start_asked_for(tokens: int, data: list[str], train: str) -> str:
+    """The same before it is made."""
+    return f"{tokens:,} ({', '.join(data)}; {train})"

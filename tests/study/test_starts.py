@@ -1,0 +1,345 @@
+"""Recovered starts: made once for all that begin from them, gone on with after a kill, failed with what needs them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import unnorm
+from study.small_study import run_text, study_text, table
+from unnorm.data.settings import DataSettings
+from unnorm.foundation.errors import Interrupted, NonFiniteError
+from unnorm.foundation.hashing import hash_tensors
+from unnorm.report.figures import figures
+from unnorm.report.formats import text_table
+from unnorm.report.summary import summary
+from unnorm.study import make_start
+from unnorm.study.arms import arm_from
+from unnorm.study.audit import audit_plan
+from unnorm.study.cell import CellSettings
+from unnorm.study.estimate_start import estimate_start
+from unnorm.study.events import read_events
+from unnorm.study.lease import TaskFolder, Watch, entries
+from unnorm.study.ledger import standing_of_start
+from unnorm.study.plan import place_of, plan_study, starts_of
+from unnorm.study.recovered_start import plan_start, start_settings
+from unnorm.study.run_cell import run_cell
+from unnorm.study.spec import parse_spec
+from unnorm.study.status import status_of_starts
+from unnorm.study.view import read_study
+from unnorm.study.workbench import Workbench
+from unnorm.surgery.swap import record_of
+from unnorm.tuning.run_log import RunLog
+from unnorm.tuning.settings import TrainingSettings
+
+RECOVER = {"tokens": 1200, "batch_tokens": 128, "held_out_tokens": 200, "precision": "fp32"}
+ARM = {"id": "dyt-learnt", "norm": "dyt", "start": {"calibrate": {"tokens": 256}, "recover": RECOVER}}
+
+
+def text_of(base: str, data: str, **changes) -> str:
+    training = {"tokens": 256, "max_length": 64, "batch_tokens": 128, "precision": "fp32"}
+    return study_text(
+        base, data, **{"arms": ["original", ARM], "strategies": ["frozen"], "training": training, **changes}
+    )
+
+
+def starts(ledger: Path) -> list[Path]:
+    return sorted((ledger / "starts").iterdir())
+
+
+def weights(folder: Path) -> str:
+    return hash_tensors(unnorm.load(folder / "model").state_dict())
+
+
+@pytest.fixture(scope="module")
+def made(bases, data_file, tmp_path_factory):
+    """(study text, ledger) of a study that ran in one go: two strategies, two seeds, one start."""
+    ledger = tmp_path_factory.mktemp("ledger")
+    text = text_of(bases["gpt2"], data_file, strategies=["frozen", "full"], seeds=[0, 1])
+    run_text(text, ledger)
+    return text, ledger
+
+
+def test_a_start_is_made_once_for_all_strategies_and_seeds(made):
+    _, ledger = made
+    (start,) = starts(ledger)
+    kinds = [entry.kind for entry in entries(TaskFolder(start))]
+    assert kinds == ["claimed", "done"]
+    assert len(list((ledger / "cells").iterdir())) == 8
+    recovery = json.loads((start / "recovery.json").read_text())
+    steps = RunLog(start / "steps.jsonl").read()
+    assert [s["step"] for s in steps] == list(range(1, recovery["steps"] + 1))
+    assert recovery["tokens"] == steps[-1]["train_tokens"]
+    assert recovery["kept"]
+    assert recovery["kl_after"] < recovery["kl_before"]
+    assert [part["name"] for part in recovery["data"]] == ["rows"]
+    assert not (start / "checkpoints").exists()
+    assert RunLog(start / "evaluations.jsonl").read()[0]["train_tokens"] == 0
+    of_arm = [c for c in (ledger / "cells").iterdir() if "dyt-learnt" in c.name or "dyt_learnt" in c.name]
+    assert len(of_arm) == 4
+    for cell in of_arm:
+        for name in ("recovery.json", "calibration.json"):
+            assert json.loads((cell / name).read_text()) == json.loads((start / name).read_text())
+
+
+def test_a_cell_begins_from_the_start_and_not_from_the_calibrated_model(made):
+    _, ledger = made
+    (start,) = starts(ledger)
+    recovery = json.loads((start / "recovery.json").read_text())
+    view = read_study(ledger / "small")
+    losses = {c.result["start_eval_loss"] for c in view.cells if c.arm == "dyt-learnt"}
+    original = {c.result["start_eval_loss"] for c in view.cells if c.arm == "original"}
+    assert len(losses) == 1, "every seed and strategy begins from the same weights"
+    assert losses != original
+    assert record_of(unnorm.load(start / "model")).recovered == {
+        "tokens": recovery["tokens"], "train": "all", "data": recovery["data"],
+    }  # fmt: skip
+
+
+def test_adapters_on_a_start_load_and_check(made):
+    _, ledger = made
+    (start,) = starts(ledger)
+    cell = next(c for c in (ledger / "cells").iterdir() if "learnt-frozen-s0" in c.name)
+    model = unnorm.load(cell / "model")
+    assert hasattr(model, "peft_config")
+    stands_on = record_of(model.get_base_model()).stands_on
+    assert Path(stands_on.name) == (start / "model").resolve()
+    whole = next(c for c in (ledger / "cells").iterdir() if "learnt-full-s0" in c.name)
+    record = record_of(unnorm.load(whole / "model"))
+    assert record.measured is None, "the start's gap says nothing of what was trained from it"
+    assert record.recovered["train"] == "all"
+
+
+def test_run_again_nothing_is_made_again_even_where_the_start_was_deleted(made, tmp_path):
+    text, ledger = made
+    before = [entry.number for entry in entries(TaskFolder(starts(ledger)[0]))]
+    said: list[str] = []
+    run_text(text, ledger, say=said.append)
+    assert [entry.number for entry in entries(TaskFolder(starts(ledger)[0]))] == before
+    assert "8 cells: 8 finished before, 0 to run" in said
+
+
+def test_several_workers_share_a_start(made, bases, data_file, tmp_path):
+    text, undisturbed = made
+    run_text(text, tmp_path, workers=2)
+    (start,) = starts(tmp_path)
+    assert [entry.kind for entry in entries(TaskFolder(start))] == ["claimed", "done"]
+    assert weights(start) == weights(starts(undisturbed)[0])
+    assert table(tmp_path / "small") == table(undisturbed / "small")
+
+
+RUN = """
+import sys, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from study.small_study import run_text
+run_text(sys.argv[1], Path(sys.argv[2]))
+"""
+
+
+def kill_in_the_start(text: str, ledger: Path, how: signal.Signals) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen([sys.executable, "-c", RUN, text, str(ledger)], env=environment)
+    deadline = time.monotonic() + 120
+    while not any(ledger.glob("starts/*/attempt-*/checkpoints/step-*")):
+        assert time.monotonic() < deadline
+        assert run.poll() is None, "it ended before it was killed"
+        time.sleep(0.002)
+    run.send_signal(how)
+    run.wait()
+
+
+def test_killed_in_the_start_the_results_are_those_of_an_undisturbed_run(bases, data_file, tmp_path, made):
+    text, undisturbed = made
+    kill_in_the_start(text, tmp_path, signal.SIGKILL)
+    (start,) = starts(tmp_path)
+    assert standing_of_start(start).state == "interrupted"
+    assert not (tmp_path / "cells").exists() or not any((tmp_path / "cells").glob("*learnt*"))
+    run_text(text, tmp_path)
+    assert [entry.kind for entry in entries(TaskFolder(start))] == ["claimed", "claimed", "done"]
+    assert weights(start) == weights(starts(undisturbed)[0])
+    assert table(tmp_path / "small") == table(undisturbed / "small")
+    steps = RunLog(start / "steps.jsonl").read()
+    wanted = RunLog(starts(undisturbed)[0] / "steps.jsonl").read()
+    assert [(s["step"], s["loss"]) for s in steps] == [(s["step"], s["loss"]) for s in wanted]
+
+
+def settings_of(base: str, data: str, **recover) -> CellSettings:
+    arm = arm_from({**ARM, "start": {"calibrate": {"tokens": 256}, "recover": {**RECOVER, **recover}}})
+    return CellSettings(
+        model=base,
+        arm=arm,
+        data=DataSettings(source=data, template="alpaca-short", max_length=64),
+        training=TrainingSettings(tokens=256, batch_tokens=128, precision="fp32"),
+        evaluation_tokens=300,
+        evaluate_every_tokens=256,
+        checkpoint_every_tokens=256,
+    )
+
+
+def test_a_cell_run_by_itself_makes_its_start_and_goes_on_with_it(bases, data_file, tmp_path, monkeypatch, made):
+    _, ledger = made
+    settings = settings_of(bases["gpt2"], data_file)
+    real = make_start.recover_run
+
+    def stopped(*args, **options):
+        def saved(step: int) -> None:
+            options["saved"](step)
+            if step >= 2:
+                raise Interrupted
+
+        return real(*args, **{**options, "saved": saved})
+
+    with monkeypatch.context() as patched:
+        patched.setattr(make_start, "recover_run", stopped)
+        with pytest.raises(Interrupted):
+            run_cell(settings, tmp_path / "run", quiet=True)
+    (start,) = starts(tmp_path / "run")
+    assert standing_of_start(start).state == "interrupted"
+    assert not (tmp_path / "run" / "cell.json").exists()
+    result = run_cell(settings, tmp_path / "run", quiet=True)
+    assert [e["event"] for e in read_events(start) if e["event"] != "checkpoint"] == [
+        "claimed", "released", "resumed", "done",
+    ]  # fmt: skip
+    assert start.name == starts(ledger)[0].name, "the same start as in a study"
+    assert weights(start) == weights(starts(ledger)[0])
+    assert result["start_tokens"] == json.loads((start / "recovery.json").read_text())["tokens"]
+    assert (tmp_path / "run" / "recovery.json").is_file()
+    unnorm.load(tmp_path / "run" / "model")
+
+
+def test_a_start_that_is_refused_leaves_no_trace(bases, data_file, tmp_path):
+    settings = settings_of(bases["gpt2"], data_file, learning_rate=1e30, norm_learning_rate=1e30)
+    with pytest.raises(NonFiniteError):
+        run_cell(settings, tmp_path / "run", quiet=True)
+    (start,) = starts(tmp_path / "run")
+    assert standing_of_start(start).failure == "non_finite"
+    run_cell(settings_of(bases["gpt2"], data_file), tmp_path / "run", quiet=True)
+    assert len(starts(tmp_path / "run")) == 2
+
+
+def test_a_start_that_fails_fails_what_needs_it_and_nothing_else(bases, data_file, tmp_path):
+    wild = {**ARM, "start": {"recover": {**RECOVER, "learning_rate": 1e30, "norm_learning_rate": 1e30}}}
+    text = text_of(bases["gpt2"], data_file, arms=["original", wild], strategies=["frozen", "full"])
+    view = run_text(text, tmp_path)
+    (start,) = starts(tmp_path)
+    assert standing_of_start(start).failure == "non_finite"
+    states = {(c.arm, c.strategy): (c.state, c.failure) for c in view.cells}
+    assert states == {
+        ("original", "frozen"): ("done", None),
+        ("original", "full"): ("done", None),
+        ("dyt-learnt", "frozen"): ("failed", "no_start"),
+        ("dyt-learnt", "full"): ("failed", "no_start"),
+    }
+    told = next(c.error for c in view.cells if c.state == "failed")
+    assert start.name in told
+    assert "non-finite at step" in told
+    assert not any((tmp_path / "cells").glob("*learnt*/steps.jsonl"))
+    before = len(entries(TaskFolder(start)))
+    run_text(text, tmp_path)
+    assert len(entries(TaskFolder(start))) == before, "a plain run does not try again"
+    run_text(text, tmp_path, retry_failed=True)
+    kinds = [entry.kind for entry in entries(TaskFolder(start))]
+    assert kinds == ["claimed", "failed", "reopened", "claimed", "failed"]
+
+
+def test_out_of_memory_in_a_start_it_begins_again_with_fewer_rows(bases, data_file, tmp_path, monkeypatch):
+    real = make_start.recover_run
+    tried = []
+
+    def short(*args, **options):
+        tried.append(options["rows_per_forward"])
+        if options["rows_per_forward"] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(*args, **options)
+
+    monkeypatch.setattr(make_start, "recover_run", short)
+    run_cell(settings_of(bases["gpt2"], data_file, tokens=256), tmp_path / "run", quiet=True)
+    assert tried == [2, 1]
+    (start,) = starts(tmp_path / "run")
+    assert [e["event"] for e in read_events(start) if e["event"] != "checkpoint"] == ["claimed", "retried", "done"]
+
+
+def test_the_tokens_of_a_start_are_named_in_audit_and_tables(made):
+    _, ledger = made
+    recovery = json.loads((starts(ledger)[0] / "recovery.json").read_text())
+    rows = table(ledger / "small")
+    assert {(row["arm"], int(row["start_tokens"])) for row in rows} == {
+        ("original", 0), ("dyt-learnt", recovery["tokens"]),
+    }  # fmt: skip
+    assert list(rows[0])[-1] == "start_tokens"
+    view = read_study(ledger / "small")
+    assert view.audit["matched"] is True
+    assert len(view.audit["comparisons"]) == 4
+    gap = f"held-out gap {recovery['gap_before']:+.1%} to {recovery['gap_after']:+.1%}"
+    for comparison in view.audit["comparisons"]:
+        assert comparison["noted"] == [
+            f"tokens before training: {recovery['tokens']:,} (rows; all; {gap}) against 0",
+        ]
+    assert any(f"{recovery['tokens']:,} (rows; all; {gap})" in line for line in summary(view))
+    head, *lines = text_table(view)
+    before = {line[head.index("arm")]: line[head.index("tokens before")] for line in lines}
+    assert before == {"original": "0", "dyt-learnt": f"{recovery['tokens']:,}"}
+    assert "recovery" in {figure.name for figure in figures(view)}
+
+
+def test_a_start_is_listed_before_and_after_it_is_made(made, bases, data_file, tmp_path):
+    text, ledger = made
+    (found,) = status_of_starts(read_study(ledger / "small"), Watch())
+    recovery = json.loads((starts(ledger)[0] / "recovery.json").read_text())
+    assert (found.key, found.arms, found.data, found.tokens) == (starts(ledger)[0].name, ["dyt-learnt"], ["rows"], 1200)
+    assert (found.state, found.step, found.train_tokens) == ("done", recovery["steps"], recovery["tokens"])
+    assert found.gap == recovery["gap_after"]
+    bench = Workbench(quiet=True)
+    plan = plan_study(parse_spec(text, "study"), tmp_path, bench)
+    (start,) = starts_of(plan.cells)
+    assert start.key == found.key
+    assert start.folder == tmp_path / "starts" / start.key
+    estimate = estimate_start(start, bench)
+    assert (estimate.tokens, estimate.steps) == (1200, 10)
+    assert estimate.seconds > 0
+    assert estimate.trainable_parameters == sum(p.numel() for p in bench.base(bases["gpt2"]).model.parameters()) + 5
+    assert not start.folder.exists()
+    resolved = {place_of(cell.settings): cell.resolved for cell in plan.cells}
+    audit = audit_plan(resolved, ["original", "dyt-learnt"])
+    assert audit["matched"] is True
+    assert {line for c in audit["comparisons"] for line in c["noted"]} == {
+        "tokens before training: 1,200 (rows; all) against 0"
+    }
+
+
+@pytest.fixture
+def named(bases, data_file, tmp_path):
+    """A function from an arm's settings of recovery, and what else of its cell, to the key of its start."""
+    bench = Workbench(quiet=True)
+    other = tmp_path / "other.json"
+    rows = [{"instruction": f"Say {i}", "input": "", "output": f"blue {i}"} for i in range(200)]
+    other.write_text(json.dumps(rows))
+
+    def key(recover: dict, data: str = data_file, search: bool = False, **arm) -> str:
+        entry = {"id": "learnt", "norm": "dyt", "recover": {"precision": "fp32", **recover}, **arm}
+        cell = DataSettings(source=str(data), template="alpaca-short", max_length=64, for_search=search)
+        settings = start_settings(bases["gpt2"], arm_from(entry), cell)
+        return plan_start(settings, bench, tmp_path).key
+
+    return key, str(other)
+
+
+def test_what_names_a_start(named):
+    key, other = named
+    assert key({}) == key({}, id="another")
+    different = [
+        key({}), key({"tokens": 512}), key({"train": "norms"}), key({"seed": 1}), key({}, alpha="channel"),
+        key({}, calibrate={"tokens": 64}), key({}, data=other), key({"data": [other]}), key({"max_length": 32}),
+        key({}, search=True),
+    ]  # fmt: skip
+    assert len(set(different)) == len(different)
+    assert key({"data": [other]}) == key({"data": [other]}, data=other) == key({"data": [f"{other}=2"]})
+    assert key({"data": [other]}, search=True) == key({"data": [other]}), "of other data nothing is held out"
+    assert key({"data": [other]}, data=other, search=True) != key({"data": [other]}, data=other)

@@ -143,7 +143,7 @@ def test_bad_input(capsys, swapped, bases, data_file, tmp_path, tokenizer):
         "a target below 0": (recovery(swapped, data_file, out, "--target", "-1%"), "--target is a share above 0"),
         "tokens that are none": (recovery(swapped, data_file, out, "--tokens", "many"), "10M, 500k or 250000"),
         "what learns": (recovery(swapped, data_file, out, "--train", "some"), "train"),
-        "when out": (recovery(swapped, data_file, out, "--when-out", "never"), "again or stop"),
+        "when out": (recovery(swapped, data_file, out, "--when-out", "never"), "again, stop"),
         "a weight": (recovery(swapped, "alpaca=-1", out), "a weight above 0"),
         "corrected layers": (recovery(swapped, data_file, out, "--train", "corrected"), "none were"),
         "lora by blocks": (recovery(swapped, data_file, out, "--train", "lora", "--blockwise"), "all or norms"),

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from unnorm.cli.data_options import TEMPLATE_HELP
+from unnorm.cli.options import check_choice
 from unnorm.cli.output import JsonOption, emit_json, say
 
 EXAMPLE = (
@@ -90,8 +91,6 @@ def _when(text: str) -> Any:
     from typing import get_args
 
     from unnorm.data.mixture import When
-    from unnorm.foundation.errors import SettingsError
 
-    if text not in get_args(When):
-        raise SettingsError(f"--when-out is {' or '.join(get_args(When))}, not {text!r}.")
+    check_choice("--when-out", text, get_args(When))
     return text

@@ -8,6 +8,7 @@ import typer
 
 from unnorm.cli.data_options import TEMPLATE_HELP
 from unnorm.cli.models import Model
+from unnorm.cli.options import check_choice, finite
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 from unnorm.foundation.errors import SettingsError
 
@@ -35,7 +36,9 @@ def swap(
         int | None, typer.Option(min=64, help="Tokens to calibrate on: 4,096; 16,384 to correct.")
     ] = None,
     mode: Annotated[str, typer.Option(help="one-pass; sequential or parallel: more tokens than fit.")] = "one-pass",
-    outliers: Annotated[float, typer.Option(min=0, max=0.49, help="Share of largest tokens to leave out.")] = 0.0,
+    outliers: Annotated[
+        float, typer.Option(min=0, max=0.49, callback=finite, help="Share of largest tokens to leave out.")
+    ] = 0.0,
     correct: Annotated[str, typer.Option(help="Linear layers to correct too: none, readers, all.")] = "none",
     measure: Annotated[
         str | None, typer.Option(metavar="DATA", help="Measure the gap on this data. Default: that of --calibrate.")
@@ -57,10 +60,8 @@ def swap(
 
     if bare == (calibrate is not None):
         raise SettingsError("give either --calibrate DATA, to fit the new norms, or --bare, to start them unfitted.")
-    if mode not in get_args(Mode) or correct not in get_args(Correct):
-        raise SettingsError(
-            f"--mode is one of {', '.join(get_args(Mode))}; --correct is one of {', '.join(get_args(Correct))}."
-        )
+    check_choice("--mode", mode, get_args(Mode))
+    check_choice("--correct", correct, get_args(Correct))
     if bare and (correct != "none" or outliers):
         raise SettingsError("--correct and --outliers belong to a fit: give --calibrate DATA instead of --bare.")
     if inherit and not bare:

@@ -3,7 +3,6 @@
 What the rows mean is not known here.
 """
 
-import csv
 import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from unnorm.data.csv_rows import csv_rows
 from unnorm.data.folders import READ, Chosen, choose
 from unnorm.data.packed_files import PACKED, magic_suffix, unpack
 from unnorm.data.repair.recognise import what_else
@@ -151,7 +151,7 @@ def _rows(name: str, content: bytes | None, asked: _Asked) -> Iterator[Any]:
     elif suffix in (".jsonl", ".ndjson"):
         yield from _json_lines(name, content, asked.file)
     elif suffix == ".csv":
-        yield from _csv(name, content)
+        yield from csv_rows(name, content)
     else:
         yield from _columnar(name, io.BytesIO(content))
 
@@ -191,25 +191,6 @@ def _json_lines(name: str, content: bytes, file: str) -> Iterator[Any]:
                 raise _damaged(f"{name}, line {number}", file, error) from error
 
 
-def _csv(name: str, content: bytes) -> Iterator[Any]:
-    csv.field_size_limit(2**31 - 1)  # a conversation is longer than a spreadsheet's cell
-    try:
-        text = content.decode("utf-8-sig")
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restkey="")
-        columns = reader.fieldnames or []
-        if len(set(columns)) < len(columns):
-            raise DataError(f"{name}: two columns have the same name. Rename one.")
-        for row in reader:
-            if "" in row or None in row.values():
-                raise DataError(
-                    f"{name}, line {reader.line_num}: not as many fields as the header has. "
-                    "Quote texts that hold commas."
-                )
-            yield row
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{name}: not a CSV file in UTF-8 ({error}). Save it again as one.") from error
-
-
 def _columnar(name: str, file: Any) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet
@@ -227,7 +208,7 @@ def _columnar(name: str, file: Any) -> Iterator[Any]:
                 stream = (opened.get_batch(i) for i in range(opened.num_record_batches))
             for batch in stream:
                 yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # the last two: a value Python has not
         raise DataError(f"{name}: damaged: {first_line(error)} Fetch or write it again.") from error
 
 

@@ -15,7 +15,7 @@ from unnorm.data import files, hub, rewild
 from unnorm.data.continuations import join
 from unnorm.data.conversation import Conversation
 from unnorm.data.folders import Chosen
-from unnorm.data.formats import CATEGORY, FORMATS, Format, FormatName, convert, recognise
+from unnorm.data.formats import FORMATS, Format, FormatName, convert, left_out, recognise
 from unnorm.data.markup import holds_html
 from unnorm.data.policies import Policies, tidy
 from unnorm.data.settings import DataSettings
@@ -146,8 +146,7 @@ def _recognised(
     _check_rows(first, name)
     known = next((f for f in FORMATS if f.name == form), None) or recognise(first, name)
     reading.formats[name] = known.name
-    example = next((row for row in first if isinstance(row, Mapping)), {})
-    reading.ignored += tuple(sorted(map(str, set(example) - known.columns(example) - {CATEGORY})))
+    reading.ignored += left_out(known, first)
     return known, chain(first, rows)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unnorm.evaluation.questions import read_questions
+from unnorm.foundation.precision import choose as choose_precision
 from unnorm.study.cell import CellSettings, cell_of, settled
 from unnorm.study.ledger import cell_folder, result_of, state_of
 from unnorm.study.recovered_start import PlannedStart, plan_start, planned_start_from, start_settings
@@ -67,6 +68,8 @@ class Plan(NamedTuple):
 def plan_study(spec: StudyFile, ledger: Path, bench: Workbench) -> Plan:
     """The study's cells. Loads bases and data, trains nothing; the user's mistakes in them show here."""
     wanted = spec.cells()
+    with spec.blamed("training", "precision"):
+        choose_precision(spec.training.precision)
     if spec.after.completions is not None:
         with spec.blamed("after", "completions", "prompts"):
             read_questions(spec.after.completions.prompts)  # a mistake in it shows now, not after hours of training

@@ -127,7 +127,8 @@ def unwrapped(model: Any) -> Any:
 def context_length(model: Any) -> int | None:
     """The most positions `model` takes, where its configuration says so."""
     config = model.config.get_text_config()
-    return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)  # MPT's name for it
+    names = ("max_position_embeddings", "max_seq_len")  # the second is MPT's; -1 and 0 stand for no limit
+    return next((length for name in names if (length := getattr(config, name, None)) and length > 0), None)
 
 
 def check_length(model: Any, max_length: int) -> None:

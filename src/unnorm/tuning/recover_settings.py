@@ -4,6 +4,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.precision import choose
 from unnorm.tuning.settings import LoraSettings, Precision, TrainingSettings
 
@@ -65,13 +66,9 @@ class RecoverSettings(BaseModel):
 
 def recover_settings(**values: Any) -> RecoverSettings:
     """`RecoverSettings` of plain values; what is wrong is a `SettingsError` that names the key."""
-    from pydantic import ValidationError
-
-    from unnorm.foundation.errors import SettingsError
+    from unnorm.foundation.validation import Misplaced, dotted, sentence, validated
 
     try:
-        return RecoverSettings(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise SettingsError(f"recovery: {where} = {first['input']!r}: {first['msg']}.") from error
+        return validated(RecoverSettings, values)
+    except Misplaced as error:
+        raise SettingsError(f"recovery: {dotted(error.location)}: {sentence(error)}") from error

@@ -195,7 +195,7 @@ def test_every_architecture(name):
     theirs = state(original)
     rate = {"norm_learning_rate": 1e-2, "learning_rate": 5e-4}
     options = {**QUICK, **rate, "batch_tokens": 256, "steps": 3 if few else 10}
-    report = recover_blockwise_(model, original, architecture_tokens(8 if few else 40), **options)
+    report = recover_blockwise_(model, original, architecture_tokens(4 if few else 40), **options)
     assert len(report.blocks) == 2
     assert all(block.loss_after < block.loss_before and block.kept for block in report.blocks)
     final = [site.path for site in unnorm.find_sites(model) if site.role == "final"]

@@ -104,7 +104,7 @@ def test_block_by_block_then_all_at_once(capsys, swapped, data_file, tmp_path):
 
 
 def test_without_memory_for_both_models_block_by_block_is_all(capsys, swapped, data_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("unnorm.tuning.memory_need.free_memory", lambda: 1000)
+    monkeypatch.setattr("unnorm.tuning.memory_need.memory_free", lambda device: 1000)
     code, _, err = call(capsys, *recovery(swapped, data_file, tmp_path / "a"))
     assert code == 2
     assert "GiB" in err

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import torch
-
 from unnorm.foundation.errors import SettingsError
+from unnorm.foundation.memory import memory_free
 from unnorm.foundation.precision import choose, default_device
 from unnorm.tuning.recover_settings import RecoverSettings
 
@@ -30,20 +29,10 @@ def bytes_needed(model: Any, original: Any, settings: RecoverSettings, rows: int
 
 def check_memory(model: Any, original: Any, settings: RecoverSettings, rows: int, length: int) -> None:
     """A `SettingsError` with the estimate where the device has clearly less memory than a recovery needs."""
-    needed, free = bytes_needed(model, original, settings, rows, length), free_memory()
-    if needed > free:
+    needed, free = bytes_needed(model, original, settings, rows, length), memory_free(default_device())
+    if free is not None and needed > free:
         raise SettingsError(
             f"this recovery needs about {needed / 2**30:.1f} GiB on {default_device().type} for {rows} rows of "
             f"{length} tokens at once, and {free / 2**30:.1f} GiB are free. Use fewer rows a forward, train with LoRA "
             "(train=lora), or recover block by block."
         )
-
-
-def free_memory() -> int:
-    """Bytes that are free where models run, those included that already hold models there."""
-    device = default_device()
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    return int(psutil.virtual_memory().available)

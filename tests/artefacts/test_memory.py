@@ -46,14 +46,28 @@ def big_model(dtype, layers: int = 24):
     return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
 
 
+@pytest.fixture(scope="module")
+def artefacts(tmp_path_factory):
+    """dtype -> the folder of a small and a large artefact; each is made when it is asked for first."""
+    made: dict[str, Path] = {}
+
+    def folder(dtype: str) -> Path:
+        if dtype not in made:
+            made[dtype] = tmp_path_factory.mktemp(dtype)
+            for name, layers in (("small", 1), ("large", 24)):
+                model = big_model(dtype, layers)
+                unnorm.swap_(model, DyT(), calibrate_on=None)
+                unnorm.save(model, made[dtype] / name, shard="50MB")
+        return made[dtype]
+
+    return folder
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's account of memory")
 @pytest.mark.parametrize(("dtype", "options"), [("float32", ""), ("bfloat16", ""), ("bfloat16", ", device_map='auto'")])
-def test_peak_memory_at_load(dtype, options, tmp_path):
-    for name, layers in (("small", 1), ("large", 24)):
-        model = big_model(dtype, layers)
-        unnorm.swap_(model, DyT(), calibrate_on=None)
-        unnorm.save(model, tmp_path / name, shard="50MB")
-    program = PROGRAM.format(small=str(tmp_path / "small"), large=str(tmp_path / "large"), base=None, options=options)
+def test_peak_memory_at_load(dtype, options, artefacts):
+    folder = artefacts(dtype)
+    program = PROGRAM.format(small=str(folder / "small"), large=str(folder / "large"), base=None, options=options)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     ratio = float(done.stdout.split()[-1])

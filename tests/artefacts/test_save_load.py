@@ -12,6 +12,7 @@ import torch
 from peft import IA3Config, LoraConfig, get_peft_model
 
 import unnorm
+import warm
 from conftest import FAMILIES, tiny_model, tokens
 from surgery.architectures import CONFIGS, architecture, architecture_tokens
 from unnorm import DyT
@@ -310,7 +311,7 @@ model = tiny_model("gpt2", seed=1)
 unnorm.swap_(model, DyT(), calibrate_on=tokens())
 unnorm.save(model, {str(folder)!r})
 """
-    done = subprocess.run(program(text), capture_output=True, text=True)
+    done = warm.run(text)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert (tmp_path / "reached").exists()
     torch.testing.assert_close(logits(unnorm.load(folder)), before, **EXACT)

@@ -1,4 +1,4 @@
-"""A study of four tiny cells, and its table without what depends on the clock."""
+"""A study of four tiny cells, and its table without what depends on clock and machine."""
 
 import csv
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 from unnorm.study.runner import run_study
 from unnorm.study.spec import parse_spec
 
-TIMINGS = ("tokens_per_second", "wall_seconds")
+TIMINGS = ("tokens_per_second", "wall_seconds", "threads", "load")
 
 
 def study_text(base: str, data: str, **changes) -> str:

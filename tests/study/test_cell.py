@@ -4,8 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import unnorm
+import warm
 from conftest import FAMILIES
 from unnorm.data.settings import DataSettings
 from unnorm.foundation import precision
@@ -59,7 +58,11 @@ def lines(path: Path) -> list[dict]:
 
 
 def without_timings(records):
-    return [{key: value for key, value in record.items() if key not in TIMINGS} for record in records]
+    kept = [{key: value for key, value in record.items() if key not in TIMINGS} for record in records]
+    for record in kept:
+        if "environment" in record:
+            record["environment"] = {k: v for k, v in record["environment"].items() if k != "load"}
+    return kept
 
 
 def weights_of(out: Path) -> dict[str, torch.Tensor]:
@@ -78,11 +81,11 @@ def assert_same_end(one: Path, other: Path) -> None:
 def killed_run(settings: CellSettings, out: Path, kill_after_step: int) -> None:
     """Run the cell in a process of its own, and SIGKILL it once its log has reached a step."""
     program = (
-        "import sys, torch; torch.set_num_threads(1); from pathlib import Path;"
-        "from unnorm.study.cell import CellSettings; from unnorm.study.run_cell import run_cell;"
+        "import sys; from pathlib import Path; from unnorm.study.cell import CellSettings;"
+        "from unnorm.study.run_cell import run_cell;"
         "run_cell(CellSettings.model_validate_json(sys.argv[1]), Path(sys.argv[2]), quiet=True)"
     )
-    process = subprocess.Popen([sys.executable, "-c", program, settings.model_dump_json(), str(out)])
+    process = warm.start(program, settings.model_dump_json(), out)
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         log = working_folder(TaskFolder(out)) / "steps.jsonl"
@@ -308,15 +311,14 @@ def _is_begun(out: Path, file: str) -> bool:
 def test_ctrl_c_at_any_stage_and_the_same_command_goes_on(reached, bases, data_file, tmp_path):
     settings = settings_of(bases["gpt2"], data_file, training={"tokens": 6000}, checkpoint_every_tokens=10**9)
     program = (
-        "import signal, sys, torch; torch.set_num_threads(1); from pathlib import Path;"
-        "signal.signal(signal.SIGINT, signal.default_int_handler);"  # a shell's background jobs ignore it
-        "from unnorm.study.cell import CellSettings; from unnorm.study.run_cell import run_cell;"
+        "import sys; from pathlib import Path; from unnorm.study.cell import CellSettings;"
+        "from unnorm.study.run_cell import run_cell;"
         "from unnorm.foundation.errors import Interrupted\n"
         "try: run_cell(CellSettings.model_validate_json(sys.argv[1]), Path(sys.argv[2]), quiet=True)\n"
         "except Interrupted: sys.exit(77)"
     )
     out = tmp_path / "out"
-    process = subprocess.Popen([sys.executable, "-c", program, settings.model_dump_json(), str(out)])
+    process = warm.start(program, settings.model_dump_json(), out)
     while process.poll() is None and not _is_begun(out, reached):
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGINT)

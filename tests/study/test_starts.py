@@ -31,6 +31,7 @@ from unnorm.study.plan import place_of, plan_study, starts_of
 from unnorm.study.recovered_start import plan_start, start_settings
 from unnorm.study.run_cell import run_cell
 from unnorm.study.spec import parse_spec
+from unnorm.study.start_words import read_recovery, start_in_words, start_tokens
 from unnorm.study.status import status_of_starts
 from unnorm.study.view import read_study
 from unnorm.study.workbench import Workbench
@@ -343,3 +344,16 @@ def test_what_names_a_start(named):
     assert key({"data": [other]}) == key({"data": [other]}, data=other) == key({"data": [f"{other}=2"]})
     assert key({"data": [other]}, search=True) == key({"data": [other]}), "of other data nothing is held out"
     assert key({"data": [other]}, data=other, search=True) != key({"data": [other]}, data=other)
+
+
+def test_a_cell_of_a_version_that_recovered_in_steps_is_read_as_without_a_start(tmp_path):
+    assert read_recovery(tmp_path) is None
+    old = {"kl_before": 0.9, "kl_after": 0.1, "kept": True, "steps": 30, "tokens": 3000, "losses": [0.9]}
+    (tmp_path / "recovery.json").write_text(json.dumps(old))
+    assert read_recovery(tmp_path) is None
+    assert (start_tokens(None), start_in_words(None)) == (0, "0")
+    found = {"data": [{"name": "rows", "weight": 1.0, "tokens": 640}], "curve": [], "train": "all", "tokens": 640}
+    worse = {**found, "kept": False, "gap_before": 0.1, "gap_after": 0.5}
+    assert start_tokens(worse) == 0
+    words = "0 (rows; all; held-out gap +10.0% to +50.0%, so the start was put back after 640)"
+    assert start_in_words(worse) == words

@@ -13,7 +13,7 @@ from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.precision import DTYPES
 from unnorm.study.ledger import result_of
 from unnorm.study.slices import Place
-from unnorm.study.start_words import start_asked_for, start_in_words
+from unnorm.study.start_words import read_recovery, start_asked_for, start_in_words
 from unnorm.study.view import reference_of
 
 _DONE_ALIKE = ("steps", "train_tokens", "eval_tokens", "rows_per_forward", "environment")
@@ -85,8 +85,9 @@ def facts_of(folder: Path) -> Facts:
     """What was configured and done in a cell that is done."""
     result = result_of(folder)
     done = {key: result[key] for key in _DONE_ALIKE if key in result}
-    if (folder / "recovery.json").is_file():
-        done["start"] = {"words": start_in_words(atomic.read_json(folder / "recovery.json"))}
+    recovery = read_recovery(folder)
+    if recovery is not None:
+        done["start"] = {"words": start_in_words(recovery)}
     return flat(atomic.read_json(folder / "cell.json")["settings"]) | flat(done)
 
 

@@ -24,6 +24,8 @@ def card_numbers(model: Path) -> dict[str, Any]:
         "held-out token accuracy": result["eval_token_accuracy"],
         "held-out tokens": result["eval_tokens"],
     }
+    if result.get("start_tokens"):
+        numbers["distilled from the original before that (tokens)"] = f"{result['start_tokens']:,}"
     original = _original_of(cell)
     if original is not None and result["arm"] != "original":
         numbers["held-out loss of the original, fine-tuned alike"] = original["eval_loss"]

@@ -8,6 +8,7 @@ import torch
 
 from unnorm.data.mixture import Mixture
 from unnorm.foundation.memory import memory_in_use
+from unnorm.study.make_start import MEASURED_EVERY
 from unnorm.study.recovered_start import PlannedStart
 from unnorm.study.start import CHOICE_TOKENS, start_
 from unnorm.study.workbench import Base, Workbench
@@ -17,9 +18,6 @@ from unnorm.tuning.learners import what_learns
 from unnorm.tuning.objectives import Distillation
 from unnorm.tuning.parameter_groups import parameter_groups
 from unnorm.tuning.recover import without_gradients
-
-_MEASUREMENTS = 12
-"""Of the held-out gap: one before, ten on the way, one after."""
 
 
 class StartEstimate(NamedTuple):
@@ -48,7 +46,8 @@ def estimate_start(start: PlannedStart, bench: Workbench) -> StartEstimate:
         learns, seconds, measuring, memory = _measure(model, base, batch, start)
     steps = -(-training.tokens // training.batch_tokens)
     share = settings.wanted.held_out_tokens / batch["input_ids"].numel()
-    whole = steps * seconds + _MEASUREMENTS * measuring * share
+    looks = 2 + max(10, training.tokens // MEASURED_EVERY)
+    whole = steps * seconds + looks * measuring * share
     return StartEstimate(training.tokens, steps, learns, whole, memory)
 
 

@@ -34,6 +34,8 @@ from unnorm.surgery.swap import record_of
 from unnorm.tuning.recover import RecoverReport
 
 Say = Callable[[str], None]
+MEASURED_EVERY = 200_000
+"""Tokens between two looks at the held-out gap, which are checkpoints too; fewer where a tenth of all is."""
 _SWAPPED = "checkpoints/swapped"
 
 
@@ -123,6 +125,7 @@ def _make_start(
         saved=hooks.saved,
         begun=lambda run: hooks.begun(),
         rows_per_forward=rows_per_forward,
+        evaluate_every=max(1, min(MEASURED_EVERY, settings.wanted.tokens // 10)),
     )
     hooks.say(report.describe())
     hooks.check()

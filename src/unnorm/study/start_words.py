@@ -1,7 +1,18 @@
 """What a recovered start learnt from, counted and in words: for the audit, the tables and the page."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from unnorm.foundation import atomic
+
+
+def read_recovery(folder: Path) -> dict[str, Any] | None:
+    """recovery.json of a start or of a cell that begins from one. None where there is none, or one of a version whose
+    cells each recovered by themselves, in steps of the norms alone."""
+    path = folder / "recovery.json"
+    content = atomic.read_json(path) if path.is_file() else None
+    return content if content is not None and {"data", "curve"} <= content.keys() else None
 
 
 def start_tokens(recovery: Mapping[str, Any] | None) -> int:

@@ -12,6 +12,7 @@ from unnorm.study.lease import TaskFolder
 from unnorm.study.ledger import FORMAT, check_format, result_of, standing_of, standing_of_start
 from unnorm.study.recovered_start import STARTS
 from unnorm.study.slices import Place
+from unnorm.study.start_words import read_recovery
 from unnorm.tuning.run_log import RunLog
 
 STUDY = "study.json"
@@ -187,8 +188,7 @@ def read_study(folder: Path, *, logs: bool = True) -> StudyView:
 def _start(starts: Path, entry: dict[str, Any]) -> StartView:
     folder = starts / Path(entry["key"]).name
     state, error, failure, _ = standing_of_start(folder)
-    recovery = _json(folder / "recovery.json")
-    return StartView(**entry, state=state, error=error, failure=failure, folder=folder, recovery=recovery)
+    return StartView(**entry, state=state, error=error, failure=failure, folder=folder, recovery=read_recovery(folder))
 
 
 def _pair(pairs: Path, entry: dict[str, Any], logs: bool) -> PairView:
@@ -215,7 +215,7 @@ def _cell(cells: Path, entry: dict[str, Any], logs: bool) -> CellView:
     folder = cells / Path(entry["folder"]).name
     state, error, failure, _ = standing_of(folder)
     files = working_folder(TaskFolder(folder))
-    calibration, recovery = files / "calibration.json", files / "recovery.json"
+    calibration = files / "calibration.json"
     return CellView(
         cell=entry["cell"],
         model=entry["model"],
@@ -229,7 +229,7 @@ def _cell(cells: Path, entry: dict[str, Any], logs: bool) -> CellView:
         steps=RunLog(files / "steps.jsonl").read() if logs else [],
         evaluations=RunLog(files / "evaluations.jsonl").read() if logs else [],
         calibration=atomic.read_json(calibration) if calibration.is_file() else None,
-        recovery=atomic.read_json(recovery) if recovery.is_file() else None,
+        recovery=read_recovery(files),
         completions=RunLog(folder / COMPLETIONS).read() if logs else [],
         failure=failure,
         folder=folder,

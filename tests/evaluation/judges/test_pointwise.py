@@ -35,6 +35,8 @@ class Recorder(torch.nn.Module):
     def get_output_embeddings(self):
         return self.head
 
+    get_input_embeddings = get_output_embeddings  # for the number of its rows
+
     def forward(self, input_ids, use_cache):
         from types import SimpleNamespace
 

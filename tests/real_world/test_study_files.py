@@ -20,7 +20,7 @@ name: try
 models: [some/model]
 datasets:
   - {source: alpaca, rows: 100, loss_on: answer, policies: {html: keep}}
-arms: [original, dyt-bare, {id: mine, norm: dyt, alpha: channel, calibrate: {tokens: 64}, recover: {steps: 2}}]
+arms: [original, dyt-bare, {id: mine, norm: dyt, alpha: channel, calibrate: {tokens: 64}, recover: {tokens: 4}}]
 strategies: [frozen, full]
 seeds: [0, 1]
 training:
@@ -86,9 +86,13 @@ def test_a_rate_of_zero_in_an_override_or_a_search_is_refused_too():
         ),
         ("calibrate: {", "calibrat: {", "Did you mean 'calibrate'?"),
         ("{tokens: 64}", "{tokns: 64}", "line 5: arms.2.calibrate.tokns: arm 'mine': calibrate takes"),
-        ("{steps: 2}", "{steps: 0}", "line 5: arms.2.recover.steps: arm 'mine', recover.steps: must be above 0, not 0"),
-        ("{steps: 2}", "{steps: true}", "recover.steps: must be a number, not true"),
-        ("{steps: 2}", "{steps: }", "recover.steps has no value"),
+        (
+            "{tokens: 4}",
+            "{tokens: 0}",
+            "line 5: arms.2.recover.tokens: arm 'mine', recover.tokens: must be above 0, not 0",
+        ),
+        ("{tokens: 4}", "{tokens: true}", "recover.tokens: must be a number, not true"),
+        ("{tokens: 4}", "{tokens: }", "recover.tokens has no value"),
         ("tokens: 1_000_000", "tokenss: 1", "line 9: training.tokenss: there is no such key. Did you mean 'tokens'?"),
         ("tokens: 1_000_000", "size: 1", "line 9: training.size: there is no such key. There are: tokens, "),
         (

@@ -29,10 +29,10 @@ from unnorm.study.cell import CellSettings, set_up
 from unnorm.study.environment import run_environment
 from unnorm.study.fewer_rows import begun as earlier
 from unnorm.study.fewer_rows import with_fewer_rows
+from unnorm.study.start import check_rows
 from unnorm.study.start_words import start_tokens
 from unnorm.study.view import SCORES
 from unnorm.study.workbench import Start, Workbench
-from unnorm.surgery.vocabulary import check_ids
 from unnorm.tuning import checkpoint
 from unnorm.tuning.run_log import RunLog
 from unnorm.tuning.site_monitor import SiteMonitor, active_norms
@@ -151,9 +151,7 @@ def _prepare(
     source = bench.source(settings.data, settings.model)
     validation = bench.validation_rows(settings.data, settings.model, settings.evaluation_tokens)
     train = bench.train_rows(settings.data, settings.model, settings.training.tokens, settings.seed)
-    encoded = {id(item): item for row in (*train.rows, *validation.rows) for item in row}
-    for item in encoded.values():
-        check_ids(bench.base(settings.model).model, item.ids)
+    check_rows(bench.base(settings.model).model, train, validation)
     say(f"data understood as {', '.join(sorted(set(source.reading.formats.values())))}")
     say(f"{train.tokens:,} tokens to train on in {len(train.rows):,} rows: {train.share.trained}")
     say(f"to evaluate on: {validation.share.held_out}")

@@ -17,6 +17,7 @@ from unnorm.foundation import atomic
 from unnorm.foundation.errors import ModelError, SettingsError
 from unnorm.foundation.hashing import digest_tensors, hash_digests, hash_json
 from unnorm.foundation.precision import default_device
+from unnorm.study.start import check_rows
 from unnorm.surgery.base import check_length
 from unnorm.tuning.blockwise import BlockwiseReport, recover_blockwise_
 from unnorm.tuning.distance import Distance, distance
@@ -105,6 +106,7 @@ def recover_run(
     mixture = Mixture(recovery.data, tokenizer, packed=packs, quiet=quiet)
     rows = mixture.train(recovery.settings.tokens, recovery.seed, when_out=recovery.when_out)
     held_out = mixture.held_out(recovery.held_out_tokens)
+    check_rows(original, rows, held_out)
     for part in mixture.parts:
         say(f"{part.name}: {part.tokens:,} tokens ({part.weight:.0%} of the mixture), {part.passes:.2g} times through")
     if rows.tokens < 0.9 * recovery.settings.tokens:

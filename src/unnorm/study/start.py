@@ -18,6 +18,7 @@ from unnorm.study.arms import Arm
 from unnorm.surgery.closed_form import Step, swap_stepwise_
 from unnorm.surgery.passes import in_eval
 from unnorm.surgery.swap import SwapReport, swap_
+from unnorm.surgery.vocabulary import check_ids
 
 CHOICE_TOKENS = 2048
 """Of training rows that no step was fitted to, which judge the steps."""
@@ -74,6 +75,13 @@ def start_(model: Any, arm: Arm, rows: Rows | None, *, sites: Sequence[str] | No
         correct=arm.correct,
     )
     return Started(report, steps)
+
+
+def check_rows(model: Any, *rows: Rows) -> None:
+    """Refuse rows with ids that the model has no embedding for: a `DataError` with both sizes."""
+    encoded = {id(item): item for some in rows for row in some.rows for item in row}  # some stand in it several times
+    for item in encoded.values():
+        check_ids(model, item.ids)
 
 
 def judge(batches: Sequence[dict[str, torch.Tensor]]) -> Callable[[Any], float]:

@@ -11,7 +11,7 @@ from unnorm.data.settings import DataSettings
 from unnorm.foundation.errors import ArtefactError, SettingsError
 from unnorm.foundation.places import check_new_folder
 from unnorm.study.arms import Arm
-from unnorm.study.start import CHOICE_TOKENS, Started, start_
+from unnorm.study.start import CHOICE_TOKENS, Started, check_rows, start_
 from unnorm.surgery.base import context_length, load_base, load_tokenizer
 from unnorm.surgery.swap import record_of
 from unnorm.tuning.distance import Distance, distance
@@ -67,6 +67,7 @@ def swap_model(
             say("rows packed into this model would leak into each other: padding instead, one row each")
         rows = source(swap.calibrate, "answer").train(arm.calibration_tokens + CHOICE_TOKENS, swap.seed, packs)
     held_out = source(swap.measure, "all").validation(swap.measure_tokens, packs) if swap.measure is not None else None
+    check_rows(model, *(some for some in (rows, held_out) if some is not None))
     original = copy.deepcopy(model) if held_out is not None else None
     started = start_(model, arm, rows, sites=swap.sites)
     assert started is not None

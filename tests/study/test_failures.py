@@ -20,7 +20,7 @@ from unnorm.study.ledger import standing_of
 from unnorm.study.plan import plan_study
 from unnorm.study.spec import parse_spec
 from unnorm.study.workbench import Workbench
-from unnorm.tuning import trainer
+from unnorm.tuning import objectives
 
 NO_MEMORY = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
 
@@ -48,7 +48,7 @@ def test_the_class_of_an_error(error, wanted):
 
 def short_of_memory(monkeypatch, rows: int) -> list[weakref.ref]:
     """A machine whose memory takes `rows` rows a training forward. Weak references to every model that is set up."""
-    real, set_up, models = trainer.token_sums, fine_tune.set_up, []
+    real, set_up, models = objectives.token_sums, fine_tune.set_up, []
 
     def sums(forward, head, batch):
         if len(batch["input_ids"]) > rows:
@@ -61,7 +61,7 @@ def short_of_memory(monkeypatch, rows: int) -> list[weakref.ref]:
         models.append(weakref.ref(made[0]))
         return made
 
-    monkeypatch.setattr(trainer, "token_sums", sums)
+    monkeypatch.setattr(objectives, "token_sums", sums)
     monkeypatch.setattr(fine_tune, "set_up", watched)
     return models
 
@@ -131,7 +131,7 @@ def test_status_shows_every_class_of_failure(bases, data_file, tmp_path, monkeyp
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}, "status only reads"
     assert "KeyError" in (planned[4].folder / "traceback.txt").read_text()
 
-    def succeeding(settings, cell, folder, bench, hooks):
+    def succeeding(settings, cell, folder, bench, hooks, start=None):
         hooks.begun()
         numbers = {"start_eval_loss": 2.0, "eval_loss": 1.0, "eval_token_accuracy": 0.5, "wall_seconds": 1.0}
         (folder / "result.json").write_text(json.dumps(numbers))

@@ -63,7 +63,7 @@ def test_two_studies_share_a_cell(small, bases, data_file):
         bases["gpt2"], data_file, name="other", arms=["original", "dyt", "dyt-bare"], strategies=["frozen"]
     )
     run_text(text, ledger, say=said.append)
-    assert said[0] == "3 cells: 2 finished before, 1 to run"
+    assert "3 cells: 2 finished before, 1 to run" in said
 
 
 def test_a_failed_cell_is_recorded_and_does_not_stop_the_others(bases, data_file, tmp_path):
@@ -79,10 +79,10 @@ def test_a_failed_cell_is_recorded_and_does_not_stop_the_others(bases, data_file
     assert rows[0]["eval_loss"] == ""
     said: list[str] = []
     run_text(text, tmp_path, say=said.append)
-    assert said[0].endswith("0 to run")
+    assert any(line.endswith("0 to run") for line in said)
     said.clear()
     run_text(text, tmp_path, retry_failed=True, say=said.append)
-    assert said[0].endswith("2 to run")
+    assert any(line.endswith("2 to run") for line in said)
 
 
 def test_interruption_keeps_what_was_done(bases, data_file, tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ class BaseRecipe:
     rotary_share: float = 1.0
     initializer_range: float = 0.08
     rows_a_step: int = 4
-    steps: int = 640
+    steps: int = 480
     learning_rate: float = 2e-3
     warmup: float = 0.05
     weight_decay: float = 0.1

@@ -26,9 +26,9 @@ datasets: [{{source: {data}, template: {template}}}]
 arms: [original, dyt-bare, dyt]
 strategies: [frozen, selective, full]
 seeds: [0]
-training: {{tokens: 80_000, max_length: {length}, batch_tokens: 512,
+training: {{tokens: 60_000, max_length: {length}, batch_tokens: 512,
            learning_rate: {{frozen: 2.0e-3, selective: 2.0e-3, full: 5.0e-4}}}}
-evaluation: {{every_tokens: 40_000, tokens: 15_000}}
+evaluation: {{every_tokens: 20_000, tokens: 15_000}}
 after: {{completions: {{prompts: {prompts}, max_new_tokens: 48}}}}
 """
 

@@ -36,6 +36,11 @@ class Started:
     def describe(self) -> str:
         """Some lines for people."""
         lines = [describe_swap(self.report)]
+        if self.report.unreached:
+            lines.append(f"left alone, since token ids do not reach them: {', '.join(self.report.unreached)}")
+        fit = self.report.calibration
+        if fit is not None and fit.several:
+            lines.append(f"called at several places, and fitted to all of them at once: {', '.join(fit.several)}")
         for step in self.steps:
             if not step.kept:
                 before = next(s for s in reversed(self.steps[: self.steps.index(step)]) if s.kept)

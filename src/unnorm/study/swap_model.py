@@ -13,6 +13,7 @@ from unnorm.foundation.places import check_new_folder
 from unnorm.study.arms import Arm
 from unnorm.study.start import CHOICE_TOKENS, Started, check_rows, start_
 from unnorm.surgery.base import context_length, load_base, load_tokenizer
+from unnorm.surgery.dtypes import narrow_, stored_dtype
 from unnorm.surgery.swap import record_of
 from unnorm.tuning.distance import Distance, distance
 from unnorm.tuning.packing_probe import packing_is_clean
@@ -78,5 +79,8 @@ def swap_model(
         record = record_of(model)
         assert record is not None
         record.measured = found.to_dict()
+    dtype = stored_dtype(model)
+    if narrow_(model, dtype):
+        say(f"saved in {str(dtype).removeprefix('torch.')}, as the base is; the new norms' parameters stay fp32")
     save(model, out, tokenizer)
     return Swapped(started, found)

@@ -79,7 +79,7 @@ def swap_model(
         record = record_of(model)
         assert record is not None
         record.measured = found.to_dict()
-    dtype = stored_dtype(model)
+    dtype = stored_dtype(name)
     if narrow_(model, dtype):
         say(f"saved in {str(dtype).removeprefix('torch.')}, as the base is; the new norms' parameters stay fp32")
     save(model, out, tokenizer)

@@ -181,7 +181,7 @@ def test_a_cut_download_goes_on_where_it_was(tried):
 def test_exit_codes_and_a_second_run_after_a_broken_one(tried):
     _, found, printed = tried
     assert found["codes"] == [2, 2, 0]  # the last one had broken off before
-    assert "error: cannot load the model 'somebody/gated': it is gated" in printed
+    assert "study.yaml, line 1: models.0: cannot load the model 'somebody/gated': it is gated" in printed
 
 
 def test_no_token_is_shown_or_sent_elsewhere(tried):

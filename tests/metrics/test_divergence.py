@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from conftest import FAMILIES, tiny_model, tokens
 from unnorm.metrics import divergence as room
 from unnorm.metrics import token_scores
-from unnorm.metrics.divergence import compare, counted_tokens, divergence, followed_tokens, inputs_of
+from unnorm.metrics.batches import counted_tokens, followed_tokens, inputs_of
+from unnorm.metrics.divergence import compare, divergence
 
 
 def pair(family="llama"):

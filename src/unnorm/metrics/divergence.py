@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from unnorm.metrics.batches import counted_tokens, followed_tokens, inputs_of
 from unnorm.metrics.token_scores import positions_at_once
 
 _TOLERANCE = 2e-2
@@ -51,25 +52,6 @@ class Output(NamedTuple):
     def slope(self, logits: torch.Tensor) -> torch.Tensor | float:
         """∂ logits / ∂ (h Wᵀ + b), element by element, at these logits."""
         return self.scale if self.cap is None else self.scale * (1 - (logits / self.cap).square())
-
-
-def counted_tokens(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Which positions of a batch hold tokens of a text, [B, T]: not padding, be it masked or the tail of a packed row.
-
-    `tokens` [B], where it is there, counts a packed row's tokens, which come first.
-    """
-    ids = batch["input_ids"]
-    if "attention_mask" in batch:
-        return batch["attention_mask"].bool()
-    if "tokens" in batch:
-        places = torch.arange(ids.shape[1], device=ids.device)
-        return places < batch["tokens"].to(ids.device)[:, None]
-    return torch.ones_like(ids, dtype=torch.bool)
-
-
-def inputs_of(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What of a batch the model takes."""
-    return {name: value for name, value in batch.items() if name not in ("labels", "tokens", "weights")}
 
 
 def divergence(
@@ -146,17 +128,6 @@ def compare(
         agreed = int((q.argmax(-1) == p.argmax(-1)).sum())
         sums = [a + b for a, b in zip(sums, (kl, agreed, *losses), strict=True)]
     return Compared(sums[0], int(sums[1]), int(keep.sum()), sums[2], sums[3], int(has_next.sum()))
-
-
-def followed_tokens(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Which tokens of a batch are followed by another of the same text, [B, T]."""
-    keep = counted_tokens(batch)
-    follows = keep.clone()
-    follows[:, -1] = False
-    follows[:, :-1] &= keep[:, 1:]
-    if "position_ids" in batch:
-        follows[:, :-1] &= batch["position_ids"][:, 1:] != 0
-    return follows
 
 
 def _plain(found: torch.Tensor, wanted: torch.Tensor) -> Divergence:

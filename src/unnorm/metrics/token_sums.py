@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from unnorm.metrics.batches import inputs_of
+
 IGNORED = -100
 """The label of a token that is not trained on."""
 
@@ -35,12 +37,11 @@ def token_sums(forward: Callable[..., object], head: nn.Module, batch: Mapping[s
     `forward`. The cache is always off: with it on, packed rows leak into each other.
     """
     labels = batch["labels"]
-    inputs = {name: value for name, value in batch.items() if name not in ("labels", "tokens", "weights")}
     wanted = torch.zeros_like(labels, dtype=torch.bool)
     wanted[:, :-1] = labels[:, 1:] != IGNORED
     targets = labels[:, 1:][wanted[:, :-1]]
     with head_only_at(head, wanted):
-        logits = forward(**inputs, use_cache=False).logits[0].float()  # type: ignore[attr-defined]  # [N, V]
+        logits = forward(**inputs_of(batch), use_cache=False).logits[0].float()  # type: ignore[attr-defined]  # [N, V]
     count = torch.tensor(targets.numel(), device=labels.device)
     if "weights" in batch:
         weights = batch["weights"][:, 1:][wanted[:, :-1]]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from unnorm.data.prepare import Rows
-from unnorm.metrics.divergence import followed_tokens
+from unnorm.metrics.batches import followed_tokens
 from unnorm.metrics.token_sums import IGNORED, token_sums
 from unnorm.norms.spec import NormSpec
 from unnorm.study.arms import Arm

@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 from unnorm.foundation.errors import DataError, ModelError
+from unnorm.metrics.batches import counted_tokens
 from unnorm.norms.curve import CurveNorm
 from unnorm.norms.dyt import DyT
 from unnorm.surgery.anatomy_verdict import LARGE_CHANNEL, LARGE_TOKEN, SiteAnatomy, Verdict, verdict
-from unnorm.surgery.inputs import Inputs, as_batches, counted, firsts
+from unnorm.surgery.inputs import Inputs, as_batches, firsts
 from unnorm.surgery.passes import hooked, run
 from unnorm.surgery.sites import Site, find_sites
 from unnorm.surgery.spread import Spread
@@ -73,8 +74,7 @@ def site_anatomy(model: nn.Module, batches: Inputs | Iterable[Inputs]) -> Anatom
         for batch in [batches] if isinstance(batches, (torch.Tensor, Mapping)) else batches:
             (inputs,) = as_batches(batch)
             inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
-            keep = counted(inputs)
-            keep = torch.ones_like(inputs["input_ids"], dtype=torch.bool) if keep is None else keep
+            keep = counted_tokens(inputs)
             here[:] = keep, firsts(inputs)[keep]
             run(model, inputs)
             tokens, sequences = tokens + int(keep.sum()), sequences + int(here[1].sum())

@@ -19,10 +19,11 @@ import torch
 from torch import nn
 
 from unnorm.foundation.errors import DataError, ModelError, SettingsError
+from unnorm.metrics.batches import inputs_of
 from unnorm.norms.spec import Fit, Norm, NormSpec
 from unnorm.surgery.blockwise import fit_blockwise
 from unnorm.surgery.correct import Correct, Corrector, LayerFix
-from unnorm.surgery.inputs import Inputs, as_batches, as_one_batch, counted, counted_rows, model_inputs, tokens_in
+from unnorm.surgery.inputs import Inputs, as_batches, as_one_batch, counted, counted_rows, tokens_in
 from unnorm.surgery.outliers import without_outliers
 from unnorm.surgery.parallel import fit_parallel
 from unnorm.surgery.passes import hooked, run
@@ -162,7 +163,7 @@ def called_at_several_places(model: nn.Module, paths: list[str], inputs: Mapping
         for path in paths
     ]
     with hooked(handles):
-        run(model, {name: tensor[:1, :_FEW] for name, tensor in model_inputs(inputs).items()})
+        run(model, {name: tensor[:1, :_FEW] for name, tensor in inputs_of(inputs).items()})
     return [path for path in paths if calls[path] > 1]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from unnorm.foundation.errors import DataError
+from unnorm.metrics.batches import counted_tokens
 
 Inputs = torch.Tensor | Mapping[str, torch.Tensor]
 _WANTED = ("input_ids", "position_ids", "attention_mask", "tokens")
@@ -36,8 +37,7 @@ def as_one_batch(data: Inputs | Iterable[Inputs]) -> dict[str, torch.Tensor]:
         if any("position_ids" in batch for batch in batches):
             raise DataError("batches with position_ids (packed rows) must all have the same length.")
         for batch in batches:
-            keep = counted(batch)
-            batch["attention_mask"] = torch.ones_like(batch["input_ids"]) if keep is None else keep.long()
+            batch["attention_mask"] = counted_tokens(batch).long()
             batch.pop("tokens", None)
     return {name: torch.cat([_pad_to(batch[name], length) for batch in batches]) for name in batches[0]}
 
@@ -47,12 +47,7 @@ def counted(batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
 
     By the attention mask; in packed rows, which have none, by `tokens` [B], how many each row holds before its padding.
     """
-    if "attention_mask" in batch:
-        return batch["attention_mask"].bool()
-    if "tokens" not in batch:
-        return None
-    places = torch.arange(batch["input_ids"].shape[1], device=batch["input_ids"].device)
-    return places < batch["tokens"].to(places.device)[:, None]
+    return counted_tokens(batch) if "attention_mask" in batch or "tokens" in batch else None
 
 
 def firsts(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -60,8 +55,7 @@ def firsts(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
     Padding never counts as a start.
     """
-    ids, keep = batch["input_ids"], counted(batch)
-    keep = torch.ones_like(ids, dtype=torch.bool) if keep is None else keep
+    keep = counted_tokens(batch)
     if "position_ids" in batch:
         return (batch["position_ids"] == 0).expand_as(keep) & keep
     return keep & (keep.cumsum(1) == 1)
@@ -77,11 +71,6 @@ def tokens_in(batch: Mapping[str, torch.Tensor]) -> int:
     """How many tokens a batch holds, padding left out."""
     keep = counted(batch)
     return int(keep.sum()) if keep is not None else batch["input_ids"].numel()
-
-
-def model_inputs(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What of a batch a model takes."""
-    return {name: tensor for name, tensor in batch.items() if name != "tokens"}
 
 
 def _pad_to(tensor: torch.Tensor, length: int) -> torch.Tensor:

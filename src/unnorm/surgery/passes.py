@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from unnorm.metrics.batches import inputs_of
 from unnorm.metrics.token_sums import head_only_at
-from unnorm.surgery.inputs import model_inputs
 
 
 class Stop(Exception):
@@ -43,7 +43,7 @@ def run(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
     head = getattr(model, "get_output_embeddings", lambda: None)()
     first = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool, device=inputs["input_ids"].device)
     first[0, 0] = True
-    given = model_inputs(inputs)
+    given = inputs_of(inputs)
     with in_eval(model):
         try:
             if head is None:

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from unnorm.foundation.errors import ModelError, UnnormError, first_line
+from unnorm.metrics.batches import counted_tokens
 from unnorm.surgery.block_calls import Call, Spill, call_block, split_call, standing_in, stream_in
-from unnorm.surgery.inputs import counted
+from unnorm.surgery.inputs import firsts
 from unnorm.surgery.passes import Stop, hooked, run
 
 _SAME = 1e-2  # of a stream's root mean square: room for kernels that sum in another order
@@ -66,11 +67,8 @@ def parts_of(rows: Sequence[Mapping[str, torch.Tensor]], tokens: int) -> list[Pa
 
 def _part(rows: list[Mapping[str, torch.Tensor]]) -> Part:
     inputs = {name: torch.cat([row[name] for row in rows]).cpu() for name in rows[0]}
-    mask = counted(inputs)
-    keep = torch.ones_like(inputs["input_ids"], dtype=torch.bool) if mask is None else mask
-    positions = inputs.get("position_ids")
-    first = keep & (keep.cumsum(1) == 1) if positions is None else positions == 0
-    return Part(inputs, keep, keep & ~first)
+    keep = counted_tokens(inputs)
+    return Part(inputs, keep, keep & ~firsts(inputs))
 
 
 @contextmanager

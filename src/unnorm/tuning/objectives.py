@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import torch
 
-from unnorm.metrics.divergence import counted_tokens, divergence
+from unnorm.metrics.batches import counted_tokens
+from unnorm.metrics.divergence import divergence
 from unnorm.metrics.token_sums import IGNORED, TokenSums, token_sums
 from unnorm.surgery.base import under_adapters
 

@@ -22,8 +22,8 @@ from torch import nn
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import DataError, ModelError, NonFiniteError
 from unnorm.foundation.hashing import digest_tensors, hash_digests
-from unnorm.metrics.divergence import counted_tokens
-from unnorm.surgery.inputs import Inputs, as_batches, model_inputs, tokens_in
+from unnorm.metrics.batches import counted_tokens, inputs_of
+from unnorm.surgery.inputs import Inputs, as_batches, tokens_in
 from unnorm.surgery.passes import in_eval
 from unnorm.surgery.swap import SwapRecord, record_of
 from unnorm.tuning.distance import Distance, distance
@@ -345,7 +345,7 @@ def _together(rows: Sequence[Batch]) -> Batch:
     """Rows of one length as a batch; others are padded, with a mask."""
     length = max(row["input_ids"].shape[1] for row in rows)
     if any(row["input_ids"].shape[1] != length or row.keys() != rows[0].keys() for row in rows):
-        rows = [{**model_inputs(row), "attention_mask": counted_tokens(row).long()} for row in rows]
+        rows = [{**inputs_of(row), "attention_mask": counted_tokens(row).long()} for row in rows]
         names = set.intersection(*(set(row) for row in rows))
         rows = [{name: F.pad(row[name], (0, length - row[name].shape[1])) for name in names} for row in rows]
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}

@@ -24,13 +24,12 @@ from unnorm.study import events
 from unnorm.study.fewer_rows import with_fewer_rows
 from unnorm.study.lease import Lease, TaskFolder
 from unnorm.study.ledger import standing_of_start
-from unnorm.study.recover_model import measured_of
+from unnorm.study.recover_model import note_recovery
 from unnorm.study.recovered_start import MODEL, PlannedStart, StartSettings
 from unnorm.study.recovery import recover_run
 from unnorm.study.start import CHOICE_TOKENS, start_
 from unnorm.study.tasks import Task
 from unnorm.study.workbench import Workbench
-from unnorm.surgery.swap import record_of
 from unnorm.tuning.recover import RecoverReport
 
 Say = Callable[[str], None]
@@ -129,12 +128,9 @@ def _make_start(
     )
     hooks.say(report.describe())
     hooks.check()
-    record = record_of(model)
-    assert record is not None
     names = settings.data_names
     data = [{"name": n, "weight": p.weight, "tokens": p.tokens} for n, p in zip(names, parts, strict=True)]
-    record.measured = measured_of(report)
-    record.recovered = {"tokens": report.tokens, "train": report.train, "data": data} if report.kept else None
+    note_recovery(model, report, data)
     save(model, folder / MODEL, base.tokenizer)
     atomic.write_json(folder / "recovery.json", {**report.to_dict(), "data": data})
     return report

@@ -18,6 +18,7 @@ from unnorm.foundation.errors import ArtefactError, ModelError, RunError
 from unnorm.study.recovery import Recovery, Say, recover_run, same_tokenizer
 from unnorm.surgery.base import load_base, load_tokenizer
 from unnorm.surgery.swap import record_of
+from unnorm.tuning.recover import RecoverReport
 
 _RUN, _RESULT, _MODEL = "recover.json", "result.json", "model"
 
@@ -104,11 +105,8 @@ def _recover(
         say(f"{out} is finished already; nothing to do")
         return finished[0]
     say(report.describe())
-    record = record_of(model)
-    assert record is not None
     data = [{"name": part.name, "tokens": part.tokens, "passes": part.passes} for part in parts]
-    record.measured = measured_of(report)
-    record.recovered = {"tokens": report.tokens, "train": report.train, "data": data} if report.kept else None
+    note_recovery(model, report, data)
     if manifest.dtype != "float32":
         say(f"saved in float32, in which the weights learnt; {swapped} is in {manifest.dtype}")
     save(model, out / _MODEL, tokenizer)
@@ -117,11 +115,14 @@ def _recover(
     return result
 
 
-def measured_of(report: Any) -> dict[str, Any]:
-    """What a manifest says about the distance of a recovered model from its original."""
+def note_recovery(model: Any, report: RecoverReport, data: list[dict[str, Any]]) -> None:
+    """Keep on the model, for its manifest, how far it is from its original now and what it learnt from."""
+    record = record_of(model)
+    assert record is not None
     kept = report.kept
     gap = report.gap_after if kept else report.gap_before
-    return {
+    record.recovered = {"tokens": report.tokens, "train": report.train, "data": data} if kept else None
+    record.measured = {
         "gap": gap,
         "loss": report.original_loss * (1 + gap),
         "original_loss": report.original_loss,

@@ -23,7 +23,8 @@ from unnorm.tuning.blockwise import BlockwiseReport, recover_blockwise_
 from unnorm.tuning.distance import Distance, distance
 from unnorm.tuning.memory_need import check_memory
 from unnorm.tuning.packing_probe import packing_is_clean
-from unnorm.tuning.recover import RecoverReport, Run, Text, check_pair, distil_
+from unnorm.tuning.pair import check_base, record_of_pair
+from unnorm.tuning.recover import RecoverReport, Run, Text, between, distil_
 from unnorm.tuning.recover_settings import RecoverSettings
 
 _TOKENS_MEASURED_AT_ONCE = 4096
@@ -89,7 +90,7 @@ def recover_run(
     models, data and settings goes on from the last checkpoint; with others it is refused. Raises as `recover_` does,
     and `SettingsError` where memory does not suffice.
     """
-    check_pair(model, original)
+    check_base(record_of_pair(model, original), original)
     length = recovery.data[0][0].max_length
     check_length(original, length)
     training = recovery.settings.training(length)
@@ -173,19 +174,12 @@ def recover_run(
 def _of_blocks(before: Distance, after: Distance, blocks: BlockwiseReport, recovery: Recovery) -> RecoverReport:
     """The report of a recovery that was block by block alone."""
     return RecoverReport(
-        kl_before=before.kl,
-        kl_after=after.kl,
-        gap_before=before.gap,
-        gap_after=after.gap,
-        original_loss=before.original_loss,
+        **between(before, after, recovery.settings),
         kept=True,
-        train=recovery.settings.train,
         steps=sum(block.steps for block in blocks.blocks),
         tokens=max(block.tokens for block in blocks.blocks),
         parameters=sum(block.parameters for block in blocks.blocks),
         seconds=blocks.seconds,
-        held_out_tokens=after.tokens,
-        reached_target=recovery.settings.target is not None and after.gap <= recovery.settings.target,
         losses=(),
         curve=(),
     )

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from unnorm.data.prepare import Rows
+from unnorm.evaluation.held_out import evaluate_batches
+from unnorm.foundation.errors import NonFiniteError
 from unnorm.metrics.batches import followed_tokens
-from unnorm.metrics.token_sums import IGNORED, token_sums
+from unnorm.metrics.token_sums import IGNORED
 from unnorm.norms.spec import NormSpec
 from unnorm.study.arms import Arm
 from unnorm.surgery.closed_form import Step, swap_stepwise_
-from unnorm.surgery.passes import in_eval
 from unnorm.surgery.swap import SwapReport, swap_
 from unnorm.surgery.vocabulary import check_ids
 
@@ -90,17 +91,14 @@ def check_rows(model: Any, *rows: Rows) -> None:
 
 
 def judge(batches: Sequence[dict[str, torch.Tensor]]) -> Callable[[Any], float]:
-    """A model's loss on every token of `batches` that follows another, in nats a token."""
+    """A model's loss on every token of `batches` that follows another, in nats a token; NaN where it is not finite."""
+    labelled = [all_labelled(batch) for batch in batches]
 
-    @torch.no_grad()
     def loss(model: Any) -> float:
-        device, head = next(model.parameters()).device, model.get_output_embeddings()
-        nats = tokens = 0.0
-        with in_eval(model):
-            for batch in batches:
-                sums = token_sums(model, head, {k: v.to(device) for k, v in all_labelled(batch).items()})
-                nats, tokens = nats + float(sums.nats), tokens + int(sums.tokens)
-        return nats / max(tokens, 1)
+        try:
+            return evaluate_batches(model, labelled).loss
+        except NonFiniteError:
+            return float("nan")
 
     return loss
 

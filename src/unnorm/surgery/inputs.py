@@ -42,6 +42,15 @@ def as_one_batch(data: Inputs | Iterable[Inputs]) -> dict[str, torch.Tensor]:
     return {name: torch.cat([_pad_to(batch[name], length) for batch in batches]) for name in batches[0]}
 
 
+def single_rows(data: Inputs | Iterable[Inputs]) -> list[dict[str, torch.Tensor]]:
+    """Every row by itself, [1, T], on the CPU."""
+    return [
+        {name: tensor[i : i + 1].cpu() for name, tensor in batch.items()}
+        for batch in as_batches(data)
+        for i in range(len(batch["input_ids"]))
+    ]
+
+
 def counted(batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
     """Which positions hold tokens, [B, T]; None: all.
 

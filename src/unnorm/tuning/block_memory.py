@@ -13,8 +13,8 @@ from unnorm.foundation.memory import memory_free
 from unnorm.tuning.block_learning import Recipe, taking_gradients
 from unnorm.tuning.block_streams import Machine, Part, Streams, on_device
 from unnorm.tuning.block_work import Learning, Rows
+from unnorm.tuning.memory_need import TRAINED_BYTES
 
-_LEARNING_BYTES = 16  # a parameter, its gradient and two moments, in fp32
 _BACKWARD = 1.5  # gradients of activations beside those that are kept for them
 _LOSS_COPIES = 6  # of a part's stream in fp32: what comes in, out, is wanted, and the loss's own
 
@@ -73,7 +73,7 @@ def _weight_bytes(module: nn.Module, what: Learning, machine: Machine) -> int:
     learns = set(what.names)
     total = 0
     for name, parameter in module.named_parameters():
-        total += parameter.numel() * (_LEARNING_BYTES if name in learns else parameter.element_size())
+        total += parameter.numel() * (TRAINED_BYTES if name in learns else parameter.element_size())
         if machine.precision == "bf16" and parameter.ndim > 1:
             total += 2 * parameter.numel()  # autocast's copy
     return total

@@ -10,10 +10,10 @@ from torch import nn
 from unnorm.foundation.errors import DataError, ModelError
 from unnorm.foundation.hashing import hash_json, hash_tensors
 from unnorm.surgery.block_calls import block_of
-from unnorm.surgery.inputs import Inputs, as_batches, tokens_in
-from unnorm.surgery.swap import record_of
+from unnorm.surgery.inputs import Inputs, single_rows, tokens_in
 from unnorm.tuning.block_learning import Recipe, learners
 from unnorm.tuning.block_streams import Part, parts_of
+from unnorm.tuning.pair import record_of_pair
 
 PART_TOKENS = 4096
 """Tokens that pass a block in one call; a step of more adds up their gradients."""
@@ -30,13 +30,7 @@ class Learning:
 
 def swapped_sites(model: nn.Module, original: nn.Module) -> list[str]:
     """Paths of the swapped sites, in execution order. `ModelError` where the two models are not what they should be."""
-    record = record_of(model)
-    if record is None or not record.sites:
-        raise ModelError("there is nothing to recover: this model has no swapped norms. Swap it first (unnorm.swap_).")
-    theirs = record_of(original)
-    if original is model or (theirs is not None and theirs.sites):
-        raise ModelError("recovery needs the original, unswapped model beside the swapped one. Load the base afresh.")
-    return [site.path for site in record.sites]
+    return [site.path for site in record_of_pair(model, original).sites]
 
 
 def stack_of(model: nn.Module, original: nn.Module, swapped: Iterable[str]) -> list[str]:
@@ -118,12 +112,7 @@ class Rows:
 
 def divide(batches: Inputs | Iterable[Inputs], recipe: Recipe) -> Rows:
     """Every tenth row is held out; the others are put together in an order given by the seed."""
-    rows = [
-        {name: tensor[i : i + 1] for name, tensor in batch.items()}
-        for batch in as_batches(batches)
-        for i in range(len(batch["input_ids"]))
-    ]
-    rows = [row for row in rows if tokens_in(row)]
+    rows = [row for row in single_rows(batches) if tokens_in(row)]
     held_out = parts_of(rows[::_HELD_OUT], PART_TOKENS)
     rest = [row for at, row in enumerate(rows) if at % _HELD_OUT]
     order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(recipe.seed)).tolist()

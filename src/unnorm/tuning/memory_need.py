@@ -7,7 +7,7 @@ from unnorm.foundation.memory import memory_free
 from unnorm.foundation.precision import choose, default_device
 from unnorm.tuning.recover_settings import RecoverSettings
 
-_TRAINED = 16
+TRAINED_BYTES = 16
 """Bytes of a weight that learns: itself, its gradient and AdamW's two moments, in fp32."""
 _ACTIVATIONS = 17
 """Numbers that a block keeps for its backward pass, in widths of the model, a token (Korthikanti et al. 2022,
@@ -20,7 +20,7 @@ def bytes_needed(model: Any, original: Any, settings: RecoverSettings, rows: int
     total = sum(p.numel() for p in model.parameters())
     own = sum(p.numel() * p.element_size() for p in model.parameters())
     if settings.train == "all":
-        own = total * _TRAINED
+        own = total * TRAINED_BYTES
     config = model.config.get_text_config()
     width, layers = getattr(config, "hidden_size", 0), getattr(config, "num_hidden_layers", 0)
     bytes_a_number = 2 if choose(settings.precision).name == "bf16" else 4

@@ -20,15 +20,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from unnorm.foundation import atomic
-from unnorm.foundation.errors import DataError, ModelError, NonFiniteError
-from unnorm.foundation.hashing import digest_tensors, hash_digests
+from unnorm.foundation.errors import DataError, NonFiniteError
 from unnorm.metrics.batches import counted_tokens, inputs_of
-from unnorm.surgery.inputs import Inputs, as_batches, tokens_in
+from unnorm.surgery.inputs import Inputs, single_rows, tokens_in
 from unnorm.surgery.passes import in_eval
-from unnorm.surgery.swap import SwapRecord, record_of
 from unnorm.tuning.distance import Distance, distance
 from unnorm.tuning.learners import restored_flags, settled_, what_learns
 from unnorm.tuning.objectives import Distillation
+from unnorm.tuning.pair import check_base, record_of_pair
 from unnorm.tuning.recover_settings import RecoverSettings, recover_settings
 from unnorm.tuning.run_log import RunLog
 from unnorm.tuning.settings import TrainingSettings
@@ -77,6 +76,20 @@ class RecoverReport:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def between(before: Distance, after: Distance, settings: RecoverSettings) -> dict[str, Any]:
+    """The fields of a report that two measurements give."""
+    return {
+        "kl_before": before.kl,
+        "kl_after": after.kl,
+        "gap_before": before.gap,
+        "gap_after": after.gap,
+        "original_loss": before.original_loss,
+        "train": settings.train,
+        "held_out_tokens": after.tokens,
+        "reached_target": settings.target is not None and after.gap <= settings.target,
+    }
 
 
 @dataclass(frozen=True)
@@ -132,9 +145,9 @@ def recover_(
     was. Parameters' dtype and `requires_grad` are as before afterwards; LoRA is merged.
     """
     chosen = recover_settings(**settings)
-    check_pair(model, original)
-    rows = _rows(as_batches(batches))
-    measured = _together_in_batches(_rows(as_batches(held_out)), 4096) if held_out is not None else None
+    check_base(record_of_pair(model, original), original)
+    rows = single_rows(batches)
+    measured = _together_in_batches(single_rows(held_out), 4096) if held_out is not None else None
     if measured is None:
         first, rows = _split(rows)
         measured = _together_in_batches(first, 4096)
@@ -145,29 +158,15 @@ def recover_(
         return distil_(model, original, text, chosen, Run(place, "recover", quiet=quiet), seed=seed)
 
 
-def check_pair(model: nn.Module, original: nn.Module) -> SwapRecord:
-    """The record of what was swapped in `model`; a `ModelError` if it and `original` are no such pair."""
-    record = record_of(model)
-    if record is None or not record.sites:
-        raise ModelError("recover_ distils into new norms, and this model has none. Swap it first (unnorm.swap_).")
-    if original is model or record_of(original) is not None:
-        raise ModelError("recover_ needs the original, unswapped model beside the swapped one. Load the base afresh.")
-    if record.base_hash and hash_digests(digest_tensors(original.state_dict())) != record.base_hash:
-        raise ModelError(
-            f"the original is not the model that was swapped: its weights are not those of {record.base_name!r} as "
-            "they were then. Load that base, in the same dtype."
-        )
-    return record
-
-
 def distil_(
     model: nn.Module, original: nn.Module, text: Text, settings: RecoverSettings, run: Run, *, seed: int
 ) -> RecoverReport:
-    """The work of `recover_` on prepared rows. The same call goes on from the last checkpoint in `run.folder`."""
+    """The work of `recover_` on prepared rows, of a pair whose base was checked. The same call goes on from the last
+    checkpoint in `run.folder`."""
     from unnorm.tuning.trainer import TokenTrainer
 
     started = time.perf_counter()
-    record = check_pair(model, original)
+    record = record_of_pair(model, original)
     training = settings.training(text.row_tokens)
     rows_per_step = training.batch_tokens // text.row_tokens
     devices = [next(m.parameters()).device for m in (model, original)]
@@ -221,19 +220,12 @@ def distil_(
     if not kept:
         model.load_state_dict(start)
     report = RecoverReport(
-        kl_before=before.kl,
-        kl_after=after.kl,
-        gap_before=before.gap,
-        gap_after=after.gap,
-        original_loss=before.original_loss,
+        **between(before, after, settings),
         kept=kept,
-        train=settings.train,
         steps=steps[-1]["step"],
         tokens=steps[-1]["train_tokens"],
         parameters=trainable,
         seconds=time.perf_counter() - started,
-        held_out_tokens=after.tokens,
-        reached_target=settings.target is not None and after.gap <= settings.target,
         losses=tuple(step["loss"] for step in steps),
         curve=tuple(meter.log.read()),
     )
@@ -300,15 +292,6 @@ def without_dropout(model: nn.Module, norms: Sequence[nn.Module]) -> Iterator[No
     finally:
         handle.remove()
         model.eval()
-
-
-def _rows(batches: list[Batch]) -> list[Batch]:
-    """Every row by itself, [1, T]."""
-    return [
-        {name: tensor[i : i + 1].cpu() for name, tensor in batch.items()}
-        for batch in batches
-        for i in range(len(batch["input_ids"]))
-    ]
 
 
 def _split(rows: list[Batch]) -> tuple[list[Batch], list[Batch]]:

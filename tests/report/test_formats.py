@@ -49,7 +49,9 @@ def test_markdown_has_every_section_and_says_doubts(made):
 def test_a_card_can_be_put_into_a_card(made):
     text = FORMATS["card"](made)
     assert text.startswith("## Results\n")
-    assert "| strategy | arm | seeds |" in text
+    assert "| strategy | arm | tokens before | seeds |" in text
+    assert "| full | dyt | 30,720 |" in text
+    assert "| full | dyt-bare | 0 |" in text
     assert "NOT MATCHED" in text
 
 
@@ -62,5 +64,5 @@ def test_what_a_study_holds_is_escaped(made):
     tex = FORMATS["tex"](named)
     assert r"\$\textbackslash{}input\{x\}\$" in tex
     assert "\\input" not in tex.replace(r"\textbackslash{}input", "")
-    assert r"\begin{tabular}{llrrrrrr}" in tex
+    assert r"\begin{tabular}{llrrrrrrr}" in tex
     assert tex.count(r" \\") == 7

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from unnorm.surgery.recover import RecoverReport
 
 from evaluation.preference.made import MadeJudge, better_wins, write_answers
 from unnorm import DyT
@@ -25,6 +24,7 @@ from unnorm.foundation import atomic
 from unnorm.study.view import CellView, PairView, StudyView
 from unnorm.surgery.calibrate import CalibrationReport, SiteFit
 from unnorm.surgery.site_sample import sample_site
+from unnorm.tuning.recover import RecoverReport
 
 ARMS, STRATEGIES = ["original", "dyt-bare", "dyt"], ["frozen", "full"]
 SITES = [f"layers.{block}.{name}" for block in range(3) for name in ("input_layernorm", "post_attention_layernorm")]

@@ -107,7 +107,8 @@ def work_through(
 def folders_of(work: Work) -> list[TaskFolder]:
     """Where the leases of all tasks are, whether there are any yet or not."""
     pairs = pairs_of(work.planned, work.reference)
-    owns = [TaskFolder(one.folder) for one in [*starts_of(work.planned), *work.planned]]
+    starts = [TaskFolder(start.folder) for start in starts_of(work.planned)]
+    owns = [*starts, *(TaskFolder(cell.folder) for cell in work.planned)]
     return [*owns, *folders(work.planned, pairs, work.after)]
 
 

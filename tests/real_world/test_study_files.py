@@ -299,7 +299,7 @@ def judged(text: str, keyed: bool) -> None:
     for pydantics in ("Input should be", "Value error", "Field required", "valid list", "[type="):
         assert pydantics not in message
     if keyed:  # the key that it is about, or what is wrong with the text itself
-        at_key = re.match(r"x\.yaml, line \d+: [^:]+: ", message)
+        at_key = re.match(r"x\.yaml, line \d+: .+?: ", message, re.DOTALL)  # a key may hold ":" and line ends
         assert at_key or re.search(r"a study is a mapping|U\+0000|which is not set|the key |second time", message), (
             message
         )

@@ -50,6 +50,8 @@ def test_a_card_can_be_put_into_a_card(made):
     text = FORMATS["card"](made)
     assert text.startswith("## Results\n")
     assert "| strategy | arm | tokens before | seeds |" in text
+    assert "| full | dyt | 30,720 |" in text
+    assert "| full | dyt-bare | 0 |" in text
     assert "NOT MATCHED" in text
 
 

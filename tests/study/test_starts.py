@@ -17,11 +17,12 @@ from unnorm.data.settings import DataSettings
 from unnorm.foundation.errors import Interrupted, NonFiniteError
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.report.figures import figures
-from unnorm.report.formats import text_table
+from unnorm.report.formats import FORMATS, text_table
+from unnorm.report.page import pages
 from unnorm.report.summary import summary
 from unnorm.study import make_start
 from unnorm.study.arms import arm_from
-from unnorm.study.audit import audit_plan
+from unnorm.study.audit import audit_plan, noted_in_words
 from unnorm.study.cell import CellSettings
 from unnorm.study.estimate_start import estimate_start
 from unnorm.study.events import read_events
@@ -284,6 +285,10 @@ def test_the_tokens_of_a_start_are_named_in_audit_and_tables(made):
             f"tokens before training: {recovery['tokens']:,} (rows; all; {gap}) against 0",
         ]
     assert any(f"{recovery['tokens']:,} (rows; all; {gap})" in line for line in summary(view))
+    told = f"dyt-learnt against original: tokens before training: {recovery['tokens']:,} (rows; all; {gap}) against 0"
+    assert noted_in_words(view.audit) == [f"{told} (4 comparisons)"]
+    assert f"but for what is noted:\n\n- Noted: {told} (4 comparisons)." in FORMATS["md"](view)
+    assert f"<li>Noted: {told} (4 comparisons)</li>" in pages(view, [])["index.html"].decode()
     head, *lines = text_table(view)
     before = {line[head.index("arm")]: line[head.index("tokens before")] for line in lines}
     assert before == {"original": "0", "dyt-learnt": f"{recovery['tokens']:,}"}

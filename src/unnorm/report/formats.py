@@ -11,7 +11,7 @@ from unnorm.foundation.terminal import plain
 from unnorm.report.summary import summary
 from unnorm.report.table import COLUMNS, latencies, results
 from unnorm.report.wording import signed, signed_interval
-from unnorm.study.audit import doubt_of
+from unnorm.study.audit import doubt_of, noted_in_words
 from unnorm.study.results import rows_of
 from unnorm.study.tables import as_csv
 from unnorm.study.view import StudyView
@@ -163,15 +163,18 @@ def _audit(study: StudyView) -> list[str]:
     if study.audit["matched"] is None:
         return ["Nothing could be compared yet."]
     wrong = [c for c in study.audit["comparisons"] if not c["matched"]]
+    noted = [f"- Noted: {_md(line)}." for line in noted_in_words(study.audit)]
     if not wrong:
-        return [
-            f"Matched in {len(study.audit['comparisons'])} comparisons: they differ in the arm and in nothing else."
-        ]
+        matched = (
+            f"Matched in {len(study.audit['comparisons'])} comparisons: they differ in the arm and in nothing else"
+        )
+        return [f"{matched}, but for what is noted:", "", *noted] if noted else [f"{matched}."]
     where = (
         (c["model"], c["dataset"], c["strategy"], f"seed {c['seed']}", f"{c['arm']} against {c['against']}")
         for c in wrong
     )
-    return [f"- {_md(' / '.join(w))}: {_md('; '.join(c['differences']))}" for w, c in zip(where, wrong, strict=True)]
+    lines = [f"- {_md(' / '.join(w))}: {_md('; '.join(c['differences']))}" for w, c in zip(where, wrong, strict=True)]
+    return [*lines, *noted]
 
 
 def _reproduce(study: StudyView) -> list[str]:

@@ -21,6 +21,7 @@ from unnorm.report.figures import Figure, figures
 from unnorm.report.formats import table_caption, text_table
 from unnorm.report.summary import summary
 from unnorm.report.theme import HATCH_PATTERN, looks
+from unnorm.study.audit import noted_in_words
 from unnorm.study.results import rows_of
 from unnorm.study.view import StudyView
 
@@ -89,6 +90,7 @@ def pages(study: StudyView, drawn: Sequence[Figure], *, live: str = "") -> dict[
         apart=[(name, group["title"], len(group["items"])) for name, group in zip(apart, answers, strict=False)],
         calibrations=_calibrations(study),
         failures=[cell for cell in study.cells if cell.error],
+        noted=noted_in_words(study.audit),
         unmatched=[c for c in study.audit["comparisons"] if not c["matched"]],
         other_speeds=_other_speeds(study),
     )

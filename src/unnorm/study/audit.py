@@ -4,6 +4,7 @@ A learning rate that the study's own search found for each arm is no difference:
 noted, and shown. So are the tokens that a recovered start learnt from: they belong to the arm, and the other had none.
 """
 
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,15 @@ def matched_at(audit: Mapping[str, Any], places: Container[Place]) -> bool | Non
     """Whether an audit found all comparisons of the arms at `places` matched; None where it has none of them."""
     found = [c["matched"] for c in audit["comparisons"] if Place(*(c[axis] for axis in Place._fields)) in places]
     return all(found) if found else None
+
+
+def noted_in_words(audit: Mapping[str, Any]) -> list[str]:
+    """What an audit noted and does not hold against an arm, each once, as lines for people."""
+    counts = Counter((c["arm"], c["against"], line) for c in audit["comparisons"] for line in c.get("noted", ()))
+    return [
+        f"{arm} against {against}: {line} ({count} comparison{'s' * (count > 1)})"
+        for (arm, against, line), count in counts.items()
+    ]
 
 
 def doubt_of(matched: bool | None, complete: bool) -> str:

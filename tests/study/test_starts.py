@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import unnorm
+from cli.test_main import call
 from study.small_study import run_text, study_text, table
 from unnorm.data.settings import DataSettings
 from unnorm.foundation.errors import Interrupted, NonFiniteError
@@ -140,6 +141,7 @@ RUN = """
 import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
+from cli.test_main import call
 from study.small_study import run_text
 run_text(sys.argv[1], Path(sys.argv[2]))
 """
@@ -318,6 +320,27 @@ def test_a_start_is_listed_before_and_after_it_is_made(made, bases, data_file, t
     assert {line for c in audit["comparisons"] for line in c["noted"]} == {
         "tokens before training: 1,200 (rows; all) against 0"
     }
+
+
+def test_plan_and_status_list_the_starts_for_people(made, bases, data_file, tmp_path, capfd):
+    text, ledger = made
+    file = tmp_path / "small.yaml"
+    file.write_text(text)
+    name = f"{Path(bases['gpt2']).name} / dyt-learnt"
+    told = json.loads(call(capfd, "study", "status", str(file), "--ledger", str(ledger), "--json")[1])
+    (start,) = told["starts"]
+    assert (start["state"], start["arms"], start["key"]) == ("done", ["dyt-learnt"], starts(ledger)[0].name)
+    _, out, _ = call(capfd, "study", "status", str(file), "--ledger", str(ledger))
+    assert "1 of 1 recovered starts done" in out
+    assert name.split(" / ")[-1] in out
+    planned = json.loads(call(capfd, "study", "plan", str(file), "--ledger", str(tmp_path / "new"), "--json")[1])
+    (start,) = planned["starts"]
+    assert (start["start"], start["state"], start["tokens"], start["steps"]) == (name, "waiting", 1200, 10)
+    cells = sum(cell["estimated_seconds"] for cell in planned["cells"])
+    assert planned["estimated_seconds_left"] == pytest.approx(start["estimated_seconds"] + cells)
+    _, out, err = call(capfd, "study", "plan", str(file), "--ledger", str(tmp_path / "new"))
+    assert "recovered starts" in out
+    assert "tokens before training: 1,200 (rows; all) against 0" in " ".join((out + err).split())
 
 
 @pytest.fixture

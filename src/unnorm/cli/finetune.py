@@ -18,7 +18,7 @@ def finetune(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The base: a hub id or a folder.")],
     data: Annotated[str, typer.Option(metavar="DATA", help=o.DATA_HELP)],
     out: Annotated[Path, typer.Option(help="Folder of the run. An interrupted run in it is resumed.")],
-    to: Annotated[str, typer.Option(help="The arm: original, dyt (calibrated) or dyt-bare.")] = "dyt",
+    to: Annotated[str, typer.Option(help="The arm: original, dyt (calibrated), dyt-recovered, dyt-bare, ...")] = "dyt",
     strategy: Annotated[str, typer.Option(help="What trains: frozen, selective or full.")] = "frozen",
     alpha: Annotated[str, typer.Option(help="scalar: one α a site; channel: one a channel.")] = "scalar",
     tokens: Annotated[int, typer.Option(min=1, help="Training tokens.")] = 1_000_000,

@@ -94,7 +94,7 @@ def _by_channel(norm: dict[str, Any]) -> dict[str, Any]:
 _CALIBRATE = {"tokens": "calibration_tokens", "mode": "mode", "outliers": "outliers", "correct": "correct"}
 _OWN = ("calibrate", "inherit", "recover", "start")
 """Settings of an arm that are none of its norm."""
-_ENDINGS = ("", "-corrected", "-bare", "-inherit")
+_ENDINGS = ("", "-corrected", "-recovered", "-bare", "-inherit")
 
 
 def arm_from(entry: str | Mapping[str, Any]) -> Arm:

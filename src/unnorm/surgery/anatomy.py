@@ -19,8 +19,9 @@ from unnorm.foundation.errors import DataError, ModelError
 from unnorm.metrics.batches import counted_tokens
 from unnorm.norms.curve import CurveNorm
 from unnorm.norms.dyt import DyT
-from unnorm.surgery.anatomy_verdict import LARGE_CHANNEL, LARGE_TOKEN, SiteAnatomy, Verdict, verdict
+from unnorm.surgery.anatomy_verdict import LARGE_CHANNEL, SiteAnatomy, Verdict, verdict
 from unnorm.surgery.inputs import Inputs, as_batches, firsts
+from unnorm.surgery.outliers import LARGE_TOKEN
 from unnorm.surgery.passes import hooked, run
 from unnorm.surgery.sites import Site, find_sites
 from unnorm.surgery.spread import Spread

@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-SINK, LARGE_TOKEN, LARGE_CHANNEL = 20.0, 5.0, 10.0
-"""From how many times the median on position 0 is called a sink, another token large, a channel large."""
+from unnorm.surgery.outliers import LARGE_TOKEN
+
+SINK, LARGE_CHANNEL = 20.0, 10.0
+"""From how many times the median on position 0 is called a sink, a channel large."""
 _NAMED = 6
 
 

@@ -24,7 +24,7 @@ from unnorm.norms.spec import Fit, Norm, NormSpec
 from unnorm.surgery.blockwise import fit_blockwise
 from unnorm.surgery.correct import Correct, Corrector, LayerFix
 from unnorm.surgery.inputs import Inputs, as_batches, as_one_batch, counted, counted_rows, tokens_in
-from unnorm.surgery.outliers import without_outliers
+from unnorm.surgery.outliers import large_share, without_outliers
 from unnorm.surgery.parallel import fit_parallel
 from unnorm.surgery.passes import hooked, run
 from unnorm.surgery.site_sample import SiteSample, sample_site
@@ -39,6 +39,7 @@ Mode = Literal["one-pass", "sequential", "parallel"]
 class SiteFit:
     """How the new norm fits at one site: share of variance explained, α, share of saturated activations, seconds.
 
+    large: share of tokens that are more than five times the median one's size, of all that came, fitted to or not.
     sample: some of the activations that it was fitted to; None in mode `parallel`, which keeps none.
     """
 
@@ -47,6 +48,7 @@ class SiteFit:
     alpha: float | None
     saturation: float
     seconds: float
+    large: float = 0.0
     sample: SiteSample | None = None
 
 
@@ -116,11 +118,11 @@ def calibrate(
         norms[path] = specs[path].build(x.shape[-1], x.device)
         result = specs[path].fit_(norms[path], *without_outliers(x, y, outliers))
         seconds = time.perf_counter() - before
-        note(path, result, seconds, sample_site(norms[path], x, y, centred=centred[path]))
+        note(path, result, seconds, large_share(x), sample_site(norms[path], x, y, centred=centred[path]))
         return norms[path]
 
-    def note(path: str, result: Fit, seconds: float, sample: SiteSample | None = None) -> None:
-        fits[path] = SiteFit(path, result.r2, result.alpha, result.saturation, seconds, sample)
+    def note(path: str, result: Fit, seconds: float, large: float, sample: SiteSample | None = None) -> None:
+        fits[path] = SiteFit(path, result.r2, result.alpha, result.saturation, seconds, large, sample)
 
     several = list(specs) if mode == "parallel" else called_at_several_places(model, list(specs), batches[0])
     rest = [path for path in specs if path not in several]

@@ -1,6 +1,10 @@
 """A swap in closed form whose every step is measured: none may end worse than the step before it.
 
-bare -> calibrated -> its largest tokens left out, where asked for -> layers corrected, where asked for
+bare -> calibrated -> its largest tokens left out, where asked for or where there are large ones -> layers corrected,
+where asked for
+
+A token far larger than the rest (an attention sink) counts in a least-squares fit as thousands of others do. On
+SmolLM2-135M-Instruct, fitted to packed rows, leaving 2 % of tokens out is the difference between 69 and 12.5 nats.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +18,9 @@ from unnorm.surgery.calibrate import Mode
 from unnorm.surgery.correct import Correct
 from unnorm.surgery.inputs import Inputs
 from unnorm.surgery.swap import SwapReport, swap_, unswap_
+
+_MOST = 0.05
+"""Share of tokens that are left out unasked, at most."""
 
 
 @dataclass(frozen=True)
@@ -41,32 +48,40 @@ def swap_stepwise_(
     """Swap `model` in place by the last step that ends no worse than the one kept before it.
 
     As `swap_`, with every step measured by `loss`, nats a token of a model on tokens that no step is fitted to. A loss
-    that is no number counts as worse. Returns the report of the step that was kept, and all steps.
+    that is no number counts as worse. outliers: the share of tokens to leave out; 0 tries without those that are large,
+    where the calibration meets any. Layers are corrected from the fit that was kept. Returns the report of the step
+    that was kept, and all steps.
     """
     batches = calibrate_on if isinstance(calibrate_on, Mapping) or hasattr(calibrate_on, "ndim") else list(calibrate_on)
-    asked: dict[str, dict[str, Any]] = {
-        "bare": {"calibrate_on": None},
-        "calibrated": {"calibrate_on": batches, "mode": mode},
-    }
-    if outliers:
-        asked["outliers left out"] = {**asked["calibrated"], "outliers": outliers}
-    if correct != "none":
-        before = asked["outliers left out"] if outliers else asked["calibrated"]
-        asked["layers corrected"] = {**before, "correct": correct}
     steps: list[Step] = []
-    best, standing = "", ""
-    least = float("inf")
-    for name, options in asked.items():
-        if standing:
-            unswap_(model)
-        report = swap_(model, specs, **options)
-        standing = name
-        found = loss(model)
-        kept = not best or found <= least
-        steps.append(Step(name, found, kept))
-        if kept:
-            best, least = name, found if found == found else float("inf")
-    if standing != best:
+    kept: dict[str, Any] = {"calibrate_on": None}
+    report = swap_(model, specs, **kept)
+    least = loss(model)
+    steps.append(Step("bare", least, kept=True))
+    standing = kept
+
+    def attempt(name: str, options: dict[str, Any]) -> SwapReport:
+        nonlocal kept, least, standing, report
         unswap_(model)
-        report = swap_(model, specs, **asked[best])
+        made, standing = swap_(model, specs, **options), options
+        found = loss(model)
+        better = found <= least or least != least
+        steps.append(Step(name, found, better))
+        if better:
+            kept, least, report = options, found, made
+        return made
+
+    fitted: dict[str, Any] = {"calibrate_on": batches, "mode": mode}
+    made = attempt("calibrated", fitted)
+    share = outliers or max((site.large for site in made.calibration.sites), default=0.0)  # type: ignore[union-attr]
+    if share:
+        attempt(
+            "outliers left out" if outliers else "large tokens left out",
+            {**fitted, "outliers": outliers or min(share, _MOST)},
+        )
+    if correct != "none":
+        attempt("layers corrected", {**(fitted if kept["calibrate_on"] is None else kept), "correct": correct})
+    if standing is not kept:
+        unswap_(model)
+        report = swap_(model, specs, **kept)
     return report, tuple(steps)

@@ -6,6 +6,9 @@ squares, may then serve that one token.
 
 import torch
 
+LARGE_TOKEN = 5.0
+"""From how many times the median token's size on a token is called large."""
+
 
 def without_outliers(x: torch.Tensor, y: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
     """x, y [N, C] without the `share` of tokens at which x is largest (in root mean square)."""
@@ -14,6 +17,12 @@ def without_outliers(x: torch.Tensor, y: torch.Tensor, share: float) -> tuple[to
     size = x.float().square().mean(-1)
     keep = size <= threshold(size, share)
     return x[keep], y[keep]
+
+
+def large_share(x: torch.Tensor) -> float:
+    """Share of the tokens x [N, C] that are large (in root mean square)."""
+    size = x.float().square().mean(-1).sqrt()
+    return float((size > LARGE_TOKEN * size.median()).double().mean())
 
 
 def threshold(size: torch.Tensor, share: float) -> torch.Tensor:

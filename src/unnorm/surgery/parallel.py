@@ -17,7 +17,7 @@ from unnorm.norms.affine import SEARCH_TOKENS, AffineNorm, AffineSpec
 from unnorm.norms.affine_fit import Moments
 from unnorm.norms.spec import Fit, Norm, NormSpec
 from unnorm.surgery.inputs import counted, counted_rows
-from unnorm.surgery.outliers import threshold
+from unnorm.surgery.outliers import large_share, threshold
 from unnorm.surgery.passes import hooked, run
 
 
@@ -27,6 +27,7 @@ class _Sums:
     def __init__(self, spec: AffineSpec, x: torch.Tensor, share: float) -> None:
         size = x.float().square().mean(-1)
         self.limit = threshold(size, share) if share else None
+        self.large = large_share(x)
         kept = x if self.limit is None else x[size <= self.limit]
         self.some = kept[:: -(-len(kept) // SEARCH_TOKENS)].float()
         self.spec = spec
@@ -55,9 +56,10 @@ def fit_parallel(
     specs: Mapping[str, NormSpec],
     batches: list[dict[str, torch.Tensor]],
     share: float,
-    note: Callable[[str, Fit, float], None],
+    note: Callable[[str, Fit, float, float], None],
 ) -> dict[str, Norm]:
-    """Fitted norms by path. share: of outlier tokens to leave out, judged by the first batch."""
+    """Fitted norms by path. share: of outlier tokens to leave out, judged by the first batch. note: told path, fit,
+    seconds and the first batch's share of large tokens."""
     foreign = sorted({spec.norm for spec in specs.values() if not isinstance(spec, AffineSpec)})
     if foreign:
         raise SettingsError(
@@ -86,5 +88,5 @@ def fit_parallel(
     norms: dict[str, Norm] = {}
     for path in (path for path in specs if path in sums):
         norms[path], fit = sums[path].finish()
-        note(path, fit, sums[path].seconds)
+        note(path, fit, sums[path].seconds, sums[path].large)
     return norms

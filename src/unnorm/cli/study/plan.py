@@ -8,19 +8,21 @@ from unnorm.cli.study.options import LEDGER, Ledger, StudyFile, cell_name
 if TYPE_CHECKING:
     from unnorm.study.estimate import Estimate
     from unnorm.study.plan import Planned
+    from unnorm.study.recovered_start import PlannedStart
+    from unnorm.study.workbench import Workbench
 
 
 def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) -> None:
     """Show every cell: what trains, tokens, steps, time and memory from a measured step, what is done, and the audit.
 
-    Trains nothing. With `tune`, the tries of the search are listed first.
+    Trains nothing. Recovered starts, and with `tune` the tries of the search, are listed first.
     """
     from unnorm.foundation.precision import line_of
     from unnorm.study import threads
     from unnorm.study.audit import audit_plan
     from unnorm.study.estimate import estimates
     from unnorm.study.ledger import check_format
-    from unnorm.study.plan import place_of, plan_study
+    from unnorm.study.plan import place_of, plan_study, starts_of
     from unnorm.study.spec import read_spec
     from unnorm.study.workbench import Workbench
 
@@ -31,7 +33,10 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
     threads.recall(ledger / spec.name)
     bench = Workbench(quiet=json)
     planned = plan_study(spec, ledger, bench)
-    say(f"{len(planned.search) + len(planned.cells)} cells; measuring one training step of each kind")
+    to_make = starts_of([*planned.search, *planned.cells])
+    also = f" and {len(to_make)} recovered starts" if to_make else ""
+    say(f"{len(planned.search) + len(planned.cells)} cells{also}; measuring one training step of each kind")
+    starts = _start_records(to_make, bench)
     search = _records(planned.search, estimates(planned.search, bench))
     cells = _records(planned.cells, estimates(planned.cells, bench))
     resolved = {place_of(cell.settings): cell.resolved for cell in planned.cells}
@@ -39,12 +44,21 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
     arms = [arm.id for arm in spec.resolved_arms()]
     audit = audit_plan(resolved, arms, folders=folders, tuned=spec.tune is not None)
     waiting = [place_of(settings)._asdict() for settings in planned.pending]
-    left = sum(record["estimated_seconds"] for record in search + cells if record["state"] != "done")
+    left = sum(record["estimated_seconds"] for record in starts + search + cells if record["state"] != "done")
     if json:
-        found = {"study": spec.name, "cells": cells, "search": search, "waiting_for_search": waiting, "audit": audit}
+        found = {
+            "study": spec.name,
+            "starts": starts,
+            "cells": cells,
+            "search": search,
+            "waiting_for_search": waiting,
+            "audit": audit,
+        }
         emit_json({**found, "estimated_seconds_left": left})
         return
     columns = ["cell", "state", "trains", "tokens", "steps", "minutes", "GiB"]
+    if starts:
+        emit_table("recovered starts", columns, [_row(r, r["start"]) for r in starts], align_right_from=3)
     if search:
         rows = [
             [f"{row[0]}, rate {r['learning_rate']:g}", *row[1:]] for row, r in zip(_rows(search), search, strict=True)
@@ -79,23 +93,45 @@ def _records(planned: "list[Planned]", found: "list[Estimate]") -> list[dict[str
     ]
 
 
-def _rows(records: list[dict[str, Any]]) -> list[list[str]]:
+def _start_records(to_make: "list[PlannedStart]", bench: "Workbench") -> list[dict[str, Any]]:
+    from unnorm.study.estimate_start import estimate_start
+    from unnorm.study.ledger import standing_of_start
+
+    found = [(start, estimate_start(start, bench)) for start in to_make]
     return [
-        [
-            cell_name(r),
-            str(r["state"]),
-            " + ".join(f"{n:,} {group}" for group, n in r["trainable_parameters"].items()),
-            f"{r['tokens']:,}",
-            f"{r['steps']:,}",
-            f"{r['estimated_seconds'] / 60:.1f}",
-            f"{r['memory_bytes'] / 2**30:.1f}",
-        ]
-        for r in records
+        {
+            "start": f"{start.settings.model_name} / {start.settings.arm.id}",
+            "key": start.key,
+            "data": start.settings.data_names,
+            "state": standing_of_start(start.folder).state,
+            "trainable_parameters": {start.settings.wanted.train: estimate.trainable_parameters},
+            "tokens": estimate.tokens,
+            "steps": estimate.steps,
+            "estimated_seconds": estimate.seconds,
+            "memory_bytes": estimate.memory_bytes,
+        }
+        for start, estimate in found
+    ]
+
+
+def _rows(records: list[dict[str, Any]]) -> list[list[str]]:
+    return [_row(record, cell_name(record)) for record in records]
+
+
+def _row(record: dict[str, Any], name: str) -> list[str]:
+    return [
+        name,
+        str(record["state"]),
+        " + ".join(f"{n:,} {group}" for group, n in record["trainable_parameters"].items()),
+        f"{record['tokens']:,}",
+        f"{record['steps']:,}",
+        f"{record['estimated_seconds'] / 60:.1f}",
+        f"{record['memory_bytes'] / 2**30:.1f}",
     ]
 
 
 def _say_audit(audit: dict[str, Any]) -> None:
-    from unnorm.study.audit import elsewhere_in_words
+    from unnorm.study.audit import elsewhere_in_words, noted_in_words
 
     unmatched = [c for c in audit["comparisons"] if not c["matched"]]
     if audit["matched"] is None:
@@ -106,5 +142,5 @@ def _say_audit(audit: dict[str, Any]) -> None:
         say(f"audit: NOT MATCHED: {cell_name(comparison)} against {comparison['against']}:")
         for line in comparison["differences"]:
             say(f"  {line}")
-    for line in elsewhere_in_words(audit["elsewhere"]):
+    for line in [*noted_in_words(audit), *elsewhere_in_words(audit["elsewhere"])]:
         say(f"audit: {line}")

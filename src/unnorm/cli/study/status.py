@@ -9,9 +9,10 @@ from unnorm.cli.output import JsonOption, emit_json, print_table, table_of
 from unnorm.cli.study.options import LEDGER, Ledger, StudyFile, cell_name, view_of
 
 if TYPE_CHECKING:
-    from unnorm.study.status import CellStatus
+    from unnorm.study.status import CellStatus, StartStatus
 
 _COLUMNS = ("cell", "state", "step", "train loss", "who", "heartbeat", "why")
+_START_COLUMNS = ("recovered start", "state", "tokens", "KL", "gap", "who", "heartbeat", "why")
 
 
 def status(
@@ -20,10 +21,10 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Show the state of every cell, who runs it, and why failed ones failed. Reads only."""
+    """Show the state of every cell and recovered start, who runs it, and why failed ones failed. Reads only."""
     from unnorm.foundation.errors import SettingsError
     from unnorm.study.lease import Watch
-    from unnorm.study.status import LOOK_SECONDS, status_of
+    from unnorm.study.status import LOOK_SECONDS, status_of, status_of_starts
 
     if watch and json:
         raise SettingsError("--watch is for people; call status --json as often as you like instead.")
@@ -32,26 +33,31 @@ def status(
     if watch:
         _watch(study, ledger, eyes, LOOK_SECONDS)
         return
-    cells = status_of(view, eyes)
+    cells, starts = status_of(view, eyes), status_of_starts(view, eyes)
     if json:
-        emit_json({"study": view.name, "cells": [_record(cell) for cell in cells]})
+        found = {"starts": [start._asdict() for start in starts], "cells": [_record(cell) for cell in cells]}
+        emit_json({"study": view.name, **found})
         return
+    if starts:
+        print_table(_table_of_starts(view.name, starts))
     print_table(_table(view.name, cells))
 
 
 def _watch(study: Path, ledger: Path, eyes: Any, seconds: float) -> None:
     import time
 
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.live import Live
 
-    from unnorm.study.status import status_of
+    from unnorm.study.status import status_of, status_of_starts
 
     with Live(console=Console(), auto_refresh=False) as live:
         try:
             while True:
                 view = view_of(study, ledger, logs=False)
-                live.update(_table(view.name, status_of(view, eyes)), refresh=True)
+                starts = status_of_starts(view, eyes)
+                above = [_table_of_starts(view.name, starts)] if starts else []
+                live.update(Group(*above, _table(view.name, status_of(view, eyes))), refresh=True)
                 time.sleep(seconds)
         except KeyboardInterrupt:
             return
@@ -72,8 +78,7 @@ def _table(name: str, cells: "list[CellStatus]") -> Any:
             cell.state,
             str(cell.step or ""),
             f"{cell.loss:.4f}" if cell.loss is not None else "",
-            f"{cell.host} {cell.pid}" if cell.host else "",
-            f"{cell.heartbeat_seconds:.0f} s ago" if cell.heartbeat_seconds is not None else "",
+            *_whose(cell),
             "; ".join(_reasons(cell)),
         ]
         for cell in cells
@@ -82,8 +87,34 @@ def _table(name: str, cells: "list[CellStatus]") -> Any:
     return table_of(f"{name}: {done} of {len(rows)} cells done", _COLUMNS, rows, align_right_from=9)
 
 
+def _table_of_starts(name: str, starts: "list[StartStatus]") -> Any:
+    rows = [
+        [
+            f"{start.model} / {', '.join(start.arms)}",
+            start.state,
+            f"{start.train_tokens:,} of {start.tokens:,}",
+            f"{start.loss:.4f}" if start.loss is not None else "",
+            f"{start.gap:+.1%}" if start.gap is not None else "",
+            *_whose(start),
+            "; ".join(_failed(start)),
+        ]
+        for start in starts
+    ]
+    done = sum(start.state == "done" for start in starts)
+    return table_of(f"{name}: {done} of {len(rows)} recovered starts done", _START_COLUMNS, rows, align_right_from=9)
+
+
+def _whose(task: "CellStatus | StartStatus") -> list[str]:
+    seconds = task.heartbeat_seconds
+    return [f"{task.host} {task.pid}" if task.host else "", f"{seconds:.0f} s ago" if seconds is not None else ""]
+
+
+def _failed(task: "CellStatus | StartStatus") -> list[str]:
+    return [": ".join(part for part in (task.failure, task.error) if part)] if task.failure or task.error else []
+
+
 def _reasons(cell: "CellStatus") -> list[str]:
-    reasons = [": ".join(part for part in (cell.failure, cell.error) if part)] if cell.failure or cell.error else []
+    reasons = _failed(cell)
     for name, (state, failure, error) in cell.stages.items():
         if state != "done":
             reasons.append(f"{name} {state}" + (f": {failure}: {error}" if error else ""))

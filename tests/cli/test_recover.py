@@ -12,7 +12,7 @@ from conftest import tiny_model
 from sinks import sink_model, toy_text
 from unnorm.cli.amounts import share, token_count
 from unnorm.foundation.errors import SettingsError
-from unnorm.study.recovery import parse_data
+from unnorm.study.recovery import held_out_for, parse_data
 from unnorm.tuning.trainer import TokenTrainer
 
 TEMPLATE = ("--template", "alpaca-short")
@@ -59,6 +59,9 @@ def test_recover_closes_in_saves_and_is_not_done_twice(capsys, swapped, bases, d
     assert found["kl_after"] < found["kl_before"]
     assert found["data"][0]["tokens"] >= 2560
     assert "tokens to learn from" in err
+    assert "training computes in" in err
+    assert "computing on" in err
+    assert json.loads((out / "recover.json").read_text())["threads"] == torch.get_num_threads()
     manifest = json.loads((out / "model" / "unnorm.json").read_text())
     assert manifest["recovered"]["train"] == "all"
     assert manifest["measured"]["gap"] == found["gap_after"]
@@ -186,6 +189,10 @@ def test_amounts_as_people_write_them():
     for wrong in ("", "0", "-1%", "one", "%"):
         with pytest.raises(SettingsError, match="--target"):
             share(wrong, "--target")
+
+
+def test_fewer_tokens_are_measured_on_fewer():
+    assert [held_out_for(tokens) for tokens in (1_000, 100_000, 500_000, 10_000_000)] == [2048, 2048, 10_000, 20_000]
 
 
 def test_data_with_weights(tmp_path):

@@ -47,10 +47,11 @@ def test_a_machine_of_fewer_cores_measures_for_itself(four_cores, monkeypatch, t
     assert threads.settle("abc", None).number == 2
 
 
-def test_a_cell_goes_on_with_the_threads_it_began_with(four_cores, bases, data_file, tmp_path):
+def test_a_cell_goes_on_with_the_threads_it_began_with(four_cores, bases, data_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(fine_tune, "with_fewer_rows", lambda *arguments, **named: {})
     bench = Workbench(quiet=True)
     settings = settled(settings_of(bases["gpt2"], data_file), bench)
-    cell_of(settings, bench)
+    cell, _ = cell_of(settings, bench)
     start = ("a key", "a start that two threads made")
     for began, left in (({}, start), ({"threads": 2}, start), ({"threads": 4, "rows_per_forward": 1}, None)):
         folder = tmp_path / str(began.get("threads"))
@@ -58,7 +59,7 @@ def test_a_cell_goes_on_with_the_threads_it_began_with(four_cores, bases, data_f
         atomic.write_json(folder / "attempt.json", began)
         torch.set_num_threads(2)
         bench._kept["start"] = start
-        fine_tune._go_on_with_threads(began, folder, bench, settings)
+        fine_tune.fine_tune(settings, cell, folder, bench, fine_tune.Hooks())
         assert torch.get_num_threads() == began.get("threads", 2)
         assert atomic.read_json(folder / "attempt.json") == {"threads": 2, **began}
         assert bench._kept.get("start") == left, "what another number of threads has fitted is fitted again"

@@ -36,7 +36,9 @@ def recover(
     norm_learning_rate: Annotated[float | None, typer.Option(help="Of norms, which learn relatively.")] = None,
     lora_rank: Annotated[int, typer.Option(min=1, help="LoRA's r.")] = 16,
     when_out: Annotated[str, typer.Option(help="Where the data run out: again (from the start) or stop.")] = "again",
-    held_out_tokens: Annotated[int, typer.Option(min=64, help="Tokens that the gap is measured on.")] = 20_000,
+    held_out_tokens: Annotated[
+        int | None, typer.Option(min=64, help="Tokens that the gap is measured on. Default: by --tokens, up to 20,000.")
+    ] = None,
     evaluate_every: Annotated[
         str | None, typer.Option(help="Tokens between two measurements. Default: 10 in all.")
     ] = None,

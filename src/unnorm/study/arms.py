@@ -24,7 +24,9 @@ class ArmRecovery(RecoverSettings):
         default=None, min_length=1, description="what to distil on, each NAME or NAME=WEIGHT; default: the cell's data"
     )
     max_length: int | None = Field(default=None, gt=1, description="tokens a row; default: the cell's")
-    held_out_tokens: int = Field(default=20_000, gt=0, description="tokens that the gap is measured on")
+    held_out_tokens: int | None = Field(
+        default=None, gt=0, description="tokens that the gap is measured on; default: by tokens, up to 20,000"
+    )
     seed: int = Field(default=0, ge=0, lt=2**32)
 
 

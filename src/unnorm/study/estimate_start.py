@@ -45,7 +45,7 @@ def estimate_start(start: PlannedStart, bench: Workbench) -> StartEstimate:
     with without_gradients(base.model):
         learns, seconds, measuring, memory = _measure(model, base, batch, start)
     steps = -(-training.tokens // training.batch_tokens)
-    share = settings.wanted.held_out_tokens / batch["input_ids"].numel()
+    share = settings.recovery().measured_tokens / batch["input_ids"].numel()
     looks = 2 + max(10, training.tokens // MEASURED_EVERY)
     whole = steps * seconds + looks * measuring * share
     return StartEstimate(training.tokens, steps, learns, whole, memory)

@@ -10,7 +10,7 @@ from unnorm.foundation.processes import launch
 from unnorm.study.failures import failure_of, free_memory, let_go
 
 T = TypeVar("T")
-_FILE = "attempt.json"
+FILE = "attempt.json"
 
 
 def with_fewer_rows(folder: Path, whole: int, run: Callable[[int], T], *, again: Callable[[int], None]) -> T:
@@ -36,13 +36,13 @@ def with_fewer_rows(folder: Path, whole: int, run: Callable[[int], T], *, again:
     for name in ("steps.jsonl", "evaluations.jsonl"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    atomic.write_json(folder / _FILE, {**begun(folder), "rows_per_forward": fewer})
+    atomic.write_json(folder / FILE, {**begun(folder), "rows_per_forward": fewer})
     return run(fewer)
 
 
 def begun(folder: Path) -> dict[str, Any]:
     """How an earlier attempt began, whose work is gone on with; empty if there was none."""
-    path = folder / _FILE
+    path = folder / FILE
     return dict(atomic.read_json(path)) if path.is_file() else {}
 
 

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from unnorm.artefacts.saving import save
 from unnorm.data.sources import counts_in_words
 from unnorm.evaluation.conversation_scores import score_conversations, write_sums
@@ -23,11 +21,9 @@ from unnorm.evaluation.held_out import evaluate_rows
 from unnorm.foundation import atomic
 from unnorm.foundation.load import OthersLoad
 from unnorm.foundation.processes import is_main
-from unnorm.foundation.threads import use
 from unnorm.study import threads
 from unnorm.study.cell import CellSettings, set_up
 from unnorm.study.environment import run_environment
-from unnorm.study.fewer_rows import begun as earlier
 from unnorm.study.fewer_rows import with_fewer_rows
 from unnorm.study.start import check_rows
 from unnorm.study.start_words import start_tokens
@@ -67,7 +63,9 @@ def fine_tune(
     start: the folder of the recovered start that the cell begins from, if its arm recovers. Where the memory does not
     suffice, it begins once more `with_fewer_rows`, and result.json says so.
     """
-    _go_on_with_threads(earlier(folder), folder, bench, settings)
+    base = bench.base(settings.model)
+    if threads.go_on(folder, base.hash, base.model):
+        bench.let_go_of_start()  # it was fitted on another number of threads
 
     def again(rows: int) -> None:
         bench.let_go_of_start()
@@ -78,19 +76,6 @@ def fine_tune(
         return _fine_tune(settings, cell, folder, bench, hooks, rows, start)
 
     return with_fewer_rows(folder, settings.rows_per_step(), run, again=again)
-
-
-def _go_on_with_threads(begun: dict[str, Any], folder: Path, bench: Workbench, settings: CellSettings) -> None:
-    """Compute on as many threads as the cell began with, or else on those that pay for its base, and remember them."""
-    base = bench.base(settings.model)
-    before = torch.get_num_threads()
-    threads.settle(base.hash, base.model)
-    if "threads" in begun:
-        use(int(begun["threads"]))
-    elif is_main():
-        atomic.write_json(folder / "attempt.json", {**begun, "threads": torch.get_num_threads()})
-    if torch.get_num_threads() != before:
-        bench.let_go_of_start()  # it was fitted on another number of threads
 
 
 class _Ready(NamedTuple):

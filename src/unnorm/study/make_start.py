@@ -4,7 +4,7 @@ start.json         the base, the data and what was hashed, written when it begin
 calibration.json   how the new norms were fitted;  recovery.json  what the distillation did, and from which data
 steps.jsonl        the log of every step;  evaluations.jsonl  the held-out gap at intervals
 checkpoints/       to go on from; the swapped model before it learnt is one of them
-attempt.json       rows a forward, if they are fewer than a step has
+attempt.json       rows a forward, if they are fewer than a step has; threads computed on
 model/             the artefact that cells begin from, at the end
 lease/, events.jsonl, attempt-N/   as of a cell
 """
@@ -20,7 +20,7 @@ from unnorm.data.mixture import Mixture
 from unnorm.data.prepare import Rows
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import StartError
-from unnorm.study import events
+from unnorm.study import events, threads
 from unnorm.study.fewer_rows import with_fewer_rows
 from unnorm.study.lease import Lease, TaskFolder
 from unnorm.study.ledger import standing_of_start
@@ -92,6 +92,8 @@ def check_made(folder: Path) -> None:
 
 def make_start(settings: StartSettings, folder: Path, bench: Workbench, hooks: StartHooks) -> RecoverReport:
     """Make the start in `folder`, or go on with it. Where the memory does not suffice, `with_fewer_rows`."""
+    base = bench.base(settings.model)
+    threads.go_on(folder, base.hash, base.model)
     length = settings.data[0][0].max_length
     whole = settings.recovery().settings.training(length).batch_tokens // length
 

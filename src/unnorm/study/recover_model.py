@@ -1,6 +1,6 @@
 """Recover a saved swapped model into a folder: `unnorm recover`.
 
-OUT/recover.json   the run's name, written when it begins
+OUT/recover.json   the run's name and the threads that it computes on, written when it begins
 OUT/model/         the recovered artefact, at the end;  OUT/result.json  what became of it
 and what `recovery` writes. The same call goes on where an earlier one stopped, and hands back what is finished.
 """
@@ -8,17 +8,20 @@ and what `recovery` writes. The same call goes on where an earlier one stopped, 
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 
 from unnorm.artefacts.loading import open_model
 from unnorm.artefacts.manifest import Manifest, read_manifest
 from unnorm.artefacts.saving import save
-from unnorm.foundation import atomic
+from unnorm.foundation import atomic, threads
 from unnorm.foundation.errors import ArtefactError, ModelError, RunError
+from unnorm.foundation.precision import line_of
 from unnorm.study.recovery import Recovery, Say, recover_run, same_tokenizer
 from unnorm.surgery.base import load_base, load_tokenizer
 from unnorm.surgery.swap import record_of
 from unnorm.tuning.recover import RecoverReport
+from unnorm.tuning.threads import threads_for
 
 _RUN, _RESULT, _MODEL = "recover.json", "result.json", "model"
 
@@ -74,11 +77,13 @@ def _recover(
     model, tokenizer = open_model(swapped)  # in fp32: on many processors bf16 takes forty times as long
     original = load_base(base)
     same_tokenizer(tokenizer, load_tokenizer(base), swapped, base)
+    say(line_of(recovery.settings.precision))
     finished: list[dict[str, Any]] = []
 
     def begun(run: str) -> None:
-        if (out / _RUN).is_file():
-            if atomic.read_json(out / _RUN)["run"] != run:
+        earlier = atomic.read_json(out / _RUN) if (out / _RUN).is_file() else {}
+        if earlier:
+            if earlier["run"] != run:
                 raise ArtefactError(
                     f"{out} holds another recovery: its model, data or settings differ. Give another --out, or delete "
                     "the folder."
@@ -86,7 +91,8 @@ def _recover(
             if (out / _RESULT).is_file():
                 finished.append(atomic.read_json(out / _RESULT))
                 raise _Finished
-        atomic.write_json(out / _RUN, {"run": run, "swapped": swapped, "base": base})
+        number = _compute_on(earlier.get("threads"), original, say)
+        atomic.write_json(out / _RUN, {"run": run, "swapped": swapped, "base": base, "threads": number})
 
     try:
         report, parts = recover_run(
@@ -113,6 +119,18 @@ def _recover(
     result = {**report.to_dict(), "data": data}
     atomic.write_json(out / _RESULT, result)
     return result
+
+
+def _compute_on(begun_with: int | None, original: Any, say: Say) -> int:
+    """Compute on the threads that a recovery began with, as sums are rounded otherwise on more or fewer; or else on
+    those that pay for its original. Returns how many."""
+    if begun_with is not None and begun_with <= threads.most():
+        threads.use(begun_with)
+    else:
+        found = threads_for(original)
+        say(f"computing on {found.describe()}")
+        threads.use(found.number)
+    return torch.get_num_threads()
 
 
 def note_recovery(model: Any, report: RecoverReport, data: list[dict[str, Any]]) -> None:

@@ -39,16 +39,28 @@ Say = Callable[[str], None]
 class Recovery:
     """Everything that shapes a recovery beside the two models.
 
-    data: each data set and its share of the tokens. when_out: what is done where the data run out. blockwise: blocks
-    learn one at a time first, each from up to `BLOCK_TOKENS`; where memory does not suffice for more, that is all.
+    data: each data set and its share of the tokens. held_out_tokens: what the gap is measured on; by `held_out_for`
+    unless given. when_out: what is done where the data run out. blockwise: blocks learn one at a time first, each from
+    up to `BLOCK_TOKENS`; where memory does not suffice for more, that is all.
     """
 
     settings: RecoverSettings
     data: tuple[tuple[DataSettings, float], ...]
-    held_out_tokens: int = 20_000
+    held_out_tokens: int | None = None
     when_out: When = "again"
     seed: int = 0
     blockwise: bool = False
+
+    @property
+    def measured_tokens(self) -> int:
+        """How many the gap is measured on."""
+        return self.held_out_tokens if self.held_out_tokens is not None else held_out_for(self.settings.tokens)
+
+
+def held_out_for(tokens: int) -> int:
+    """Held-out tokens of a recovery from `tokens`: 20,000, or fewer so that measuring a dozen times stays far cheaper
+    than learning."""
+    return min(20_000, max(2_048, tokens // 50))
 
 
 def parse_data(entries: Sequence[str]) -> list[tuple[str, float]]:
@@ -106,7 +118,7 @@ def recover_run(
         say("rows packed into this model would leak into each other: padding instead, one row each")
     mixture = Mixture(recovery.data, tokenizer, packed=packs, quiet=quiet)
     rows = mixture.train(recovery.settings.tokens, recovery.seed, when_out=recovery.when_out)
-    held_out = mixture.held_out(recovery.held_out_tokens)
+    held_out = mixture.held_out(recovery.measured_tokens)
     check_rows(original, rows, held_out)
     for part in mixture.parts:
         say(f"{part.name}: {part.tokens:,} tokens ({part.weight:.0%} of the mixture), {part.passes:.2g} times through")
@@ -122,7 +134,7 @@ def recover_run(
             "precision": training.precision,
             "data": mixture.identity,
             "when_out": recovery.when_out,
-            "held_out_tokens": recovery.held_out_tokens,
+            "held_out_tokens": recovery.measured_tokens,
             "seed": recovery.seed,
             "blockwise": recovery.blockwise,
             "start": hash_digests(digest_tensors(model.state_dict())),

@@ -10,8 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from unnorm.foundation import atomic, threads
+from unnorm.foundation.processes import is_main
 from unnorm.foundation.threads import Threads
+from unnorm.study import fewer_rows
 from unnorm.tuning.threads import threads_for
 
 NAME = "threads.json"
@@ -27,6 +31,18 @@ def settle(base_hash: str, model: Any) -> Threads:
     found = threads.decided() or _found[base_hash]
     threads.use(found.number)
     return found
+
+
+def go_on(folder: Path, base_hash: str, model: Any) -> bool:
+    """Compute on as many threads as what is in `folder` began with, or else on those that pay for its base, and
+    remember them there. Returns whether that is another number than before."""
+    begun, before = fewer_rows.begun(folder), torch.get_num_threads()
+    settle(base_hash, model)
+    if "threads" in begun:
+        threads.use(int(begun["threads"]))
+    elif is_main():
+        atomic.write_json(folder / fewer_rows.FILE, {**begun, "threads": torch.get_num_threads()})
+    return torch.get_num_threads() != before
 
 
 def recall(folder: Path) -> None:

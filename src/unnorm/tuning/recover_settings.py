@@ -19,7 +19,7 @@ RATES: dict[Train, tuple[float, float]] = {
 }
 """Of weights, and of norm parameters, which learn relatively."""
 RECOVER_TOKENS = 10_000_000
-_STEPS, _SMALLEST_STEP, _LARGEST_STEP = 400, 1024, 16384
+_STEPS, _SMALLEST_STEP, _LARGEST_STEP = 400, 512, 16384
 """How many steps a recovery wants at least; and tokens a step."""
 
 
@@ -36,7 +36,7 @@ class RecoverSettings(BaseModel):
         default=None, gt=0, description="stop once the held-out gap is at most this share of the original's loss"
     )
     batch_tokens: int | None = Field(
-        default=None, gt=0, description="tokens a step; default: by tokens, from 1,024 to 16,384"
+        default=None, gt=0, description="tokens a step; default: by tokens, from 512 to 16,384"
     )
     learning_rate: float | None = Field(default=None, gt=0, description="of weights; default: by what trains")
     norm_learning_rate: float | None = Field(default=None, gt=0, description="of norms; default: by what trains")

@@ -6,6 +6,7 @@ from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_mo
 from safetensors.torch import load_file
 
 import unnorm
+from cli.test_main import call, finetune_options
 from conftest import tiny_model, tokens
 from surgery.architectures import architecture, architecture_tokens
 from unnorm import DyT
@@ -252,6 +253,16 @@ def test_a_base_keeps_its_dtype_and_new_norms_are_wide(family, dtype, tmp_path, 
     opened, _ = open_model(str(tmp_path / "m"))  # wide again, as a plain base is opened
     assert {p.dtype for p in opened.parameters()} == {torch.float32}
     torch.testing.assert_close(logits(opened), wide, rtol=0, atol=0.05 * float(wide.std()))
+
+
+def test_a_full_fine_tune_of_a_narrow_base_says_that_it_is_saved_wide(capsys, data_file, tokenizer, tmp_path):
+    tiny_model("llama").to(torch.bfloat16).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    options = finetune_options(tmp_path / "base", data_file, tmp_path / "run", "--strategy", "full", "--to", "dyt-bare")
+    code, _, err = call(capsys, *options)
+    assert code == 0, err
+    assert "saved in float32, in which the weights learnt; the base is in bfloat16" in " ".join(err.split())
+    assert {p.dtype for p in unnorm.load(tmp_path / "run" / "model").parameters()} == {torch.float32}
 
 
 def test_what_is_not_narrow_stays_as_it_is(bases):

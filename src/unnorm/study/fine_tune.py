@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from unnorm.artefacts.saving import save
 from unnorm.data.sources import counts_in_words
 from unnorm.evaluation.conversation_scores import score_conversations, write_sums
@@ -29,6 +31,7 @@ from unnorm.study.start import check_rows
 from unnorm.study.start_words import start_tokens
 from unnorm.study.view import SCORES
 from unnorm.study.workbench import Start, Workbench
+from unnorm.surgery.dtypes import stored_dtype
 from unnorm.tuning import checkpoint
 from unnorm.tuning.run_log import RunLog
 from unnorm.tuning.site_monitor import SiteMonitor, active_norms
@@ -112,6 +115,9 @@ def _fine_tune(
     if not is_main():
         return {}
     hooks.check()
+    dtype = stored_dtype(settings.model)
+    if settings.strategy == "full" and dtype != torch.float32:
+        hooks.say(f"saved in float32, in which the weights learnt; the base is in {str(dtype).removeprefix('torch.')}")
     save(ready.trainer.model, folder / "model", bench.base(settings.model).tokenizer)
     result = _result(settings, cell, ready, ready.trainer.log_file.read(), rows_per_forward)
     result["environment"] = run_environment(load)

@@ -49,7 +49,9 @@ def calibration() -> dict:
         y = torch.nn.functional.layer_norm(x, (16,))
         norm = DyT().build(16)
         fit = DyT().fit_(norm, x, y)
-        fits.append(SiteFit(path, fit.r2, fit.alpha, fit.saturation, 0.01, sample_site(norm, x, y, centred=True)))
+        fits.append(
+            SiteFit(path, fit.r2, fit.alpha, fit.saturation, 0.01, sample=sample_site(norm, x, y, centred=True))
+        )
     return {"sites": [], "specs": {}, "calibration": CalibrationReport(200, 0.5, 0.1, tuple(fits)).to_dict()}
 
 

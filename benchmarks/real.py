@@ -208,6 +208,9 @@ class Bench:
             "dyt-bare": (SCALAR, {"calibrate_on": None}),
             "dyt": (SCALAR, {}),
             "dyt-channel": (CHANNEL, {}),
+            "dyt-channel, 2 % of tokens left out": (CHANNEL, {"outliers": 0.02}),
+            "dyt, 2 % of tokens left out": (SCALAR, {"outliers": 0.02}),
+            "dyt-channel, fitted in parallel": (CHANNEL, {"mode": "parallel"}),
             "dyt-channel, attention sites": (CHANNEL, {"sites": ["attention"]}),
             "dyt-channel, mlp sites": (CHANNEL, {"sites": ["mlp"]}),
             "dyt-channel, final site": (CHANNEL, {"sites": ["final"]}),
@@ -238,7 +241,7 @@ class Bench:
         text = Text(self.text.order(tokens), lambda rows: self.text.batch("train", rows), LENGTH, watched)
         torch.cuda.reset_peak_memory_stats() if self.device.type == "cuda" else None
         with tempfile.TemporaryDirectory() as folder:
-            run = Run(Path(folder), row.name, evaluate_every=max(1, tokens // 6))
+            run = Run(Path(folder), row.name, evaluate_every=max(LENGTH, tokens // (6 if tokens > 100_000 else 1)))
             report = distil_(model, self.original, text, settings, run, seed=0)
         peak = torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else None
         values = report.to_dict()

@@ -16,7 +16,7 @@ from unnorm.study.spec import parse_spec
 from unnorm.study.view import read_study
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "reference" / "study.yaml"
-SMALL = {"tokens": 9000}
+SMALL = {"tokens": 3000}
 
 
 @pytest.fixture(scope="module")

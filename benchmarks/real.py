@@ -256,7 +256,7 @@ class Bench:
     def fold(self, name: str, model: Any) -> None:
         import unnorm
 
-        report = unnorm.optimize_(model.eval())
+        report = unnorm.optimize_(model.eval(), head=True)
         done = [site.done for site in report.sites]
         counts = {what: done.count(what) for what in sorted(set(done))}
         self.keep(f"{name}, folded", sites=counts, folded=counts, difference=report.difference, **self.measure(model))

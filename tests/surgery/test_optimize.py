@@ -152,3 +152,26 @@ def test_a_model_that_reads_its_norms_parameters_itself_is_put_back():
 
 
 NORM = "gpt_neox.layers.0.input_layernorm"
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+def test_with_the_head_no_norm_is_left_of_fixed_scales(family):
+    model = tiny_model(family)
+    unnorm.swap_(model, FixedScale(center=family != "llama"), calibrate_on=tokens())
+    embedding = model.get_input_embeddings().weight.detach().clone()
+    with torch.no_grad():
+        before = model(tokens()).logits
+    report = unnorm.optimize_(model, head=True)
+    assert {site.done for site in report.sites} == {"folded away"}
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens()).logits, before, rtol=1e-4, atol=1e-4)
+    assert torch.equal(model.get_input_embeddings().weight, embedding)
+    left = [model.get_submodule(site.path) for site in report.sites]
+    assert all(norm.spec.norm == "identity" and not list(norm.parameters()) for norm in left)
+
+
+def test_a_head_into_which_nothing_goes_stays_tied():
+    model = tiny_model("llama")
+    unnorm.swap_(model, DyT(affine=False), calibrate_on=tokens())
+    assert unnorm.optimize_(model, head=True).sites[-1].done == "left"
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight

@@ -3,7 +3,7 @@ residual adds and norms be one kernel.
 
 For inference: γ and β are gone from the norms afterwards, so they do not train by themselves any more. A norm whose
 output anything but plain linear layers reads keeps what it has; so does the final norm, whose output is the last of the
-hidden states.
+hidden states, unless it is asked for.
 """
 
 import time
@@ -58,9 +58,12 @@ class OptimizeReport:
         return asdict(self)
 
 
-def optimize_(model: Any) -> OptimizeReport:
+def optimize_(model: Any, *, head: bool = False) -> OptimizeReport:
     """Fold γ into the weights and β into the biases of the layers that read each norm, in place; fixed scales wholly.
     On CUDA residual adds and the norms after them become one kernel, in blocks like Llama's, GPT-2's and GPT-NeoX's.
+
+    head: fold the final norm into the output layer, too. The last of the hidden states is then what comes into that
+    norm, and an output layer that is tied to the embedding gets weights of its own, which take their memory.
 
     Works on swapped models and on others, in eval mode. A swap can no longer be undone, and the model no longer be
     saved: save it first, and optimize what `load` gives. Raises `ModelError` for a model in train mode or with
@@ -71,10 +74,13 @@ def optimize_(model: Any) -> OptimizeReport:
     sites = find_sites(model)
     inputs = dummy_inputs(model, next(model.parameters()).device)
     before = _logits(model, inputs)
-    reads, untouchable = reads_of(model, sites, inputs)
-    shared = shared_weights(model)
     undo: list[tuple[Any, str, Any]] = []
+    tied = _untie_(model) if head else None
+    reads, untouchable = reads_of(model, sites, inputs, hidden_states=not head)
+    shared = shared_weights(model)
     changes = [_optimize_site(model, site, reads[site.path], untouchable, shared, undo) for site in sites]
+    if tied is not None and torch.equal(model.get_output_embeddings().weight, tied):
+        model.get_output_embeddings().weight = tied  # nothing was folded into it
     fused = fuse_blocks_(model) if before.is_cuda else {}
     try:
         difference = _difference(_logits(model, inputs), before)
@@ -83,6 +89,8 @@ def optimize_(model: Any) -> OptimizeReport:
         failed = f"the model does not run without them ({type(error).__name__})"
     if failed:
         _put_back(undo)
+        if tied is not None:
+            model.get_output_embeddings().weight = tied
         for unfuse in fused.values():
             unfuse()
         fused = {}
@@ -91,6 +99,16 @@ def optimize_(model: Any) -> OptimizeReport:
     elif fused or any(change.done != "left" for change in changes):
         _mark(model, changes)
     return OptimizeReport(tuple(changes), tuple(fused), difference, time.perf_counter() - started)
+
+
+def _untie_(model: Any) -> nn.Parameter | None:
+    """Give the output layer weights of its own, if it shares them; returns those that it had."""
+    layer = model.get_output_embeddings()
+    if layer is None or id(layer.weight) not in shared_weights(model):
+        return None
+    tied: nn.Parameter = layer.weight
+    layer.weight = nn.Parameter(tied.detach().clone(), requires_grad=tied.requires_grad)
+    return tied
 
 
 def is_optimized(model: Any) -> bool:

@@ -31,11 +31,15 @@ class Reads:
 
 
 @torch.no_grad()
-def reads_of(model: Any, sites: list[Site], inputs: Mapping[str, torch.Tensor]) -> tuple[dict[str, Reads], set[str]]:
+def reads_of(
+    model: Any, sites: list[Site], inputs: Mapping[str, torch.Tensor], *, hidden_states: bool = True
+) -> tuple[dict[str, Reads], set[str]]:
     """Site -> its readers in a forward pass over `inputs`, and the linear layers that must not be changed for a site's
-    sake: they read something besides, or their weights are read by others."""
+    sake: they read something besides, or their weights are read by others.
+
+    hidden_states: whether these count as results of the model, which the final norm then gives."""
     watch = _Watch(model, {site.path for site in sites})
-    settings = {"output_hidden_states": True} if hasattr(model, "config") else {}
+    settings = {"output_hidden_states": True} if hidden_states and hasattr(model, "config") else {}
     with in_eval(model), hooked(watch.hooks()), watch:
         outputs = model(**inputs, **settings)
     for leaf in tree_leaves(dict(outputs) if isinstance(outputs, Mapping) else outputs):

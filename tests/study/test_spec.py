@@ -167,3 +167,56 @@ def test_the_users_own_recipes_and_benchmarks_can_be_read(monkeypatch):
     for file in files:
         spec, _ = read_spec(file)
         assert spec.cells()
+
+
+@pytest.fixture
+def extending(tmp_path):
+    """A function from the text of a file that stands beside GOOD to what `read_spec` gives of it."""
+    (tmp_path / "good.yaml").write_text(GOOD)
+
+    def read(text: str):
+        (tmp_path / "small.yaml").write_text(text)
+        return read_spec(tmp_path / "small.yaml")
+
+    return read
+
+
+def test_a_file_on_top_of_another(extending):
+    spec, text = extending(
+        "extends: good.yaml\nname: small\ntraining: {tokens: 5000}\nseeds: [7]\n"
+        "after: null\nevaluation: {tokens: 300}\n"
+    )
+    base = parse_spec(GOOD, "x.yaml")
+    assert (spec.name, spec.training.tokens, spec.seeds, spec.evaluation.tokens) == ("small", 5000, [7], 300)
+    assert spec.training.learning_rate == base.training.learning_rate
+    assert (spec.models, spec.datasets, spec.arms) == (base.models, base.datasets, base.arms)
+    assert base.after.completions is not None
+    assert spec.after.completions is None
+    assert parse_spec(text, "the ledger's").model_dump() == spec.model_dump()
+
+
+def test_a_plain_files_text_stays_as_it_is(extending):
+    commented = "# mine\n" + GOOD
+    assert extending(commented)[1] == commented
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: good.yaml\ntraining: {tokenz: 1}\n", r"small\.yaml, line 2: training\.tokenz: there is no such key"),
+        ("extends: good.yaml\narms: [original]\nstrategies: [half]\n", r"small\.yaml, line 3: strategies\.0"),
+        ("extends: good.yaml\nexclude: [{strategy: selective}]\n", r"small\.yaml, line 2: exclude"),
+        ("extends: good.yaml\nstrategies: [selective]\n", r"good\.yaml, line 10: training\.learning_rate"),
+        ("extends: none.yaml\n", r"small\.yaml, line 1: extends: there is no study file '.*none\.yaml'"),
+        ("extends: [good.yaml]\n", r"line 1: extends: give the path of one study file"),
+        ("extends: small.yaml\n", r"small\.yaml, line 1: extends: 10 files extend each other already"),
+    ],
+)
+def test_what_is_wrong_is_named_in_the_file_that_says_it(extending, text, message):
+    with pytest.raises(SettingsError, match=message):
+        extending(text)
+
+
+def test_a_text_that_is_no_file_extends_nothing():
+    with pytest.raises(SettingsError, match=r"x\.yaml, line 1: extends: this study is no file"):
+        parse_spec("extends: good.yaml\n", "x.yaml")

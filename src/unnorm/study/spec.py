@@ -181,8 +181,10 @@ class StudyFile(_Part):
     exclude: list[Where] = Field(default=[], description="not these combinations")
     overrides: list[Override] = Field(default=[], description="settings of a slice of the matrix")
     after: After = After()
-    _lines: "tuple[Any, str] | None" = PrivateAttr(default=None)
-    """The tree of the file, and what it is called."""
+    _tree: Any = PrivateAttr(default=None)
+    """Of the file, which tells what stands in which line."""
+    _text: str = PrivateAttr(default="")
+    """Of the file, with what it extends."""
 
     @field_validator("datasets", mode="before")
     @classmethod
@@ -207,10 +209,9 @@ class StudyFile(_Part):
         try:
             yield
         except UnnormError as error:
-            if self._lines is None or error.exit_code != UnnormError.exit_code:
+            if self._tree is None or error.exit_code != UnnormError.exit_code:
                 raise
-            node, where = self._lines
-            raise type(error)(f"{_at(node, location, where)}: {error}") from error
+            raise type(error)(f"{_at(self._tree, location)}: {error}") from error
 
     def resolved_arms(self) -> list[Arm]:
         """The arms in order. One that is wrong is a `Misplaced`."""
@@ -354,30 +355,32 @@ def _changed(settings: Any, changes: Mapping[str, Any], *location: int | str) ->
 
 
 def read_spec(path: Path) -> tuple[StudyFile, str]:
-    """The study in a file, and its text. Whatever is wrong with it is a `SettingsError` that names line and key."""
+    """The study in a file, and its text, with that of files that it extends. Whatever is wrong with it is a
+    `SettingsError` that names file, line and key."""
     path = Path(path)
     text = read_text(path)
-    return parse_spec(text, str(path)), text
+    spec = parse_spec(text, str(path), path.parent)
+    return spec, spec._text
 
 
-def parse_spec(text: str, where: str) -> StudyFile:
-    """The study in YAML `text`; `where` names it in messages."""
-    content, node = read_yaml(text, where)
+def parse_spec(text: str, where: str, folder: Path | None = None) -> StudyFile:
+    """The study in YAML `text`; `where` names it in messages. folder: as for `read_yaml`."""
+    content, node, whole = read_yaml(text, where, folder)
     version = content.get("version", VERSION)
     if isinstance(version, int) and version > VERSION:
         raise SettingsError(
-            f"{_at(node, ('version',), where)}: {shown(version)} is newer than this unnorm, which reads up to "
+            f"{_at(node, ('version',))}: {shown(version)} is newer than this unnorm, which reads up to "
             f"{VERSION}. Install a newer unnorm."
         )
     try:
         spec = validated(StudyFile, content)
         spec.cells()
     except Misplaced as error:
-        raise SettingsError(f"{_at(node, error.location, where)}: {sentence(error)}", *error.location) from error
-    spec._lines = node, where
+        raise SettingsError(f"{_at(node, error.location)}: {sentence(error)}", *error.location) from error
+    spec._tree, spec._text = node, whole
     return spec
 
 
-def _at(node: Any, location: Location, where: str) -> str:
+def _at(node: Any, location: Location) -> str:
     """File, line and key, as far as the file has them."""
-    return ": ".join(filter(None, (f"{where}, line {locate(node, location)}", dotted(location))))
+    return ": ".join(filter(None, (locate(node, location), dotted(location))))

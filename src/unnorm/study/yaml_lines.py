@@ -1,12 +1,14 @@
 """YAML whose mistakes can be named by line: a file to plain values, and a place in them back to its line.
 
 Whatever stands in the file, what is wrong with it is a `SettingsError`; nothing in it can take long or much memory.
+A file may build on another one (`extends: other.yaml`): mappings are merged, anything else replaces what stood there.
 """
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
@@ -14,10 +16,13 @@ from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.terminal import shorten
 from unnorm.foundation.validation import Location
 
+T = TypeVar("T")
 _MOST_BYTES = 1 << 20
 _MOST_VALUES = 50_000
 """With every alias written out: eight aliases of eight, one inside the other, are 16 million values in 200 bytes."""
 _DEEPEST = 40
+_EXTENDS, _MOST_FILES = "extends", 10
+_NULL = "tag:yaml.org,2002:null"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _MARKS = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
 
@@ -48,49 +53,110 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def read_yaml(text: str, where: str) -> tuple[dict[str, Any], Any]:
-    """(content with ${VARIABLES} expanded, tree for `locate`) of a mapping. `where` names it in a `SettingsError`."""
+class Yaml(NamedTuple):
+    """content: with ${VARIABLES} expanded; tree: for `locate`; text: which needs no other file."""
+
+    content: dict[str, Any]
+    tree: Any
+    text: str
+
+
+def read_yaml(text: str, where: str, folder: Path | None = None) -> Yaml:
+    """Read a mapping. `where` names it in a `SettingsError`.
+
+    folder: where the file lies, from which the path of one that it extends counts; None where there is no file.
+    """
+    own = _compose(text, where)
+    tree = _extended(own, folder, _MOST_FILES)
+    content: dict[str, Any] = _guarded(lambda: _Loader("", where).construct_document(tree), text, where)
+    return Yaml(_expand(content), tree, text if tree is own else str(yaml.serialize(tree, allow_unicode=True)))
+
+
+def _extended(node: Any, folder: Path | None, files: int) -> Any:
+    """The tree on top of the one that it extends, if it does. files: how many may still be read."""
+    found = next(((key, value) for key, value in node.value if key.value == _EXTENDS), None)
+    if found is None:
+        return node
+    at = f"{found[0].start_mark.name}, line {found[0].start_mark.line + 1}: {_EXTENDS}"
+    name = _expand(found[1].value) if isinstance(found[1], yaml.ScalarNode) else ""
+    if not name:
+        raise SettingsError(f"{at}: give the path of one study file.")
+    if folder is None:
+        raise SettingsError(f"{at}: this study is no file, so there is no folder to look for {name!r} in.")
+    if not files:
+        raise SettingsError(f"{at}: {_MOST_FILES} files extend each other already. Does one of them extend itself?")
+    path = folder / name
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is None:
-            raise SettingsError(f"{where}, line 1: there is nothing in it. A study is a mapping {_NEEDED}.")
-        _Checked(where).check(node)
-        content = loader.construct_document(node)
+        text = read_text(path)
+    except SettingsError as error:
+        raise SettingsError(f"{at}: {error}") from error
+    base = _extended(_compose(text, str(path)), path.parent, files - 1)
+    node.value = [pair for pair in node.value if pair[0] is not found[0]]
+    return _merged(base, node)
+
+
+def _merged(base: Any, node: Any) -> Any:
+    """`node` on top of `base`. A null in it takes out what stood there."""
+    if not (isinstance(base, yaml.MappingNode) and isinstance(node, yaml.MappingNode)):
+        return node
+    own = {key.value: (key, value) for key, value in node.value}
+    pairs = [
+        (own[key.value][0], _merged(value, own.pop(key.value)[1])) if key.value in own else (key, value)
+        for key, value in base.value
+    ]
+    left = [(key, value) for key, value in [*pairs, *own.values()] if value.tag != _NULL]
+    return yaml.MappingNode(base.tag, left, node.start_mark, node.end_mark)
+
+
+def _compose(text: str, where: str) -> Any:
+    """The checked tree of one file, which is a mapping."""
+    node = _guarded(lambda: _Loader(text, where).get_single_node(), text, where)
+    if node is None:
+        raise SettingsError(f"{where}, line 1: there is nothing in it. A study is a mapping {_NEEDED}.")
+    _Checked(where).check(node)
+    if not isinstance(node, yaml.MappingNode):
+        raise SettingsError(f"{where}, line {node.start_mark.line + 1}: a study is a mapping {_NEEDED}.")
+    return node
+
+
+def _guarded(make: Callable[[], T], text: str, where: str) -> T:
+    """What `make` gives; what YAML has against `text` is a `SettingsError` with its line."""
+    try:
+        return make()
     except yaml.YAMLError as error:
         line = _line_of(error, text)
-        raise SettingsError(f"{where}, line {line}: not valid YAML: {_problem(error)}.{_quotes(text, line)}") from error
-    if not isinstance(content, dict):
-        raise SettingsError(f"{where}, line {node.start_mark.line + 1}: a study is a mapping {_NEEDED}.")
-    return _expand(content), node
+        file = getattr(getattr(error, "problem_mark", None), "name", where)
+        hint = _quotes(text, line) if file == where else ""
+        raise SettingsError(f"{file}, line {line}: not valid YAML: {_problem(error)}.{hint}") from error
 
 
 _NEEDED = "with name, models, datasets and arms"
 
 
-def locate(node: Any, location: Location) -> int:
-    """The line of the deepest part of `location` that the YAML has: a key's own line, not its value's."""
-    line = int(node.start_mark.line + 1)
+def locate(node: Any, location: Location) -> str:
+    """File and line of the deepest part of `location` that the YAML has: a key's own line, not its value's."""
+    mark = node.start_mark
     for part in location:
         if isinstance(node, yaml.MappingNode):
             # what `<<` merged into it stands first by now, and what it says itself holds
             found = next(((key, value) for key, value in reversed(node.value) if key.value == str(part)), None)
             if found is None:
                 break
-            line, node = int(found[0].start_mark.line + 1), found[1]
+            mark, node = found[0].start_mark, found[1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]
-            line = node.start_mark.line + 1
+            mark = node.start_mark
         else:
             break
-    return line
+    return f"{mark.name}, line {mark.line + 1}"
 
 
 class _Loader(yaml.SafeLoader):
     """PyYAML's, with a limit to nesting, and with the line of a value that cannot be what its tag or look says."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, where: str) -> None:
         super().__init__(text)
+        self.name = where  # which every mark then has
         self._depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:

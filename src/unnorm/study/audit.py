@@ -113,7 +113,8 @@ def _before_training(facts: Facts) -> str:
         return str(facts["start.words"])
     if "start.key" not in facts:
         return _NOTHING
-    return start_asked_for(facts["arm.recover.tokens"], facts["start.data"], facts["arm.recover.train"])
+    tokens, train = facts["arm.recover.tokens"], facts["arm.recover.train"]
+    return start_asked_for(tokens, facts["start.data"], train, facts.get("arm.recover.objective", "kl"))
 
 
 def speed_differences(one: Facts, other: Facts) -> list[str]:

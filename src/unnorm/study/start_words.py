@@ -30,9 +30,15 @@ def start_in_words(recovery: Mapping[str, Any] | None) -> str:
     names = ", ".join(part["name"] for part in recovery["data"])
     gap = f"held-out gap {recovery['gap_before']:+.1%} to {recovery['gap_after']:+.1%}"
     put_back = "" if recovery["kept"] else f", so the start was put back after {recovery['tokens']:,}"
-    return f"{start_tokens(recovery):,} ({names}; {recovery['train']}; {gap}{put_back})"
+    learnt = how_it_learns(recovery["train"], recovery.get("objective", "kl"))
+    return f"{start_tokens(recovery):,} ({names}; {learnt}; {gap}{put_back})"
 
 
-def start_asked_for(tokens: int, data: list[str], train: str) -> str:
+def start_asked_for(tokens: int, data: list[str], train: str, objective: str = "kl") -> str:
     """The same before it is made."""
-    return f"{tokens:,} ({', '.join(data)}; {train})"
+    return f"{tokens:,} ({', '.join(data)}; {how_it_learns(train, objective)})"
+
+
+def how_it_learns(train: str, objective: str) -> str:
+    """What learns, and by what where it is not distilled."""
+    return f"{train}, by cross-entropy" if objective == "ce" else train

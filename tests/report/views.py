@@ -70,6 +70,7 @@ def recovery() -> dict:
         original_loss=2.0,
         kept=True,
         train="all",
+        objective="kl",
         steps=30,
         tokens=30_720,
         parameters=100,

@@ -10,7 +10,9 @@ import unnorm
 from conftest import FAMILIES, tiny_model, tokens
 from unnorm import DyT
 from unnorm.foundation.errors import DataError, Interrupted, ModelError, NonFiniteError, SettingsError
-from unnorm.surgery.swap import record_of
+from unnorm.surgery.swap import keep_base_, record_of
+from unnorm.tuning.recover import Run, Text, distil_
+from unnorm.tuning.recover_settings import recover_settings
 from unnorm.tuning.trainer import TokenTrainer
 
 QUICK = {"tokens": 20 * 256, "batch_tokens": 256, "precision": "fp32", "quiet": True}
@@ -218,3 +220,50 @@ def test_bad_input():
             unnorm.recover_(model, original, tokens(8), quiet=True, **wrong)
     with pytest.raises(ModelError, match="none were"):
         unnorm.recover_(model, original, tokens(8), train="corrected", quiet=True)
+
+
+def test_by_cross_entropy_it_learns_the_text_from_as_many_tokens():
+    model, original = swapped()
+    rows = said_by(original, 64)
+    distilled = unnorm.recover_(copy.deepcopy(model), original, rows, **QUICK)
+    report = unnorm.recover_(model, original, rows, objective="ce", **QUICK)
+    assert (report.tokens, report.steps, report.kl_before) == (distilled.tokens, distilled.steps, distilled.kl_before)
+    assert report.objective == "ce"
+    assert sum(report.losses[-5:]) < sum(report.losses[:5])
+    assert report.losses[0] > distilled.losses[0], "nats of the text, and of the distance to the original"
+    assert report.describe().startswith("trained by cross-entropy (all) from")
+    with pytest.raises(SettingsError, match="recovery: target: a target is a gap to the original"):
+        unnorm.recover_(model, original, rows, objective="ce", target=0.01, **QUICK)
+
+
+def test_by_cross_entropy_it_is_kept_where_it_leaves_the_original():
+    model, original = swapped()
+    wild = {**QUICK, "learning_rate": 0.05, "norm_learning_rate": 0.05}
+    kept = unnorm.recover_(copy.deepcopy(model), original, tokens(64), objective="ce", **wild)
+    assert kept.kept
+    assert kept.kl_after > kept.kl_before
+    assert not unnorm.recover_(model, original, tokens(64), **wild).kept
+
+
+def test_pretrained_norms_that_stay_learn_relatively(tmp_path):
+    original = tiny_model("llama")
+    model = copy.deepcopy(original)
+    keep_base_(model)
+    with pytest.raises(ModelError, match="no swapped norms"):
+        unnorm.recover_(model, original, tokens(16), **QUICK)
+    rate = 0.01
+    settings = recover_settings(
+        tokens=256, batch_tokens=256, train="norms", objective="ce", norm_learning_rate=rate, warmup=0, precision="fp32"
+    )
+    rows = [{"input_ids": row[None]} for row in tokens(8)]
+    text = Text(rows, lambda some: {"input_ids": torch.cat([row["input_ids"] for row in some])}, 32, rows[:2])
+    before = state_of(model)
+    report = distil_(model, original, text, settings, Run(tmp_path, "run", quiet=True), seed=0)
+    norms = {f"{site.path}.weight" for site in unnorm.find_sites(original)}
+    assert report.parameters == sum(before[name].numel() for name in norms)
+    assert report.steps == 1
+    assert changed_in(model, before) == norms
+    for name in norms:  # AdamW's first step is as long as the rate, whatever the gradient
+        share = (model.state_dict()[name] / before[name] - 1).abs()
+        large = before[name].abs() > 0.1
+        torch.testing.assert_close(share[large], torch.full_like(share[large], rate), rtol=0.02, atol=0)

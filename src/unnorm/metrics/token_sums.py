@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unnorm.metrics.batches import inputs_of
+from unnorm.metrics.batches import followed_tokens, inputs_of
 
 IGNORED = -100
 """The label of a token that is not trained on."""
@@ -50,6 +50,14 @@ def token_sums(forward: Callable[..., object], head: nn.Module, batch: Mapping[s
         nats, weight = F.cross_entropy(logits, targets, reduction="sum"), count.float()
     correct = (logits.detach().argmax(-1) == targets).sum()
     return TokenSums(nats, correct, count, weight)
+
+
+def all_labelled(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same batch with a label at every token that follows another of its text, and no weights."""
+    labels = torch.full_like(batch["input_ids"], IGNORED)
+    follows = followed_tokens(batch)
+    labels[:, 1:][follows[:, :-1]] = batch["input_ids"][:, 1:][follows[:, :-1]]
+    return {**{name: value for name, value in batch.items() if name != "weights"}, "labels": labels}
 
 
 @contextmanager

@@ -18,7 +18,7 @@ CORRECTION_TOKENS = 16384
 
 
 class ArmRecovery(RecoverSettings):
-    """The distillation that an arm's start goes through, once for all cells and seeds that begin from it."""
+    """What an arm's start learns before training, once for all cells and seeds that begin from it."""
 
     data: tuple[str, ...] | None = Field(
         default=None, min_length=1, description="what to distil on, each NAME or NAME=WEIGHT; default: the cell's data"
@@ -60,15 +60,20 @@ class Arm(BaseModel):
 
 
 def known_arms() -> dict[str, Arm]:
-    """`original`; for every norm NAME: `NAME` (calibrated), `NAME-corrected` (and the layers around it), `NAME-bare`,
-    `NAME-inherit` (bare, with the pretrained γ and β), `NAME-recovered` (calibrated, one α a channel where there is
-    an α, and distilled from the original); for DyT also `dyt-plain` and `dyt-paper`."""
+    """`original`, and its controls: `original-recovered` (distilled into itself) and `original-trained` (trained on
+    the same tokens by cross-entropy); for every norm NAME: `NAME` (calibrated), `NAME-corrected` (and the layers around
+    it), `NAME-bare`, `NAME-inherit` (bare, with the pretrained γ and β), `NAME-recovered` (calibrated, one α a channel
+    where there is an α, and distilled from the original); for DyT also `dyt-plain` and `dyt-paper`."""
     return {name: Arm(id=name, **settings) for name, settings in _known().items()}
 
 
 def _known() -> dict[str, dict[str, Any]]:
     """Id of each known arm -> its settings."""
-    known: dict[str, dict[str, Any]] = {"original": {}}
+    known: dict[str, dict[str, Any]] = {
+        "original": {},
+        "original-recovered": {"recover": ArmRecovery()},
+        "original-trained": {"recover": ArmRecovery(objective="ce")},
+    }
     for name in known_norms():
         norm = {"norm": {"norm": name}}
         fitted = {"calibration_tokens": CALIBRATION_TOKENS}
@@ -101,45 +106,49 @@ _ENDINGS = ("", "-corrected", "-recovered", "-bare", "-inherit")
 
 def arm_from(entry: str | Mapping[str, Any]) -> Arm:
     """The arm that an entry means: a known id, or `{id, norm, calibrate: {tokens, mode, outliers, correct}, inherit,
-    recover: {data, tokens, train, target, ...}, ...the norm's own settings}`. `start: {calibrate, inherit, recover}`
-    holds the same three together.
+    recover: {data, tokens, train, objective, target, ...}, ...the norm's own settings}`. `start: {calibrate, inherit,
+    recover}` holds the same three together.
 
-    Without `calibrate` the start is bare. An unknown id, norm or setting is a `SettingsError`.
+    Without `calibrate` the start is bare. Without `norm` the pretrained norms stay, and there is `recover` alone. An
+    unknown id, norm or setting is a `SettingsError`.
     """
     known = _known()
     if isinstance(entry, str):
         if entry not in known:
             norms = [name for name in known_norms() if name in known]
+            originals = [name for name in known if name.startswith("original")]
             raise SettingsError(
                 f"there is no arm {shown(entry)}.{did_you_mean(entry, known)} "
-                f"Known arms: original, dyt-plain, dyt-paper; for each norm NAME of {', '.join(norms)}: "
+                f"Known arms: {', '.join(originals)}, dyt-plain, dyt-paper; for each norm NAME of {', '.join(norms)}: "
                 f"{', '.join('NAME' + ending for ending in _ENDINGS)}."
             )
         return Arm(id=entry, **known[entry])
     settings = dict(entry)
     name, norm = settings.pop("id", None), settings.pop("norm", None)
-    if not isinstance(name, str) or not isinstance(norm, str):
+    stays = "norm" not in entry and {"recover", "start"} & settings.keys()
+    if not isinstance(name, str) or not (isinstance(norm, str) or stays):
         raise SettingsError(
-            "an arm of your own needs an `id` and a `norm`, both text, as in {id: dyt-channel, norm: dyt}.",
+            "an arm of your own needs an `id` and a `norm`, both text, as in {id: dyt-channel, norm: dyt}. Without a "
+            "norm the pretrained ones stay, and it needs `recover`, as in {id: longer, recover: {objective: ce}}.",
             *(["id"] if name is not None and not isinstance(name, str) else []),
             *(["norm"] if isinstance(name, str) and norm is not None else []),
         )
     if name in known:
         raise SettingsError(f"{name!r} is the id of a known arm. Give yours another id.", "id")
-    return _arm(name, {"norm": norm}, {}, settings)
+    return _arm(name, None if norm is None else {"norm": norm}, {}, settings)
 
 
 def arm_with(arm: Arm, changes: Mapping[str, Any]) -> Arm:
     """`arm` under its own id, with settings of its norm or of its start put over its own, as `arm_from` takes them."""
     if not changes:
         return arm
-    if arm.norm is None:
+    if arm.norm is None and arm.recover is None:
         raise SettingsError(f"arm {arm.id!r} keeps the pretrained norms: there is nothing to set in it.")
     start = arm.model_dump(exclude={"id", "norm"})
     return _arm(arm.id, arm.norm, start, dict(changes))
 
 
-def _arm(name: str, norm: dict[str, Any], start: dict[str, Any], settings: dict[str, Any]) -> Arm:
+def _arm(name: str, norm: dict[str, Any] | None, start: dict[str, Any], settings: dict[str, Any]) -> Arm:
     """The arm of `norm` and `start`, with `settings` put over them. Takes what it knows out of `settings`."""
     options = dict(start)
     begin = _options(
@@ -164,25 +173,55 @@ def _arm(name: str, norm: dict[str, Any], start: dict[str, Any], settings: dict[
     )
     if recover is not None:
         options["recover"] = {**(options.get("recover") or {}), **recover}
-    whole = {**norm, **settings}
-    try:
-        spec_from(whole)
-    except SettingsError as error:
-        hint = did_you_mean(error.location[0], _OWN) if error.location and error.location[0] in settings else ""
-        raise SettingsError(f"{error}{hint}", *error.location) from error
+    if norm is None:
+        whole = None
+        given = ["calibrate"] * (calibrate is not None) + ["inherit"] * bool(options.get("inherit"))
+        _check_stays(name, [*given, *settings], recovers=recover is not None or "recover" in start)
+    else:
+        whole = {**norm, **settings}
+        try:
+            spec_from(whole)
+        except SettingsError as error:
+            hint = did_you_mean(error.location[0], _OWN) if error.location and error.location[0] in settings else ""
+            raise SettingsError(f"{error}{hint}", *error.location) from error
     try:
         arm = validated(Arm, {"id": name, "norm": whole, **options})
     except Misplaced as error:
         location = _as_written(error.location)
         raise SettingsError(f"arm {name!r}, {dotted(location)}: {sentence(error)}", *location) from error
-    if arm.recover is not None and arm.recover.train == "corrected" and arm.correct == "none":
-        raise SettingsError(
-            f"arm {name!r}: recover.train is 'corrected', and the arm corrects no layers. "
-            "Add `correct: all` to its calibrate.",
-            "recover",
-            "train",
-        )
+    _check_recovery(arm)
     return arm
+
+
+def _check_stays(name: str, given: list[str], *, recovers: bool) -> None:
+    """Refuse an arm without a norm to which more was `given` than a recovery, or nothing."""
+    if given:
+        raise SettingsError(
+            f"arm {name!r} has no norm, so the pretrained ones stay, and there is nothing that {given[0]} could set. "
+            f"Add a norm, or leave it out.{did_you_mean(given[0], _OWN)}",
+            given[0],
+        )
+    if not recovers:
+        raise SettingsError(
+            f"arm {name!r} has neither a norm nor a recover, so it would be the arm original. Add one of them."
+        )
+
+
+def _check_recovery(arm: Arm) -> None:
+    if arm.recover is None:
+        return
+    if arm.recover.train == "corrected" and arm.correct == "none":
+        mend = "Add `correct: all` to its calibrate." if arm.norm is not None else "Let all weights learn."
+        raise SettingsError(
+            f"arm {arm.id!r}: recover.train is 'corrected', and the arm corrects no layers. {mend}", "recover", "train"
+        )
+    if arm.norm is None and arm.recover.target is not None:
+        raise SettingsError(
+            f"arm {arm.id!r} keeps the pretrained norms, so it would be at its recover.target before it learnt "
+            "anything. Leave the target out, here and in the arms that this one is compared with.",
+            "recover",
+            "target",
+        )
 
 
 def _as_written(location: tuple[int | str, ...]) -> tuple[int | str, ...]:

@@ -113,7 +113,9 @@ def _before_training(facts: Facts) -> str:
         return str(facts["start.words"])
     if "start.key" not in facts:
         return _NOTHING
-    return start_asked_for(facts["arm.recover.tokens"], facts["start.data"], facts["arm.recover.train"])
+    of_arm = "arm.recover."
+    wanted = {key.removeprefix(of_arm): value for key, value in facts.items() if key.startswith(of_arm)}
+    return start_asked_for(facts["start.data"], wanted)
 
 
 def speed_differences(one: Facts, other: Facts) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from unnorm.foundation import atomic
 from unnorm.study.ledger import result_of, state_of
+from unnorm.study.start_words import read_recovery
 
 
 def card_numbers(model: Path) -> dict[str, Any]:
@@ -25,7 +26,9 @@ def card_numbers(model: Path) -> dict[str, Any]:
         "held-out tokens": result["eval_tokens"],
     }
     if result.get("start_tokens"):
-        numbers["distilled from the original before that (tokens)"] = f"{result['start_tokens']:,}"
+        by = (read_recovery(cell) or {}).get("objective")
+        how = "trained by cross-entropy" if by == "ce" else "distilled from the original"
+        numbers[f"{how} before that (tokens)"] = f"{result['start_tokens']:,}"
     original = _original_of(cell)
     if original is not None and result["arm"] != "original":
         numbers["held-out loss of the original, fine-tuned alike"] = original["eval_loss"]

@@ -10,12 +10,12 @@ from unnorm.data.mixture import Mixture
 from unnorm.foundation.memory import memory_in_use
 from unnorm.study.make_start import MEASURED_EVERY
 from unnorm.study.recovered_start import PlannedStart
-from unnorm.study.start import CHOICE_TOKENS, start_
+from unnorm.study.start import CHOICE_TOKENS, recoverable_
 from unnorm.study.workbench import Base, Workbench
 from unnorm.surgery.swap import record_of
 from unnorm.tuning.distance import distance
 from unnorm.tuning.learners import what_learns
-from unnorm.tuning.objectives import Distillation
+from unnorm.tuning.objectives import objective_of
 from unnorm.tuning.parameter_groups import parameter_groups
 from unnorm.tuning.recover import without_gradients
 
@@ -40,7 +40,7 @@ def estimate_start(start: PlannedStart, bench: Workbench) -> StartEstimate:
     mixture = Mixture(settings.data, base.tokenizer, packed=base.packs, quiet=bench.quiet)
     rows = mixture.train(max(training.batch_tokens, _fit_tokens(settings.arm)), settings.wanted.seed)
     model: Any = copy.deepcopy(base.model)
-    start_(model, settings.arm, rows if settings.arm.calibration_tokens is not None else None)
+    recoverable_(model, settings.arm, rows)
     batch = rows.collate(rows.rows[:rows_per_step])
     with without_gradients(base.model):
         learns, seconds, measuring, memory = _measure(model, base, batch, start)
@@ -70,7 +70,7 @@ def _measure(
     base.model.to(device)
     try:
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        objective = Distillation(learner, base.model, training.precision)
+        objective = objective_of(recovery.settings.objective, learner, base.model, training.precision)
         optimizer = torch.optim.AdamW(parameter_groups(learner, training.weight_decay))
         seconds = 0.0
         for _ in range(2):  # the first one warms up

@@ -1,9 +1,11 @@
 """A recovered start as a task: a base is swapped, fitted and distilled into one folder that can be gone on with.
 
+The pretrained norms may stay, and it may be trained by cross-entropy instead: the controls are made in the same way.
+
 start.json         the base, the data and what was hashed, written when it begins
-calibration.json   how the new norms were fitted;  recovery.json  what the distillation did, and from which data
+calibration.json   how the new norms were fitted, if any;  recovery.json  what the recovery did, and from which data
 steps.jsonl        the log of every step;  evaluations.jsonl  the held-out gap at intervals
-checkpoints/       to go on from; the swapped model before it learnt is one of them
+checkpoints/       to go on from; the model before it learnt is one of them
 attempt.json       rows a forward, if they are fewer than a step has; threads computed on
 model/             the artefact that cells begin from, at the end
 lease/, events.jsonl, attempt-N/   as of a cell
@@ -27,7 +29,7 @@ from unnorm.study.ledger import standing_of_start
 from unnorm.study.recover_model import note_recovery
 from unnorm.study.recovered_start import MODEL, PlannedStart, StartSettings
 from unnorm.study.recovery import recover_run
-from unnorm.study.start import CHOICE_TOKENS, start_
+from unnorm.study.start import CHOICE_TOKENS, recoverable_
 from unnorm.study.tasks import Task
 from unnorm.study.workbench import Workbench
 from unnorm.tuning.recover import RecoverReport
@@ -139,16 +141,16 @@ def _make_start(
 
 
 def _swap(settings: StartSettings, folder: Path, bench: Workbench, hooks: StartHooks) -> None:
-    """The swapped model that is distilled, fitted to the first rows of what it will learn from."""
+    """The model that learns: swapped, and fitted to the first rows of what it will learn from, if its norms are new."""
     base = bench.base(settings.model)
     model: Any = copy.deepcopy(base.model)
     rows: Rows | None = None
     if settings.arm.calibration_tokens is not None:
         mixture = Mixture(settings.data, base.tokenizer, packed=base.packs, quiet=hooks.quiet)
         rows = mixture.train(settings.arm.calibration_tokens + CHOICE_TOKENS, settings.wanted.seed)
-    started = start_(model, settings.arm, rows)
-    assert started is not None, "an arm that recovers has a norm"
-    hooks.say(started.describe())
-    hooks.check()
-    atomic.write_json(folder / "calibration.json", started.to_dict())
+    started = recoverable_(model, settings.arm, rows)
+    if started is not None:
+        hooks.say(started.describe())
+        hooks.check()
+        atomic.write_json(folder / "calibration.json", started.to_dict())
     save(model, folder / _SWAPPED, base.tokenizer)

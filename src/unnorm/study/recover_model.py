@@ -139,7 +139,10 @@ def note_recovery(model: Any, report: RecoverReport, data: list[dict[str, Any]])
     assert record is not None
     kept = report.kept
     gap = report.gap_after if kept else report.gap_before
-    record.recovered = {"tokens": report.tokens, "train": report.train, "data": data} if kept else None
+    learnt = {"tokens": report.tokens, "train": report.train, "data": data}
+    if report.objective != "kl":
+        learnt["objective"] = report.objective
+    record.recovered = learnt if kept else None
     record.measured = {
         "gap": gap,
         "loss": report.original_loss * (1 + gap),

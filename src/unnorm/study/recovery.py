@@ -23,7 +23,7 @@ from unnorm.tuning.blockwise import BlockwiseReport, recover_blockwise_
 from unnorm.tuning.distance import Distance, distance
 from unnorm.tuning.memory_need import check_memory
 from unnorm.tuning.packing_probe import packing_is_clean
-from unnorm.tuning.pair import check_base, record_of_pair
+from unnorm.tuning.pair import check_base, record_beside
 from unnorm.tuning.recover import RecoverReport, Run, Text, between, distil_
 from unnorm.tuning.recover_settings import RecoverSettings
 
@@ -102,13 +102,14 @@ def recover_run(
     models, data and settings goes on from the last checkpoint; with others it is refused. Raises as `recover_` does,
     and `SettingsError` where memory does not suffice.
     """
-    check_base(record_of_pair(model, original), original)
+    check_base(record_beside(model, original), original)
     length = recovery.data[0][0].max_length
     check_length(original, length)
     training = recovery.settings.training(length)
     rows_per_step = training.batch_tokens // length
     need = rows_per_forward or rows_per_step
     if recovery.blockwise:
+        assert recovery.settings.objective == "kl", "blocks are distilled"
         if recovery.settings.train not in ("all", "norms"):
             raise SettingsError("block by block, all weights or the norms alone learn: train is all or norms.")
     else:

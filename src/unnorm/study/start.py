@@ -13,12 +13,11 @@ import torch
 from unnorm.data.prepare import Rows
 from unnorm.evaluation.held_out import evaluate_batches
 from unnorm.foundation.errors import NonFiniteError
-from unnorm.metrics.batches import followed_tokens
-from unnorm.metrics.token_sums import IGNORED
+from unnorm.metrics.token_sums import all_labelled
 from unnorm.norms.spec import NormSpec
 from unnorm.study.arms import Arm
 from unnorm.surgery.closed_form import Step, swap_stepwise_
-from unnorm.surgery.swap import SwapReport, swap_
+from unnorm.surgery.swap import SwapReport, keep_base_, swap_
 from unnorm.surgery.vocabulary import check_ids
 
 CHOICE_TOKENS = 2048
@@ -83,6 +82,14 @@ def start_(model: Any, arm: Arm, rows: Rows | None, *, sites: Sequence[str] | No
     return Started(report, steps)
 
 
+def recoverable_(model: Any, arm: Arm, rows: Rows | None) -> Started | None:
+    """`start_` for an arm that recovers: a model whose pretrained norms stay keeps what its base is."""
+    started = start_(model, arm, rows if arm.calibration_tokens is not None else None)
+    if started is None:
+        keep_base_(model)
+    return started
+
+
 def check_rows(model: Any, *rows: Rows) -> None:
     """Refuse rows with ids that the model has no embedding for: a `DataError` with both sizes."""
     encoded = {id(item): item for some in rows for row in some.rows for item in row}  # some stand in it several times
@@ -101,14 +108,6 @@ def judge(batches: Sequence[dict[str, torch.Tensor]]) -> Callable[[Any], float]:
             return float("nan")
 
     return loss
-
-
-def all_labelled(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same batch with a label at every token that follows another of its text."""
-    labels = torch.full_like(batch["input_ids"], IGNORED)
-    follows = followed_tokens(batch)
-    labels[:, 1:][follows[:, :-1]] = batch["input_ids"][:, 1:][follows[:, :-1]]
-    return {**{name: value for name, value in batch.items() if name != "weights"}, "labels": labels}
 
 
 def describe_swap(swap: SwapReport) -> str:

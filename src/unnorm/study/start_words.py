@@ -30,9 +30,15 @@ def start_in_words(recovery: Mapping[str, Any] | None) -> str:
     names = ", ".join(part["name"] for part in recovery["data"])
     gap = f"held-out gap {recovery['gap_before']:+.1%} to {recovery['gap_after']:+.1%}"
     put_back = "" if recovery["kept"] else f", so the start was put back after {recovery['tokens']:,}"
-    return f"{start_tokens(recovery):,} ({names}; {recovery['train']}; {gap}{put_back})"
+    return f"{start_tokens(recovery):,} ({names}; {how_it_learns(recovery)}; {gap}{put_back})"
 
 
-def start_asked_for(tokens: int, data: list[str], train: str) -> str:
-    """The same before it is made."""
-    return f"{tokens:,} ({', '.join(data)}; {train})"
+def start_asked_for(data: list[str], wanted: Mapping[str, Any]) -> str:
+    """The same before it is made. wanted: tokens and train of the recovery, and objective where it is not `kl`."""
+    return f"{wanted['tokens']:,} ({', '.join(data)}; {how_it_learns(wanted)})"
+
+
+def how_it_learns(recovery: Mapping[str, Any]) -> str:
+    """What learns, and by what where it is not distilled."""
+    by = ", by cross-entropy" if recovery.get("objective") == "ce" else ""  # older ones do not say it
+    return f"{recovery['train']}{by}"

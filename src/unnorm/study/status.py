@@ -41,8 +41,8 @@ class CellStatus(NamedTuple):
 
 
 class StartStatus(NamedTuple):
-    """One recovered start: its base, the arms that begin from it, what it learns from; loss: the last step's KL; the
-    held-out gap where it was last measured; the rest as `CellStatus`."""
+    """One recovered start: its base, the arms that begin from it, what it learns from; loss: what the last step
+    minimized, KL or cross-entropy; the held-out gap where it was last measured; the rest as `CellStatus`."""
 
     key: str
     model: str

@@ -132,4 +132,5 @@ def _load_start(folder: Path) -> Start:
     recovery = atomic.read_json(folder / "recovery.json")
     gap = recovery["gap_after"] if recovery["kept"] else recovery["gap_before"]
     words = f"begins from the recovered start {folder.name}, whose held-out gap is {gap:+.1%}"
-    return Start(model, atomic.read_json(folder / "calibration.json"), recovery, words)
+    fit = folder / "calibration.json"
+    return Start(model, atomic.read_json(fit) if fit.is_file() else None, recovery, words)

@@ -51,7 +51,7 @@ class SwapRecord:
     measured: dict[str, Any] | None = None
     """How far the swapped model was from its original on held-out tokens: gap, loss, original_loss, kl, tokens."""
     recovered: dict[str, Any] | None = None
-    """What a recovery learnt from and what learnt: tokens, train, data."""
+    """What a recovery learnt from and what learnt: tokens, train, data; objective where it is not `kl`."""
     stands_on: StandsOn | None = field(default=None, repr=False)
     """What an adapter on this model would have to be put on; None on the meta device."""
     before: "SwapRecord | None" = field(default=None, repr=False)
@@ -163,6 +163,13 @@ def settle_(model: nn.Module) -> None:
     record = record_of(model)
     if record is not None:
         record.replaced, record.originals = {}, {}
+
+
+def keep_base_(model: nn.Module) -> None:
+    """Keep on a model whose pretrained norms stay what its base is, before its weights change; nothing is swapped."""
+    assert record_of(model) is None, "its base is known"
+    name, digest, stands_on = _base_of(model, None)
+    set_record(model, SwapRecord(name, digest, sites=[], specs={}, calibration=None, stands_on=stands_on))
 
 
 def place_(model: nn.Module, norms: Mapping[str, Norm]) -> dict[str, nn.Module]:

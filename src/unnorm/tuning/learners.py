@@ -10,6 +10,7 @@ from torch import nn
 from unnorm.foundation.errors import ModelError
 from unnorm.surgery.base import without_peft_notice
 from unnorm.surgery.swap import SwapRecord
+from unnorm.tuning.pair import norm_paths
 from unnorm.tuning.recover_settings import RecoverSettings
 from unnorm.tuning.settings import Strategy
 from unnorm.tuning.strategies import apply_strategy
@@ -21,7 +22,7 @@ def what_learns(model: nn.Module, record: SwapRecord, settings: RecoverSettings,
     Returns it (a PeftModel with LoRA, else `model`) and the number of parameters that learn. Raises `ModelError` if
     there are none.
     """
-    paths = [site.path for site in record.sites]
+    paths = norm_paths(model, record)
     if settings.train in ("all", "lora"):
         strategy: Strategy = "full" if settings.train == "all" else "selective"
         with_parameters = [path for path in paths if any(True for _ in model.get_submodule(path).parameters())]
@@ -45,7 +46,7 @@ def what_learns(model: nn.Module, record: SwapRecord, settings: RecoverSettings,
     model.requires_grad_(False)
     learning = [p for path in paths for p in model.get_submodule(path).parameters()]
     if not learning:
-        raise ModelError("the norms at the swapped sites have no parameters to learn. Train all weights, or LoRA.")
+        raise ModelError("the norms at its sites have no parameters to learn. Train all weights, or LoRA.")
     for parameter in learning:
         parameter.requires_grad_(True)
         parameter.data = parameter.data.float()

@@ -1,6 +1,6 @@
-"""What a training run minimizes: the loss on labels (`ce`), or the divergence from an original model (`kl`).
+"""What a training run minimizes: the loss on labels or on every token, or the divergence from an original model.
 
-Both are sums over tokens, to be divided by the weight of a whole step: never means of means.
+All are sums over tokens, to be divided by the weight of a whole step: never means of means.
 """
 
 from collections.abc import Mapping
@@ -9,10 +9,11 @@ from typing import Any, Protocol
 
 import torch
 
-from unnorm.metrics.batches import counted_tokens
+from unnorm.metrics.batches import counted_tokens, followed_tokens
 from unnorm.metrics.divergence import divergence
-from unnorm.metrics.token_sums import IGNORED, TokenSums, token_sums
+from unnorm.metrics.token_sums import IGNORED, TokenSums, all_labelled, token_sums
 from unnorm.surgery.base import under_adapters
+from unnorm.tuning.recover_settings import Minimized
 
 
 class Objective(Protocol):
@@ -45,6 +46,24 @@ class CrossEntropy:
         return torch.as_tensor(batch["labels"][:, 1:].ne(IGNORED).sum())
 
 
+class EveryToken:
+    """−log p of every token that follows another of its text, in nats; what the batch labels or weights is ignored."""
+
+    name = "loss"
+
+    def __init__(self, model: Any, precision: str) -> None:
+        """precision: as for `Distillation`."""
+        self.head = under_adapters(model).get_output_embeddings()
+        self.precision = precision
+
+    def sums(self, model: Any, batch: Mapping[str, torch.Tensor]) -> TokenSums:
+        with autocast(batch["input_ids"].device, self.precision):
+            return token_sums(model, self.head, all_labelled(batch))
+
+    def weight(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return followed_tokens(batch).sum()
+
+
 class Distillation:
     """KL(original ‖ model) of every token in nats; what counts as correct is the original's likeliest token."""
 
@@ -62,6 +81,11 @@ class Distillation:
 
     def weight(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return counted_tokens(batch).sum()
+
+
+def objective_of(minimized: Minimized, model: Any, original: Any, precision: str) -> Objective:
+    """What a recovery minimizes: `kl` from the original, or `ce` on every token."""
+    return EveryToken(model, precision) if minimized == "ce" else Distillation(model, original, precision)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

@@ -5,6 +5,10 @@
 over the new norms alone, over these and the layers that a correction changed, with LoRA, or over all weights. It runs
 on the trainer that fine-tunes, with its logs, checkpoints and resume; norm parameters learn relatively. Tokens that are
 held out are measured before and after: if they got worse, the start is put back and the report says so.
+
+Two controls run the same way. A model whose pretrained norms stay can be distilled into itself; and with `ce` a model
+is trained on every token of the same rows instead. Neither is put back: the one begins at a KL of 0, and the other
+does not lower it.
 """
 
 import tempfile
@@ -26,8 +30,8 @@ from unnorm.surgery.inputs import Inputs, single_rows, tokens_in
 from unnorm.surgery.passes import in_eval
 from unnorm.tuning.distance import Distance, distance
 from unnorm.tuning.learners import restored_flags, settled_, what_learns
-from unnorm.tuning.objectives import Distillation
-from unnorm.tuning.pair import check_base, record_of_pair
+from unnorm.tuning.objectives import objective_of
+from unnorm.tuning.pair import check_base, norm_paths, record_beside, record_of_pair
 from unnorm.tuning.recover_settings import RecoverSettings, recover_settings
 from unnorm.tuning.run_log import RunLog
 from unnorm.tuning.settings import TrainingSettings
@@ -52,6 +56,8 @@ class RecoverReport:
     """False where the held-out tokens got worse: the model is as it was."""
     train: str
     """`all`, `lora`, `norms` or `corrected`."""
+    objective: str
+    """`kl` or `ce`."""
     steps: int
     tokens: int
     parameters: int
@@ -60,16 +66,17 @@ class RecoverReport:
     held_out_tokens: int
     reached_target: bool
     losses: tuple[float, ...] = field(repr=False)
-    """KL in nats a token, each step's on the tokens that it learnt from."""
+    """What was minimized, in nats a token: each step's, on the tokens that it learnt from."""
     curve: tuple[dict[str, float], ...] = field(repr=False)
     """train_tokens, kl, loss, gap on held-out tokens, from the start on."""
 
     def describe(self) -> str:
         """One line for people."""
         kept = "" if self.kept else "; the held-out tokens got worse, so the start was put back"
+        done = "trained by cross-entropy" if self.objective == "ce" else "recovered"
         early = ", the target is reached" if self.reached_target else ""
         return (
-            f"recovered ({self.train}) from {self.tokens:,} tokens in {self.seconds:.0f} s{early}: held-out gap "
+            f"{done} ({self.train}) from {self.tokens:,} tokens in {self.seconds:.0f} s{early}: held-out gap "
             f"{self.gap_before:+.1%} -> {self.gap_after:+.1%}, KL to the original {self.kl_before:.4f} -> "
             f"{self.kl_after:.4f} nats a token{kept}"
         )
@@ -87,6 +94,7 @@ def between(before: Distance, after: Distance, settings: RecoverSettings) -> dic
         "gap_after": after.gap,
         "original_loss": before.original_loss,
         "train": settings.train,
+        "objective": settings.objective,
         "held_out_tokens": after.tokens,
         "reached_target": settings.target is not None and after.gap <= settings.target,
     }
@@ -134,7 +142,8 @@ def recover_(
 
     The commonest: tokens (10 million at most; rows are gone through again if they run out), train (`all` weights,
     `lora`, `norms` alone, or `corrected`: norms and the layers that `swap_(correct=...)` changed), target (0.01: stop
-    at a gap of 1 %), learning_rate, norm_learning_rate, batch_tokens, precision.
+    at a gap of 1 %), learning_rate, norm_learning_rate, batch_tokens, precision; objective="ce" trains on every token
+    in place of distilling.
 
     batches: token ids [B, T] or model inputs, or an iterable of them. held_out: the same, measured and never learnt
     from; unless given, the first 4,096 tokens (a tenth, if there are fewer). folder: logs and checkpoints; the same
@@ -161,17 +170,17 @@ def recover_(
 def distil_(
     model: nn.Module, original: nn.Module, text: Text, settings: RecoverSettings, run: Run, *, seed: int
 ) -> RecoverReport:
-    """The work of `recover_` on prepared rows, of a pair whose base was checked. The same call goes on from the last
-    checkpoint in `run.folder`."""
+    """The work of `recover_` on prepared rows, of a pair whose base was checked and in which nothing need be swapped.
+    The same call goes on from the last checkpoint in `run.folder`."""
     from unnorm.tuning.trainer import TokenTrainer
 
     started = time.perf_counter()
-    record = record_of_pair(model, original)
+    record = record_beside(model, original)
     training = settings.training(text.row_tokens)
     rows_per_step = training.batch_tokens // text.row_tokens
     devices = [next(m.parameters()).device for m in (model, original)]
     start = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
-    paths = [site.path for site in record.sites]
+    paths = norm_paths(model, record)
     run.folder.mkdir(parents=True, exist_ok=True)
     done = False
     with restored_flags(model), without_gradients(original):
@@ -190,7 +199,7 @@ def distil_(
                 seed=seed,
                 monitor=SiteMonitor(learner, paths),
                 norms=active_norms(learner, paths),
-                objective=Distillation(learner, original, training.precision),
+                objective=objective_of(settings.objective, learner, original, training.precision),
                 evaluate=lambda step: meter.at(step, trainer.train_tokens),
                 evaluate_every=_every(run.evaluate_every, training),
                 checkpoint_every=_every(run.evaluate_every, training),
@@ -216,7 +225,8 @@ def distil_(
                 model.load_state_dict(start)
             model.to(devices[0])
             original.to(devices[1])
-    kept = after.kl <= before.kl
+    control = not record.sites or settings.objective == "ce"
+    kept = control or after.kl <= before.kl
     if not kept:
         model.load_state_dict(start)
     report = RecoverReport(

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.precision import choose
@@ -10,6 +10,7 @@ from unnorm.tuning.settings import LoraSettings, Precision, TrainingSettings
 
 Train = Literal["all", "lora", "norms", "corrected"]
 TRAIN: tuple[Train, ...] = get_args(Train)
+Minimized = Literal["kl", "ce"]
 
 RATES: dict[Train, tuple[float, float]] = {
     "all": (4e-4, 5e-3),
@@ -24,13 +25,18 @@ _STEPS, _SMALLEST_STEP, _LARGEST_STEP = 400, 512, 16384
 
 
 class RecoverSettings(BaseModel):
-    """A distillation from the original. Unknown keys are errors."""
+    """A distillation from the original, or plain training in its place. Unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     tokens: int = Field(default=RECOVER_TOKENS, gt=0, description="tokens to learn from, at most")
     train: Train = Field(
         default="all",
         description="what learns: all weights; lora and the new norms; the norms alone; or these and corrected layers",
+    )
+    objective: Minimized = Field(
+        default="kl",
+        description="kl: distilled from the original; ce: trained on every token of the same rows, without it",
+        exclude_if=lambda objective: objective == "kl",
     )
     target: float | None = Field(
         default=None, gt=0, description="stop once the held-out gap is at most this share of the original's loss"
@@ -44,6 +50,13 @@ class RecoverSettings(BaseModel):
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps")
     lora: LoraSettings = LoraSettings(r=16, alpha=32, dropout=0.0)
     precision: Precision = "auto"
+
+    @field_validator("target")
+    @classmethod
+    def _has_a_gap_to_close(cls, target: float | None, info: ValidationInfo) -> float | None:
+        if target is not None and info.data.get("objective") == "ce":
+            raise ValueError("a target is a gap to the original, which plain training (objective: ce) does not aim at")
+        return target
 
     def training(self, row_tokens: int) -> TrainingSettings:
         """The same as the trainer takes it, for rows of `row_tokens` tokens; a step is whole rows."""

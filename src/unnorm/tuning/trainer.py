@@ -20,6 +20,7 @@ from unnorm.foundation import precision, seeds
 from unnorm.foundation.errors import Interrupted, NonFiniteError, SettingsError
 from unnorm.foundation.memory import memory_in_use
 from unnorm.foundation.progress import Bar
+from unnorm.metrics.batches import counted_tokens
 from unnorm.tuning import checkpoint
 from unnorm.tuning.objectives import CrossEntropy, Objective
 from unnorm.tuning.parameter_groups import parameter_groups
@@ -118,7 +119,7 @@ class TokenTrainer(Trainer):
         sums = self.objective.sums(model, inputs)
         counts = (sums.nats.detach(), sums.correct, sums.tokens, sums.weight)
         self.sums += torch.stack([count.double() for count in counts]).cpu()
-        self.step_tokens += (inputs["tokens"] if "tokens" in inputs else self.objective.weight(inputs)).sum().cpu()
+        self.step_tokens += counted_tokens(inputs).sum().cpu()
         loss: torch.Tensor = sums.nats * (self.accelerator.num_processes / num_items_in_batch)
         return loss
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from unnorm.study.status import CellStatus, StartStatus
 
 _COLUMNS = ("cell", "state", "step", "train loss", "who", "heartbeat", "why")
-_START_COLUMNS = ("recovered start", "state", "tokens", "KL", "gap", "who", "heartbeat", "why")
+_START_COLUMNS = ("recovered start", "state", "tokens", "loss", "gap", "who", "heartbeat", "why")
 
 
 def status(

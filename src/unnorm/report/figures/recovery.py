@@ -7,7 +7,7 @@ import altair as alt
 
 from unnorm.report.figures.figure import HEIGHT, TOKENS, Figure, Place, colour_of, data, made, percent_axis, shape_of
 from unnorm.report.wording import signed
-from unnorm.study.start_words import start_tokens
+from unnorm.study.start_words import how_it_learns, start_tokens
 from unnorm.study.view import CellView
 
 
@@ -26,7 +26,7 @@ def recovery(place: Place) -> Figure | None:
         ]
         kept = "" if found["kept"] else f", which was worse, so it was put back after {found['tokens']:,} tokens"
         said.append(
-            f"{cell.arm}, {found['train']}, {start_tokens(found):,} tokens: {signed(found['gap_before'])} to "
+            f"{cell.arm}, {how_it_learns(found)}, {start_tokens(found):,} tokens: {signed(found['gap_before'])} to "
             f"{signed(found['gap_after'])}, KL {found['kl_before']:.4f} to {found['kl_after']:.4f}{kept}"
         )
     if not rows:
@@ -61,7 +61,7 @@ def recovery(place: Place) -> Figure | None:
         base.mark_line(strokeWidth=2), base.mark_point(size=34, filled=True).encode(shape=shape_of(place.study, arms))
     ).properties(width="container", height=HEIGHT)
     caption = (
-        "Held-out loss of the swapped model against its original's while it is distilled, before any fine-tuning; both "
+        "Held-out loss of each start against its original's while it learns, before any fine-tuning; both "
         f"axes are logarithmic away from zero. From the start to the end: {'; '.join(said)} (nats per token). "
         "One seed: no interval."
     )

@@ -1,11 +1,13 @@
+import math
+
 import numpy as np
 import pytest
 
 from unnorm.evaluation.two_factors import holm, mean_over
 
 
-def mean(x, axis):
-    return x.mean(axis)
+def mean(x):
+    return x
 
 
 @pytest.mark.parametrize("seeds", [1, 3, 5])
@@ -29,7 +31,7 @@ def test_p_is_below_a_level_about_as_often_as_it_says():
 
 def test_a_ratio_of_sums_is_resampled_as_one():
     tokens = np.tile(np.arange(1.0, 101.0), (2, 1))
-    found = mean_over(lambda a, b, axis: a.sum(axis) / b.sum(axis) - 1, (1.02 * tokens, tokens))
+    found = mean_over(lambda a, b: a / b - 1, (1.02 * tokens, tokens))
     assert found.value == pytest.approx(0.02)
     assert found.low == pytest.approx(0.02)
     assert found.high == pytest.approx(0.02)
@@ -37,11 +39,11 @@ def test_a_ratio_of_sums_is_resampled_as_one():
 
 
 def test_where_nothing_is_drawn_twice_nothing_is_claimed():
-    assert mean_over(mean, (np.array([[0.4]]),)) == (pytest.approx(0.4), None, None, None)
+    assert mean_over(mean, (np.array([[0.4]]),)) == (pytest.approx(0.4), None, None, None, None, None)
 
 
 def test_no_difference_at_all_is_no_evidence():
-    assert mean_over(mean, (np.zeros((2, 5)),)) == (0.0, 0.0, 0.0, 1.0)
+    assert mean_over(mean, (np.zeros((2, 5)),)) == (0.0, 0.0, 0.0, 1.0, 0.0, math.inf)
 
 
 def test_holm():

@@ -46,6 +46,37 @@ def test_no_difference_at_all_is_no_evidence():
     assert mean_over(mean, (np.zeros((2, 5)),)) == (0.0, 0.0, 0.0, 1.0, 0.0, math.inf)
 
 
+def test_equivalence_is_the_90_percent_interval_within_the_margin():
+    """Of 2 degrees of freedom: t of 95 % is 2.92, of 97.5 % 4.30, of 80 % 1.06."""
+    found = mean_over(mean, (np.array([[-0.001], [0.001], [0.003]]),))
+    error = 0.002 / math.sqrt(3)
+    assert (found.error, found.freedom) == pytest.approx((error, 2))
+    edge = 0.001 + 2.919986 * error
+    assert found.within(1.001 * edge)
+    assert not found.within(0.999 * edge)
+    assert found.high > 1.001 * edge  # the 95 % interval reaches further
+    assert found.detectable == pytest.approx((4.302653 + 1.060660) * error)
+
+
+def test_equivalence_is_called_as_often_as_it_may_err_at_the_edge():
+    generator = np.random.default_rng(0)
+    called = [mean_over(mean, (generator.normal(sign * 0.5, 1, (1, 80)),)) for sign in (1, -1) for _ in range(300)]
+    assert 0.02 <= np.mean([found.within(0.5) for found in called]) <= 0.08
+
+
+def test_a_difference_of_the_smallest_size_is_shown_four_times_in_five():
+    generator = np.random.default_rng(0)
+    size = float(np.median([mean_over(mean, (generator.normal(0, 1, (1, 40)),)).detectable for _ in range(100)]))
+    shown = [mean_over(mean, (generator.normal(size, 1, (1, 40)),)).low > 0 for _ in range(400)]
+    assert 0.74 <= np.mean(shown) <= 0.86
+
+
+def test_without_an_error_neither_equivalence_nor_a_smallest_difference():
+    found = mean_over(mean, (np.array([[0.4]]),))
+    assert found.within(1.0) is None
+    assert found.detectable is None
+
+
 def test_holm():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,19 @@ def test_arms_are_paired_over_seeds_and_conversations(tmp_path, cells):
     assert same.low < 0 < same.high
     assert same.p_holm >= same.p
     assert (worse.seeds, worse.conversations, worse.matched, worse.complete) == ((0, 1, 2), COUNT, True, True)
+
+
+def test_equivalence_has_the_margin_that_was_asked_for(tmp_path, cells):
+    wide = {(row.arm, row.metric): row for row in compare_arms(study(tmp_path, cells))}
+    worse, same = wide["worse", "loss"], wide["same", "loss"]
+    assert (worse.margin, worse.equivalent, worse.different) == (0.01, False, True)
+    assert (same.equivalent, same.different) == (True, False)
+    assert 0 < same.detectable < 0.01
+    assert (wide["same", "accuracy"].margin, wide["same", "accuracy"].equivalent) == (None, None)
+    assert wide["same", "accuracy"].detectable > 0
+    (asked, *_) = compare_arms(replace(study(tmp_path, cells), margin=0.05), "worse")
+    assert (asked.margin, asked.equivalent, asked.different) == (0.05, True, True)
+    assert (asked.low, asked.high, asked.detectable) == (worse.low, worse.high, worse.detectable)
 
 
 def test_any_two_arms(tmp_path, cells):
@@ -134,6 +149,8 @@ def test_tables_for_other_programs(tmp_path, cells, format, suffix):
         table = pq.read_table(comparisons)
         assert table["arm"].to_pylist() == ["worse", "worse", "same", "same"]
         assert table["seeds"].to_pylist()[0] == SEEDS
+        assert table["equivalent"].to_pylist() == [False, None, True, None]
+        assert all(table["detectable"].to_pylist())
     else:
         assert b"worse" in content
         assert b"0 1 2" in content

@@ -92,6 +92,12 @@ def test_compare_and_export_on_the_command_line(whole, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "2 seeds" in shown
     assert "NOT MATCHED" not in shown
+    assert "margin of the loss: ± 1%" in shown
+    wide = ["study", "compare", str(path), "--ledger", str(ledger), "--margin", "20 %", "--json"]
+    assert run(wide) == 0
+    loss = next(row for row in json.loads(capsys.readouterr().out)["comparisons"] if row["metric"] == "loss")
+    assert loss["margin"] == 0.2
+    assert ("within ± 20%" in loss["verdict"]) is loss["equivalent"]
     assert run(["study", "compare", str(path), "dyt", "original", "--ledger", str(ledger), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {row["metric"] for row in found["comparisons"]} == {"loss", "accuracy", "preference", "latency"}

@@ -7,6 +7,7 @@ import typer
 
 from unnorm.cli.options import check_choice
 from unnorm.cli.output import JsonOption, emit_json, say
+from unnorm.cli.study.options import MARGIN, Margin
 
 EXAMPLE = "Example: [bold]unnorm report studies/alpaca-pythia-14m[/bold]"
 
@@ -29,29 +30,32 @@ def report(
         str, typer.Option(help="For --serve: whom to listen to; by default this machine alone.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="For --serve; 0: any that is free.")] = 8000,
+    margin: Margin = MARGIN,
     json: JsonOption = False,
 ) -> None:
     """Write one self-contained page about a study, and each figure as SVG, PNG and PDF."""
+    from unnorm.cli.amounts import share
     from unnorm.foundation.errors import SettingsError
 
-    if serve and (format is not None or out is not None or data):
+    allowed = share(margin, "--margin")
+    if serve and (format is not None or out is not None or data or margin != MARGIN):
         raise SettingsError("--serve writes nothing: it goes with --host and --port alone.")
     if serve:
         _serve(study, host, port)
     elif format is not None:
-        _write_text(study, format, out)
+        _write_text(study, format, out, allowed)
     else:
-        _write_page(study, out, data or [], json)
+        _write_page(study, out, data or [], allowed, json)
 
 
-def _write_page(study: Path, out: Path | None, data: list[Path], json: bool) -> None:
+def _write_page(study: Path, out: Path | None, data: list[Path], margin: float, json: bool) -> None:
     from unnorm.foundation.places import check_folder
     from unnorm.foundation.terminal import plain
     from unnorm.report.data_files import data_figures
     from unnorm.report.page import write_report
     from unnorm.study.view import read_study
 
-    extra, view = data_figures(data), read_study(study)
+    extra, view = data_figures(data), read_study(study, margin=margin)
     folder = out if out is not None else study / "report"
     check_folder(folder)
     written = write_report(view, folder, extra, quiet=json)
@@ -63,7 +67,7 @@ def _write_page(study: Path, out: Path | None, data: list[Path], json: bool) -> 
     say(f"the page: {written['page']}")
 
 
-def _write_text(study: Path, format: str, out: Path | None) -> None:
+def _write_text(study: Path, format: str, out: Path | None, margin: float) -> None:
     import sys
 
     from unnorm.foundation import atomic
@@ -74,7 +78,7 @@ def _write_text(study: Path, format: str, out: Path | None) -> None:
     check_choice("--format", format, FORMATS)
     if out is not None:
         check_file(out)
-    text = FORMATS[format](read_study(study, logs=False))
+    text = FORMATS[format](read_study(study, logs=False, margin=margin))
     if out is None:
         sys.stdout.write(text)
         return

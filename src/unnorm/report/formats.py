@@ -10,7 +10,7 @@ from unnorm.foundation.latex import latex
 from unnorm.foundation.terminal import plain
 from unnorm.report.summary import summary
 from unnorm.report.table import COLUMNS, latencies, results
-from unnorm.report.wording import signed, signed_interval
+from unnorm.report.wording import share, signed, signed_interval
 from unnorm.study.audit import doubt_of, noted_in_words
 from unnorm.study.results import rows_of
 from unnorm.study.tables import as_csv
@@ -93,9 +93,9 @@ def text_table(study: StudyView) -> list[list[str]]:
     found = results(study)
     judged = any(row["win_rate"] is not None for row in found)
     recovered = any(row["start_tokens"] for row in found)
-    numbers = (
-        ["tokens before"] * recovered + ["seeds", "start loss", "end loss", "gap", "accuracy"] + ["win rate"] * judged
-    )
+    sure = any(row["gap_detectable"] is not None for row in found)
+    numbers = ["tokens before"] * recovered + ["seeds", "start loss", "end loss", "gap"] + ["could show"] * sure
+    numbers += ["accuracy"] + ["win rate"] * judged
     rows = [["data" if name == "dataset" else name for name in names] + numbers]
     for row in found:
         planned = "" if row["seeds"] == row["planned_seeds"] else f" of {row['planned_seeds']}"
@@ -103,7 +103,8 @@ def text_table(study: StudyView) -> list[list[str]]:
         texts = [
             *(str(row[name]) for name in names), *([_count(row["start_tokens"])] if recovered else []),
             f"{row['seeds']}{planned}", _number(row["start_eval_loss"]),
-            _number(row["eval_loss"]), _gap(row), accuracy, *([_wins(row)] if judged else []),
+            _number(row["eval_loss"]), _gap(row), *([_could_show(row)] if sure else []), accuracy,
+            *([_wins(row)] if judged else []),
         ]  # fmt: skip
         rows.append(texts)
     return rows
@@ -115,11 +116,13 @@ def table_caption(study: StudyView) -> str:
     wins = f"; win rate: against {study.reference}, ties as half, with its 95 % interval"
     judged = any(pair.judge for pair in study.pairs)
     recovered = any((cell.result or {}).get("start_tokens") for cell in study.cells)
+    could = "; could show: the smallest gap that such a study shows four times in five, however large this one came out"
+    known = any(row["gap_detectable"] is not None for row in results(study))
     before = "; tokens before: those that the arm's start learnt from, on top of the training that all arms have"
     return (
         "Held-out loss in nats per token, before and after fine-tuning; gap: of the loss after it, to that of "
-        f"{study.reference}, paired by seed, {sure}; accuracy: of held-out tokens, after fine-tuning"
-        f"{wins if judged else ''}{before if recovered else ''}."
+        f"{study.reference}, paired by seed, {sure}{could if known else ''}; "
+        f"accuracy: of held-out tokens, after fine-tuning{wins if judged else ''}{before if recovered else ''}."
     )
 
 
@@ -131,6 +134,10 @@ def _gap(row: dict[str, Any]) -> str:
     if row["gap_low"] is not None:
         text += f" ({signed_interval(row['gap_low'], row['gap_high'])})"
     return text + (f" [{doubt}]" if doubt else "")
+
+
+def _could_show(row: dict[str, Any]) -> str:
+    return "–" if row["gap_detectable"] is None else f"± {share(row['gap_detectable'])}"
 
 
 def _wins(row: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from collections import Counter
 from unnorm.report.comparisons import behind, compared, others
 from unnorm.report.pairs import Group, groups, tallies
 from unnorm.report.table import latencies
+from unnorm.report.verdicts import verdict_sentences
 from unnorm.report.wording import share, signed, signed_interval
 from unnorm.study.audit import elsewhere_in_words
 from unnorm.study.compare import Row
@@ -51,9 +52,8 @@ def _finding(study: StudyView, row: Row, where: str) -> str:
     doubt = f" In doubt: {row.doubt}." if row.doubt else ""
     if row.low is None or row.high is None:
         return f"{where}, {row.arm} ends {size} ({numbers}; one seed, so no interval).{doubt}"
-    inside = "; the interval holds zero: no difference shown" if row.low <= 0 <= row.high else ""
-    interval = f"95 % interval {signed_interval(row.low, row.high)} over {_drawn(row)}{inside}"
-    return f"{where}, {row.arm} ends {size} ({numbers}; {interval}).{doubt}"
+    interval = f"95 % interval {signed_interval(row.low, row.high)} over {_drawn(row)}"
+    return f"{where}, {row.arm} ends {size} ({numbers}; {interval}). {verdict_sentences(row)}{doubt}"
 
 
 def _recovered(study: StudyView) -> list[str]:

@@ -4,12 +4,14 @@ from typing import Any
 
 from unnorm.report.comparisons import compared
 from unnorm.report.pairs import groups, tallies
+from unnorm.report.verdicts import verdict
 from unnorm.study.view import StudyView
 
 COLUMNS = (
     "model", "dataset", "strategy", "arm", "seeds", "planned_seeds", "start_eval_loss", "eval_loss",
     "eval_token_accuracy", "gap", "gap_low", "gap_high", "accuracy_difference", "win_rate", "win_rate_low",
-    "win_rate_high", "judgements", "matched", "complete", "start_tokens",
+    "win_rate_high", "judgements", "matched", "complete", "start_tokens", "gap_detectable", "margin", "equivalent",
+    "verdict",
 )  # fmt: skip
 LATENCY = (
     "model",
@@ -30,7 +32,8 @@ def results(study: StudyView) -> list[dict[str, Any]]:
     """One row a model, data set, strategy and arm, in `COLUMNS`; losses and accuracies are means over finished seeds.
 
     start_tokens: those that the arm's start learnt from, before any training; the same for all seeds.
-    gap, gap_low, gap_high: relative, of the held-out loss to the reference's, with its 95 % interval.
+    gap, gap_low, gap_high: relative, of the held-out loss to the reference's, with its 95 % interval. gap_detectable:
+    the smallest gap that the study could have shown; margin, equivalent: of the equivalence test; verdict: in words.
     Numbers that there are not are None; a place where nothing is done has no numbers at all. What the study's file
     leaves out has no row.
     """
@@ -55,7 +58,8 @@ def results(study: StudyView) -> list[dict[str, Any]]:
                         row[key] = sum(result[key] for result in done) / len(done)
                     if gap := found.get((place, "loss")):
                         row |= {"gap": gap.value, "gap_low": gap.low, "gap_high": gap.high, "matched": gap.matched}
-                        row["complete"] = gap.complete
+                        row |= {"complete": gap.complete, "gap_detectable": gap.detectable, "margin": gap.margin}
+                        row |= {"equivalent": gap.equivalent, "verdict": verdict(gap)}
                     if accuracy := found.get((place, "accuracy")):
                         row["accuracy_difference"] = accuracy.value
                     for tally in judged.get(place, ()):

@@ -33,6 +33,10 @@ class Row(NamedTuple):
     that there is no difference; p_holm: corrected. conversations: held-out conversations, or questions judged; 0 where
     only seeds were drawn. matched: what the audit found, in every seed; None where it has nothing. complete: whether
     no seed of the study is missing.
+
+    error, freedom: of the value, where the interval is made of a standard error: of loss and accuracy. detectable: the
+    smallest difference that the study could have shown (`Mean.detectable`). margin: the gap that counts as none, of the
+    loss alone; equivalent: whether the value is within it (`Mean.within`).
     """
 
     model: str
@@ -50,10 +54,22 @@ class Row(NamedTuple):
     conversations: int
     matched: bool | None
     complete: bool
+    error: float | None
+    freedom: float | None
+    detectable: float | None
+    margin: float | None
+    equivalent: bool | None
 
     @property
     def place(self) -> tuple[str, str, str, str]:
         return self.model, self.dataset, self.strategy, self.arm
+
+    @property
+    def different(self) -> bool | None:
+        """Whether the 95 % interval excludes 0, of loss and accuracy; None where there is no standard error."""
+        if self.error is None or self.low is None or self.high is None:
+            return None
+        return not self.low <= 0 <= self.high
 
     @property
     def doubt(self) -> str:
@@ -114,6 +130,9 @@ def _rows(
             metric=metric,
             **mean._asdict(),
             p_holm=None,
+            detectable=mean.detectable,
+            margin=study.margin if metric == "loss" else None,
+            equivalent=mean.within(study.margin) if metric == "loss" else None,
             seeds=seeds,
             conversations=count,
             matched=matched,
@@ -144,17 +163,20 @@ def _losses(both: Sequence[tuple[CellView, CellView]]) -> list[tuple[Metric, Mea
     )
     nats, correct, tokens = columns[:2], columns[2:4], columns[4:]
 
-    def gap(a: Any, b: Any, m: Any, n: Any, axis: int) -> Any:
-        return a.sum(axis) / m.sum(axis) / (b.sum(axis) / n.sum(axis)) - 1
-
-    def difference(a: Any, b: Any, m: Any, n: Any, axis: int) -> Any:
-        return a.sum(axis) / m.sum(axis) - b.sum(axis) / n.sum(axis)
-
     count = columns[0].shape[1]
     return [
-        ("loss", mean_over(gap, (*nats, *tokens)), seeds, count),
-        ("accuracy", mean_over(difference, (*correct, *tokens)), seeds, count),
+        ("loss", mean_over(loss_gap, (*nats, *tokens)), seeds, count),
+        ("accuracy", mean_over(_difference, (*correct, *tokens)), seeds, count),
     ]
+
+
+def loss_gap(nats: Any, other_nats: Any, tokens: Any, other_tokens: Any) -> Any:
+    """Relative, of one loss to another; each is nats over tokens."""
+    return nats / tokens / (other_nats / other_tokens) - 1
+
+
+def _difference(correct: Any, other_correct: Any, tokens: Any, other_tokens: Any) -> Any:
+    return correct / tokens - other_correct / other_tokens
 
 
 def _of_results(
@@ -167,8 +189,8 @@ def _of_results(
 
     losses, accuracies = ([column(side, key) for side in (0, 1)] for key in ("eval_loss", "eval_token_accuracy"))
     return [
-        ("loss", mean_over(lambda a, b, axis: (a / b - 1).mean(axis), tuple(losses)), seeds, 0),
-        ("accuracy", mean_over(lambda a, b, axis: (a - b).mean(axis), tuple(accuracies)), seeds, 0),
+        ("loss", mean_over(lambda a, b: a / b - 1, tuple(losses)), seeds, 0),
+        ("accuracy", mean_over(lambda a, b: a - b, tuple(accuracies)), seeds, 0),
     ]
 
 
@@ -188,7 +210,7 @@ def _latency(pairs: list[PairView]) -> list[tuple[Metric, Mean, tuple[int, ...],
         only = {key: ratios[0][key] - 1 for key in ("value", "low", "high")}
         return [("latency", Mean(**only, p=None), seeds, 0)]
     logs = np.array([[math.log(ratio["value"])] for ratio in ratios])
-    mean = mean_over(lambda x, axis: x.mean(axis), (logs,))
+    mean = mean_over(lambda x: x, (logs,))
     low, high = (None if bound is None else math.expm1(bound) for bound in (mean.low, mean.high))
     return [("latency", Mean(math.expm1(mean.value), low, high, mean.p), seeds, 0)]
 

@@ -11,7 +11,7 @@ Table = Sequence[Mapping[str, Any]]
 
 _TEXT = {"model", "dataset", "arm", "against", "strategy", "state", "cell", "metric"}
 _WHOLE = {"seed", "steps", "train_tokens", "trainable_parameters", "total_parameters", "conversations", "threads"}
-_FLAGS = {"matched", "complete"}
+_FLAGS = {"matched", "complete", "equivalent"}
 
 
 def as_csv(rows: Table, columns: Sequence[str]) -> bytes:

@@ -19,6 +19,8 @@ STUDY = "study.json"
 COMPLETIONS = "completions.jsonl"
 SCORES = "scores.parquet"
 """What the fine-tuned model scored on each held-out conversation."""
+MARGIN = 0.01
+"""The margin of the equivalence test where none is asked for: 1 % of the loss that is compared with."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ class StudyView:
     choices: list[dict[str, Any]] = field(default_factory=list)
     """model, dataset, arm, strategy, learning_rate, at_edge, tries [{learning_rate, loss}]."""
     starts: list[StartView] = field(default_factory=list)
+    margin: float = MARGIN
+    """The gap in held-out loss, above or below, relative, that counts as none: whoever asks for comparisons sets it."""
 
     @property
     def reference(self) -> str:
@@ -142,8 +146,8 @@ def reference_of(arms: list[str]) -> str:
     return "original" if "original" in arms else arms[0]
 
 
-def read_study(folder: Path, *, logs: bool = True) -> StudyView:
-    """The study in `folder` (LEDGER/STUDY). logs: read steps, evaluations and completions too.
+def read_study(folder: Path, *, logs: bool = True, margin: float = MARGIN) -> StudyView:
+    """The study in `folder` (LEDGER/STUDY). logs: read steps, evaluations and completions too. margin: see `StudyView`.
 
     A folder that holds no study, a damaged or a newer ledger: `ArtefactError`.
     """
@@ -178,6 +182,7 @@ def read_study(folder: Path, *, logs: bool = True) -> StudyView:
             choices=content.get("choices", []),
             starts=[_start(ledger / STARTS, entry) for entry in content.get("starts", [])],
             pairs=[_pair(ledger / "pairs", entry, logs) for entry in content.get("pairs", [])],
+            margin=margin,
         )
     except DataError as error:
         raise ArtefactError(str(error)) from error

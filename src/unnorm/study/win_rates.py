@@ -56,7 +56,7 @@ def _of_judge(part: dict[str, Any]) -> WinRate:
 
 def _of_values(values: np.ndarray) -> WinRate:
     """From [seeds, questions], each 1, 0.5 or 0."""
-    mean = mean_over(lambda x, axis: x.mean(axis), (values,), null=0.5)
+    mean = mean_over(lambda x: x, (values,), null=0.5)
     by_question = values.mean(0)
     alone = rate(by_question, 0)
     assert alone is not None, "there is a question"

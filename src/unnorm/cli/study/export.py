@@ -7,7 +7,7 @@ import typer
 
 from unnorm.cli.options import check_choice
 from unnorm.cli.output import JsonOption, emit_json
-from unnorm.cli.study.options import LEDGER, Ledger, StudyFile, view_of
+from unnorm.cli.study.options import LEDGER, MARGIN, Ledger, Margin, StudyFile, view_of
 
 
 def export(
@@ -15,6 +15,7 @@ def export(
     format: Annotated[str, typer.Option("--format", help="csv, parquet or latex.")] = "csv",
     out: Annotated[Path | None, typer.Option(help="Folder; default: the study's own.")] = None,
     ledger: Ledger = LEDGER,
+    margin: Margin = MARGIN,
     json: JsonOption = False,
 ) -> None:
     """Write the results of every cell and every comparison of arms as tables."""
@@ -22,7 +23,7 @@ def export(
     from unnorm.study.export import FORMATS, export_study
 
     check_choice("--format", format, FORMATS)
-    view = view_of(study, ledger, logs=True)
+    view = view_of(study, ledger, logs=True, margin=margin)
     folder = out if out is not None else view.folder
     check_folder(folder)
     written = export_study(view, folder, format)

@@ -17,13 +17,21 @@ def cell_name(record: dict[str, Any]) -> str:
     return " / ".join(str(record[key]) for key in ("model", "dataset", "arm", "strategy", "seed"))
 
 
-def view_of(study: Path, ledger: Path, *, logs: bool) -> "StudyView":
+Margin = Annotated[
+    str, typer.Option(help="Gap in loss that counts as none, either way, for the equivalence test: 1% or 0.01.")
+]
+MARGIN = "1%"
+
+
+def view_of(study: Path, ledger: Path, *, logs: bool, margin: str = MARGIN) -> "StudyView":
+    from unnorm.cli.amounts import share
     from unnorm.foundation.errors import ArtefactError
     from unnorm.study.spec import read_spec
     from unnorm.study.view import STUDY, read_study
 
+    allowed = share(margin, "--margin")
     spec, _ = read_spec(study)
     folder = ledger / spec.name
     if not (folder / STUDY).is_file():
         raise ArtefactError(f"{spec.name} has not been run in {ledger} yet: unnorm study run {study}")
-    return read_study(folder, logs=logs)
+    return read_study(folder, logs=logs, margin=allowed)

@@ -19,6 +19,7 @@ from unnorm.report.figures.figure import (
     zero,
 )
 from unnorm.report.theme import HATCH, LINE
+from unnorm.report.verdicts import verdict
 from unnorm.report.wording import signed
 from unnorm.study.compare import Row
 from unnorm.study.view import CellView, StudyView
@@ -50,7 +51,7 @@ def gap_by_strategy(study: StudyView, dataset: str) -> Figure | None:
     )
     tooltip = [
         "strategy:N", "arm:N", alt.Tooltip("gap:Q", format="+.2%"), alt.Tooltip("low:Q", format="+.2%"),
-        alt.Tooltip("high:Q", format="+.2%"), "seeds:N", "doubt:N",
+        alt.Tooltip("high:Q", format="+.2%"), "verdict:N", "seeds:N", "doubt:N",
     ]  # fmt: skip
     bars = base.mark_bar().encode(x=x, color=colour_of(study, arms), tooltip=tooltip)
     layers: list[Any] = [bars]
@@ -133,6 +134,7 @@ def _bar(row: Row, model: str) -> dict[str, Any]:
         "edge": max(0.0, high, row.value),
         "interval": row.low is not None,
         "seeds": ", ".join(map(str, row.seeds)),
+        "verdict": verdict(row) or "no interval",
         "doubt": row.doubt,
         "label": signed(row.value) + (f" {row.doubt}" if row.doubt else ""),
         "short": signed(row.value) + (" †" if row.doubt else ""),

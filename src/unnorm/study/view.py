@@ -19,6 +19,8 @@ STUDY = "study.json"
 COMPLETIONS = "completions.jsonl"
 SCORES = "scores.parquet"
 """What the fine-tuned model scored on each held-out conversation."""
+TASK_SCORES = "scores.parquet"
+"""What it scored on each question of tasks, in the folder of that stage."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ class StudyView:
     choices: list[dict[str, Any]] = field(default_factory=list)
     """model, dataset, arm, strategy, learning_rate, at_edge, tries [{learning_rate, loss}]."""
     starts: list[StartView] = field(default_factory=list)
+    tasks: str | None = None
+    """The folder in each cell's that holds its scores on tasks (`TASK_SCORES`), where the study asks for any."""
 
     @property
     def reference(self) -> str:
@@ -178,6 +182,7 @@ def read_study(folder: Path, *, logs: bool = True) -> StudyView:
             choices=content.get("choices", []),
             starts=[_start(ledger / STARTS, entry) for entry in content.get("starts", [])],
             pairs=[_pair(ledger / "pairs", entry, logs) for entry in content.get("pairs", [])],
+            tasks=Path(content.get("tasks") or "").name or None,
         )
     except DataError as error:
         raise ArtefactError(str(error)) from error

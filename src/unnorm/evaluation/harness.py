@@ -1,40 +1,119 @@
 """Tasks of EleutherAI's lm-evaluation-harness on a model in memory, swapped or not (extra `lm-eval`)."""
 
-from collections.abc import Sequence
-from typing import Any
+import io
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from functools import partial
+from numbers import Real
+from typing import Any, NamedTuple
 
-from unnorm.foundation.errors import DataError, SettingsError, first_line
+from unnorm.evaluation.harness_tasks import load_tasks, quiet_harness
+from unnorm.evaluation.task_scores import Score
+from unnorm.foundation.errors import DataError, first_line
+from unnorm.foundation.hashing import hash_json
+from unnorm.foundation.seeds import seed_everything
+
+_NO_FILTER = "none"
+_RESAMPLES = 100_000  # the harness's own default
+
+
+class Answered(NamedTuple):
+    """metrics: task -> metric -> value, as the harness reports them, and its version of the task. scores: one number a
+    question, of every metric that is the mean of its questions' numbers."""
+
+    metrics: dict[str, dict[str, Any]]
+    scores: list[Score]
 
 
 def run_tasks(
-    model: Any, tokenizer: Any, tasks: Sequence[str], *, limit: int | None = None, batch_size: int = 8, seed: int = 0
+    model: Any,
+    tokenizer: Any,
+    tasks: Sequence[str | dict[str, Any]],
+    *,
+    limit: int | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """Task -> metric -> value, with the harness's own standard errors and versions.
 
-    limit: examples a task. Raises `SettingsError` if the harness is not installed, `DataError` if it cannot run a task.
+    limit: examples a task. Raises `SettingsError` if the harness is not installed or has no such task, `DataError` if
+    it cannot run one.
     """
-    try:
-        from lm_eval import simple_evaluate
-        from lm_eval.models.huggingface import HFLM
-    except ImportError as error:
-        raise SettingsError("tasks need lm-evaluation-harness: pip install 'unnorm[lm-eval]'.") from error
+    loaded = load_tasks(tasks)
+    found = answer(model, tokenizer, loaded, limit=limit, batch_size=batch_size, seed=seed, resamples=_RESAMPLES)
+    return found.metrics
+
+
+def answer(
+    model: Any,
+    tokenizer: Any,
+    tasks: Mapping[str, Any],
+    *,
+    limit: int | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
+    resamples: int = 0,
+) -> Answered:
+    """What a model scores on tasks that `load_tasks` made. The model is left in its mode.
+
+    limit: the first examples of each task. seed: of the examples shown before a question, and of what is drawn.
+    resamples: for the harness's own standard errors, which it leaves out at 0. Raises `DataError` if the harness cannot
+    run the tasks.
+    """
+    from lm_eval import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    for task in tasks.values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config("num_fewshot", 0)
+        task.set_fewshot_seed(seed)
+    seed_everything(seed)
     was_training = model.training
     try:
-        found = simple_evaluate(
-            model=HFLM(pretrained=model.eval(), tokenizer=tokenizer, batch_size=batch_size),
-            tasks=list(tasks),
-            limit=limit,
-            random_seed=seed,
-            numpy_random_seed=seed,
-            torch_random_seed=seed,
-            fewshot_random_seed=seed,
-        )
-    except Exception as error:  # an unknown task, a data set that cannot be had: each raises its own kind
+        with quiet_harness(), redirect_stderr(io.StringIO()):  # it draws bars of its own
+            found = evaluate(
+                lm=_without_bars(HFLM(pretrained=model.eval(), tokenizer=tokenizer, batch_size=batch_size)),
+                task_dict={"tasks": dict(tasks), "groups": {}, "group_map": {}},
+                limit=limit,
+                bootstrap_iters=resamples,
+            )
+    except (RuntimeError, MemoryError):  # torch's: out of memory, or a model that breaks
+        raise
+    except Exception as error:  # each task raises its own kinds
         raise DataError(f"the harness cannot run {', '.join(tasks)}: {first_line(error)}") from error
     finally:
         model.train(was_training)
-    versions = found["versions"]
-    return {
-        task: {**{name: value for name, value in metrics.items() if name != "alias"}, "version": versions.get(task)}
-        for task, metrics in found["results"].items()
+    versions, reported = found["versions"], found["results"]
+    metrics = {
+        task: {**{name: value for name, value in of.items() if name != "alias"}, "version": versions.get(task)}
+        for task, of in reported.items()
     }
+    scores = [each for task in reported for each in _scores(task, reported[task], found["samples"][task])]
+    return Answered(metrics, scores)
+
+
+def _without_bars(lm: Any) -> Any:
+    for kind in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
+        setattr(lm, kind, partial(getattr(lm, kind), disable_tqdm=True))
+    return lm
+
+
+def _scores(task: str, reported: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> list[Score]:
+    """The numbers of each question whose mean is what the harness reports: not those that a perplexity is made of."""
+    found: dict[str, list[Score]] = {}
+    means: dict[str, Any] = {}
+    for sample in samples:
+        question = hash_json([sample["doc_id"], sample["doc_hash"], sample["prompt_hash"]])
+        for name in sample["metrics"]:
+            metric = name if sample["filter"] == _NO_FILTER else f"{name},{sample['filter']}"
+            means[metric] = reported.get(f"{name},{sample['filter']}")
+            value = sample[name]
+            number = float(value) if isinstance(value, Real) or hasattr(value, "__float__") else math.nan
+            found.setdefault(metric, []).append(Score(task, metric, question, number))
+    return [each for metric, scores in found.items() if _is_mean(means[metric], scores) for each in scores]
+
+
+def _is_mean(reported: Any, scores: Sequence[Score]) -> bool:
+    mean = sum(each.value for each in scores) / len(scores)
+    return isinstance(reported, Real) and math.isclose(reported, mean, rel_tol=1e-6, abs_tol=1e-9)

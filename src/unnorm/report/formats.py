@@ -10,17 +10,22 @@ from unnorm.foundation.latex import latex
 from unnorm.foundation.terminal import plain
 from unnorm.report.summary import summary
 from unnorm.report.table import COLUMNS, latencies, results
+from unnorm.report.tasks import task_caption, task_table
 from unnorm.report.wording import share, signed, signed_interval
 from unnorm.study.audit import doubt_of, noted_in_words
 from unnorm.study.results import rows_of
 from unnorm.study.tables import as_csv
+from unnorm.study.task_differences import task_rows
 from unnorm.study.view import StudyView
 
 
 def to_markdown(study: StudyView) -> str:
-    """Summary, results, latencies, audit, failures, and how to reproduce them."""
+    """Summary, results, tasks, latencies, audit, failures, and how to reproduce them."""
     lines = [f"# {_md(study.name)}", "", "## Summary", "", *(f"- {_md(line)}" for line in summary(study)), ""]
     lines += ["## Results", "", *_md_table(study), ""]
+    tasks = task_table(study)
+    if tasks:
+        lines += ["## Tasks", "", *_md_rows(tasks), "", _md(task_caption(study)), ""]
     times = latencies(study)
     if times:
         lines += ["## Latency", "", *_md_rows([_time_head(), *(_time_row(row) for row in times)]), ""]
@@ -69,6 +74,7 @@ def to_json(study: StudyView) -> str:
         "name": study.name,
         "summary": summary(study),
         "results": results(study),
+        "tasks": [row.to_dict() for row in task_rows(study)],
         "latency": latencies(study),
         "cells": rows_of(study),
         "audit": study.audit,

@@ -20,6 +20,7 @@ from unnorm.report.export import KINDS, export
 from unnorm.report.figures import Figure, figures
 from unnorm.report.formats import table_caption, text_table
 from unnorm.report.summary import summary
+from unnorm.report.tasks import task_caption, task_table
 from unnorm.report.theme import HATCH_PATTERN, looks
 from unnorm.study.audit import noted_in_words
 from unnorm.study.results import rows_of
@@ -85,6 +86,8 @@ def pages(study: StudyView, drawn: Sequence[Figure], *, live: str = "") -> dict[
         rows=rows_of(study),
         table=text_table(study),
         table_caption=table_caption(study),
+        tasks=task_table(study),
+        task_caption=task_caption(study),
         colour=colour,
         groups=[] if apart else answers,
         apart=[(name, group["title"], len(group["items"])) for name, group in zip(apart, answers, strict=False)],

@@ -7,13 +7,15 @@ from unnorm.foundation.errors import SettingsError
 from unnorm.study.compare import Row, compare_arms
 from unnorm.study.results import COLUMNS, rows_of
 from unnorm.study.tables import as_csv, as_latex, as_parquet
+from unnorm.study.task_differences import TaskRow, task_rows
 from unnorm.study.view import StudyView
 
 FORMATS = {"csv": ("csv", as_csv), "parquet": ("parquet", as_parquet), "latex": ("tex", as_latex)}
 
 
 def export_study(study: StudyView, folder: Path, format: str) -> list[Path]:
-    """Write `results` (one row a cell) and `comparisons` (one row a metric of two arms); the files' paths.
+    """Write `results` (one row a cell) and `comparisons` (one row a metric of two arms), and where tasks were answered
+    `tasks` (one row a task and arm); the files' paths.
 
     An unknown format is a `SettingsError`.
     """
@@ -23,4 +25,8 @@ def export_study(study: StudyView, folder: Path, format: str) -> list[Path]:
     results, comparisons = folder / f"results.{suffix}", folder / f"comparisons.{suffix}"
     atomic.write_bytes(results, make(rows_of(study), COLUMNS))
     atomic.write_bytes(comparisons, make([row._asdict() for row in compare_arms(study)], Row._fields))
-    return [results, comparisons]
+    written = [results, comparisons]
+    if scored := task_rows(study):
+        written.append(folder / f"tasks.{suffix}")
+        atomic.write_bytes(written[-1], make([row._asdict() for row in scored], TaskRow._fields))
+    return written

@@ -15,8 +15,11 @@ from unnorm.study.tune import Choice
 from unnorm.study.view import STUDY, read_study
 
 
-def write_study(folder: Path, spec: StudyFile, source: str, plan: Plan, pairs: list[dict[str, Any]]) -> None:
-    """Write study.json. source: the study file's text. pairs: `after.stages.pair_entries`."""
+def write_study(
+    folder: Path, spec: StudyFile, source: str, plan: Plan, pairs: list[dict[str, Any]], tasks: str | None
+) -> None:
+    """Write study.json. source: the study file's text. pairs: `after.stages.pair_entries`; tasks: the name of the stage
+    that answers tasks, and of its folder in each cell's."""
     content = {
         "format": ledger_module.FORMAT,
         "name": spec.name,
@@ -31,6 +34,7 @@ def write_study(folder: Path, spec: StudyFile, source: str, plan: Plan, pairs: l
         "search": [{**_entry(one), "learning_rate": one.settings.training.learning_rate} for one in plan.search],
         "choices": [_choice(choice) for choice in plan.choices],
         "pairs": pairs,
+        "tasks": tasks,
         "versions": library_versions(),
     }
     atomic.write_json(folder / STUDY, content)

@@ -8,6 +8,7 @@ from unnorm.study import ledger as ledger_module
 from unnorm.study import threads
 from unnorm.study.after.pairs import pairs_of
 from unnorm.study.after.stages import pair_entries
+from unnorm.study.after.tasks import tasks_stage
 from unnorm.study.audit import elsewhere, elsewhere_in_words
 from unnorm.study.plan import Plan, Planned, name_of, place_of, plan_study
 from unnorm.study.record import conclude, write_study
@@ -108,7 +109,8 @@ def do_work(
 
 
 def _write(folder: Path, spec: StudyFile, source: str, plan: Plan, reference: str) -> None:
-    write_study(folder, spec, source, plan, pair_entries(pairs_of(plan.cells, reference), spec.after))
+    pairs = pair_entries(pairs_of(plan.cells, reference), spec.after)
+    write_study(folder, spec, source, plan, pairs, tasks_stage(spec.after.tasks) if spec.after.tasks else None)
 
 
 def _say_choices(plan: Plan, say: Say) -> None:

@@ -130,12 +130,34 @@ class LatencyStage(_Part):
     new_tokens: int = Field(default=32, gt=0)
 
 
+class TasksStage(_Part):
+    """Tasks of lm-evaluation-harness on each cell's model (extra `lm-eval`)."""
+
+    names: list[Named] = Field(min_length=1, description="of tasks, groups or tags, as the harness has them")
+    limit: int | None = Field(default=None, gt=0, description="the first questions of each task; default: all")
+    folder: Named | None = Field(default=None, description="of task files (.yaml), which come before the harness's own")
+    batch_size: int = Field(default=8, gt=0)
+    seed: Seed = Field(default=0, description="of the examples shown before a question; the same in every cell")
+
+    @field_validator("names")
+    @classmethod
+    def _once(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise ValueError("each task may stand once")
+        return names
+
+    @property
+    def folder_path(self) -> Path | None:
+        return Path(self.folder).expanduser() if self.folder else None
+
+
 class After(_Part):
     """Stages after training."""
 
     completions: Completions | None = None
     judge: JudgeStage | None = None
     latency: LatencyStage | None = None
+    tasks: TasksStage | None = None
 
     @model_validator(mode="after")
     def _answers(self) -> "After":

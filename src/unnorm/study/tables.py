@@ -9,9 +9,19 @@ from unnorm.foundation.latex import latex
 
 Table = Sequence[Mapping[str, Any]]
 
-_TEXT = {"model", "dataset", "arm", "against", "strategy", "state", "cell", "metric"}
-_WHOLE = {"seed", "steps", "train_tokens", "trainable_parameters", "total_parameters", "conversations", "threads"}
-_FLAGS = {"matched", "complete", "equivalent"}
+_TEXT = {"model", "dataset", "arm", "against", "strategy", "state", "cell", "metric", "task"}
+_WHOLE = {
+    "seed",
+    "steps",
+    "train_tokens",
+    "trainable_parameters",
+    "total_parameters",
+    "conversations",
+    "questions",
+    "threads",
+}
+_FLAGS = {"matched", "complete", "equivalent", "is_share"}
+_LISTS = {"seeds", "paired"}
 
 
 def as_csv(rows: Table, columns: Sequence[str]) -> bytes:
@@ -31,7 +41,7 @@ def as_parquet(rows: Table, columns: Sequence[str]) -> bytes:
     def kind(column: str) -> Any:
         if column in _TEXT:
             return pa.string()
-        if column == "seeds":
+        if column in _LISTS:
             return pa.list_(pa.int64())
         return pa.int64() if column in _WHOLE else pa.bool_() if column in _FLAGS else pa.float64()
 

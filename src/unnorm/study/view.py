@@ -21,6 +21,8 @@ SCORES = "scores.parquet"
 """What the fine-tuned model scored on each held-out conversation."""
 MARGIN = 0.01
 """The margin of the equivalence test where none is asked for: 1 % of the loss that is compared with."""
+TASK_SCORES = "scores.parquet"
+"""What it scored on each question of tasks, in the folder of that stage."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,8 @@ class StudyView:
     starts: list[StartView] = field(default_factory=list)
     margin: float = MARGIN
     """The gap in held-out loss, above or below, relative, that counts as none: whoever asks for comparisons sets it."""
+    tasks: str | None = None
+    """The folder in each cell's that holds its scores on tasks (`TASK_SCORES`), where the study asks for any."""
 
     @property
     def reference(self) -> str:
@@ -183,6 +187,7 @@ def read_study(folder: Path, *, logs: bool = True, margin: float = MARGIN) -> St
             starts=[_start(ledger / STARTS, entry) for entry in content.get("starts", [])],
             pairs=[_pair(ledger / "pairs", entry, logs) for entry in content.get("pairs", [])],
             margin=margin,
+            tasks=Path(content.get("tasks") or "").name or None,
         )
     except DataError as error:
         raise ArtefactError(str(error)) from error

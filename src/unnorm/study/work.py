@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from unnorm.study.after.completions import completions_key, has_completions
 from unnorm.study.after.pairs import pairs_of
-from unnorm.study.after.stages import completions_tasks, folders, judge_tasks, latency_tasks
+from unnorm.study.after.stages import completions_tasks, folders, harness_tasks, judge_tasks, latency_tasks
 from unnorm.study.fine_tune import Hooks
 from unnorm.study.lease import TaskFolder
 from unnorm.study.ledger import standing_of
@@ -93,6 +93,8 @@ def stage_tasks(work: Work) -> list[Task]:
     answers, by, timed = work.after.completions, work.after.judge, work.after.latency
     cells = [cell for cell in work.planned if standing_of(cell.folder).state == "done"]
     tasks = completions_tasks(cells, answers) if answers else []
+    if work.after.tasks:
+        tasks += harness_tasks(cells, work.after.tasks, quiet=work.quiet)
     if answers and by:
         answered = [cell for cell in cells if has_completions(cell, completions_key(cell, answers))]
         tasks += judge_tasks(pairs_of(answered, work.reference), answers, by, quiet=work.quiet)

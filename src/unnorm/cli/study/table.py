@@ -21,7 +21,7 @@ def table(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) -
 
 
 def emit_results(view: "StudyView") -> None:
-    """Print a study's results as a table, the gap to the reference beside each."""
+    """Print a study's results as a table, the gap to the reference beside each; below it what was scored on tasks."""
     done = {(c.model, c.dataset, c.strategy, c.seed, c.arm): c.result for c in view.cells if c.result is not None}
     rows = []
     order = (view.models, view.datasets, view.strategies, view.seeds, view.arms)
@@ -40,6 +40,18 @@ def emit_results(view: "StudyView") -> None:
     first = ["model / data", "strategy"] if len(view.models) * len(view.datasets) > 1 else ["strategy"]
     columns = [*first, "arm", "seed", "start loss", "end loss", f"gap to {view.reference}", "accuracy"]
     emit_table(f"{view.name}: held-out loss in nats per token", columns, rows, align_right_from=len(first) + 2)
+    _emit_tasks(view)
+
+
+def _emit_tasks(view: "StudyView") -> None:
+    from unnorm.cli.output import say
+    from unnorm.report.tasks import task_caption, task_table
+
+    lines = task_table(view)
+    if lines:
+        head, *rows = lines
+        emit_table(f"{view.name}: tasks", head, rows, align_right_from=head.index("metric") + 1)
+        say(task_caption(view))
 
 
 def _numbers(state: str, result: dict[str, Any] | None, against: dict[str, Any] | None) -> list[str]:

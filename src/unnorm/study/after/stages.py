@@ -1,4 +1,4 @@
-"""The stages of one study as tasks: each cell's answers, then each pair's verdicts, then each pair's times."""
+"""The stages of one study as work: each cell's answers and scores, then each pair's verdicts, then its times."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -9,9 +9,10 @@ from unnorm.study.after.completions import complete, completions_key, has_comple
 from unnorm.study.after.judge import judge, judge_stage
 from unnorm.study.after.latency import latency_stage, time_pair
 from unnorm.study.after.pairs import Pair
+from unnorm.study.after.tasks import answer_tasks, tasks_stage
 from unnorm.study.lease import Lease, TaskFolder
 from unnorm.study.plan import Planned, name_of
-from unnorm.study.spec import After, Completions, JudgeStage, LatencyStage
+from unnorm.study.spec import After, Completions, JudgeStage, LatencyStage, TasksStage
 from unnorm.study.tasks import Task
 
 COMPLETIONS_STAGE = "completions"
@@ -19,6 +20,18 @@ COMPLETIONS_STAGE = "completions"
 
 def completions_tasks(cells: Sequence[Planned], wanted: Completions) -> list[Task]:
     return [_completions(cell, wanted) for cell in cells]
+
+
+def harness_tasks(cells: Sequence[Planned], wanted: TasksStage, *, quiet: bool) -> list[Task]:
+    """One for each cell: all of the tasks of lm-evaluation-harness that the study asks for."""
+    stage = tasks_stage(wanted)
+
+    def work(cell: Planned) -> Callable[[Lease], str]:
+        return lambda lease: answer_tasks(cell, wanted, lease.attempt / stage, quiet=quiet)
+
+    return [
+        Task(f"tasks of {name_of(cell.settings)}", TaskFolder(cell.folder, stage), stage, work(cell)) for cell in cells
+    ]
 
 
 def judge_tasks(pairs: Sequence[Pair], answers: Completions, wanted: JudgeStage, *, quiet: bool) -> list[Task]:
@@ -46,6 +59,9 @@ def latency_tasks(pairs: Sequence[Pair], wanted: LatencyStage, *, quiet: bool) -
 def folders(cells: Sequence[Planned], pairs: Sequence[Pair], after: After) -> list[TaskFolder]:
     """Where the leases of all stages are, whether there are any yet or not."""
     found = [TaskFolder(cell.folder, COMPLETIONS_STAGE) for cell in cells] if after.completions else []
+    if after.tasks:
+        stage = tasks_stage(after.tasks)
+        found += [TaskFolder(cell.folder, stage) for cell in cells]
     if after.completions and after.judge:
         found += [TaskFolder(pair.folder, judge_stage(pair, after.completions, after.judge)) for pair in pairs]
     if after.latency:

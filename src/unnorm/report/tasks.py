@@ -1,0 +1,52 @@
+"""The table of tasks: what each arm scores, and how far that is from the reference's score."""
+
+from unnorm.report.wording import signed, signed_interval
+from unnorm.study.task_differences import TaskRow, task_rows
+from unnorm.study.view import StudyView
+
+
+def task_table(study: StudyView) -> list[list[str]]:
+    """Head and rows, names up to `arm` and numbers after it; empty where no tasks were answered."""
+    rows = task_rows(study)
+    if not rows:
+        return []
+    kept = [("model", len(study.models) > 1), ("dataset", len(study.datasets) > 1)]
+    places = [name for name, several in kept if several]
+    head = [*("data" if name == "dataset" else name for name in places), "task", "strategy", "arm"]
+    return [
+        [*head, "metric", "score", "difference", "questions", "seeds"],
+        *(
+            [
+                *(getattr(row, name) for name in places),
+                *(row.task, row.strategy, row.arm, row.metric, _score(row), _difference(row)),
+                *(f"{row.questions:,}", str(len(row.seeds))),
+            ]
+            for row in rows
+        ),
+    ]
+
+
+def task_caption(study: StudyView) -> str:
+    """What the numbers of `task_table` are."""
+    return (
+        "Tasks of lm-evaluation-harness after fine-tuning. Score: mean over questions and seeds; difference: to the "
+        f"score of {study.reference}, paired by question and seed, with its 95 % interval (over questions, and over "
+        "seeds where there are several), which is not corrected for the number of tasks. A difference of two shares is "
+        "in percentage points."
+    )
+
+
+def _score(row: TaskRow) -> str:
+    return f"{row.value:.1%}" if row.is_share else f"{row.value:.4f}"
+
+
+def _difference(row: TaskRow) -> str:
+    if row.difference is None:
+        return "–"
+    if row.is_share:
+        text = signed(row.difference)
+        text += f" ({signed_interval(row.low, row.high)})" if row.low is not None and row.high is not None else ""
+    else:
+        text = f"{row.difference:+.4f}"
+        text += f" ({row.low:+.4f} to {row.high:+.4f})" if row.low is not None else ""
+    return text + (f" [{row.doubt}]" if row.doubt else "")

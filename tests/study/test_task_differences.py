@@ -52,13 +52,13 @@ def test_arms_that_answered_a_few_questions_alike_are_not_shown_to_be_the_same()
 def test_the_interval_covers_the_difference_of_accuracies():
     generator = np.random.default_rng(0)
     covered = 0
-    for _ in range(200):
+    for _ in range(100):
         hard = generator.uniform(size=100)
         a, b = (generator.uniform(size=(1, 100)) < np.clip(hard + shift, 0, 1) for shift in (-0.1, 0.0))
         truth = float((np.clip(hard - 0.1, 0, 1) - hard).mean())
         _, low, high = difference_of(a.astype(float), b.astype(float), is_share=True)
         covered += low <= truth <= high
-    assert covered >= 180
+    assert covered >= 88
 
 
 def test_a_damaged_file_is_named(tmp_path):

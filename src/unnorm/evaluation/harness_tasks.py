@@ -4,7 +4,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,10 +43,8 @@ def load_tasks(names: Sequence[str | dict[str, Any]], folder: Path | None = None
     harness_version()
     found: dict[str, Any] = {}
     with quiet_harness():
-        manager = _manager_for(names, folder)
         for name in names:
-            if isinstance(name, str) and name not in manager.task_index:
-                raise SettingsError(_no_such_task(name, manager, folder))
+            manager = _manager_for(name, folder)
             try:
                 found |= manager.load([name])["tasks"]
             except Exception as error:  # data that cannot be had, files that contradict themselves: each its own kind
@@ -84,14 +82,23 @@ class _Kept(NamedTuple):
     files: "tempfile.TemporaryDirectory[str] | None"
 
 
-def _manager_for(names: Sequence[str | dict[str, Any]], folder: Path | None) -> Any:
-    """An index in which all names are. The harness's own 13,000 tasks take long to read, so only if they are needed."""
+def _manager_for(name: str | dict[str, Any], folder: Path | None) -> Any:
+    """An index that has the name. The harness's own takes long to read, so only if it is needed."""
+    own = partial(_index, None, "", own=True)
     if folder is None:
-        return _index(None, "", own=True).manager
-    alone = _index(folder, digest_folder(folder), own=False).manager
-    if all(isinstance(name, dict) or name in alone.all_subtasks for name in names):
+        if isinstance(name, str) and name not in own().manager.task_index:
+            raise SettingsError(_no_such_task(name, own().manager.all_tasks))
+        return own().manager
+    digest = digest_folder(folder)
+    alone = _index(folder, digest, own=False).manager
+    if isinstance(name, dict) or name in alone.all_subtasks:
         return alone
-    return _index(folder, digest_folder(folder), own=True).manager
+    if name not in alone.task_index:
+        if name in own().manager.all_subtasks:
+            return own().manager
+        if name not in own().manager.task_index:
+            raise SettingsError(_no_such_task(name, own().manager.all_tasks, folder, alone.all_tasks))
+    return _index(folder, digest, own=True).manager  # a group or tag: its tasks may be of either
 
 
 @cache
@@ -132,10 +139,10 @@ def _check_folder(folder: Path) -> None:
         raise SettingsError(f"there is no folder {str(folder)!r}. Give one that holds task files (.yaml).")
 
 
-def _no_such_task(name: str, manager: Any, folder: Path | None) -> str:
+def _no_such_task(name: str, own: Sequence[str], folder: Path | None = None, beside: Sequence[str] = ()) -> str:
+    """own: the harness's names; beside: those in the folder, among which a mistyped one is looked for first."""
     where = f", nor has the folder {str(folder)!r}" if folder else ""
-    hint = did_you_mean(name, manager.all_tasks)
+    hint = did_you_mean(name, beside) or did_you_mean(name, own)
     if folder and not hint:
-        own = _index(folder, digest_folder(folder), own=False).manager.all_tasks
-        hint = f" The folder has: {', '.join(own[:_MOST_NAMED]) or 'no task file that can be read'}."
+        hint = f" The folder has: {', '.join(beside[:_MOST_NAMED]) or 'no task file that can be read'}."
     return f"the harness has no task {name!r}{where}.{hint or ' lm_eval ls tasks lists them.'}"

@@ -38,6 +38,11 @@ def test_verdicts(row, numbers, words):
     assert verdict(made(row, *numbers)) == words
 
 
+def test_arms_that_agree_everywhere(row):
+    same = made(row, 0.0, 0.0, 0.0, True)._replace(error=0.0, detectable=None)
+    assert verdict_sentences(same) == "No difference at all."
+
+
 def test_the_smallest_gap_is_said_once(row):
     for numbers in ((0.021, 0.01, 0.03, False), (0.004, -0.01, 0.018, False)):
         assert verdict_sentences(made(row, *numbers)).count("± 1.2%") == 1

@@ -50,9 +50,10 @@ class Mean(NamedTuple):
         """The smallest true mean, above or below `null`, that four in five such measurements would tell from it.
 
         (t of 97.5 % + t of 80 %) × error, at 80 % power and a two-sided level of 5 %. It rests on how uncertain the
-        mean is and not on how large it came out, so it may be read after the measurement.
+        mean is and not on how large it came out, so it may be read after the measurement. None where nothing varied:
+        that says nothing of what could have been told.
         """
-        if self.error is None or self.freedom is None:
+        if not self.error or self.freedom is None:
             return None
         return (_t((1 + _LEVEL) / 2, self.freedom) + _t(_POWER, self.freedom)) * self.error
 

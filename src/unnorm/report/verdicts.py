@@ -11,10 +11,13 @@ def verdict(row: Row) -> str | None:
     """Different, within the margin, both, or neither; None without a standard error.
 
     Different: the 95 % interval excludes that there is no difference. Within the margin: the equivalence test holds at
-    95 %. Neither: then the smallest difference that the study could have shown says how little that means.
+    95 %. Neither: then the smallest difference that the study could have shown says how little that means. Where the
+    arms agree in every seed and conversation, that is said instead.
     """
     if row.different is None:
         return None
+    if row.value == 0 and row.error == 0:
+        return "no difference at all"
     within = f"within ± {margin_in_words(row.margin)} (equivalence test, 95 %)" if row.equivalent and row.margin else ""
     different = f"different: {signed(row.value)}" if row.different else ""
     if different or within:

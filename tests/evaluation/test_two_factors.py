@@ -23,9 +23,19 @@ def test_intervals_cover_the_truth(seeds):
     assert covered / runs >= 0.93
 
 
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_intervals_cover_where_few_seeds_differ_much(seeds):
+    """Two seeds often agree by chance: degrees of freedom after Satterthwaite would cover 88 % here."""
+    generator = np.random.default_rng(seeds)
+    tables = (generator.normal(0, 0.4, (seeds, 1)) + generator.normal(0, 1, (1, 60)) for _ in range(600))
+    found = [mean_over(mean, (np.broadcast_to(table, (seeds, 60)),)) for table in tables]
+    assert np.mean([each.low <= 0 <= each.high for each in found]) >= 0.93
+
+
 def test_p_is_below_a_level_about_as_often_as_it_says():
     generator = np.random.default_rng(0)
-    ps = [mean_over(mean, (generator.normal(0.5, 1, (3, 40)),), null=0.5).p for _ in range(400)]
+    tables = (generator.normal(0.5, 0.1, (3, 1)) + generator.normal(0, 1, (1, 40)) for _ in range(400))
+    ps = [mean_over(mean, (table,), null=0.5).p for table in tables]
     assert 0.01 <= np.mean(np.array(ps) < 0.05) <= 0.07
 
 

@@ -2,9 +2,13 @@
 
 Seeds and questions (or conversations) are crossed: every seed is measured on the same questions. The variance of the
 mean is then that over seeds plus that over questions; the first comes from the spread between seeds, the second from a
-bootstrap over questions of the mean over seeds. Their sum has Satterthwaite's degrees of freedom (Biometrics Bulletin
-2, 1946). What seed and question do together is in both parts, so the interval is a little too wide rather than too
-narrow. With one seed only the questions are drawn, and the interval speaks for that seed alone.
+bootstrap over questions of the mean over seeds. What seed and question do together is in both parts, so the interval
+is a little too wide rather than too narrow. With one seed only the questions are drawn, and the interval speaks for
+that seed alone.
+
+The quantile of t is the mean of the parts' own, each weighted by its variance (Cochran, Biometrics 20, 1964).
+Satterthwaite's degrees of freedom, which are more usual, are taken from the variances as they were found: where two or
+three seeds happen to agree they claim too many, and intervals cover as little as 88 % (two seeds) or 92 % (three).
 """
 
 import math
@@ -12,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, special
 
 _RESAMPLES = 1000
 _AT_ONCE = 2**17  # numbers of resamples in memory: few enough for a cache
@@ -77,10 +81,10 @@ def mean_over(
         return Mean(value, None, None, None)
     if variance == 0:
         return Mean(value, value, value, 1.0 if value == null else 0.0, 0.0, math.inf)
-    freedom = variance**2 / sum(v**2 / n for v, n in known)
+    freedom = _freedom([v / variance for v, _ in known], [n for _, n in known])
     error = math.sqrt(variance)
     reach = _t((1 + _LEVEL) / 2, freedom) * error
-    p = 2 * float(stats.t.sf(abs(value - null) / error, freedom))
+    p = 2 * float(special.stdtr(freedom, -abs(value - null) / error))
     return Mean(value, value - reach, value + reach, p, error, freedom)
 
 
@@ -93,8 +97,23 @@ def holm(ps: list[float]) -> list[float]:
     return corrected
 
 
+def _freedom(weights: list[float], freedoms: list[int]) -> float:
+    """The degrees of freedom at which t's 97.5 % quantile is the weighted mean of those at `freedoms`.
+
+    Solved for once, at the interval's level, so that interval, p and equivalence test are of one distribution.
+    """
+    if len(freedoms) == 1:
+        return freedoms[0]
+    level = (1 + _LEVEL) / 2
+    wanted = sum(w * _t(level, n) for w, n in zip(weights, freedoms, strict=True))
+    low, high = min(freedoms), max(freedoms)
+    if not _t(level, high) < wanted < _t(level, low):
+        return low if wanted >= _t(level, low) else high
+    return float(optimize.brentq(lambda freedom: _t(level, freedom) - wanted, low, high, xtol=1e-9))
+
+
 def _t(share: float, freedom: float) -> float:
-    return float(stats.t.ppf(share, freedom))
+    return float(special.stdtrit(freedom, share))
 
 
 def _variance_over_questions(statistic: Callable[..., Any], columns: tuple[np.ndarray, ...], seed: int) -> float:

@@ -132,7 +132,7 @@ def difference_of(a: np.ndarray, b: np.ndarray, *, is_share: bool) -> tuple[floa
     arms that answered four questions alike are not shown to be the same.
     """
     differences = a - b
-    mean = mean_over(lambda x, axis: x.mean(axis), (differences,))
+    mean = mean_over(lambda x: x, (differences,))
     if not is_share:
         return mean.value, mean.low, mean.high
     alone = rate((1 + differences.mean(0)) / 2, 0)

@@ -19,8 +19,9 @@ from unnorm.surgery.correct import Correct
 from unnorm.surgery.inputs import Inputs
 from unnorm.surgery.swap import SwapReport, swap_, unswap_
 
-_MOST = 0.05
-"""Share of tokens that are left out unasked, at most."""
+_MOST = 0.02
+"""Share of tokens that are left out unasked, at most. On SmolLM2-135M-Instruct more are large at some sites: a fit
+without all of these, up to 5 %, ended at 35 nats, one without 2 % at 12.5."""
 
 
 @dataclass(frozen=True)

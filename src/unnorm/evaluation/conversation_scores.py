@@ -9,7 +9,7 @@ from unnorm.data.prepare import Rows
 from unnorm.evaluation.held_out import HeldOut
 from unnorm.evaluation.scores import Item, score
 from unnorm.foundation import atomic
-from unnorm.foundation.errors import ArtefactError
+from unnorm.foundation.parquet import parquet_bytes, read_columns
 
 
 class ConversationSums(NamedTuple):
@@ -38,22 +38,12 @@ def score_conversations(model: Any, tokenizer: Any, rows: Rows) -> ConversationS
 def write_sums(path: Path, sums: ConversationSums) -> None:
     """Write a Parquet file, one row a conversation."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.table(sums._asdict()), buffer)
-    atomic.write_bytes(path, buffer.getvalue().to_pybytes())
+    atomic.write_bytes(path, parquet_bytes(pa.table(sums._asdict())))
 
 
 def read_sums(path: Path) -> ConversationSums:
     """Read what `write_sums` wrote. A file that is none is an `ArtefactError`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path, columns=list(ConversationSums._fields))
-    except (OSError, pa.ArrowException) as error:
-        raise ArtefactError(
-            f"{path} cannot be read as scores of conversations. Delete its cell and run again."
-        ) from error
-    return ConversationSums(*(table[name].to_numpy() for name in ConversationSums._fields))
+    advice = "cannot be read as scores of conversations. Delete its cell and run again."
+    columns = read_columns(path, ConversationSums._fields, advice)
+    return ConversationSums(*(column.to_numpy() for column in columns))

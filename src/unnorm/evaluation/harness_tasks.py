@@ -1,9 +1,8 @@
 """Which tasks lm-evaluation-harness has, its own and those of a user's folder, and their data (extra `lm-eval`)."""
 
-import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import yaml
 from unnorm.foundation.errors import DataError, SettingsError, first_line
 from unnorm.foundation.hashing import digest_file, hash_json
 from unnorm.foundation.nearest import did_you_mean
+from unnorm.foundation.quiet import errors_alone
 
 MISSING = "tasks need lm-evaluation-harness, which is not installed: pip install 'unnorm[lm-eval]'."
 _MOST_NAMED = 20
@@ -63,16 +63,9 @@ def digest_folder(folder: Path) -> str:
     return hash_json({path.relative_to(folder).as_posix(): digest_file(path) for path in files})
 
 
-@contextmanager
-def quiet_harness() -> Iterator[None]:
+def quiet_harness() -> AbstractContextManager[None]:
     """Silence the harness's remarks about how it was called, which no user of ours can act on."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    return errors_alone("lm_eval")
 
 
 class _Kept(NamedTuple):

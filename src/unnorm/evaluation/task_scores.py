@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unnorm.foundation import atomic
-from unnorm.foundation.errors import ArtefactError
+from unnorm.foundation.parquet import parquet_bytes, read_columns
 
 
 class Score(NamedTuple):
@@ -21,25 +21,15 @@ class Score(NamedTuple):
 def write_scores(path: Path, scores: Sequence[Score]) -> None:
     """Write a Parquet file, one row a score, in their order."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     columns = dict(zip(Score._fields, zip(*scores, strict=True), strict=True)) if scores else {}
     kinds = [(name, pa.float64() if name == "value" else pa.string()) for name in Score._fields]
     table = pa.table({name: pa.array(columns.get(name, ()), kind) for name, kind in kinds}, schema=pa.schema(kinds))
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer)
-    atomic.write_bytes(path, buffer.getvalue().to_pybytes())
+    atomic.write_bytes(path, parquet_bytes(table))
 
 
 def read_scores(path: Path) -> list[Score]:
     """Read what `write_scores` wrote. A file that is none is an `ArtefactError`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path, columns=list(Score._fields))
-    except (OSError, pa.ArrowException) as error:
-        raise ArtefactError(
-            f"{path} cannot be read as scores of tasks. Delete the folder it stands in and its lease, and run again."
-        ) from error
-    return [Score(*row) for row in zip(*(table[name].to_pylist() for name in Score._fields), strict=True)]
+    advice = "cannot be read as scores of tasks. Delete the folder it stands in and its lease, and run again."
+    columns = read_columns(path, Score._fields, advice)
+    return [Score(*row) for row in zip(*(column.to_pylist() for column in columns), strict=True)]

@@ -115,8 +115,7 @@ def _fine_tune(
     if not is_main():
         return {}
     hooks.check()
-    dtype = stored_dtype(settings.model)
-    if settings.strategy == "full" and dtype != torch.float32:
+    if settings.strategy == "full" and (dtype := stored_dtype(settings.model)) != torch.float32:
         hooks.say(f"saved in float32, in which the weights learnt; the base is in {str(dtype).removeprefix('torch.')}")
     save(ready.trainer.model, folder / "model", bench.base(settings.model).tokenizer)
     result = _result(settings, cell, ready, ready.trainer.log_file.read(), rows_per_forward)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unnorm.foundation.latex import latex
+from unnorm.foundation.parquet import parquet_bytes
 
 Table = Sequence[Mapping[str, Any]]
 
@@ -36,7 +37,6 @@ def as_csv(rows: Table, columns: Sequence[str]) -> bytes:
 def as_parquet(rows: Table, columns: Sequence[str]) -> bytes:
     """Parquet. A column's type goes by its name, so that tables of few rows have the same types as those of many."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     def kind(column: str) -> Any:
         if column in _TEXT:
@@ -46,10 +46,7 @@ def as_parquet(rows: Table, columns: Sequence[str]) -> bytes:
         return pa.int64() if column in _WHOLE else pa.bool_() if column in _FLAGS else pa.float64()
 
     table = pa.Table.from_pylist(list(rows), schema=pa.schema([(column, kind(column)) for column in columns]))
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer)
-    content: bytes = buffer.getvalue().to_pybytes()
-    return content
+    return parquet_bytes(table)
 
 
 def as_latex(rows: Table, columns: Sequence[str]) -> bytes:

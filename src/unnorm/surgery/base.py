@@ -1,6 +1,5 @@
 """Load a pretrained base and its tokenizer from the hub or a folder, with errors that say what to do."""
 
-import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from torch import nn
 from unnorm.foundation import hub, lfs
 from unnorm.foundation.errors import ModelError, SettingsError, first_line
 from unnorm.foundation.hub_errors import explain
+from unnorm.foundation.quiet import errors_alone
 from unnorm.surgery.finite import check_weights
 from unnorm.surgery.loaded_weights import check_loaded
 from unnorm.surgery.vocabulary import fit_tokenizer_
@@ -42,7 +42,7 @@ def load_model(loader: Any, name: str, what: str, *, dtype: torch.dtype | str) -
     that are computed, keys that its class ignores) is no such weight.
     """
     options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    with _without_its_report():
+    with errors_alone("transformers"):  # weights that are missing or left over: those that matter are refused here
         model, found = load_pretrained(loader, name, what, **options)
     check_loaded(model, found, f"{what} {name!r}")
     check_weights(model, f"{what} {name!r}")
@@ -147,18 +147,6 @@ def without_peft_notice() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         yield
-
-
-@contextmanager
-def _without_its_report() -> Iterator[None]:
-    """Silence what transformers says of weights that are missing or left over: those that matter are refused here."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _check_folder(name: str) -> None:

@@ -55,15 +55,13 @@ class LatencyReport:
         """Every timed run as Parquet: workload, block, place in the block, model, seconds; the environment beside."""
         import orjson
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         from unnorm.foundation import atomic
+        from unnorm.foundation.parquet import parquet_bytes
 
         table = pa.Table.from_pylist(self.samples)
         table = table.replace_schema_metadata({"environment": orjson.dumps(self.environment)})
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink)
-        atomic.write_bytes(path, sink.getvalue().to_pybytes())
+        atomic.write_bytes(path, parquet_bytes(table))
 
 
 def verdict_of(ratio: Ratio, floor: Ratio) -> Verdict:

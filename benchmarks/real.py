@@ -57,20 +57,21 @@ LARGE = {"batch_tokens": 16_384}
 TRIES = {"batch_tokens": 8_192}
 LORA = {"train": "lora", "lora": {"r": 64, "alpha": 128, "dropout": 0.0}}
 ROWS = [
-    Row("dyt-1.6M", 1_600_000, CHANNEL, {}),
-    # the same in larger steps at three pairs of rates: the best of the three is what the long rows take
-    Row("dyt-1.6M-rate-1x", 1_600_000, CHANNEL, TRIES, tries=True),
+    Row("dyt-10M", 10_000_000, CHANNEL, LARGE, tuned=True),
+    Row("dyt-1.6M", 1_600_000, CHANNEL, TRIES),
+    Row("fixedscale-1.6M", 1_600_000, FIXED, TRIES, fold=True),
+    Row("dyt-lora64-1.6M", 1_600_000, CHANNEL, {**TRIES, **LORA, "learning_rate": 2e-3}),
+    Row("dyt-scalar-1.6M", 1_600_000, SCALAR, TRIES),
+    # the best rates of these are what the long rows take
     Row("dyt-1.6M-rate-2x", 1_600_000, CHANNEL, {**TRIES, **rates(2)}, tries=True),
     Row("dyt-1.6M-rate-4x", 1_600_000, CHANNEL, {**TRIES, **rates(4)}, tries=True),
-    Row("dyt-10M", 10_000_000, CHANNEL, LARGE, tuned=True),
+    Row("dyt-raw-1.6M", 1_600_000, CHANNEL, {**TRIES, "norm_parameters": "raw", "norm_learning_rate": 2e-3}),
+    Row("derf-1.6M", 1_600_000, {"norm": "derf", "alpha": "channel"}, TRIES),
+    Row("dyt-norms-1.6M", 1_600_000, CHANNEL, {**TRIES, "train": "norms"}),
+    Row("dyt-lora16-1.6M", 1_600_000, CHANNEL, {**TRIES, "train": "lora"}),
     Row("dyt-0.7M", 700_000, CHANNEL, {}),
     Row("fixedscale-10M", 10_000_000, FIXED, LARGE, tuned=True, fold=True),
     Row("dyt-lora64-10M", 10_000_000, CHANNEL, {**LARGE, **LORA, "learning_rate": 2e-3}),
-    Row("dyt-scalar-1.6M", 1_600_000, SCALAR, {}),
-    Row("dyt-raw-1.6M", 1_600_000, CHANNEL, {"norm_parameters": "raw", "norm_learning_rate": 2e-3}),
-    Row("derf-1.6M", 1_600_000, {"norm": "derf", "alpha": "channel"}, {}),
-    Row("dyt-norms-1.6M", 1_600_000, CHANNEL, {"train": "norms"}),
-    Row("dyt-lora16-1.6M", 1_600_000, CHANNEL, {"train": "lora"}),
     Row("dyt-30M", 30_000_000, CHANNEL, LARGE, tuned=True),
 ]
 
@@ -208,8 +209,8 @@ class Bench:
             "dyt-bare": (SCALAR, {"calibrate_on": None}),
             "dyt": (SCALAR, {}),
             "dyt-channel": (CHANNEL, {}),
+            "dyt-channel, large tokens fitted too": (CHANNEL, {"outliers": 0.0}),
             "dyt-channel, 2 % of tokens left out": (CHANNEL, {"outliers": 0.02}),
-            "dyt, 2 % of tokens left out": (SCALAR, {"outliers": 0.02}),
             "dyt-channel, fitted in parallel": (CHANNEL, {"mode": "parallel"}),
             "dyt-channel, attention sites": (CHANNEL, {"sites": ["attention"]}),
             "dyt-channel, mlp sites": (CHANNEL, {"sites": ["mlp"]}),

@@ -95,7 +95,7 @@ def test_rule_17_output_has_the_inputs_dtype_and_parameters_stay_fp32(dtype):
 @pytest.mark.parametrize("alpha", ["scalar", "channel"])
 def test_fit_recovers_a_dyt_from_its_own_outputs(alpha):
     torch.manual_seed(0)
-    x = 3 * torch.randn(2000, 6)
+    x = 6 * torch.randn(2000, 6)
     truth = DyT(alpha=alpha).build(6)
     truth.alpha.data.uniform_(0.2, 0.6)
     truth.weight.data.normal_()
@@ -106,6 +106,17 @@ def test_fit_recovers_a_dyt_from_its_own_outputs(alpha):
     assert fit.r2 > 0.9999
     torch.testing.assert_close(norm.alpha, truth.alpha, rtol=0.02, atol=0)
     torch.testing.assert_close(norm.weight, truth.weight, rtol=0.03, atol=0.01)
+
+
+@pytest.mark.parametrize("alpha", ["scalar", "channel"])
+def test_a_fit_bends_even_where_a_line_is_closer_so_that_no_token_passes_it_unbounded(alpha):
+    torch.manual_seed(0)
+    x = torch.randn(2000, 6)
+    norm = DyT(alpha=alpha).build(6)
+    fit = DyT(alpha=alpha).fit_(norm, x, 0.5 * x)
+    assert fit.r2 > 0.9
+    assert bool((norm.alpha * x.square().mean(0).sqrt() > 0.95).all())
+    assert norm(1e4 * x).abs().max() < 3 * 0.5
 
 
 @given(scale=st.floats(1e-3, 1e3), seed=st.integers(0, 10**6), bias=st.booleans())

@@ -66,9 +66,9 @@ def test_a_fit_finds_a_norm_of_its_own_kind(name, alpha):
     truth, found = spec.build(6), spec.build(6)
     for parameter in truth.parameters():
         parameter.data.uniform_(0.3, 0.9)
-    x = 2 * torch.randn(5000, 6)
+    x = 4 * torch.randn(5000, 6)
     fit = spec.fit_(found, x, truth(x).detach())
-    enough = 0.99 if name == "derf" and alpha else 0.9995  # one shift for all, many α: found in turns
+    enough = 0.985 if name == "derf" and alpha else 0.9995  # one shift for all, many α: found in turns
     assert fit.r2 > enough
     assert 0 <= fit.saturation <= 1
     error = (found(x) - truth(x)).square().mean() / truth(x).var()

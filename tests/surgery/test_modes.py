@@ -5,8 +5,10 @@ import torch
 
 import unnorm
 from conftest import FAMILIES, tiny_model, tokens
+from sinks import sink_model, toy_text
 from unnorm import DyT
 from unnorm.foundation.errors import SettingsError
+from unnorm.norms.fixed_scale import FixedScale
 from unnorm.norms.spec import NormSpec
 from unnorm.surgery.outliers import without_outliers
 
@@ -110,7 +112,7 @@ def test_robust_fit_serves_the_tokens_that_are_no_outliers(mode):
         with torch.no_grad():
             model(tokens(16, seed=5))
         x, y = seen["x"].clone(), seen["y"].clone()
-        report = unnorm.swap_(model, DyT(), calibrate_on=[tokens(16)], mode=mode, outliers=share)
+        report = unnorm.swap_(model, FixedScale(), calibrate_on=[tokens(16)], mode=mode, outliers=share)
         assert report.calibration.outliers == share
         with torch.no_grad():
             difference = (model.transformer.h[0].ln_1(x) - y).square().mean(-1)
@@ -146,3 +148,23 @@ def test_inherit_takes_the_pretrained_gamma_and_beta(name):
     scale = centred.square().mean(-1, keepdim=True).sqrt()
     beta = new.bias if first.kind.startswith("layernorm") else 0
     torch.testing.assert_close(new.weight * centred / scale + beta, before, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("mode", ["one-pass", "sequential", "parallel"])
+@pytest.mark.parametrize(("spec", "alone"), [(DyT(alpha="channel"), None), (FixedScale(), 0.0)])
+def test_only_a_bounded_norm_is_fitted_without_large_tokens(mode, spec, alone):
+    """Unless a share is asked for; what a fit leaves out, or not, is the same as if it were."""
+    fit = toy_text(8)
+    model, asked = sink_model(), sink_model()
+    report = unnorm.swap_(model, spec, calibrate_on=fit, mode=mode)
+    assert report.calibration.outliers is None
+    share = max(site.large for site in report.calibration.sites)
+    if alone is not None:
+        assert share > 0 or mode != "parallel"  # the others fit the converted stream, where its sink comes to nothing
+        unnorm.swap_(asked, spec, calibrate_on=fit, mode=mode, outliers=alone)
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), asked.parameters(), strict=True))
+        return
+    assert share > 0
+    unnorm.swap_(asked, spec, calibrate_on=fit, mode=mode, outliers=0.0)
+    site = next(site.path for site in report.calibration.sites if site.large == share)
+    assert not torch.equal(model.get_submodule(site).weight, asked.get_submodule(site).weight)

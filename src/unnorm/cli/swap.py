@@ -37,8 +37,14 @@ def swap(
     ] = None,
     mode: Annotated[str, typer.Option(help="one-pass; sequential or parallel: more tokens than fit.")] = "one-pass",
     outliers: Annotated[
-        float, typer.Option(min=0, max=0.49, callback=finite, help="Share of largest tokens to leave out.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            min=0,
+            max=0.49,
+            callback=finite,
+            help="Share of largest tokens to leave out. Default: those over five times the median size.",
+        ),
+    ] = None,
     correct: Annotated[str, typer.Option(help="Linear layers to correct too: none, readers, all.")] = "none",
     measure: Annotated[
         str | None, typer.Option(metavar="DATA", help="Measure the gap on this data. Default: that of --calibrate.")
@@ -62,7 +68,7 @@ def swap(
         raise SettingsError("give either --calibrate DATA, to fit the new norms, or --bare, to start them unfitted.")
     check_choice("--mode", mode, get_args(Mode))
     check_choice("--correct", correct, get_args(Correct))
-    if bare and (correct != "none" or outliers):
+    if bare and (correct != "none" or outliers is not None):
         raise SettingsError("--correct and --outliers belong to a fit: give --calibrate DATA instead of --bare.")
     if inherit and not bare:
         raise SettingsError("a calibration sets γ and β itself: --inherit goes with --bare.")
@@ -97,8 +103,10 @@ def swap(
     say(f"saved {out}")
     if found is not None and not found.usable:
         data = measure or calibrate
+        nearer = "" if correct == "all" else "Swap it with --correct all, which brings it nearer. "
         say(
-            f"This model is not usable yet: its held-out loss is {found.gap:+.0%} from the original's. Recover it:\n"
+            f"This model is not usable yet: its held-out loss is {found.gap:+.0%} from the original's. "
+            f"{nearer}Recover it:\n"
             f"  unnorm recover {out} --data {data} --tokens 10M --out {out}-recovered"
         )
 

@@ -17,8 +17,12 @@ Curve = Callable[[torch.Tensor], torch.Tensor]
 _CHUNK = 8192
 _GRID = 14
 _GOLDEN_STEPS = 10
-RANGE = (0.01, 8.0)
-"""Of α · σ(x): from a curve that is as good as linear to one that is as good as a sign."""
+RANGE = (1.0, 8.0)
+"""Of α · σ(x): from a curve that bends within the spread of its inputs to one that is as good as a sign.
+
+A curve that is nearly linear fits as well, or a little better, but with a γ of many times its usual output, so that a
+token far beyond those of the fit passes it unbounded: distilling SmolLM2-135M from such a start diverges
+(docs/log.md)."""
 _STEP = math.log(RANGE[1] / RANGE[0]) / (_GRID - 1)
 
 
@@ -90,11 +94,12 @@ def search(curve: Curve, x: torch.Tensor, y: torch.Tensor, *, per_channel: bool,
     """
     error = _error(curve, x, y, per_channel=per_channel, with_bias=with_bias)
     low, high = (math.log(bound) for bound in RANGE)
-    spread = spread_of(x, per_channel=per_channel)
-    grid = torch.linspace(low, high, _GRID, device=x.device)[:, None] - spread.log()
+    unit = spread_of(x, per_channel=per_channel).log()
+    grid = torch.linspace(low, high, _GRID, device=x.device)[:, None] - unit
     errors = torch.stack([error(row) for row in grid])
     centre = grid.gather(0, errors.argmin(0)[None])[0]
-    return golden(error, centre - _STEP, centre + _STEP, _GOLDEN_STEPS).exp()
+    left, right = (centre - _STEP).maximum(low - unit), (centre + _STEP).minimum(high - unit)
+    return golden(error, left, right, _GOLDEN_STEPS).exp()
 
 
 def refine(

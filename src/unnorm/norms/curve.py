@@ -70,6 +70,7 @@ class CurveNorm(AffineNorm):
 class CurveSpec(AffineSpec):
     """Spec of such a norm. A subclass gives `norm`, `curve` and `flat_beyond`, and that is all."""
 
+    bounded: ClassVar[bool] = True
     shifted: ClassVar[bool] = False
     """Whether the curve has a shift s."""
     flat_beyond: ClassVar[float]

@@ -42,6 +42,8 @@ class NormSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     norm: ClassVar[str]
+    bounded: ClassVar[bool] = False
+    """Whether the output stays within γ and β whatever comes in, so that no token must be in a fit to be kept in."""
 
     def build(self, width: int, device: torch.device | str | None = None) -> Norm:
         """A module of `width` channels at its bare start, in fp32 (its output has its input's dtype)."""

@@ -15,6 +15,8 @@ from unnorm.tuning.recover_settings import RecoverSettings
 
 CALIBRATION_TOKENS = 4096
 CORRECTION_TOKENS = 16384
+RECOVERED_TOKENS = 8192
+"""Of a start that is recovered, which need not be as good, as all of it goes on learning."""
 
 
 class ArmRecovery(RecoverSettings):
@@ -42,7 +44,12 @@ class Arm(BaseModel):
     norm: dict[str, Any] | None = Field(default=None, description="the norm spec; none: the pretrained norms stay")
     calibration_tokens: int | None = Field(default=None, gt=0, description="tokens of the fit; none: a bare start")
     mode: Mode = Field(default="one-pass", description="how the fit goes over its tokens")
-    outliers: float = Field(default=0.0, ge=0, lt=0.5, description="share of largest tokens left out at each site")
+    outliers: float | None = Field(
+        default=None,
+        ge=0,
+        lt=0.5,
+        description="share of largest tokens left out at each site; default: those over five times the median size",
+    )
     correct: Correct = Field(default="none", description="linear layers corrected: none, readers, all")
     inherit: bool = Field(default=False, description="a bare start with the pretrained γ and β")
     recover: ArmRecovery | None = Field(
@@ -62,8 +69,8 @@ class Arm(BaseModel):
 def known_arms() -> dict[str, Arm]:
     """`original`, and its controls: `original-recovered` (distilled into itself) and `original-trained` (trained on
     the same tokens by cross-entropy); for every norm NAME: `NAME` (calibrated), `NAME-corrected` (and the layers around
-    it), `NAME-bare`, `NAME-inherit` (bare, with the pretrained γ and β), `NAME-recovered` (calibrated, one α a channel
-    where there is an α, and distilled from the original); for DyT also `dyt-plain` and `dyt-paper`."""
+    it), `NAME-bare`, `NAME-inherit` (bare, with the pretrained γ and β), `NAME-recovered` (as corrected, one α a
+    channel where there is an α, and distilled from the original); for DyT also `dyt-plain` and `dyt-paper`."""
     return {name: Arm(id=name, **settings) for name, settings in _known().items()}
 
 
@@ -82,7 +89,12 @@ def _known() -> dict[str, dict[str, Any]]:
             f"{name}-corrected": {**norm, "calibration_tokens": CORRECTION_TOKENS, "correct": "all"},
             f"{name}-bare": norm,
             f"{name}-inherit": {**norm, "inherit": True},
-            f"{name}-recovered": {"norm": _by_channel(norm["norm"]), **fitted, "recover": ArmRecovery()},
+            f"{name}-recovered": {
+                "norm": _by_channel(norm["norm"]),
+                "calibration_tokens": RECOVERED_TOKENS,
+                "correct": "all",
+                "recover": ArmRecovery(),
+            },
         }
     return known | {
         "dyt-plain": {"norm": {"norm": "dyt", "affine": False}},

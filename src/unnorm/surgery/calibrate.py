@@ -24,7 +24,7 @@ from unnorm.norms.spec import Fit, Norm, NormSpec
 from unnorm.surgery.blockwise import fit_blockwise
 from unnorm.surgery.correct import Correct, Corrector, LayerFix
 from unnorm.surgery.inputs import Inputs, as_batches, as_one_batch, counted, counted_rows, tokens_in
-from unnorm.surgery.outliers import large_share, without_outliers
+from unnorm.surgery.outliers import large_share, left_out, without_outliers
 from unnorm.surgery.parallel import fit_parallel
 from unnorm.surgery.passes import hooked, run
 from unnorm.surgery.site_sample import SiteSample, sample_site
@@ -61,7 +61,7 @@ class CalibrationReport:
     fit_seconds: float
     sites: tuple[SiteFit, ...]
     mode: str = "one-pass"
-    outliers: float = 0.0
+    outliers: float | None = None
     corrections: tuple[LayerFix, ...] = ()
     """The linear layers that were corrected, where that was asked for."""
     several: tuple[str, ...] = ()
@@ -88,19 +88,20 @@ def calibrate(
     data: Inputs | Iterable[Inputs],
     *,
     mode: Mode = "one-pass",
-    outliers: float = 0.0,
+    outliers: float | None = None,
     correct: Correct = "none",
 ) -> Calibrated:
     """Fitted norms for the sites `specs` names. The norms of `model` stay; layers around them are corrected in place.
 
     data: token ids [B, T], model inputs (`input_ids` [B, T], perhaps `position_ids` and an `attention_mask`, whose
     zeros are left out of the fit), or an iterable of either. `one-pass` puts all of it together into one batch.
-    outliers: share of tokens, those of the largest input at a site, that its fit leaves out.
+    outliers: share of tokens, those of the largest input at a site, that its fit leaves out. Unless given, a norm that
+    is bounded is fitted without the tokens over five times the median one's size (attention sinks), any other to all.
     correct: the linear layers to correct as well, `none`, `readers`, or `all` (readers and writers); `one-pass` only.
     """
     started = time.perf_counter()
     device = next(model.parameters()).device
-    if not 0 <= outliers < 0.5:
+    if outliers is not None and not 0 <= outliers < 0.5:
         raise SettingsError(f"outliers is a share of tokens from 0 to below 0.5, not {outliers}.")
     if correct != "none" and mode != "one-pass":
         raise SettingsError(f"layers can be corrected in one pass only, not in mode {mode!r}. Use mode='one-pass'.")
@@ -116,7 +117,7 @@ def calibrate(
         """Fit and keep the norm at `path`; x, y [N, C]."""
         before = time.perf_counter()
         norms[path] = specs[path].build(x.shape[-1], x.device)
-        result = specs[path].fit_(norms[path], *without_outliers(x, y, outliers))
+        result = specs[path].fit_(norms[path], *without_outliers(x, y, left_out(specs[path], outliers)))
         seconds = time.perf_counter() - before
         note(path, result, seconds, large_share(x), sample_site(norms[path], x, y, centred=centred[path]))
         return norms[path]

@@ -1,10 +1,6 @@
 """A swap in closed form whose every step is measured: none may end worse than the step before it.
 
-bare -> calibrated -> its largest tokens left out, where asked for or where there are large ones -> layers corrected,
-where asked for
-
-A token far larger than the rest (an attention sink) counts in a least-squares fit as thousands of others do. On
-SmolLM2-135M-Instruct, fitted to packed rows, leaving 2 % of tokens out is the difference between 69 and 12.5 nats.
+bare -> calibrated -> layers corrected, where asked for
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,10 +14,6 @@ from unnorm.surgery.calibrate import Mode
 from unnorm.surgery.correct import Correct
 from unnorm.surgery.inputs import Inputs
 from unnorm.surgery.swap import SwapReport, swap_, unswap_
-
-_MOST = 0.02
-"""Share of tokens that are left out unasked, at most. On SmolLM2-135M-Instruct more are large at some sites: a fit
-without all of these, up to 5 %, ended at 35 nats, one without 2 % at 12.5."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +35,13 @@ def swap_stepwise_(
     calibrate_on: Inputs | Iterable[Inputs],
     loss: Callable[[nn.Module], float],
     mode: Mode = "one-pass",
-    outliers: float = 0.0,
+    outliers: float | None = None,
     correct: Correct = "none",
 ) -> tuple[SwapReport, tuple[Step, ...]]:
     """Swap `model` in place by the last step that ends no worse than the one kept before it.
 
     As `swap_`, with every step measured by `loss`, nats a token of a model on tokens that no step is fitted to. A loss
-    that is no number counts as worse. outliers: the share of tokens to leave out; 0 tries without those that are large,
-    where the calibration meets any. Layers are corrected from the fit that was kept. Returns the report of the step
+    that is no number counts as worse. Layers are corrected from the fit that was kept. Returns the report of the step
     that was kept, and all steps.
     """
     batches = calibrate_on if isinstance(calibrate_on, Mapping) or hasattr(calibrate_on, "ndim") else list(calibrate_on)
@@ -61,7 +52,7 @@ def swap_stepwise_(
     steps.append(Step("bare", least, kept=True))
     standing = kept
 
-    def attempt(name: str, options: dict[str, Any]) -> SwapReport:
+    def attempt(name: str, options: dict[str, Any]) -> None:
         nonlocal kept, least, standing, report
         unswap_(model)
         made, standing = swap_(model, specs, **options), options
@@ -70,16 +61,9 @@ def swap_stepwise_(
         steps.append(Step(name, found, better))
         if better:
             kept, least, report = options, found, made
-        return made
 
-    fitted: dict[str, Any] = {"calibrate_on": batches, "mode": mode}
-    made = attempt("calibrated", fitted)
-    share = outliers or max((site.large for site in made.calibration.sites), default=0.0)  # type: ignore[union-attr]
-    if share:
-        attempt(
-            "outliers left out" if outliers else "large tokens left out",
-            {**fitted, "outliers": outliers or min(share, _MOST)},
-        )
+    fitted: dict[str, Any] = {"calibrate_on": batches, "mode": mode, "outliers": outliers}
+    attempt("calibrated", fitted)
     if correct != "none":
         attempt("layers corrected", {**(fitted if kept["calibrate_on"] is None else kept), "correct": correct})
     if standing is not kept:

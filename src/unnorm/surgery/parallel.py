@@ -17,18 +17,17 @@ from unnorm.norms.affine import SEARCH_TOKENS, AffineNorm, AffineSpec
 from unnorm.norms.affine_fit import Moments
 from unnorm.norms.spec import Fit, Norm, NormSpec
 from unnorm.surgery.inputs import counted, counted_rows
-from unnorm.surgery.outliers import large_share, threshold
+from unnorm.surgery.outliers import large_share, left_out, size_limit, sizes
 from unnorm.surgery.passes import hooked, run
 
 
 class _Sums:
     """Running sums at one site, for each candidate shape."""
 
-    def __init__(self, spec: AffineSpec, x: torch.Tensor, share: float) -> None:
-        size = x.float().square().mean(-1)
-        self.limit = threshold(size, share) if share else None
+    def __init__(self, spec: AffineSpec, x: torch.Tensor, share: float | None) -> None:
+        self.limit = size_limit(x, share)
         self.large = large_share(x)
-        kept = x if self.limit is None else x[size <= self.limit]
+        kept = x if self.limit is None else x[sizes(x) <= self.limit]
         self.some = kept[:: -(-len(kept) // SEARCH_TOKENS)].float()
         self.spec = spec
         self.candidates: list[AffineNorm] = spec.candidates(x.shape[-1], self.some)
@@ -37,7 +36,7 @@ class _Sums:
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
         if self.limit is not None:
-            keep = x.float().square().mean(-1) <= self.limit
+            keep = sizes(x) <= self.limit
             x, y = x[keep], y[keep]
         if not len(x):
             return
@@ -55,11 +54,11 @@ def fit_parallel(
     model: nn.Module,
     specs: Mapping[str, NormSpec],
     batches: list[dict[str, torch.Tensor]],
-    share: float,
+    share: float | None,
     note: Callable[[str, Fit, float, float], None],
 ) -> dict[str, Norm]:
-    """Fitted norms by path. share: of outlier tokens to leave out, judged by the first batch. note: told path, fit,
-    seconds and the first batch's share of large tokens."""
+    """Fitted norms by path. share: of tokens to leave out, as for `calibrate`, judged by the first batch. note: told
+    path, fit, seconds and the first batch's share of large tokens."""
     foreign = sorted({spec.norm for spec in specs.values() if not isinstance(spec, AffineSpec)})
     if foreign:
         raise SettingsError(
@@ -73,7 +72,7 @@ def fit_parallel(
         before = time.perf_counter()
         x, y = counted_rows(keep, x, y)
         if path not in sums:
-            sums[path] = _Sums(specs[path], x, share)  # type: ignore[arg-type]
+            sums[path] = _Sums(specs[path], x, left_out(specs[path], share))  # type: ignore[arg-type]
         sums[path].add(x, y)
         sums[path].seconds += time.perf_counter() - before
 

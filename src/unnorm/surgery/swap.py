@@ -86,7 +86,7 @@ def swap_(
     *,
     calibrate_on: Inputs | Iterable[Inputs] | None,
     mode: Mode = "one-pass",
-    outliers: float = 0.0,
+    outliers: float | None = None,
     correct: Correct = "none",
     inherit: bool = False,
 ) -> SwapReport:

@@ -1,6 +1,6 @@
 """Relative parameters: while it trains, a norm's parameter is its start times or plus a part that learns from zero.
 
-    α = α₀ · eᵃ        γ = γ₀ (1 + g)        β = β₀ + u b,   u = mean |γ₀|
+    α = α₀ · eᵃ        γ = γ₀ (1 + g)        β = β₀ + u b,   u = median |γ₀|
 
 A site's α spans four orders of magnitude over a model and its γ as many, so that one step size cannot suit all of them:
 a step of 2e-3 on an α of 1e-3 triples it. Relative to where they start, all of them learn at one rate. The start is
@@ -94,6 +94,7 @@ def _part(norm: nn.Module, name: str, start: torch.Tensor) -> nn.Module | None:
         return _Scaled(start, torch.where(gamma.abs() < smallest, smallest, gamma))
     if name == "bias":
         weight = getattr(norm, "weight", None)
-        unit = start.new_ones(()) if weight is None else weight.detach().to(start.dtype).abs().mean()
+        sizes = start.new_ones(1) if weight is None else weight.detach().to(start.dtype).abs()
+        unit = torch.where(sizes.median() > 0, sizes.median(), sizes.mean())
         return _Scaled(start, unit)
     return None

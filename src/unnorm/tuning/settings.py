@@ -37,7 +37,8 @@ class TrainingSettings(BaseModel):
         default=1.0, gt=0, description="gradients are clipped to this norm; the log holds it unclipped"
     )
     norm_parameters: Literal["relative", "raw"] = Field(
-        default="relative", description="relative: norms learn α₀·eᵃ, γ₀(1 + g), β in units of mean |γ₀|, in every arm"
+        default="relative",
+        description="relative: norms learn α₀·eᵃ, γ₀(1 + g), β in units of the median |γ₀|, in every arm",
     )
     norm_learning_rate: float | None = Field(
         default=None,

@@ -105,7 +105,8 @@ class TokenTrainer(Trainer):
             rate = settings.norm_learning_rate if settings.norm_learning_rate is not None else settings.learning_rate
             groups = parameter_groups(self.model, settings.weight_decay, self.norm_parameters, rate)
             betas = (0.9, settings.adam_beta2)
-            self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=False)
+            fused = self.args.device.type == "cuda"
+            self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=fused)
         return self.optimizer
 
     def compute_loss(  # type: ignore[override]
@@ -305,9 +306,18 @@ class _StepCallback(TrainerCallback):
         if bad and not (overflow and trainer.skipped <= _SKIPPED_IN_A_ROW):
             raise NonFiniteError(
                 f"{' and '.join(bad)} became non-finite at step {record['step']} "
-                f"(learning rate {record['learning_rate']:.2e}). Lower the learning rate, lengthen the warm-up, "
-                "or use precision fp32. The log up to this step is kept."
+                f"(learning rate {record['learning_rate']:.2e}). {_advice(record['step'])} "
+                "The log up to this step is kept."
             )
+
+
+def _advice(step: int) -> str:
+    if step == 1:  # nothing has learnt yet
+        return (
+            "Its gradients overflow where it starts, as those of deep models with bare norms do: start from a fitted "
+            "swap (`--calibrate DATA --correct all`)."
+        )
+    return "Lower the learning rate, lengthen the warm-up, or use precision fp32."
 
 
 def _arguments(

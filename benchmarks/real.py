@@ -33,21 +33,23 @@ WATCHED_TOKENS = 16_384
 
 
 class Row(NamedTuple):
-    """One recovery. tokens: in full size. spec: of the norm. options: of `recover_`. tries: one of those of which the
-    best rates are chosen; tuned: takes them. fold: `optimize_` is to fold the norms away afterwards."""
+    """One recovery. tokens: in full size. spec: of the norm. options: of `recover_`. tuned: takes the rates of
+    --rates. fold: `optimize_` is to fold the norms away afterwards. correct: the
+    layers that are corrected before it."""
 
     name: str
     tokens: int
     spec: dict[str, Any]
     options: dict[str, Any]
-    tries: bool = False
     tuned: bool = False
     fold: bool = False
+    correct: str = "all"
 
 
-def rates(times: float) -> dict[str, float]:
-    """The default rates of recovering with all weights, so many times over."""
-    return {"learning_rate": 4e-4 * times, "norm_learning_rate": 5e-3 * times}
+def rates(times: float, tokens: int) -> dict[str, float]:
+    """The default rates of recovering with all weights in steps of so many tokens, so many times over."""
+    share = (tokens / 16_384) ** 0.5
+    return {"learning_rate": 4e-4 * times * share, "norm_learning_rate": 5e-3 * times * share}
 
 
 CHANNEL = {"norm": "dyt", "alpha": "channel"}
@@ -59,18 +61,18 @@ LORA = {"train": "lora", "lora": {"r": 64, "alpha": 128, "dropout": 0.0}}
 ROWS = [
     Row("dyt-10M", 10_000_000, CHANNEL, LARGE, tuned=True),
     Row("dyt-1.6M", 1_600_000, CHANNEL, TRIES),
-    Row("fixedscale-1.6M", 1_600_000, FIXED, TRIES, fold=True),
+    Row("fixedscale-1.6M", 1_600_000, FIXED, TRIES, fold=True, correct="none"),
     Row("dyt-lora64-1.6M", 1_600_000, CHANNEL, {**TRIES, **LORA, "learning_rate": 2e-3}),
+    Row("dyt-uncorrected-1.6M", 1_600_000, CHANNEL, TRIES, correct="none"),
     Row("dyt-scalar-1.6M", 1_600_000, SCALAR, TRIES),
-    # the best rates of these are what the long rows take
-    Row("dyt-1.6M-rate-2x", 1_600_000, CHANNEL, {**TRIES, **rates(2)}, tries=True),
-    Row("dyt-1.6M-rate-4x", 1_600_000, CHANNEL, {**TRIES, **rates(4)}, tries=True),
+    Row("dyt-1.6M-rate-2x", 1_600_000, CHANNEL, {**TRIES, **rates(2, 8_192)}),
+    Row("dyt-1.6M-rate-half", 1_600_000, CHANNEL, {**TRIES, **rates(0.5, 8_192)}),
     Row("dyt-raw-1.6M", 1_600_000, CHANNEL, {**TRIES, "norm_parameters": "raw", "norm_learning_rate": 2e-3}),
     Row("derf-1.6M", 1_600_000, {"norm": "derf", "alpha": "channel"}, TRIES),
     Row("dyt-norms-1.6M", 1_600_000, CHANNEL, {**TRIES, "train": "norms"}),
     Row("dyt-lora16-1.6M", 1_600_000, CHANNEL, {**TRIES, "train": "lora"}),
     Row("dyt-0.7M", 700_000, CHANNEL, {}),
-    Row("fixedscale-10M", 10_000_000, FIXED, LARGE, tuned=True, fold=True),
+    Row("fixedscale-10M", 10_000_000, FIXED, LARGE, tuned=True, fold=True, correct="none"),
     Row("dyt-lora64-10M", 10_000_000, CHANNEL, {**LARGE, **LORA, "learning_rate": 2e-3}),
     Row("dyt-30M", 30_000_000, CHANNEL, LARGE, tuned=True),
 ]
@@ -188,7 +190,7 @@ class Bench:
         return found
 
     def calibration(self) -> dict[str, torch.Tensor]:
-        batch = self.text.batch("train", slice(0, 8))
+        batch = self.text.batch("train", slice(0, 16))
         return {name: batch[name].to(self.device) for name in ("input_ids", "position_ids")}
 
     def swapped(self, spec: dict[str, Any], **options: Any) -> Any:
@@ -228,14 +230,14 @@ class Bench:
             self.keep(f"start: {name}", lowest_r2=min(fits, default=None), seconds=seconds, **self.measure(model))
             del model
 
-    def recover(self, row: Row) -> float:
-        """Run a row and keep it. Returns its mean gap on both texts."""
+    def recover(self, row: Row) -> None:
+        """Run a row and keep it."""
         import tempfile
 
         from unnorm.tuning.recover import Run, Text, distil_
         from unnorm.tuning.recover_settings import recover_settings
 
-        model, _ = self.swapped(row.spec)
+        model, _ = self.swapped(row.spec, correct=row.correct)
         tokens = max(int(row.tokens * self.scale), 4 * 2048)
         settings = recover_settings(tokens=tokens, **row.options)
         watched = self.text.held_out("instructions", max(2048, int(WATCHED_TOKENS * min(1.0, self.scale * 8))))
@@ -252,7 +254,6 @@ class Bench:
         self.keep(row.name, tokens_per_second=report.tokens / report.seconds, peak_gib=peak, **{**values, **measured})
         if row.fold:
             self.fold(row.name, model)
-        return float(measured["instructions_gap"] + measured["novels_gap"]) / 2
 
     def fold(self, name: str, model: Any) -> None:
         import unnorm
@@ -266,7 +267,7 @@ class Bench:
 def run(
     base: str, text: Path, out: Path, budget: float, only: list[str], scale: float, tuned: dict[str, float]
 ) -> None:
-    """tuned: the rates of the long rows where no try is among the rows that are run."""
+    """tuned: the rates of the long rows; the default ones where it is empty."""
     torch.set_float32_matmul_precision("high")  # fp32 products of measurements by TF32 on a GPU, in both models
     begun = time.perf_counter()
     bench = Bench(base, text, out, scale)
@@ -277,26 +278,20 @@ def run(
     if "corrected-start" in only:
         bench.starts(corrected=True)
     rate = None  # tokens a second of the last row, which tells whether the next one fits
-    found: dict[float, dict[str, Any]] = {}
     for row in [row for row in ROWS if not only or row.name in only]:
         left = budget - (time.perf_counter() - begun)
         if rate is not None and row.tokens * scale / rate > left - 15:
             bench.keep(row.name, skipped=f"{left:.0f} s are left")
             continue
         if row.tuned:
-            chosen = found[min(found)] if found else tuned
-            row = row._replace(options={**row.options, **chosen})
+            row = row._replace(options={**row.options, **tuned})
         started = time.perf_counter()
         try:
-            gap = bench.recover(row)
+            bench.recover(row)
         except Exception as error:  # one row that fails costs no other
             bench.keep(row.name, failed=f"{type(error).__name__}: {error}"[:500])
             traceback.print_exc()
             continue
-        if row.tries:
-            found[gap] = {
-                key: row.options[key] for key in ("learning_rate", "norm_learning_rate") if key in row.options
-            }
         rate = max(row.tokens * scale, 4 * 2048) / (time.perf_counter() - started)
 
 
@@ -309,12 +304,12 @@ def main() -> None:
     parser.add_argument("--budget-minutes", type=float, default=60.0)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--scale", type=float, default=1.0, help="of every number of tokens, for a rehearsal")
-    parser.add_argument("--rates", type=float, help="of the long rows, in default rates; default: the best try's")
+    parser.add_argument("--rates", type=float, help="of the long rows, as a multiple of the default ones")
     a = parser.parse_args()
     if a.what == "text":
         make_text(a.base, a.out)
     else:
-        run(a.base, a.text, a.out, 60 * a.budget_minutes, a.only, a.scale, rates(a.rates) if a.rates else {})
+        run(a.base, a.text, a.out, 60 * a.budget_minutes, a.only, a.scale, rates(a.rates, 16_384) if a.rates else {})
 
 
 if __name__ == "__main__":

@@ -12,14 +12,18 @@ from unnorm.tuning.run_log import RunLog
 
 HERE = Path(__file__).parent
 OUT = HERE.parent / "docs" / "images" / "recovery"
-LABELLED = 5  # points that get their number
+RUNS = {"corrected": "layers corrected first", "norms_alone": "norms fitted alone"}
+"""File of a run -> what it began from."""
+COLOURS = ("#0072B2", "#D55E00")
+LABELLED = 5  # points of a run that get their number
 
 
-def chart(records: list[dict[str, Any]], subtitle: str) -> alt.LayerChart:
-    """records: of an evaluations.jsonl; gap on a logarithmic axis."""
-    chosen = {round(i * (len(records) - 1) / (LABELLED - 1)) for i in range(LABELLED)} | {1}
-    values = [
+def values(records: list[dict[str, Any]], begun: str) -> list[dict[str, Any]]:
+    """records: of an evaluations.jsonl."""
+    chosen = {round(i * (len(records) - 1) / (LABELLED - 1)) for i in range(LABELLED)}
+    return [
         {
+            "begun": begun,
             "tokens": record["train_tokens"],
             "gap": record["gap"],
             "label": f"{record['gap']:+.0%}" if record["gap"] >= 0.1 else f"{record['gap']:+.1%}",
@@ -27,11 +31,23 @@ def chart(records: list[dict[str, Any]], subtitle: str) -> alt.LayerChart:
         }
         for i, record in enumerate(records)
     ]
-    base = alt.Chart(alt.Data(values=values)).encode(
+
+
+def chart(points: list[dict[str, Any]], subtitle: str) -> alt.LayerChart:
+    """Gap on a logarithmic axis."""
+    colour = alt.Color(
+        "begun:N",
+        title="begun from",
+        sort=list(RUNS.values()),
+        scale=alt.Scale(domain=list(RUNS.values()), range=list(COLOURS)),
+        legend=alt.Legend(orient="top"),
+    )
+    base = alt.Chart(alt.Data(values=points)).encode(
         x=alt.X("tokens:Q", title="tokens distilled", axis=alt.Axis(format="~s")),
         y=alt.Y("gap:Q", title="held-out gap", scale=alt.Scale(type="log"), axis=alt.Axis(format="+.0%")),
+        color=colour,
     )
-    line = base.mark_line(size=2.5, color="#0072B2", point=alt.OverlayMarkDef(size=40, color="#0072B2"))
+    line = base.mark_line(size=2.5, point=alt.OverlayMarkDef(size=40))
     text = base.transform_filter("datum.shown").mark_text(align="left", dx=8, dy=-8, fontSize=12).encode(text="label:N")
     title = alt.Title("SmolLM2-135M-Instruct, Dynamic Tanh in all 61 sites", subtitle=subtitle)
     layers: Any = alt.layer(line, text)
@@ -41,11 +57,15 @@ def chart(records: list[dict[str, Any]], subtitle: str) -> alt.LayerChart:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, default=HERE / "results" / "real" / "cpu")
-    parser.add_argument("--subtitle", default="distilled from the original by `unnorm recover` on one CPU core")
+    parser.add_argument("--runs", type=Path, default=HERE / "results" / "real" / "cpu")
+    parser.add_argument("--subtitle", default="distilled from the original by `unnorm recover` on a CPU of two cores")
     arguments = parser.parse_args()
-    records = RunLog(arguments.run / "evaluations.jsonl").read()
-    spec = {**chart(records, arguments.subtitle).to_dict(), "config": CONFIG}
+    points = [
+        point
+        for name, begun in RUNS.items()
+        for point in values(RunLog(arguments.runs / f"{name}.jsonl").read(), begun)
+    ]
+    spec = {**chart(points, arguments.subtitle).to_dict(), "config": CONFIG}
     OUT.with_suffix(".png").write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
 
 

@@ -18,7 +18,8 @@ RATES: dict[Train, tuple[float, float]] = {
     "norms": (2e-2, 2e-2),
     "corrected": (1e-3, 1e-2),
 }
-"""Of weights, and of norm parameters, which learn relatively."""
+"""Of weights, and of norm parameters, which learn relatively. Those of `all` and `lora` are for the largest step, and
+go down with the square root of the tokens a step (arXiv 2205.10287: Adam's noise); norms alone learn well in any."""
 RECOVER_TOKENS = 10_000_000
 _STEPS, _SMALLEST_STEP, _LARGEST_STEP = 400, 512, 16384
 """How many steps a recovery wants at least; and tokens a step."""
@@ -44,8 +45,10 @@ class RecoverSettings(BaseModel):
     batch_tokens: int | None = Field(
         default=None, gt=0, description="tokens a step; default: by tokens, from 512 to 16,384"
     )
-    learning_rate: float | None = Field(default=None, gt=0, description="of weights; default: by what trains")
-    norm_learning_rate: float | None = Field(default=None, gt=0, description="of norms; default: by what trains")
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="of weights; default: by what trains and by tokens a step"
+    )
+    norm_learning_rate: float | None = Field(default=None, gt=0, description="of norms; default: likewise")
     norm_parameters: Literal["relative", "raw"] = "relative"
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps")
     lora: LoraSettings = LoraSettings(r=16, alpha=32, dropout=0.0)
@@ -60,8 +63,9 @@ class RecoverSettings(BaseModel):
 
     def training(self, row_tokens: int) -> TrainingSettings:
         """The same as the trainer takes it, for rows of `row_tokens` tokens; a step is whole rows."""
-        weights, norms = RATES[self.train]
         wanted = self.batch_tokens or min(max(self.tokens // _STEPS, _SMALLEST_STEP), _LARGEST_STEP)
+        share = min(max(wanted, _SMALLEST_STEP), _LARGEST_STEP) / _LARGEST_STEP
+        weights, norms = (rate * (share**0.5 if self.train in ("all", "lora") else 1.0) for rate in RATES[self.train])
         return TrainingSettings(
             tokens=self.tokens,
             batch_tokens=max(1, wanted // row_tokens) * row_tokens,

@@ -15,7 +15,7 @@ OUT = HERE.parent / "docs" / "images" / "recovery"
 RUNS = {"corrected": "layers corrected first", "norms_alone": "norms fitted alone"}
 """File of a run -> what it began from."""
 COLOURS = ("#0072B2", "#D55E00")
-LABELLED = 5  # points of a run that get their number
+LABELLED = 3  # points of a run that get their number
 
 
 def values(records: list[dict[str, Any]], begun: str) -> list[dict[str, Any]]:
@@ -48,9 +48,13 @@ def chart(points: list[dict[str, Any]], subtitle: str) -> alt.LayerChart:
         color=colour,
     )
     line = base.mark_line(size=2.5, point=alt.OverlayMarkDef(size=40))
-    text = base.transform_filter("datum.shown").mark_text(align="left", dx=8, dy=-8, fontSize=12).encode(text="label:N")
+    shown = base.transform_filter("datum.shown").encode(text="label:N")
+    texts = [  # those of one run below its line, those of the other above
+        shown.transform_filter(alt.datum.begun == begun).mark_text(align="left", dx=6, dy=dy, fontSize=12)
+        for begun, dy in zip(RUNS.values(), (22, -10), strict=True)
+    ]
     title = alt.Title("SmolLM2-135M-Instruct, Dynamic Tanh in all 61 sites", subtitle=subtitle)
-    layers: Any = alt.layer(line, text)
+    layers: Any = alt.layer(line, *texts)
     found: alt.LayerChart = layers.properties(width=520, height=260, title=title)
     return found
 

@@ -32,7 +32,7 @@ def test_correction_brings_the_model_closer_and_can_be_undone(family):
         after = model.state_dict()
         assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     # The head of the tiny Llama is tied and stays as it is: its final norm's error is most of what there is.
-    assert found["all"] < (1.0 if family == "llama" else 0.8) * found["none"]
+    assert found["all"] < (1.0 if family == "llama" else 0.9) * found["none"]
 
 
 def test_readers_and_writers_of_the_families_are_found():

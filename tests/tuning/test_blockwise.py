@@ -95,7 +95,7 @@ def by_definition(model, original, held_out, rows, steps, norm_rate, rate, train
                 elif "layernorm" in name and name.endswith("weight"):
                     full[name] = start[name] * (1 + v)
                 elif "layernorm" in name:
-                    full[name] = start[name] + start[name.replace("bias", "weight")].abs().mean() * v
+                    full[name] = start[name] + start[name.replace("bias", "weight")].abs().median() * v
                 else:
                     full[name] = v
             return full
@@ -128,8 +128,9 @@ def test_it_is_its_definition(train):
     ids = tokens(17)
     by_hand, by_us = copied(pair), copied(pair)
     held_out, rows = ids[::10], ids[[i for i in range(17) if i % 10]]
-    losses = by_definition(*by_hand, held_out, rows, 12, 1e-2, 1e-3, train)
-    report = recover_blockwise_(*by_us, ids, **QUICK, train=train)
+    losses = by_definition(*by_hand, held_out, rows, 12, 2e-3, 2e-4, train)
+    rates = {"norm_learning_rate": 2e-3, "learning_rate": 2e-4}
+    report = recover_blockwise_(*by_us, ids, **{**QUICK, **rates}, train=train)
     assert report.rows == 15
     assert report.held_out_rows == 2
     assert report.tokens == 2 * 12 * 15 * 32
@@ -174,8 +175,9 @@ def test_it_comes_closer_and_changes_what_it_should(family, train):
     at_sites = {name for name in before if any(name.startswith(path + ".") for path in sites)}
     blocks = {name for name in before if any(name.startswith(block.path + ".") for block in report.blocks)}
     touched = changed(model, before)
-    if train == "all":
-        assert touched == {n for n in blocks | at_sites if n in dict(model.named_parameters())}
+    if train == "all":  # a final norm, refitted to the same text, may stay as it is
+        last = {name for name in before if name.startswith(sites[-1] + ".")}
+        assert touched | last == {n for n in blocks | at_sites if n in dict(model.named_parameters())} | last
     else:
         assert at_sites & blocks <= touched <= at_sites
     assert not changed(original, theirs)

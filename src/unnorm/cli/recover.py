@@ -32,8 +32,12 @@ def recover(
         bool, typer.Option("--blockwise", help="Blocks learn one at a time first: for models that do not fit twice.")
     ] = False,
     rows_per_forward: Annotated[int | None, typer.Option(min=1, help="Fewer need less memory.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of weights. Default: by --train and by tokens a step.")] = None,
-    norm_learning_rate: Annotated[float | None, typer.Option(help="Of norms, which learn relatively. Default: likewise.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of weights. Default: by --train and by tokens a step.")
+    ] = None,
+    norm_learning_rate: Annotated[
+        float | None, typer.Option(help="Of norms, which learn relatively. Default: likewise.")
+    ] = None,
     lora_rank: Annotated[int, typer.Option(min=1, help="LoRA's r.")] = 16,
     when_out: Annotated[str, typer.Option(help="Where the data run out: again (from the start) or stop.")] = "again",
     held_out_tokens: Annotated[

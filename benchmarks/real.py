@@ -1,7 +1,7 @@
 """Swap and recovery on a real pretrained model: results/real/README.md.
 
     python benchmarks/real.py text --base BASE --out TEXT.npz            encode real text once, for `run` and machines
-                                                                         that have no data
+           [--sources alpaca] [--template chat]                          that have no data
     python benchmarks/real.py run --base BASE --text TEXT.npz --out OUT  [--budget-minutes 14] [--only ROW ...]
                                                                          [--scale 0.01 for a rehearsal on a CPU]
 
@@ -30,12 +30,12 @@ from machine import SHARED, machine_line
 LENGTH = 512
 ROW_TOKENS = {"train": None, "instructions": 66_000, "novels": 66_000}
 WATCHED_TOKENS = 16_384
+SOURCES = ("alpaca", "gsm8k", "sharegpt", "novels")
 
 
 class Row(NamedTuple):
-    """One recovery. tokens: in full size. spec: of the norm. options: of `recover_`. tuned: takes the rates of
-    --rates. fold: `optimize_` is to fold the norms away afterwards. correct: the
-    layers that are corrected before it."""
+    """One recovery. tokens: in full size. spec: of the norm. options: of `recover_`. tuned: takes the rates of --rates.
+    fold: `optimize_` is to fold the norms away afterwards. correct: the layers that are corrected before it."""
 
     name: str
     tokens: int
@@ -48,29 +48,35 @@ class Row(NamedTuple):
 
 def rates(times: float, tokens: int) -> dict[str, float]:
     """The default rates of recovering with all weights in steps of so many tokens, so many times over."""
-    share = (tokens / 16_384) ** 0.5
-    return {"learning_rate": 4e-4 * times * share, "norm_learning_rate": 5e-3 * times * share}
+    from unnorm.tuning.recover_settings import recover_settings
+
+    default = recover_settings(batch_tokens=tokens).training(row_tokens=LENGTH)
+    assert default.norm_learning_rate is not None
+    return {
+        "learning_rate": default.learning_rate * times,
+        "norm_learning_rate": default.norm_learning_rate * times,
+    }
 
 
 CHANNEL = {"norm": "dyt", "alpha": "channel"}
 SCALAR = {"norm": "dyt", "alpha": "scalar"}
 FIXED = {"norm": "fixedscale", "center": False}
 LARGE = {"batch_tokens": 16_384}
-TRIES = {"batch_tokens": 8_192}
+MIDDLE = {"batch_tokens": 8_192}
 LORA = {"train": "lora", "lora": {"r": 64, "alpha": 128, "dropout": 0.0}}
 ROWS = [
     Row("dyt-10M", 10_000_000, CHANNEL, LARGE, tuned=True),
-    Row("dyt-1.6M", 1_600_000, CHANNEL, TRIES),
-    Row("fixedscale-1.6M", 1_600_000, FIXED, TRIES, fold=True, correct="none"),
-    Row("dyt-lora64-1.6M", 1_600_000, CHANNEL, {**TRIES, **LORA, "learning_rate": 2e-3}),
-    Row("dyt-uncorrected-1.6M", 1_600_000, CHANNEL, TRIES, correct="none"),
-    Row("dyt-scalar-1.6M", 1_600_000, SCALAR, TRIES),
-    Row("dyt-1.6M-rate-2x", 1_600_000, CHANNEL, {**TRIES, **rates(2, 8_192)}),
-    Row("dyt-1.6M-rate-half", 1_600_000, CHANNEL, {**TRIES, **rates(0.5, 8_192)}),
-    Row("dyt-raw-1.6M", 1_600_000, CHANNEL, {**TRIES, "norm_parameters": "raw", "norm_learning_rate": 2e-3}),
-    Row("derf-1.6M", 1_600_000, {"norm": "derf", "alpha": "channel"}, TRIES),
-    Row("dyt-norms-1.6M", 1_600_000, CHANNEL, {**TRIES, "train": "norms"}),
-    Row("dyt-lora16-1.6M", 1_600_000, CHANNEL, {**TRIES, "train": "lora"}),
+    Row("dyt-1.6M", 1_600_000, CHANNEL, MIDDLE),
+    Row("fixedscale-1.6M", 1_600_000, FIXED, MIDDLE, fold=True, correct="none"),
+    Row("dyt-lora64-1.6M", 1_600_000, CHANNEL, {**MIDDLE, **LORA, "learning_rate": 2e-3}),
+    Row("dyt-uncorrected-1.6M", 1_600_000, CHANNEL, MIDDLE, correct="none"),
+    Row("dyt-scalar-1.6M", 1_600_000, SCALAR, MIDDLE),
+    Row("dyt-1.6M-rate-2x", 1_600_000, CHANNEL, {**MIDDLE, **rates(2, 8_192)}),
+    Row("dyt-1.6M-rate-half", 1_600_000, CHANNEL, {**MIDDLE, **rates(0.5, 8_192)}),
+    Row("dyt-raw-1.6M", 1_600_000, CHANNEL, {**MIDDLE, "norm_parameters": "raw", "norm_learning_rate": 2e-3}),
+    Row("derf-1.6M", 1_600_000, {"norm": "derf", "alpha": "channel"}, MIDDLE),
+    Row("dyt-norms-1.6M", 1_600_000, CHANNEL, {**MIDDLE, "train": "norms"}),
+    Row("dyt-lora16-1.6M", 1_600_000, CHANNEL, {**MIDDLE, "train": "lora"}),
     Row("dyt-0.7M", 700_000, CHANNEL, {}),
     Row("fixedscale-10M", 10_000_000, FIXED, LARGE, tuned=True, fold=True, correct="none"),
     Row("dyt-lora64-10M", 10_000_000, CHANNEL, {**LARGE, **LORA, "learning_rate": 2e-3}),
@@ -78,8 +84,8 @@ ROWS = [
 ]
 
 
-def make_text(base: str, out: Path) -> None:
-    """Alpaca, GSM8K, ShareGPT and novels in proportion to their size, packed into rows of 512 tokens."""
+def make_text(base: str, out: Path, sources: list[str], template: str) -> None:
+    """Alpaca, GSM8K, ShareGPT and novels, or some of them, in proportion to their size: packed rows of 512 tokens."""
     import tempfile
 
     from unnorm.data.mixture import Mixture
@@ -104,13 +110,20 @@ def make_text(base: str, out: Path) -> None:
             "novels": novels,
         }
         settings = {
-            name: DataSettings(source=str(path), name=name, max_length=LENGTH, loss_on="all", too_long="split")
+            name: DataSettings(
+                source=str(path),
+                name=name,
+                max_length=LENGTH,
+                loss_on="all",
+                too_long="split",
+                template=template if name != "novels" else "alpaca",
+            )
             for name, path in files.items()
         }
-        sizes = {name: Source(each, tokenizer).epoch_tokens() for name, each in settings.items()}
+        sizes = {name: Source(settings[name], tokenizer).epoch_tokens() for name in sources}
         print(sizes, flush=True)
         train = Mixture([(settings[name], float(size)) for name, size in sizes.items()], tokenizer)
-        said = {name: float(sizes[name]) for name in ("alpaca", "gsm8k", "sharegpt")}
+        said = {name: float(sizes[name]) for name in sources if name != "novels"}
         parts = {
             "train": train.train(sum(sizes.values()), 0),
             "instructions": Mixture([(settings[n], s) for n, s in said.items()], tokenizer).held_out(66_000),
@@ -189,23 +202,23 @@ class Bench:
             found |= {f"{part}_kl": far.kl, f"{part}_tokens": far.tokens}
         return found
 
-    def calibration(self) -> dict[str, torch.Tensor]:
-        batch = self.text.batch("train", slice(0, 16))
+    def calibration(self, rows: int) -> dict[str, torch.Tensor]:
+        batch = self.text.batch("train", slice(0, rows))
         return {name: batch[name].to(self.device) for name in ("input_ids", "position_ids")}
 
-    def swapped(self, spec: dict[str, Any], **options: Any) -> Any:
+    def swapped(self, spec: dict[str, Any], rows: int = 8, **options: Any) -> Any:
         import unnorm
         from unnorm.norms.spec import spec_from
 
         model = copy.deepcopy(self.original)
-        chosen = {"calibrate_on": self.calibration(), **options}
+        chosen = {"calibrate_on": self.calibration(rows), **options}
         sites = chosen.pop("sites", None)
         made = spec_from(spec)
         report = unnorm.swap_(model, made if sites is None else dict.fromkeys(sites, made), **chosen)
         return model, report
 
     def starts(self, corrected: bool = False) -> None:
-        """Every start before training, in closed form; or the one with a correction alone, which takes longer."""
+        """Every start before training, in closed form; or those with corrected layers, which take longer."""
         self.keep("original", **self.measure(self.original))
         tries: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "dyt-bare": (SCALAR, {"calibrate_on": None}),
@@ -221,7 +234,13 @@ class Bench:
             "fixedscale": (FIXED, {}),
         }
         if corrected:
-            tries = {"dyt-channel, corrected": (CHANNEL, {"correct": "all"})}
+            tries = {
+                "dyt-channel": (CHANNEL, {}),
+                "dyt-channel, readers corrected": (CHANNEL, {"correct": "readers"}),
+                "dyt-channel, all layers corrected": (CHANNEL, {"correct": "all"}),
+                "fixedscale": (FIXED, {}),
+                "fixedscale, 3 % of tokens left out": (FIXED, {"outliers": 0.03}),
+            }
         for name, (spec, options) in tries.items():
             begun = time.perf_counter()
             model, report = self.swapped(spec, **options)
@@ -237,7 +256,7 @@ class Bench:
         from unnorm.tuning.recover import Run, Text, distil_
         from unnorm.tuning.recover_settings import recover_settings
 
-        model, _ = self.swapped(row.spec, correct=row.correct)
+        model, _ = self.swapped(row.spec, rows=16, correct=row.correct)
         tokens = max(int(row.tokens * self.scale), 4 * 2048)
         settings = recover_settings(tokens=tokens, **row.options)
         watched = self.text.held_out("instructions", max(2048, int(WATCHED_TOKENS * min(1.0, self.scale * 8))))
@@ -301,13 +320,15 @@ def main() -> None:
     parser.add_argument("--base", required=True)
     parser.add_argument("--text", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--sources", nargs="*", choices=SOURCES, default=SOURCES)
+    parser.add_argument("--template", default="alpaca", help="of instructions: alpaca or chat")
     parser.add_argument("--budget-minutes", type=float, default=60.0)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--scale", type=float, default=1.0, help="of every number of tokens, for a rehearsal")
     parser.add_argument("--rates", type=float, help="of the long rows, as a multiple of the default ones")
     a = parser.parse_args()
     if a.what == "text":
-        make_text(a.base, a.out)
+        make_text(a.base, a.out, a.sources, a.template)
     else:
         run(a.base, a.text, a.out, 60 * a.budget_minutes, a.only, a.scale, rates(a.rates, 16_384) if a.rates else {})
 

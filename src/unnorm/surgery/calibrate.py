@@ -24,7 +24,7 @@ from unnorm.norms.spec import Fit, Norm, NormSpec
 from unnorm.surgery.blockwise import fit_blockwise
 from unnorm.surgery.correct import Correct, Corrector, LayerFix
 from unnorm.surgery.inputs import Inputs, as_batches, as_one_batch, counted, counted_rows, tokens_in
-from unnorm.surgery.outliers import large_share, left_out, without_outliers
+from unnorm.surgery.outliers import large_share, left_out, sizes, without_outliers
 from unnorm.surgery.parallel import fit_parallel
 from unnorm.surgery.passes import hooked, run
 from unnorm.surgery.site_sample import SiteSample, sample_site
@@ -119,7 +119,7 @@ def calibrate(
         norms[path] = specs[path].build(x.shape[-1], x.device)
         result = specs[path].fit_(norms[path], *without_outliers(x, y, left_out(specs[path], outliers)))
         seconds = time.perf_counter() - before
-        note(path, result, seconds, large_share(x), sample_site(norms[path], x, y, centred=centred[path]))
+        note(path, result, seconds, large_share(sizes(x)), sample_site(norms[path], x, y, centred=centred[path]))
         return norms[path]
 
     def note(path: str, result: Fit, seconds: float, large: float, sample: SiteSample | None = None) -> None:

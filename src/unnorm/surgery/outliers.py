@@ -22,21 +22,21 @@ def left_out(spec: NormSpec, share: float | None) -> float | None:
 
 def without_outliers(x: torch.Tensor, y: torch.Tensor, share: float | None) -> tuple[torch.Tensor, torch.Tensor]:
     """x, y [N, C] without the tokens beyond `size_limit`."""
-    limit = size_limit(x, share)
+    size = sizes(x)
+    limit = size_limit(size, share)
     if limit is None:
         return x, y
-    keep = sizes(x) <= limit
+    keep = size <= limit
     return x[keep], y[keep]
 
 
-def size_limit(x: torch.Tensor, share: float | None) -> torch.Tensor | None:
-    """The size [] beyond which a token of x [N, C] is left out: of the largest `share`; large ones where that is None;
-    no limit where it is 0."""
+def size_limit(size: torch.Tensor, share: float | None) -> torch.Tensor | None:
+    """The size [] beyond which a token of those of `size` [N] is left out: of the largest `share`; large ones where
+    that is None; no limit where it is 0."""
     if share == 0:
         return None
-    size = sizes(x)
     if share is None:
-        return LARGE_TOKEN * size.median()
+        return _large(size)
     return size.kthvalue(max(1, round((1 - share) * len(size)))).values
 
 
@@ -45,7 +45,11 @@ def sizes(x: torch.Tensor) -> torch.Tensor:
     return x.float().square().mean(-1).sqrt()
 
 
-def large_share(x: torch.Tensor) -> float:
-    """Share of the tokens x [N, C] that are large."""
-    size = sizes(x)
-    return float((size > LARGE_TOKEN * size.median()).double().mean())
+def large_share(size: torch.Tensor) -> float:
+    """Share of the tokens that are large, of which `size` [N] are the sizes."""
+    return float((size > _large(size)).double().mean())
+
+
+def _large(size: torch.Tensor) -> torch.Tensor:
+    """The size [] beyond which a token is large."""
+    return LARGE_TOKEN * size.median()

@@ -25,9 +25,10 @@ class _Sums:
     """Running sums at one site, for each candidate shape."""
 
     def __init__(self, spec: AffineSpec, x: torch.Tensor, share: float | None) -> None:
-        self.limit = size_limit(x, share)
-        self.large = large_share(x)
-        kept = x if self.limit is None else x[sizes(x) <= self.limit]
+        size = sizes(x)
+        self.limit = size_limit(size, share)
+        self.large = large_share(size)
+        kept = x if self.limit is None else x[size <= self.limit]
         self.some = kept[:: -(-len(kept) // SEARCH_TOKENS)].float()
         self.spec = spec
         self.candidates: list[AffineNorm] = spec.candidates(x.shape[-1], self.some)

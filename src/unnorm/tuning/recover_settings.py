@@ -64,11 +64,12 @@ class RecoverSettings(BaseModel):
     def training(self, row_tokens: int) -> TrainingSettings:
         """The same as the trainer takes it, for rows of `row_tokens` tokens; a step is whole rows."""
         wanted = self.batch_tokens or min(max(self.tokens // _STEPS, _SMALLEST_STEP), _LARGEST_STEP)
-        share = min(max(wanted, _SMALLEST_STEP), _LARGEST_STEP) / _LARGEST_STEP
+        step = max(1, wanted // row_tokens) * row_tokens
+        share = min(max(step, _SMALLEST_STEP), _LARGEST_STEP) / _LARGEST_STEP
         weights, norms = (rate * (share**0.5 if self.train in ("all", "lora") else 1.0) for rate in RATES[self.train])
         return TrainingSettings(
             tokens=self.tokens,
-            batch_tokens=max(1, wanted // row_tokens) * row_tokens,
+            batch_tokens=step,
             learning_rate=weights if self.learning_rate is None else self.learning_rate,
             norm_learning_rate=norms if self.norm_learning_rate is None else self.norm_learning_rate,
             norm_parameters=self.norm_parameters,

@@ -105,8 +105,7 @@ class TokenTrainer(Trainer):
             rate = settings.norm_learning_rate if settings.norm_learning_rate is not None else settings.learning_rate
             groups = parameter_groups(self.model, settings.weight_decay, self.norm_parameters, rate)
             betas = (0.9, settings.adam_beta2)
-            fused = self.args.device.type == "cuda"
-            self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=fused)
+            self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=False)
         return self.optimizer
 
     def compute_loss(  # type: ignore[override]
@@ -312,10 +311,10 @@ class _StepCallback(TrainerCallback):
 
 
 def _advice(step: int) -> str:
-    if step == 1:  # nothing has learnt yet
+    if step == 1:
         return (
-            "Its gradients overflow where it starts, as those of deep models with bare norms do: start from a fitted "
-            "swap (`--calibrate DATA --correct all`)."
+            "Nothing has learnt yet, so no learning rate helps. Use precision fp32; a deep model whose new norms are "
+            "bare has to be fitted first (`unnorm swap --calibrate DATA --correct all`)."
         )
     return "Lower the learning rate, lengthen the warm-up, or use precision fp32."
 

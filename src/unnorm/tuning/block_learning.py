@@ -12,6 +12,7 @@ from torch import nn
 from unnorm.foundation.errors import NonFiniteError
 from unnorm.surgery.norm_behaviour import kind_of
 from unnorm.tuning.block_streams import Machine, Part, Streams, on_device
+from unnorm.tuning.clip import clip_gradients_
 from unnorm.tuning.relative import relative
 
 Train = Literal["all", "norms"]
@@ -134,7 +135,7 @@ def learn(
                     part_loss = goal.error(out, i, parts[i]) / tokens
                     part_loss.backward()  # type: ignore[no-untyped-call]
                     loss += float(part_loss.detach())
-                norm = float(nn.utils.clip_grad_norm_(learning, 1.0))
+                norm = float(clip_gradients_(learning, 1.0))
                 if not (math.isfinite(loss) and math.isfinite(norm)):
                     raise NonFiniteError(
                         f"{path}: the {'gradient' if math.isfinite(loss) else 'loss'} became non-finite at step "

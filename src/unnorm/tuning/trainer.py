@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import DistributedType
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -22,6 +23,7 @@ from unnorm.foundation.memory import memory_in_use
 from unnorm.foundation.progress import Bar
 from unnorm.metrics.batches import counted_tokens
 from unnorm.tuning import checkpoint
+from unnorm.tuning.clip import clip_gradients_
 from unnorm.tuning.objectives import CrossEntropy, Objective
 from unnorm.tuning.parameter_groups import parameter_groups
 from unnorm.tuning.precision import plain_forward, plain_forward_after
@@ -129,7 +131,15 @@ class TokenTrainer(Trainer):
         return total if total > 0 else torch.ones_like(total)
 
     def _clip_grad_norm(self, model: Any) -> torch.Tensor:
-        norm: torch.Tensor = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        if self.accelerator.distributed_type in (
+            DistributedType.NO,
+            DistributedType.MULTI_CPU,
+            DistributedType.MULTI_GPU,
+        ):
+            self.accelerator.unscale_gradients()
+            norm = clip_gradients_(model.parameters(), self.args.max_grad_norm)
+        else:  # the engine that shards the gradients knows how to sum them
+            norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
         self.unclipped_norm = float(norm)
         return norm
 

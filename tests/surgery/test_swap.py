@@ -4,7 +4,7 @@ import torch
 import unnorm
 from conftest import FAMILIES, tiny_model, tokens
 from unnorm import DyT
-from unnorm.foundation.errors import DataError, ModelError, SiteError
+from unnorm.foundation.errors import DataError, ModelError, SettingsError, SiteError
 from unnorm.norms.curve import CurveNorm
 
 
@@ -34,6 +34,11 @@ def test_a_swapped_model_is_not_swapped_twice():
 def test_calibrate_on_must_be_said():
     with pytest.raises(TypeError, match="calibrate_on"):
         unnorm.swap_(tiny_model("gpt2"), DyT())
+
+
+def test_a_name_is_no_norm_and_the_message_says_what_is():
+    with pytest.raises(SettingsError, match=r"unnorm\.DyT\(\).*not 'dyt'"):
+        unnorm.swap_(tiny_model("gpt2"), "dyt", calibrate_on=None)
 
 
 def swapped(model) -> set[str]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
-from unnorm.foundation.errors import SiteError
+from unnorm.foundation.errors import SettingsError, SiteError
 from unnorm.norms.spec import NormSpec
 from unnorm.surgery.sites import ROLES, Site
 
@@ -24,6 +24,8 @@ def assign(sites: list[Site], specs: NormSpec | Mapping[str, NormSpec | None]) -
         if not every:
             raise SiteError(f"a forward pass on token ids reaches none of the sites:\n{listing(sites)}")
         return every
+    if not isinstance(specs, Mapping):
+        raise SettingsError(f"specs is a norm, as unnorm.DyT(), or a mapping from sites to norms, not {specs!r}.")
     means = {pattern: {site.path for site in meant(pattern, sites)} for pattern in specs}
     idle = [pattern for pattern in specs if not means[pattern]]
     if idle:

@@ -1,0 +1,5 @@
+OPTIONS = ("partition", "array_parallelism", "sbatch")
+
+
+def is_gone(owner: object) -> bool:
+    return False

@@ -5,14 +5,21 @@ Where there is no terminal, every line is printed.
 
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import islice
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from unnorm.foundation.terminal import plain, shorten
+from unnorm.tuning.run_log import RunLog
+
+if TYPE_CHECKING:
+    from unnorm.study.tasks import Task
 
 _MOST = 16
 """Lines at once."""
@@ -28,6 +35,7 @@ class Lines:
         console = Console(file=sys.stderr)
         self._live = None if quiet or not console.is_terminal else Live(console=console, transient=True)
         self.seconds = 1.0 if self._live else 10.0
+        self._looked = time.monotonic()
         if self._live:
             self._live.start()
 
@@ -53,6 +61,16 @@ class Lines:
         elif not self._quiet:
             with suppress(OSError):  # that nobody can read it any longer ends no work
                 print(f"{name}: {plain(text)}", file=sys.stderr, flush=True)
+
+    def look(self, tasks: Iterable["Task"]) -> None:
+        """Show the last step of each that is at work somewhere, from the ledger, if the last look is long enough ago."""
+        if self._quiet or time.monotonic() - self._looked < self.seconds:
+            return
+        self._looked = time.monotonic()
+        at_work = ((task, task.at.attempts()) for task in tasks)
+        for task, attempts in islice((pair for pair in at_work if pair[1]), _MOST):
+            last = RunLog(attempts[-1][1] / "steps.jsonl").last()
+            self.progress(task.name, f"step {last['step']}, loss {last['loss']:.4f}" if last else "begun")
 
     def forget(self, name: str) -> None:
         """It is at nothing any more."""

@@ -26,7 +26,7 @@ def text_of(base: str, data: str) -> str:
         data,
         strategies=["frozen"],
         seeds=[0, 1],
-        training={"tokens": 6000, "max_length": 64, "batch_tokens": 128, "precision": "fp32"},
+        training={"tokens": 4000, "max_length": 64, "batch_tokens": 128, "precision": "fp32"},
         after={
             "completions": {"prompts": str(prompts), "max_new_tokens": 3},
             "judge": {"kind": "likelihood", "model": base},

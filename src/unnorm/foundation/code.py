@@ -1,6 +1,7 @@
 """Which code this is."""
 
 from functools import lru_cache
+from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
@@ -21,3 +22,8 @@ def _sources(folder: Any, prefix: str) -> list[tuple[str, str]]:
         elif entry.name.endswith(".py"):
             found.append((prefix + entry.name, entry.read_text(encoding="utf-8")))
     return found
+
+
+def this_code() -> str:
+    """Version and digest, as they are compared between machines."""
+    return f"{version('unnorm')} (code {code_digest()})"

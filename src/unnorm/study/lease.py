@@ -83,7 +83,7 @@ def newest(task: TaskFolder) -> Entry | None:
     return _read(task, numbers[-1]) if numbers else None
 
 
-def add_entry(task: TaskFolder, number: int, kind: Kind, **content: Any) -> bool:
+def add_entry(task: TaskFolder, number: int, kind: Kind, /, **content: Any) -> bool:
     """Create the entry `number`; False if there is one already."""
     record = {"kind": kind, "time": time.time(), **this_process(), "launch": launch(), **content}
     return _create(_path(task, number), orjson.dumps(record, option=orjson.OPT_INDENT_2) + b"\n")
@@ -119,7 +119,7 @@ class Lease:
         return LeaseLost(f"{self.task.path.name} was taken over by another run while this process did not answer.")
 
 
-def claim(task: TaskFolder, key: str, is_gone: Gone, **by: Any) -> Lease | None:
+def claim(task: TaskFolder, key: str, is_gone: Gone, /, **by: Any) -> Lease | None:
     """The lease on a task, or None if it is done or failed for this key, if somebody holds it, or was quicker. What an
     owner that is gone held is taken over. by: what its engine will want to know of this owner."""
     last = newest(task)

@@ -63,7 +63,7 @@ class Lines:
                 print(f"{name}: {plain(text)}", file=sys.stderr, flush=True)
 
     def look(self, tasks: Iterable["Task"]) -> None:
-        """Show the last step of each that is at work somewhere, from the ledger, if the last look is long enough ago."""
+        """Show the last step of each that is at work somewhere, as the ledger has it, from time to time."""
         if self._quiet or time.monotonic() - self._looked < self.seconds:
             return
         self._looked = time.monotonic()

@@ -5,6 +5,7 @@ Processes that compute on processors alone are used again by Ray, so base and da
 GPU ends with its task, for Ray may give the next one another GPU.
 """
 
+import logging
 import os
 import sys
 import uuid
@@ -13,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from unnorm.foundation import atomic, processes
-from unnorm.foundation.code import code_digest
+from unnorm.foundation.code import this_code
 from unnorm.foundation.errors import Interrupted, RunError, SettingsError, UnnormError, first_line
 from unnorm.study.engines.interface import Ended, Engine, Options, Say, Setting, Wants
 from unnorm.study.progress_lines import Lines
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from unnorm.study.tasks import Task
 
 OPTIONS = ("address", "gpu_share")
-_PASSED_ON = ("UNNORM_", "HF_", "TRANSFORMERS_", "TOKENIZERS_")
+_PASSED_ON = ("PYTHONPATH", "UNNORM_", "HF_", "TRANSFORMERS_", "TOKENIZERS_")
 _ANSWER_SECONDS = 300.0
 """In which a node starts a process that imports unnorm, at its busiest."""
 
@@ -42,13 +43,12 @@ def make(setting: Setting) -> Engine:
     import ray
 
     passed_on = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
-    passed_on |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
         ray.init(
             address=setting.options.address,
             runtime_env={"env_vars": {**passed_on, "OMP_NUM_THREADS": str(setting.threads)}},
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
         )
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         raise SettingsError(
@@ -103,18 +103,15 @@ class _Ray:
         return True  # Ray has a queue
 
     def submit(self, task: "Task", label: str) -> None:
-        wants = task.wants
+        wants, share = task.wants, self.setting.options.gpu_share
         if self.gpus:
-            place = {
-                "num_cpus": 1.0,
-                "num_gpus": wants.devices if wants.devices > 1 else self.setting.options.gpu_share,
-            }
+            place = {"num_cpus": 1.0, "num_gpus": wants.devices if wants.devices > 1 else share}
         else:
             place = {"num_cpus": min(self.cpus, self.setting.threads * wants.devices), "num_gpus": 0}
         if wants.alone:  # with all of a node's processors nothing else is begun there
             place["num_cpus"] = self.cpus
         place["memory"] = int(min(wants.memory(self.gpus > 0), self.memory))
-        self.running[self.do.options(name=task.name, **place).remote(task.told(), task.id)] = task
+        self.running[self.do.options(name=task.name, **place).remote(task.told(), task.id, os.getcwd())] = task
 
     def finished(self) -> list[Ended]:
         done, _ = _ray().wait(list(self.running), num_returns=len(self.running), timeout=0.5)
@@ -131,7 +128,8 @@ class _Ray:
         except exceptions.OutOfMemoryError:
             return Ended(task.id, "a worker was killed for the memory it took", out_of_memory=True)
         except exceptions.RayError as error:
-            return Ended(task.id, f"a worker was lost ({type(error).__name__}: {first_line(error)})")
+            why = getattr(error, "cause", None) or error
+            return Ended(task.id, f"a worker was lost ({type(why).__name__}: {first_line(why)})")
         for line in said:
             self.say(line)
         if stop is not None:
@@ -170,10 +168,12 @@ def _on(node: str, function: Any, *arguments: Any) -> Any:
     return _ray().remote(num_cpus=0, max_retries=0, scheduling_strategy=here)(function).remote(*arguments)
 
 
-def _do(told: dict[str, Any], task: str) -> tuple[list[str], str | None]:
-    """In a worker: do the task. What was said, and what must stop the run."""
+def _do(told: dict[str, Any], task: str, folder: str) -> tuple[list[str], str | None]:
+    """In a worker: do the task, in the driver's folder. What was said, and what must stop the run."""
     from unnorm.study.work import do_told
 
+    with suppress(OSError):  # relative paths count from there, if it is there
+        os.chdir(folder)
     said: list[str] = []
     context = _ray().get_runtime_context()
     by = {"engine": "ray", "node": context.get_node_id(), "job": context.get_job_id(), "task": context.get_task_id()}
@@ -188,41 +188,35 @@ def _do(told: dict[str, Any], task: str) -> tuple[list[str], str | None]:
 
 def _check_nodes(nodes: list[dict[str, Any]], setting: Setting) -> None:
     """A `SettingsError` where a node has not this code, or does not see what is written here in the ledger."""
-    from importlib.metadata import version
 
-    def look(path: str) -> tuple[str, str, str]:  # pickled whole: unnorm may be missing there
+    def look(path: str) -> tuple[str, str]:  # pickled whole: unnorm may be missing there
         from pathlib import Path
 
-        try:
-            from importlib.metadata import version
-
-            from unnorm.foundation.code import code_digest
-
-            code = (version("unnorm"), code_digest())
-        except ImportError as error:
-            code = ("none", str(error))
         there = Path(path)
-        return *code, there.read_text() if there.is_file() else ""
+        found = there.read_text() if there.is_file() else ""
+        try:
+            from unnorm.foundation.code import this_code
+        except ImportError as error:
+            return f"none ({error})", found
+        return this_code(), found
 
-    proof, seen = setting.folder / f".seen-{uuid.uuid4().hex}", uuid.uuid4().hex
+    proof, seen = setting.folder.absolute() / f".seen-{uuid.uuid4().hex}", uuid.uuid4().hex
     atomic.write_bytes(proof, seen.encode())
-    ours = (version("unnorm"), code_digest())
     try:
-        asked = [_on(node["NodeID"], look, str(proof.resolve())) for node in nodes]
+        asked = [_on(node["NodeID"], look, str(proof)) for node in nodes]
         answers = _ray().get(asked, timeout=_ANSWER_SECONDS)
     except _ray().exceptions.RayError as error:
         raise SettingsError(f"the nodes of the cluster cannot run anything: {first_line(error)}") from error
     finally:
         proof.unlink(missing_ok=True)
-    for node, (number, code, found) in zip(nodes, answers, strict=True):
+    for node, (code, found) in zip(nodes, answers, strict=True):
         name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-        if (number, code) != ours:
+        if code != this_code():
             raise SettingsError(
-                f"node {name} has unnorm {number} (code {code}), and this is {ours[0]} (code {ours[1]}). Install the "
-                "same version on both."
+                f"node {name} has unnorm {code}, and the driver {this_code()}. Install the same version on both."
             )
         if found != seen:
             raise SettingsError(
-                f"node {name} does not see {setting.folder.resolve()}. Give a --ledger on a folder that every node "
+                f"node {name} does not see {setting.folder.absolute()}. Give a --ledger on a folder that every node "
                 "mounts under the same path."
             )

@@ -65,7 +65,7 @@ def test_a_job_that_is_pre_empted_saves_and_goes_on_when_it_is_begun_again(local
     assert kept[0].content["pid"] != kept[2].content["pid"]
     assert [line for line in said if "dyt / frozen" in line and "→" in line]
     logs = "".join(path.read_text() for path in (tmp_path / "jobs" / "small" / "slurm").glob("*.err"))
-    assert "Requeued job" in logs
+    assert "this job is preempted" in logs
 
 
 @pytest.fixture

@@ -20,8 +20,7 @@ from unnorm.study.arms import ArmRecovery, arm_from, arm_with, known_arms
 from unnorm.study.audit import audit_plan, differences, facts_of
 from unnorm.study.card import card_numbers
 from unnorm.study.estimate_start import estimate_start
-from unnorm.study.lease import Watch
-from unnorm.study.ledger import standing_of_start
+from unnorm.study.ledger import standing_of
 from unnorm.study.plan import place_of, plan_study, starts_of
 from unnorm.study.spec import parse_spec
 from unnorm.study.status import status_of_starts
@@ -142,7 +141,7 @@ def test_the_audit_matches_and_names_the_same_tokens_for_all(made):
 
 def test_plan_and_status_know_the_controls(made, tmp_path):
     text, ledger = made
-    found = status_of_starts(read_study(ledger / "small"), Watch())
+    found = status_of_starts(read_study(ledger / "small"))
     assert [(s.arms, s.state, s.step) for s in found] == [([arm], "done", 10) for arm in STARTED]
     bench = Workbench(quiet=True)
     plan = plan_study(parse_spec(text, "study"), tmp_path, bench)
@@ -167,7 +166,7 @@ def test_killed_while_it_is_trained_the_start_is_that_of_an_undisturbed_run(made
     text = text_of(bases["llama"], data_file, arms=[LONGER])
     kill_in_the_start(text, tmp_path, signal.SIGKILL)
     (start,) = (tmp_path / "starts").iterdir()
-    assert standing_of_start(start).state == "interrupted"
+    assert standing_of(start).state == "interrupted"
     run_text(text, tmp_path)
     wanted = start_of(undisturbed, "longer")
     assert start.name == wanted.name
@@ -182,7 +181,7 @@ def test_a_loss_that_is_no_number_fails_a_control_too(bases, data_file, tmp_path
     wild = {"id": "wild", "recover": {**RECOVER, **rates, "objective": "ce"}}
     view = run_text(text_of(bases["llama"], data_file, arms=[wild]), tmp_path)
     (start,) = (tmp_path / "starts").iterdir()
-    assert standing_of_start(start).failure == "non_finite"
+    assert standing_of(start).failure == "non_finite"
     assert [(c.state, c.failure) for c in view.cells] == [("failed", "no_start")]
 
 

@@ -10,22 +10,24 @@ from pathlib import Path
 import pytest
 
 from study.small_study import run_text, study_text, table
-from unnorm.foundation import atomic
+from unnorm.cli.main import run
+from unnorm.foundation import atomic, processes
 from unnorm.foundation.errors import DiskError
+from unnorm.study import drive
 from unnorm.study.events import read_events
 from unnorm.study.lease import TaskFolder, add_entry, entries, newest
 from unnorm.study.ledger import standing_of
-from unnorm.study.tasks import Timing
+from unnorm.study.plan import plan_study
+from unnorm.study.spec import parse_spec
+from unnorm.study.workbench import Workbench
 from unnorm.tuning.run_log import RunLog
 
-FAST = Timing(beat=0.2, dead_after=2.0, look=0.2)
 RUN = """
 import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
 from study.small_study import run_text
-from unnorm.study.tasks import Timing
-run_text(sys.argv[1], Path(sys.argv[2]), timing=Timing(0.2, 2.0, 0.2))
+run_text(sys.argv[1], Path(sys.argv[2]))
 """
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
 
@@ -88,7 +90,9 @@ def test_two_runners_at_once_share_the_cells(small, tmp_path):
     assert_each_is_committed_once(tmp_path)
 
 
-def test_an_owner_that_was_stopped_wakes_after_takeover_and_commits_nothing(small, bases, data_file, tmp_path):
+def test_an_owner_that_was_stopped_wakes_after_takeover_and_commits_nothing(
+    small, bases, data_file, tmp_path, monkeypatch
+):
     text = study_text(bases["gpt2"], data_file, arms=["dyt"], strategies=["frozen"])
     late = start(text, tmp_path)
     deadline = time.monotonic() + 120
@@ -99,7 +103,9 @@ def test_an_owner_that_was_stopped_wakes_after_takeover_and_commits_nothing(smal
     late.send_signal(signal.SIGSTOP)
     (cell,) = cells(tmp_path)
     assert standing_of(cell).state == "running"
-    run_text(text, tmp_path, timing=FAST)
+    real = processes.is_gone
+    monkeypatch.setattr(processes, "is_gone", lambda owner: owner.get("pid") == late.pid or real(owner))
+    run_text(text, tmp_path)
     whole = {path: path.stat().st_mtime_ns for path in sorted(cell.rglob("*")) if path.name != "events.jsonl"}
     assert standing_of(cell).state == "done"
     late.send_signal(signal.SIGCONT)
@@ -107,7 +113,7 @@ def test_an_owner_that_was_stopped_wakes_after_takeover_and_commits_nothing(smal
     after = {path: path.stat().st_mtime_ns for path in sorted(cell.rglob("*")) if path.name != "events.jsonl"}
     assert {p: t for p, t in after.items() if p.is_file()} == {p: t for p, t in whole.items() if p.is_file()}
     kinds = [entry.kind for entry in entries(TaskFolder(cell))]
-    assert kinds == ["claimed", "lost", "claimed", "done"]
+    assert kinds == ["claimed", "claimed", "done"]
     events = [event["event"] for event in read_events(cell)]
     assert events.count("done") == 1
     assert events[-1] == "fenced"
@@ -115,29 +121,32 @@ def test_an_owner_that_was_stopped_wakes_after_takeover_and_commits_nothing(smal
     assert table(tmp_path / "small") == original
 
 
-def test_a_machine_whose_clock_is_years_off_is_neither_robbed_nor_waited_for_ever(bases, data_file, tmp_path):
+def test_what_another_machine_holds_is_waited_for_until_the_user_says_that_it_is_gone(
+    bases, data_file, tmp_path, monkeypatch, capsys
+):
     text = study_text(bases["gpt2"], data_file, arms=["original"], strategies=["frozen"])
-    run_text(text, tmp_path, timing=FAST)
-    (cell,) = cells(tmp_path)
-    name = cell.name
-    for path in sorted(cell.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    owner = {"host": "other", "place": "elsewhere", "pid": 1, "started": "1"}
-    for year_seconds in (0.0, 4e9):
-        task = TaskFolder(tmp_path / "cells" / name)
-        last = newest(task)
-        add_entry(task, (last.number if last else 0) + 1, "claimed", key="k", **{**owner, "time": year_seconds})
-        beat = task.log / f"beat-{newest(task).number:08d}"
-        beat.write_text("1")
-        os.utime(beat, (year_seconds, year_seconds))
-        assert standing_of(task.path).state == "running"
-        said: list[str] = []
-        started = time.monotonic()
-        run_text(text, tmp_path, timing=FAST, say=said.append) if year_seconds else time.sleep(0)
-        if year_seconds:
-            assert time.monotonic() - started >= FAST.dead_after
-            assert any("which other (pid 1) has" in line for line in said)
-            assert standing_of(task.path).state == "done"
+    file, options = tmp_path / "study.yaml", ["--ledger", str(tmp_path)]
+    file.write_text(text)
+    (planned,) = plan_study(parse_spec(text, "study"), tmp_path, Workbench(quiet=True)).cells
+    task = TaskFolder(planned.folder)
+    owner = {"host": "other", "machine": "another", "boot": "b", "place": "elsewhere", "pid": 1, "started": "1"}
+    add_entry(task, 1, "claimed", key=planned.cell, **owner)
+    waited = []
+
+    def stop_at_the_third(seconds):
+        waited.append(seconds)
+        if len(waited) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(drive.time, "sleep", stop_at_the_third)
+        assert run(["study", "run", str(file), *options]) == 130
+    told = capsys.readouterr()[1]
+    assert told.count("which other (pid 1) has") == 1
+    assert "unnorm study retry STUDY.yaml --held-by other" in told
+    assert [entry.kind for entry in entries(task)] == ["claimed"]
+    assert run(["study", "retry", str(file), *options, "--held-by", "other"]) == 0
+    assert [entry.kind for entry in entries(task)] == ["claimed", "released", "claimed", "done"]
 
 
 @pytest.mark.parametrize("at", [3, 12, 20, 28])
@@ -154,8 +163,8 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(at, small, bases,
     with monkeypatch.context() as patched:
         patched.setattr(atomic.os, "replace", full)
         with pytest.raises(DiskError, match="disk is full"):
-            run_text(text, tmp_path, timing=FAST)
-    run_text(text, tmp_path, timing=FAST)
+            run_text(text, tmp_path)
+    run_text(text, tmp_path)
     original = [row for row in table(small[1] / "small") if (row["arm"], row["strategy"]) == ("dyt", "frozen")]
     assert table(tmp_path / "small") == original
 
@@ -170,9 +179,9 @@ def test_on_a_disk_that_is_really_full(small, bases, data_file, tmp_path):
         pytest.skip("no right to mount")
     try:
         with pytest.raises(DiskError, match="disk is full"):
-            run_text(text, disk, timing=FAST)
+            run_text(text, disk)
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-        run_text(text, disk, timing=FAST)
+        run_text(text, disk)
         original = [row for row in table(small[1] / "small") if (row["arm"], row["strategy"]) == ("dyt", "full")]
         assert table(disk / "small") == original
     finally:

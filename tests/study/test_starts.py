@@ -27,8 +27,8 @@ from unnorm.study.audit import audit_plan, noted_in_words
 from unnorm.study.cell import CellSettings
 from unnorm.study.estimate_start import estimate_start
 from unnorm.study.events import read_events
-from unnorm.study.lease import TaskFolder, Watch, entries
-from unnorm.study.ledger import standing_of_start
+from unnorm.study.lease import TaskFolder, entries
+from unnorm.study.ledger import standing_of
 from unnorm.study.plan import place_of, plan_study, starts_of
 from unnorm.study.recovered_start import plan_start, start_settings
 from unnorm.study.run_cell import run_cell
@@ -169,7 +169,7 @@ def test_killed_in_the_start_the_results_are_those_of_an_undisturbed_run(bases, 
     text, undisturbed = made
     kill_in_the_start(text, tmp_path, signal.SIGKILL)
     (start,) = starts(tmp_path)
-    assert standing_of_start(start).state == "interrupted"
+    assert standing_of(start).state == "interrupted"
     assert not (tmp_path / "cells").exists() or not any((tmp_path / "cells").glob("*learnt*"))
     run_text(text, tmp_path)
     assert [entry.kind for entry in entries(TaskFolder(start))] == ["claimed", "claimed", "done"]
@@ -211,7 +211,7 @@ def test_a_cell_run_by_itself_makes_its_start_and_goes_on_with_it(bases, data_fi
         with pytest.raises(Interrupted):
             run_cell(settings, tmp_path / "run", quiet=True)
     (start,) = starts(tmp_path / "run")
-    assert standing_of_start(start).state == "interrupted"
+    assert standing_of(start).state == "interrupted"
     assert not (tmp_path / "run" / "cell.json").exists()
     result = run_cell(settings, tmp_path / "run", quiet=True)
     assert [e["event"] for e in read_events(start) if e["event"] != "checkpoint"] == [
@@ -229,7 +229,7 @@ def test_a_start_that_is_refused_leaves_no_trace(bases, data_file, tmp_path):
     with pytest.raises(NonFiniteError):
         run_cell(settings, tmp_path / "run", quiet=True)
     (start,) = starts(tmp_path / "run")
-    assert standing_of_start(start).failure == "non_finite"
+    assert standing_of(start).failure == "non_finite"
     run_cell(settings_of(bases["gpt2"], data_file), tmp_path / "run", quiet=True)
     assert len(starts(tmp_path / "run")) == 2
 
@@ -239,7 +239,7 @@ def test_a_start_that_fails_fails_what_needs_it_and_nothing_else(bases, data_fil
     text = text_of(bases["gpt2"], data_file, arms=["original", wild], strategies=["frozen", "full"])
     view = run_text(text, tmp_path)
     (start,) = starts(tmp_path)
-    assert standing_of_start(start).failure == "non_finite"
+    assert standing_of(start).failure == "non_finite"
     states = {(c.arm, c.strategy): (c.state, c.failure) for c in view.cells}
     assert states == {
         ("original", "frozen"): ("done", None),
@@ -305,7 +305,7 @@ def test_the_tokens_of_a_start_are_named_in_audit_and_tables(made):
 
 def test_a_start_is_listed_before_and_after_it_is_made(made, bases, data_file, tmp_path):
     text, ledger = made
-    (found,) = status_of_starts(read_study(ledger / "small"), Watch())
+    (found,) = status_of_starts(read_study(ledger / "small"))
     recovery = json.loads((starts(ledger)[0] / "recovery.json").read_text())
     assert (found.key, found.arms, found.data, found.tokens) == (starts(ledger)[0].name, ["dyt-learnt"], ["rows"], 1200)
     assert (found.state, found.step, found.train_tokens) == ("done", recovery["steps"], recovery["tokens"])

@@ -109,18 +109,18 @@ def test_ledgers_that_cannot_be_used(small, bases, data_file, tmp_path, monkeypa
     with pytest.raises(ArtefactError, match="newer unnorm"):
         run_text(text, tmp_path)
     (tmp_path / "format.json").write_text('{"format": 1}')
+    with pytest.raises(ArtefactError, match="before the first release"):
+        run_text(text, tmp_path)
+    (tmp_path / "format.json").write_text('{"format": 2}')
     (tmp_path / "small").mkdir()
-    (tmp_path / "small" / "study.json").write_text('{"format": 1, "na')
+    (tmp_path / "small" / "study.json").write_text('{"format": 2, "na')
     with pytest.raises(ArtefactError, match="not valid JSON"):
         read_study(tmp_path / "small")
-    (tmp_path / "small" / "study.json").write_text('{"format": 1}')
+    (tmp_path / "small" / "study.json").write_text('{"format": 2}')
     with pytest.raises(ArtefactError, match="damaged"):
         read_study(tmp_path / "small")
-    folder = tmp_path / "cells" / "x"
-    folder.mkdir(parents=True)
-    (folder / "cell.json").write_text('{"state": "half"}')
-    with pytest.raises(ArtefactError, match="no state"):
-        ledger_module.state_of(folder)
+    with pytest.raises(ArtefactError, match=r"done but holds no result\.json"):
+        ledger_module.result_of(tmp_path / "cells" / "x")
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(DiskError, match="cannot write"):

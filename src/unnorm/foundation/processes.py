@@ -10,10 +10,10 @@ from typing import Any
 
 
 def this_process() -> dict[str, Any]:
-    """host, for people; `place`, the running system that the pid belongs to; pid; `started`, which tells it from a
-    later process of the same pid."""
+    """host, for people; `machine` and its `boot`; `place`, the pids' own world on it; pid; `started`, which tells it
+    from a later process of the same pid."""
     pid = os.getpid()
-    return {"host": socket.gethostname(), "place": _place(), "pid": pid, "started": _started(pid)}
+    return {"host": socket.gethostname(), **_where(), "pid": pid, "started": _started(pid)}
 
 
 def is_main() -> bool:
@@ -30,22 +30,39 @@ def launch() -> str | None:
 
 
 def is_gone(process: Mapping[str, Any]) -> bool:
-    """Whether a process that `this_process` described is surely gone. False where it cannot be seen from here."""
-    if process.get("place") != _place() or not isinstance(process.get("pid"), int):
+    """Whether a process that `this_process` described is surely gone: from this machine before it was started again,
+    or no longer among its pids. False where it cannot be seen from here."""
+    here = _where()
+    if process.get("machine") == here["machine"] and process.get("boot") != here["boot"]:
+        return True
+    if process.get("place") != here["place"] or not isinstance(process.get("pid"), int):
         return False
     return _started(process["pid"]) != process.get("started")
 
 
 @cache
-def _place() -> str:
-    """Two containers may share a host's name and count the same pids, so the boot and the pid namespace decide."""
+def _where() -> dict[str, str]:
+    """machine: its name and what the system calls it, for names alone may be shared. boot: of Linux; elsewhere a
+    process's own time of start tells it from those before. place: two containers may share a name and count the same
+    pids, so the boot and the pid namespace decide."""
+    machine = _digest(socket.gethostname(), _text("/etc/machine-id"))
+    boot = _text("/proc/sys/kernel/random/boot_id")
     try:
-        parts = [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+        pids = os.readlink("/proc/self/ns/pid")
     except OSError:
-        import psutil
+        pids = ""
+    return {"machine": machine, "boot": boot, "place": _digest(machine, boot, pids)}
 
-        parts = [str(int(psutil.boot_time()))]
-    return hashlib.sha256("/".join([socket.gethostname(), *parts]).encode()).hexdigest()[:16]
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("/".join(parts).encode()).hexdigest()[:16]
 
 
 def _started(pid: int) -> str | None:

@@ -18,7 +18,6 @@ from unnorm.study.lease import Entry, Lease, TaskFolder, entries, newest
 _CHECKPOINTS = "checkpoints"
 _DROPPED = (_CHECKPOINTS, "attempt.json")
 """What serves an attempt alone, and is not published."""
-_LOGS = ("steps.jsonl", "evaluations.jsonl")
 
 
 def open_attempt(lease: Lease) -> None:
@@ -30,8 +29,6 @@ def open_attempt(lease: Lease) -> None:
             os.replace(earlier.pop(), lease.attempt)
         else:
             lease.attempt.mkdir(parents=True, exist_ok=True)
-            if not lease.task.stage:
-                _adopt_in_place(lease)
         for path in earlier:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -48,7 +45,7 @@ def publish(task: TaskFolder) -> None:
                 with suppress(FileNotFoundError):  # somebody else has just moved it
                     os.replace(item, task.path / item.name)
     events.record_end(task, last)
-    for path in (*(path for _, path in task.attempts()), task.path / _CHECKPOINTS):  # the latter of format 1
+    for _, path in task.attempts():
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -74,18 +71,3 @@ def reached(task: TaskFolder) -> str:
 def _key_of(task: TaskFolder, attempt: Path) -> str | None:
     number = int(attempt.name.rpartition("-")[2])
     return next((entry.content.get("key") for entry in entries(task) if entry.number == number), None)
-
-
-def _adopt_in_place(lease: Lease) -> None:
-    """Copy what a ledger of format 1 holds of an unfinished cell, whose attempts worked in the cell's own folder.
-
-    Copied, not moved: an owner that wakes late in here would take away what its successor has published.
-    """
-    state = lease.task.path / "cell.json"
-    if not state.is_file() or "state" not in atomic.read_json(state):
-        return
-    for name in _LOGS:
-        with suppress(FileNotFoundError):
-            shutil.copyfile(lease.task.path / name, lease.attempt / name)
-    with suppress(FileNotFoundError):
-        shutil.copytree(lease.task.path / _CHECKPOINTS, lease.attempt / _CHECKPOINTS)

@@ -1,14 +1,12 @@
 """On what a cell was run: the kind of hardware, the libraries, this code. Two arms are compared only on the same."""
 
-from functools import lru_cache
 from importlib.metadata import version
-from importlib.resources import files
 from typing import Any
 
 import torch
 
 from unnorm.evaluation.latency.environment import environment
-from unnorm.foundation.hashing import hash_json
+from unnorm.foundation.code import code_digest
 
 
 def run_environment(load: float) -> dict[str, Any]:
@@ -24,19 +22,3 @@ def run_environment(load: float) -> dict[str, Any]:
         "versions": {**about["versions"], "unnorm": version("unnorm")},
         "code": code_digest(),
     }
-
-
-@lru_cache
-def code_digest() -> str:
-    """Digest of unnorm's own source files: between releases the version alone does not tell what ran."""
-    return hash_json(sorted(_sources(files("unnorm"), "")))
-
-
-def _sources(folder: Any, prefix: str) -> list[tuple[str, str]]:
-    found = []
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            found += _sources(entry, f"{prefix}{entry.name}/")
-        elif entry.name.endswith(".py"):
-            found.append((prefix + entry.name, entry.read_text(encoding="utf-8")))
-    return found

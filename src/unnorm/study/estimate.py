@@ -13,8 +13,12 @@ from unnorm.study.cell import set_up
 from unnorm.study.plan import Planned
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.base import under_adapters
+from unnorm.tuning.memory_need import ACTIVATIONS, TRAINED_BYTES
 from unnorm.tuning.parameter_groups import parameter_groups
 from unnorm.tuning.strategies import Trainable
+
+_LIBRARIES = 2**30
+"""Bytes of a process that has loaded torch and transformers, and its data."""
 
 
 class Estimate(NamedTuple):
@@ -27,6 +31,18 @@ class Estimate(NamedTuple):
     seconds: float
     memory_bytes: int
     warnings: list[str]
+
+
+def memory_needed(cell: Planned, bench: Workbench, *, on_gpu: bool) -> int:
+    """About how many bytes of the machine's memory the process that trains a cell takes, by formula: nothing is
+    measured. on_gpu: what learns is on a GPU, and the base and its copy here."""
+    settings, size = cell.settings, bench.size(cell.settings.model)
+    held = _LIBRARIES + 2 * 4 * size.parameters
+    if on_gpu:
+        return held
+    learns = (TRAINED_BYTES - 4) * size.parameters if settings.strategy == "full" else 0
+    tokens = settings.rows_per_step() * settings.data.max_length
+    return held + learns + 4 * tokens * (ACTIVATIONS * size.width * size.layers + 3 * size.vocabulary)
 
 
 class _Measured(NamedTuple):

@@ -11,6 +11,7 @@ from unnorm.study.failures import failure_of, free_memory, let_go
 
 T = TypeVar("T")
 FILE = "attempt.json"
+_KILLED = "killed_for_memory"
 
 
 def with_fewer_rows(folder: Path, whole: int, run: Callable[[int], T], *, again: Callable[[int], None]) -> T:
@@ -18,26 +19,36 @@ def with_fewer_rows(folder: Path, whole: int, run: Callable[[int], T], *, again:
 
     Where the memory does not suffice, its logs and checkpoints in `folder` go, and it begins once more with half the
     rows in each forward and twice as many forwards a step: the same tokens a step, and the same step up to the order
-    of sums and what dropout draws. An interrupted run goes on with the rows that it had. again: told the number of
-    rows before the second start; it may raise. Of several processes (torchrun) none can begin again alone, so there it
-    fails.
+    of sums and what dropout draws. So too where the last one was killed for its memory (`note_killed`). An interrupted
+    run goes on with the rows that it had. again: told the number of rows before the second start; it may raise. Of
+    several processes (torchrun) none can begin again alone, so there it fails.
     """
-    rows = int(begun(folder).get("rows_per_forward", whole))
+    earlier = begun(folder)
+    rows = int(earlier.get("rows_per_forward", whole))
+    fewer = _fewer(rows, whole)
     try:
-        return run(rows)
+        if not earlier.get(_KILLED):
+            return run(rows)
+        if rows < whole or fewer is None:
+            raise MemoryError(f"its worker was killed for the memory it took with {rows} rows a forward")
     except Exception as error:
-        fewer = _fewer(rows, whole)
         if failure_of(error) != "out_of_memory" or rows < whole or fewer is None or launch() is not None:
             raise
         let_go(error)
+    assert fewer is not None
     # Outside of the handler: there, the error and with it everything of the attempt would still be alive.
     again(fewer)
     free_memory()
     for name in ("steps.jsonl", "evaluations.jsonl"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    atomic.write_json(folder / FILE, {**begun(folder), "rows_per_forward": fewer})
+    atomic.write_json(folder / FILE, {**begun(folder), "rows_per_forward": fewer, _KILLED: False})
     return run(fewer)
+
+
+def note_killed(folder: Path) -> None:
+    """Have the work in `folder` begun again with fewer rows: the process that did it was killed for its memory."""
+    atomic.write_json(folder / FILE, {**begun(folder), _KILLED: True})
 
 
 def begun(folder: Path) -> dict[str, Any]:

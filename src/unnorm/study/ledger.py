@@ -5,7 +5,7 @@
     LEDGER/STUDY/             what belongs to one study: its file as it was run, results, report
 
 A cell's state is its newest entry (`lease.py`), which is whole at any moment; nothing depends on a process staying
-alive. Format 1 had no entries but a state in cell.json; such cells are read, and gone on with.
+alive.
 """
 
 import re
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, DataError, DiskError
-from unnorm.foundation.processes import is_gone
+from unnorm.study import engines
 from unnorm.study.attempt import is_unpublished
 from unnorm.study.cell import CellSettings
 from unnorm.study.lease import Entry, TaskFolder, newest
@@ -23,7 +23,6 @@ from unnorm.study.lease import Entry, TaskFolder, newest
 FORMAT = 2
 STATES = ("waiting", "running", "interrupted", "failed", "done")
 _STATE_OF_KIND = {"released": "interrupted", "lost": "interrupted", "reopened": "waiting", "failed": "failed"}
-_STATE_OF_FORMAT_1 = {"running": "interrupted", "done": "done", "failed": "failed"}
 
 
 class Standing(NamedTuple):
@@ -51,19 +50,7 @@ def folder_name(parts: Iterable[object], digest: str) -> str:
 
 
 def standing_of(folder: Path) -> Standing:
-    """How a cell stands."""
-    task = TaskFolder(folder)
-    last = newest(task)
-    if last is None:
-        return _standing_of_format_1(folder)
-    standing = standing_of_entry(task, last)
-    if standing.state == "done":
-        _check_result(folder)
-    return standing
-
-
-def standing_of_start(folder: Path) -> Standing:
-    """How a recovered start stands."""
+    """How a cell or a recovered start stands."""
     task = TaskFolder(folder)
     last = newest(task)
     return standing_of_entry(task, last) if last is not None else Standing("waiting")
@@ -83,7 +70,7 @@ def stages_of(folder: Path) -> dict[str, Standing]:
 def standing_of_entry(task: TaskFolder, last: Entry) -> Standing:
     """How a task stands whose newest entry is `last`."""
     if last.kind == "claimed":
-        gone = is_gone(last.content)
+        gone = engines.is_gone(last.content)
         return Standing("interrupted" if gone else "running", None, "interrupted" if gone else None, last)
     if last.kind == "failed":
         return Standing("failed", last.content.get("error"), last.content.get("failure"), last)
@@ -103,7 +90,10 @@ def state_of(folder: Path) -> tuple[str, str | None]:
 
 def result_of(folder: Path) -> dict[str, Any]:
     """The numbers of a cell that is done."""
-    return _read(folder / "result.json")
+    path = folder / "result.json"
+    if not path.is_file():
+        raise ArtefactError(f"{folder} says it is done but holds no result.json. Delete the folder and run again.")
+    return _read(path)
 
 
 def check_writable(ledger: Path) -> None:
@@ -114,35 +104,20 @@ def check_writable(ledger: Path) -> None:
         raise DiskError(f"cannot write the ledger {ledger}: {error.strerror}. Choose another --ledger.") from error
 
 
+def other_format(found: object) -> str:
+    """What is wrong with a format that is not ours, and what to do."""
+    newer = isinstance(found, int) and found > FORMAT
+    what = "Install a newer unnorm." if newer else "It is from before the first release: give another --ledger."
+    return f"has format {found}; this unnorm reads format {FORMAT}. {what}"
+
+
 def check_format(ledger: Path) -> None:
-    """Refuse a ledger of a newer version."""
+    """Refuse a ledger of another version."""
     path = ledger / "format.json"
     if path.is_file():
         found = _read(path).get("format")
-        if not isinstance(found, int) or found > FORMAT:
-            raise ArtefactError(
-                f"{ledger} has format {found}; this unnorm reads up to {FORMAT}. Install a newer unnorm."
-            )
-
-
-def _standing_of_format_1(folder: Path) -> Standing:
-    path = folder / "cell.json"
-    if not path.is_file():
-        return Standing("waiting")
-    content = _read(path)
-    state = _STATE_OF_FORMAT_1.get(str(content.get("state")))
-    if state is None:
-        raise ArtefactError(
-            f"{path} holds no state that this unnorm knows: {content.get('state')!r}. Delete the folder {folder}."
-        )
-    if state == "done":
-        _check_result(folder)
-    return Standing(state, content.get("error"), state if state == "interrupted" else None)
-
-
-def _check_result(folder: Path) -> None:
-    if not (folder / "result.json").is_file():
-        raise ArtefactError(f"{folder} says it is done but holds no result.json. Delete the folder and run again.")
+        if found != FORMAT:
+            raise ArtefactError(f"{ledger} {other_format(found)}")
 
 
 def _read(path: Path) -> dict[str, Any]:

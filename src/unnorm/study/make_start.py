@@ -25,7 +25,7 @@ from unnorm.foundation.errors import StartError
 from unnorm.study import events, threads
 from unnorm.study.fewer_rows import with_fewer_rows
 from unnorm.study.lease import Lease, TaskFolder
-from unnorm.study.ledger import standing_of_start
+from unnorm.study.ledger import standing_of
 from unnorm.study.recover_model import note_recovery
 from unnorm.study.recovered_start import MODEL, PlannedStart, StartSettings
 from unnorm.study.recovery import recover_run
@@ -56,7 +56,9 @@ def name_of_start(settings: StartSettings) -> str:
     return f"start of {settings.model_name} / {settings.arm.id}"
 
 
-def start_task(planned: PlannedStart, bench: Workbench, *, quiet: bool, say: Say, tell: Say) -> Task:
+def start_task(
+    planned: PlannedStart, bench: Workbench, *, quiet: bool, tell: Say, say: Say = lambda text: None
+) -> Task:
     """The task of making a start in its folder. say: hears every stage; tell: hears only what went wrong."""
     name = name_of_start(planned.settings)
 
@@ -86,7 +88,7 @@ def start_task(planned: PlannedStart, bench: Workbench, *, quiet: bool, say: Say
 
 def check_made(folder: Path) -> None:
     """A `StartError` unless the start in `folder` is done."""
-    standing = standing_of_start(folder)
+    standing = standing_of(folder)
     if standing.state != "done":
         why = f"failed: {standing.error}" if standing.state == "failed" else f"is {standing.state}"
         raise StartError(f"its start {folder.name} {why}. study retry makes it again, then what begins from it.")

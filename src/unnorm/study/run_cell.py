@@ -20,10 +20,11 @@ from unnorm.foundation.processes import is_main, launch
 from unnorm.study import events, threads
 from unnorm.study.cell import CellSettings, cell_of, settled
 from unnorm.study.fine_tune import Hooks, fine_tune
-from unnorm.study.lease import Lease, TaskFolder, Watch, newest
+from unnorm.study.lease import Lease, TaskFolder, newest
 from unnorm.study.make_start import check_made, start_task
+from unnorm.study.plan import Planned
 from unnorm.study.recovered_start import STARTS, plan_start, start_settings
-from unnorm.study.tasks import Task, Timing, claim_task, is_open, reopen, run_task
+from unnorm.study.tasks import Task, claim_task, holder, is_open, reopen, run_task
 from unnorm.study.workbench import Workbench
 
 Say = Callable[[str], None]
@@ -31,22 +32,13 @@ _ENTRIES = "lease"
 
 
 def cell_task(
-    settings: CellSettings,
-    cell: str,
-    resolved: dict[str, Any],
-    folder: Path,
-    bench: Workbench,
-    hooks: Hooks,
-    *,
-    name: str,
-    tell: Say,
-    start: Task | None = None,
+    planned: Planned, bench: Workbench, hooks: Hooks, *, name: str, tell: Say, start: Task | None = None
 ) -> Task:
-    """The task of running a cell in `folder`. hooks: its `say` hears every stage; tell: hears only what went wrong.
+    """The task of running a cell. hooks: its `say` hears every stage; tell: hears only what went wrong.
 
-    start: the task of making the start that the cell begins from. While that is to be done the cell waits; where it
-    failed the cell fails with it.
+    start: the task of making the start that the cell begins from. Where that failed the cell fails with it.
     """
+    folder = planned.folder
 
     def work(lease: Lease) -> str:
         if start is not None:
@@ -54,7 +46,7 @@ def cell_task(
 
         def begun() -> None:
             lease.check()
-            atomic.write_json(folder / "cell.json", {"cell": cell, "settings": resolved})
+            atomic.write_json(folder / "cell.json", {"cell": planned.cell, "settings": planned.resolved})
 
         def retried(rows: int) -> None:
             events.record(lease, "retried", failure="out_of_memory", rows_per_forward=rows)
@@ -66,19 +58,12 @@ def cell_task(
             saved=lambda step: events.record(lease, "checkpoint", step=step),
             retried=retried,
         )
-        result = fine_tune(settings, cell, lease.attempt, bench, own, start.at.path if start else None)
+        at = start.at.path if start else None
+        result = fine_tune(planned.settings, planned.cell, lease.attempt, bench, own, at)
         return f"{result['start_eval_loss']:.4f} → {result['eval_loss']:.4f} in {result['wall_seconds']:.0f} s"
 
-    def waits() -> bool:
-        return start is not None and is_open(start)
-
-    return Task(name, TaskFolder(folder), cell, work, lambda: was_done(folder), waits)
-
-
-def was_done(folder: Path) -> bool:
-    """Whether a version of unnorm without leases finished the cell."""
-    path = folder / "cell.json"
-    return path.is_file() and atomic.read_json(path).get("state") == "done"
+    needs = (start.id,) if start is not None else ()
+    return Task(name, TaskFolder(folder), planned.cell, work, needs, despite=True)
 
 
 def run_cell(
@@ -106,8 +91,10 @@ def run_cell(
     existed = out.exists()
     hooks = Hooks(say=say, warn=say, report_to=report_to, quiet=quiet)
     wanted = start_settings(settings.model, settings.arm, settings.data)
-    start = start_task(plan_start(wanted, bench, out), bench, quiet=quiet, say=say, tell=say) if wanted else None
-    task = cell_task(settings, cell, resolved, out, bench, hooks, name=str(out), tell=say, start=start)
+    begins = plan_start(wanted, bench, out) if wanted else None
+    start = start_task(begins, bench, quiet=quiet, say=say, tell=say) if begins else None
+    planned = Planned(settings, cell, resolved, out, begins)
+    task = cell_task(planned, bench, hooks, name=str(out), tell=say, start=start)
     if start is not None and launch() is not None and is_open(task) and is_open(start):
         raise SettingsError(
             f"the {start.name} is not made yet, and one process makes it. Run the same command without torchrun until "
@@ -133,12 +120,17 @@ def run_cell(
 
 def _run(task: Task, say: Say) -> None:
     folder = task.at.path
-    lease = claim_task(task, Watch(), Timing(), say)
+    lease = claim_task(task, say)
     if lease is None:
-        raise RunError(
-            f"{folder} is being run by another process, or it killed the last two. See {folder / events.NAME}."
-        )
+        raise RunError(f"{folder} {_why_not(task)}.")
     run_task(task, lease)
+
+
+def _why_not(task: Task) -> str:
+    if (claim := holder(task)) is None:
+        return f"killed the last two processes that ran it. See {task.at.path / events.NAME}"
+    who = f"{claim.content.get('host')} (pid {claim.content.get('pid')})"
+    return f"is being run by another process: {who}. If that is gone for good, delete {task.at.log}"
 
 
 def _check_place(out: Path, cell: str, resolved: dict[str, Any]) -> None:

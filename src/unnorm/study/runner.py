@@ -1,26 +1,31 @@
-"""Running a study: its cells are planned, what is open is done by as many processes as asked for, results written."""
+"""Running a study: its cells are planned, what is open is done by an engine, results written."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from unnorm.foundation.precision import line_of
+from unnorm.study import engines, threads
 from unnorm.study import ledger as ledger_module
-from unnorm.study import threads
 from unnorm.study.after.pairs import pairs_of
 from unnorm.study.after.stages import pair_entries
 from unnorm.study.after.tasks import tasks_stage
 from unnorm.study.audit import elsewhere, elsewhere_in_words
+from unnorm.study.drive import drive
+from unnorm.study.engines.interface import Options, Setting
 from unnorm.study.plan import Plan, Planned, name_of, place_of, plan_study
 from unnorm.study.record import conclude, write_study
+from unnorm.study.recovered_start import STARTS
 from unnorm.study.results import write_results
 from unnorm.study.spec import After, StudyFile
-from unnorm.study.tasks import Timing, is_open, reopen
+from unnorm.study.tasks import Task, is_open, release_from, reopen
 from unnorm.study.view import StudyView, read_study, reference_of
-from unnorm.study.work import Work, cell_tasks, stage_tasks, start_tasks, training_tasks, work_through
+from unnorm.study.work import Work, tasks_of
 from unnorm.study.workbench import Workbench
-from unnorm.study.workers import run_workers
 
 Say = Callable[[str], None]
+HERE = Options()
+"""In this process."""
 
 
 def run_study(
@@ -29,21 +34,22 @@ def run_study(
     ledger: Path,
     *,
     retry_failed: bool = False,
-    workers: int = 1,
+    held_by: str | None = None,
+    options: Options = HERE,
     report_to: tuple[str, ...] = (),
     quiet: bool = False,
     say: Say = lambda text: None,
-    timing: Timing | None = None,
 ) -> StudyView:
     """Run every cell of the study that is not done, and the stages after it. Returns the study as it then stands.
 
     source: the study file's text, kept beside the results. A cell or stage that fails is recorded with its error and
     does not stop the others; it is run again only with `retry_failed`. Others may run the same study at the same time,
-    here or on another machine that sees the folder: the work is shared. workers: processes; with one, this one works
-    itself. report_to: transformers' names of trackers. `Interrupted` and a full disk end the run, and the same call
-    goes on from there.
+    here or on another machine that sees the folder: the work is shared. held_by: a host that is gone for good, whose
+    claims are given up. options: which engine does the work, and how. report_to: transformers' names of trackers.
+    `Interrupted` and a full disk end the run, and the same call goes on from there.
     """
     ledger = Path(ledger)
+    engines.check(options)
     ledger_module.check_format(ledger)
     bench = Workbench(quiet=quiet)
     for asked in dict.fromkeys(settings.training.precision for settings in spec.cells()):
@@ -56,7 +62,7 @@ def run_study(
 
     def do(cells: list[Planned], after: After) -> None:
         work = Work(cells, reference, after, report_to, quiet)
-        do_work(work, bench, retry_failed=retry_failed, workers=workers, say=say, timing=timing, results=folder)
+        do_work(work, bench, folder, options, retry_failed=retry_failed, held_by=held_by, say=say)
 
     for line in elsewhere_in_words(elsewhere({place_of(c.settings): (c.resolved, c.folder) for c in plan.cells})):
         say(line)
@@ -80,32 +86,47 @@ def run_study(
 def do_work(
     work: Work,
     bench: Workbench,
+    folder: Path,
+    options: Options,
     *,
     retry_failed: bool,
-    workers: int,
+    held_by: str | None,
     say: Say,
-    timing: Timing | None,
-    results: Path,
 ) -> None:
-    """Do the work, or what others leave of it, in this process or in workers. results: the study's folder."""
-    cells = cell_tasks(work, bench, say)
-    if retry_failed:
-        for task in [*start_tasks(work, bench, say).values(), *cells, *stage_tasks(work)]:
-            reopen(task)
-    left = sum(is_open(task) for task in cells)
-    starts = sum(is_open(task) for task in training_tasks(work, bench, say)) - left
-    first = f", after {starts} start{'s' * (starts > 1)}" if starts else ""
-    say(f"{len(cells)} cells: {len(cells) - left} finished before, {left} to run{first}")
+    """Do the work, or what others leave of it, by the engine that is asked for. folder: the study's."""
+    tasks = tasks_of(work, bench, say)
+    if held_by is not None:
+        freed = [task.name for task in tasks if release_from(task, held_by)]
+        say(f"{held_by} holds nothing here any more; it held {', '.join(freed) or 'nothing'}")
+    while retry_failed and [task for task in tasks if reopen(task)]:
+        tasks = tasks_of(work, bench, say)  # with the starts that are needed again
+    _say_what_is_left(tasks, say)
+    if not any(map(is_open, tasks)):
+        return
+    written = [0.0, 0.0]  # when, and how long it took
 
     def ended() -> None:
-        write_results(read_study(results, logs=False))
+        if time.monotonic() - written[0] > max(2.0, 20 * written[1]):
+            started = time.monotonic()
+            write_results(read_study(folder, logs=False))
+            written[:] = time.monotonic(), time.monotonic() - started
 
-    if workers > 1:
+    devices = max(task.wants.devices for task in tasks)
+    engine = engines.make(Setting(options, folder, say, work.quiet, threads=threads.most_of(folder), devices=devices))
+    if not engine.here:
         bench.let_go()
-        # what is timed is timed alone: workers that train beside it would be what is measured
-        alone = work._replace(after=work.after.model_copy(update={"latency": None}))
-        run_workers(alone, workers, say=say, ended=ended, timing=timing)
-    work_through(work, bench, say=say, ended=ended, timing=timing)
+    try:
+        drive(tasks, engine, ended=ended)
+    finally:
+        engine.cancel()
+
+
+def _say_what_is_left(tasks: list[Task], say: Say) -> None:
+    cells = [task for task in tasks if task.at.path.parent.name == "cells" and not task.at.stage]
+    left = sum(map(is_open, cells))
+    starts = sum(is_open(task) for task in tasks if task.at.path.parent.name == STARTS)
+    first = f", after {starts} start{'s' * (starts > 1)}" if starts else ""
+    say(f"{len(cells)} cells: {len(cells) - left} finished before, {left} to run{first}")
 
 
 def _write(folder: Path, spec: StudyFile, source: str, plan: Plan, reference: str) -> None:

@@ -1,32 +1,20 @@
-"""Work that several runners share: each task is done by one at a time, and once.
+"""A piece of work that many may want to do: it is claimed, done by one at a time, and committed once.
 
-A task is a recovered start, a cell, or a stage after training. `run_tasks` takes the first free one in order whose
-needs are met, again and again, until every task is done or failed, waiting for those that others hold and taking over
-those whose owner died.
+A task is a recovered start, a cell, or a stage after training. Which of them are to be done, and where, is the driver's
+to say (`drive.py`).
 """
 
-import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from unnorm.foundation import atomic, progress
+from unnorm.foundation import atomic
 from unnorm.foundation.errors import DiskError, Interrupted, UnnormError
-from unnorm.study import events
+from unnorm.study import engines, events
 from unnorm.study.attempt import is_unpublished, open_attempt, publish, reached
+from unnorm.study.engines.interface import Wants
 from unnorm.study.failures import describe, failure_of, free_memory, let_go, traceback_of
-from unnorm.study.lease import (
-    BEAT_SECONDS,
-    DEAD_AFTER_SECONDS,
-    Entry,
-    Lease,
-    LeaseLost,
-    TaskFolder,
-    Watch,
-    add_entry,
-    claim,
-    entries,
-    newest,
-)
+from unnorm.study.fewer_rows import note_killed
+from unnorm.study.lease import Entry, Lease, LeaseLost, TaskFolder, add_entry, claim, entries, held_by, newest
 
 Say = Callable[[str], None]
 TRACEBACK = "traceback.txt"
@@ -34,34 +22,34 @@ _DEATHS = 2
 """A task whose worker died this often without getting further is failed: it may be what kills them."""
 
 
-class Timing(NamedTuple):
-    """Seconds: between two beats of an owner; of silence after which it is dead; between two looks of who waits."""
-
-    beat: float = BEAT_SECONDS
-    dead_after: float = DEAD_AFTER_SECONDS
-    look: float = 2.0
-
-
 class Task(NamedTuple):
     """One piece of work. `work` makes everything in the folder `lease.attempt` and returns a line for people.
 
-    key: hash of what shapes the result. A task that is done or failed for another key is open. done_before: whether a
-    version without leases has finished it. waits: whether what it needs is still to be made, by whomever.
+    key: hash of what shapes the result. A task that is done or failed for another key is open. needs: ids of the tasks
+    that are to be done before it; despite: whether it is tried, to fail in its own name, where one of them has failed.
+    told: what another process must be told to do it (`work.do_told`).
     """
 
     name: str
     at: TaskFolder
     key: str
     work: Callable[[Lease], str]
-    done_before: Callable[[], bool] = lambda: False
-    waits: Callable[[], bool] = lambda: False
+    needs: tuple[str, ...] = ()
+    despite: bool = False
+    wants: Wants = Wants()
+    told: Callable[[], dict[str, Any]] = dict
+
+    @property
+    def id(self) -> str:
+        """What it is called where several processes speak of it: the folder in the ledger, and the stage."""
+        return "/".join([*self.at.path.parts[-2:], self.at.stage]).rstrip("/")
 
 
 def is_open(task: Task) -> bool:
     """Whether there is something left to do. What was committed but not yet moved into place is moved now."""
     last = newest(task.at)
     if last is None:
-        return not task.done_before()
+        return True
     if is_unpublished(task.at, last):
         publish(task.at)
     return last.kind not in ("done", "failed") or last.content.get("key") != task.key
@@ -75,63 +63,52 @@ def reopen(task: Task) -> bool:
     return add_entry(task.at, last.number + 1, "reopened", key=task.key)
 
 
-def run_tasks(
-    tasks: Sequence[Task],
-    *,
-    say: Say,
-    ended: Callable[[], None] = lambda: None,
-    timing: Timing | None = None,
-) -> None:
-    """Go on until every task is done or failed. A failure is recorded and stops no other task.
+def release_from(task: Task, host: str) -> bool:
+    """Free a task that a process of `host` holds, of which the user says that it is gone. Whether it was held so."""
+    last = newest(task.at)
+    if last is None or last.kind != "claimed" or last.content.get("host") != host:
+        return False
+    return add_entry(task.at, last.number + 1, "released", key=task.key, of=last.number)
 
-    ended: called after each task that this process has done. `Interrupted` and a full disk (`DiskError`) end it; what
-    was reached is kept.
+
+def perform(task: Task, say: Say, by: Mapping[str, Any] = {}) -> None:
+    """Claim a task, if it is free, and do it. A failure is recorded and said. by: what its engine notes of the owner.
+
+    Raises `Interrupted` and, where the disk is full, `DiskError`; what was reached is kept.
     """
-    timing = timing or Timing()
-    started, open_at_start = time.monotonic(), 0
-    watch = Watch(timing.dead_after, timing.look)
-    waiting_for: list[str] = []
-    while todo := [task for task in tasks if is_open(task)]:
-        open_at_start = open_at_start or len(todo)
-        ready = (task for task in todo if not task.waits())
-        taken = next(((task, lease) for task in ready if (lease := claim_task(task, watch, timing, say))), None)
-        if taken is None:
-            held = [who for task in todo if (who := _holder(task))]
-            if held and held != waiting_for:
-                say(f"waiting for {'; '.join(held)}")
-                waiting_for = held
-            time.sleep(timing.look)
-            continue
-        task, lease = taken
-        left = _time_left(time.monotonic() - started, open_at_start - len(todo), len(todo))
-        try:
-            with progress.scope(f"{len(tasks) - len(todo) + 1}/{len(tasks)} {task.name}{left}: "):
-                line = run_task(task, lease)
-            say(f"{task.name}: {line}")
-        except (DiskError, Interrupted):
-            raise
-        except LeaseLost as lost:
-            say(f"{task.name}: {lost}")
-        except Exception as error:
-            say(f"{task.name}: FAILED: {error if isinstance(error, UnnormError) else describe(error)}")
-            let_go(error)
-        if not task.at.stage:  # a cell leaves gradients and optimizer states behind, a stage next to nothing
-            free_memory()
-        ended()
+    lease = claim_task(task, say, by)
+    if lease is None:
+        return
+    try:
+        say(f"{task.name}: {run_task(task, lease)}")
+    except (DiskError, Interrupted):
+        raise
+    except LeaseLost as lost:
+        say(f"{task.name}: {lost}")
+    except Exception as error:
+        say(f"{task.name}: FAILED: {error if isinstance(error, UnnormError) else describe(error)}")
+        let_go(error)
+    if not task.at.stage:  # a cell leaves gradients and optimizer states behind, a stage next to nothing
+        free_memory()
 
 
-def claim_task(task: Task, watch: Watch, timing: Timing, say: Say) -> Lease | None:
+def claim_task(task: Task, say: Say, by: Mapping[str, Any] = {}) -> Lease | None:
     """The lease on a task, unless it is not open any more, somebody has it, or it has killed too many workers."""
-    lease = claim(task.at, task.key, watch, beat_seconds=timing.beat, reached=reached)
+    lease = claim(task.at, task.key, engines.is_gone, **by)
     if lease is None:
         return None
-    deaths = _deaths([entry for entry in entries(task.at) if entry.number < lease.number])
-    if deaths >= _DEATHS:
-        error = f"its worker died {deaths} times without getting further: killed, out of memory, or the machine went"
-        _fail(task, lease, "lost_node", error, None)
+    lost = _lost([entry for entry in entries(task.at) if entry.number < lease.number])
+    killed = sum(bool(entry.content.get("out_of_memory")) for entry in lost)
+    deaths = sum(entry.content["reached"] == lost[0].content["reached"] for entry in lost)
+    if max(killed, deaths) >= _DEATHS:
+        failure = "out_of_memory" if killed >= _DEATHS else "lost_node"
+        why = "was killed for its memory" if killed >= _DEATHS else "died"
+        error = f"its worker {why} {max(killed, deaths)} times without getting further"
+        _fail(task, lease, failure, error, None)
         say(f"{task.name}: FAILED: {error}")
         return None
     events.record(lease, events.how_begun(lease))
+    lease.after_kill = bool(killed) and bool(lost[0].content.get("out_of_memory"))
     return lease
 
 
@@ -139,6 +116,8 @@ def run_task(task: Task, lease: Lease) -> str:
     """Do a task whose lease is held; what became of it is recorded. Returns its line; raises what stopped it."""
     try:
         open_attempt(lease)
+        if lease.after_kill:
+            note_killed(lease.attempt)
         line = task.work(lease)
         lease.end("done")
     except (Interrupted, KeyboardInterrupt) as stop:
@@ -148,14 +127,12 @@ def run_task(task: Task, lease: Lease) -> str:
         _release(lease)
         raise
     except LeaseLost:
-        lease.stop_beating()
         events.record(lease, "fenced")
         raise
     except Exception as error:
         if not lease.holds():  # it failed because another has moved its folder away
-            lease.stop_beating()
             events.record(lease, "fenced")
-            raise LeaseLost(f"{task.name} was taken over by another runner.") from error
+            raise LeaseLost(f"{task.name} was taken over by another run.") from error
         _fail(task, lease, failure_of(error), describe(error), traceback_of(error))
         raise
     except BaseException:  # the process is on its way out
@@ -165,20 +142,26 @@ def run_task(task: Task, lease: Lease) -> str:
     return line
 
 
-def record_death(task: TaskFolder, claimed: Entry) -> None:
-    """Say that the process which made this claim is gone, by whoever saw it die."""
-    add_entry(task, claimed.number + 1, "lost", of=claimed.number, reached=reached(task))
+def record_death(task: Task, claimed: Entry, *, out_of_memory: bool = False) -> bool:
+    """Say that the owner of this claim is gone, by whoever saw it die. False if somebody else was quicker."""
+    content = {"of": claimed.number, "reached": reached(task.at), "out_of_memory": out_of_memory}
+    return add_entry(task.at, claimed.number + 1, "lost", **content)
 
 
-def _deaths(before: Sequence[Entry]) -> int:
-    """How many deaths of the last ones brought the task no further."""
+def holder(task: Task) -> Entry | None:
+    """The claim that holds a task; None if nobody does."""
+    return held_by(task.at, newest(task.at), engines.is_gone)
+
+
+def _lost(before: Sequence[Entry]) -> list[Entry]:
+    """The deaths since the task last ended or was opened again, the newest first."""
     lost: list[Entry] = []
     for entry in reversed(before):
         if entry.kind in ("done", "failed", "reopened"):
             break
         if entry.kind == "lost":
             lost.append(entry)
-    return sum(entry.content.get("reached") == lost[0].content.get("reached") for entry in lost) if lost else 0
+    return lost
 
 
 def _fail(task: Task, lease: Lease, failure: str, error: str, traceback: str | None) -> None:
@@ -195,16 +178,4 @@ def _release(lease: Lease) -> None:
         lease.end("released")
         events.record(lease, "released")
     except (OSError, DiskError, LeaseLost):
-        lease.stop_beating()
-
-
-def _holder(task: Task) -> str | None:
-    last = newest(task.at)
-    if last is None or last.kind != "claimed":
-        return None
-    return f"{task.name}, which {last.content.get('host', '?')} (pid {last.content.get('pid', '?')}) has"
-
-
-def _time_left(elapsed: float, done: int, left: int) -> str:
-    """Of all who share the work, by what was done since this process began."""
-    return f", about {elapsed / done * left / 60:.0f} min left" if done else ""
+        return

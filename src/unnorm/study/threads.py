@@ -53,6 +53,12 @@ def recall(folder: Path) -> None:
             _found[base_hash] = Threads(number, "this study began so")
 
 
+def most_of(folder: Path) -> int:
+    """The most threads that a base of the study in `folder` computes on."""
+    path = folder / NAME
+    return max([1, *map(int, atomic.read_json(path).values() if path.is_file() else ())])
+
+
 def keep(folder: Path, bases: Mapping[str, str]) -> list[str]:
     """Let later runs of the study in `folder` compute on as many threads as this one. bases: name -> hash of those that
     `settle` has met. Returns a line for each, for people."""

@@ -9,7 +9,7 @@ from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, DataError
 from unnorm.study.attempt import working_folder
 from unnorm.study.lease import TaskFolder
-from unnorm.study.ledger import FORMAT, check_format, result_of, standing_of, standing_of_start
+from unnorm.study.ledger import FORMAT, check_format, other_format, result_of, standing_of
 from unnorm.study.recovered_start import STARTS
 from unnorm.study.slices import Place
 from unnorm.study.start_words import read_recovery
@@ -166,8 +166,8 @@ def read_study(folder: Path, *, logs: bool = True, margin: float = MARGIN) -> St
     try:
         content = atomic.read_json(path)
         found = content["format"]
-        if not isinstance(found, int) or found > FORMAT:
-            raise ArtefactError(f"{path} has format {found}; this unnorm reads up to {FORMAT}. Install a newer unnorm.")
+        if found != FORMAT:
+            raise ArtefactError(f"{path} {other_format(found)}")
         cells = [_cell(ledger / "cells", entry, logs) for entry in content["cells"]]
         audit_path = folder / "audit.json"
         return StudyView(
@@ -197,7 +197,7 @@ def read_study(folder: Path, *, logs: bool = True, margin: float = MARGIN) -> St
 
 def _start(starts: Path, entry: dict[str, Any]) -> StartView:
     folder = starts / Path(entry["key"]).name
-    state, error, failure, _ = standing_of_start(folder)
+    state, error, failure, _ = standing_of(folder)
     return StartView(**entry, state=state, error=error, failure=failure, folder=folder, recovery=read_recovery(folder))
 
 

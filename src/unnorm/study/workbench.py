@@ -31,6 +31,15 @@ class Base(NamedTuple):
     packs: bool
 
 
+class Size(NamedTuple):
+    """parameters; width; layers; vocabulary: numbers of them, 0 where a model does not say."""
+
+    parameters: int
+    width: int
+    layers: int
+    vocabulary: int
+
+
 class Start(NamedTuple):
     """The model that a cell starts from, before what trains is decided; copied for each cell."""
 
@@ -50,10 +59,17 @@ class Workbench:
         self.quiet = quiet
         self._kept: dict[str, tuple[Hashable, Any]] = {}
         self._identities: dict[Hashable, dict[str, Any]] = {}
+        self._sizes: dict[str, Size] = {}
 
     def base(self, name: str) -> Base:
         """The base `name`, its tokenizer, its hash, and whether rows can be packed into it."""
         return self._keep("base", name, lambda: self._load(name))
+
+    def size(self, name: str) -> "Size":
+        """How large the base `name` is; kept of all of them."""
+        if name not in self._sizes:
+            self.base(name)
+        return self._sizes[name]
 
     def source(self, data: DataSettings, model: str) -> Source:
         """The data set, read and split, encoded with the tokenizer of `model`."""
@@ -113,6 +129,9 @@ class Workbench:
 
     def _load(self, name: str) -> Base:
         model = load_base(name)
+        config = model.config.get_text_config()
+        widths = (getattr(config, key, None) or 0 for key in ("hidden_size", "num_hidden_layers", "vocab_size"))
+        self._sizes[name] = Size(sum(p.numel() for p in model.parameters()), *widths)
         return Base(model, load_tokenizer(name), hash_tensors(model.state_dict()), packing_is_clean(model))
 
     def _swap(self, base: Any, arm: Arm, train: Rows) -> Start:

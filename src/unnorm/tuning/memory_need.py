@@ -9,7 +9,7 @@ from unnorm.tuning.recover_settings import RecoverSettings
 
 TRAINED_BYTES = 16
 """Bytes of a weight that learns: itself, its gradient and AdamW's two moments, in fp32."""
-_ACTIVATIONS = 17
+ACTIVATIONS = 17
 """Numbers that a block keeps for its backward pass, in widths of the model, a token (Korthikanti et al. 2022,
 arXiv 2205.05198, equation 2, without the attention matrix and with 2 bytes each for 34)."""
 
@@ -24,7 +24,7 @@ def bytes_needed(model: Any, original: Any, settings: RecoverSettings, rows: int
     config = model.config.get_text_config()
     width, layers = getattr(config, "hidden_size", 0), getattr(config, "num_hidden_layers", 0)
     bytes_a_number = 2 if choose(settings.precision).name == "bf16" else 4
-    return int(held + own + rows * length * width * layers * _ACTIVATIONS * bytes_a_number)
+    return int(held + own + rows * length * width * layers * ACTIVATIONS * bytes_a_number)
 
 
 def check_memory(model: Any, original: Any, settings: RecoverSettings, rows: int, length: int) -> None:

@@ -95,7 +95,7 @@ def _records(planned: "list[Planned]", found: "list[Estimate]") -> list[dict[str
 
 def _start_records(to_make: "list[PlannedStart]", bench: "Workbench") -> list[dict[str, Any]]:
     from unnorm.study.estimate_start import estimate_start
-    from unnorm.study.ledger import standing_of_start
+    from unnorm.study.ledger import standing_of
 
     found = [(start, estimate_start(start, bench)) for start in to_make]
     return [
@@ -103,7 +103,7 @@ def _start_records(to_make: "list[PlannedStart]", bench: "Workbench") -> list[di
             "start": f"{start.settings.model_name} / {start.settings.arm.id}",
             "key": start.key,
             "data": start.settings.data_names,
-            "state": standing_of_start(start.folder).state,
+            "state": standing_of(start.folder).state,
             "trainable_parameters": {start.settings.wanted.train: estimate.trainable_parameters},
             "tokens": estimate.tokens,
             "steps": estimate.steps,

@@ -1,7 +1,7 @@
 """`unnorm study run` and `retry`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,8 +9,24 @@ from unnorm.cli.output import JsonOption, emit_json, say
 from unnorm.cli.study.options import LEDGER, Ledger, StudyFile
 from unnorm.cli.study.table import emit_results
 
+_LOCAL, _RAY, _SLURM = "On this machine", "On a Ray cluster", "On a Slurm cluster"
+EngineName = Annotated[str, typer.Option(help="Where cells are run: local, ray or slurm.")]
 Workers = Annotated[
-    str, typer.Option(help="Processes that share the cells: a number, or auto for one a GPU. 1: this one does it all.")
+    str,
+    typer.Option(
+        help="Processes that share the cells: a number, or auto for one a GPU. 1: this one does it all.",
+        rich_help_panel=_LOCAL,
+    ),
+]
+Address = Annotated[str, typer.Option(help="The cluster's address; auto finds one here.", rich_help_panel=_RAY)]
+GpuShare = Annotated[
+    float, typer.Option(help="The part of a GPU that a cell gets: 0.25 runs four on each.", rich_help_panel=_RAY)
+]
+Partition = Annotated[str | None, typer.Option(help="The partition to submit to.", rich_help_panel=_SLURM)]
+Parallelism = Annotated[int, typer.Option(min=1, help="Jobs of an array that run at once.", rich_help_panel=_SLURM)]
+Sbatch = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Any other option of sbatch; may be repeated.", rich_help_panel=_SLURM),
 ]
 ReportTo = Annotated[
     list[str] | None, typer.Option(help="A tracker that transformers knows: tensorboard, wandb, mlflow, trackio.")
@@ -20,36 +36,60 @@ ReportTo = Annotated[
 def run(
     study: StudyFile,
     ledger: Ledger = LEDGER,
+    engine: EngineName = "local",
     workers: Workers = "1",
+    address: Address = "auto",
+    gpu_share: GpuShare = 1.0,
+    partition: Partition = None,
+    array_parallelism: Parallelism = 256,
+    sbatch: Sbatch = None,
     report_to: ReportTo = None,
     json: JsonOption = False,
 ) -> None:
     """Run every cell that is not done, or go on where an interrupted run was."""
-    _run(study, ledger, workers, report_to, json, retry_failed=False)
+    options = (engine, workers, address, gpu_share, partition, array_parallelism, tuple(sbatch or ()))
+    _run(study, ledger, options, report_to, json, retry_failed=False)
 
 
 def retry(
     study: StudyFile,
     ledger: Ledger = LEDGER,
     failed: Annotated[bool, typer.Option("--failed", help="The failed ones: what is retried in any case.")] = True,
+    held_by: Annotated[
+        str | None, typer.Option(metavar="HOST", help="Take over what this host holds, which is gone for good.")
+    ] = None,
+    engine: EngineName = "local",
     workers: Workers = "1",
+    address: Address = "auto",
+    gpu_share: GpuShare = 1.0,
+    partition: Partition = None,
+    array_parallelism: Parallelism = 256,
+    sbatch: Sbatch = None,
     report_to: ReportTo = None,
     json: JsonOption = False,
 ) -> None:
     """Run failed cells again, and whatever else is not done."""
-    _run(study, ledger, workers, report_to, json, retry_failed=failed)
+    options = (engine, workers, address, gpu_share, partition, array_parallelism, tuple(sbatch or ()))
+    _run(study, ledger, options, report_to, json, retry_failed=failed, held_by=held_by)
 
 
 def _run(
-    study: Path, ledger: Path, workers: str, report_to: list[str] | None, json: bool, *, retry_failed: bool
+    study: Path,
+    ledger: Path,
+    options: tuple[Any, ...],
+    report_to: list[str] | None,
+    json: bool,
+    *,
+    retry_failed: bool,
+    held_by: str | None = None,
 ) -> None:
     from unnorm.foundation.places import check_folder
+    from unnorm.study.engines.interface import Options
     from unnorm.study.ledger import stages_of
     from unnorm.study.results import rows_of
     from unnorm.study.runner import run_study
     from unnorm.study.spec import read_spec
     from unnorm.study.trackers import check_trackers
-    from unnorm.study.workers import worker_count
 
     spec, text = read_spec(study)
     check_folder(ledger, "--ledger")
@@ -58,7 +98,8 @@ def _run(
         text,
         ledger,
         retry_failed=retry_failed,
-        workers=worker_count(workers),
+        held_by=held_by,
+        options=Options(*options),
         report_to=check_trackers(report_to or []),
         say=say,
     )

@@ -11,8 +11,8 @@ from unnorm.cli.study.options import LEDGER, Ledger, StudyFile, cell_name, view_
 if TYPE_CHECKING:
     from unnorm.study.status import CellStatus, StartStatus
 
-_COLUMNS = ("cell", "state", "step", "train loss", "who", "heartbeat", "why")
-_START_COLUMNS = ("recovered start", "state", "tokens", "loss", "gap", "who", "heartbeat", "why")
+_COLUMNS = ("cell", "state", "step", "train loss", "who", "why")
+_START_COLUMNS = ("recovered start", "state", "tokens", "loss", "gap", "who", "why")
 
 
 def status(
@@ -23,17 +23,15 @@ def status(
 ) -> None:
     """Show the state of every cell and recovered start, who runs it, and why failed ones failed. Reads only."""
     from unnorm.foundation.errors import SettingsError
-    from unnorm.study.lease import Watch
     from unnorm.study.status import LOOK_SECONDS, status_of, status_of_starts
 
     if watch and json:
         raise SettingsError("--watch is for people; call status --json as often as you like instead.")
-    eyes = Watch(look_every=LOOK_SECONDS)
     view = view_of(study, ledger, logs=False)
     if watch:
-        _watch(study, ledger, eyes, LOOK_SECONDS)
+        _watch(study, ledger, LOOK_SECONDS)
         return
-    cells, starts = status_of(view, eyes), status_of_starts(view, eyes)
+    cells, starts = status_of(view), status_of_starts(view)
     if json:
         found = {"starts": [start._asdict() for start in starts], "cells": [_record(cell) for cell in cells]}
         emit_json({"study": view.name, **found})
@@ -43,7 +41,7 @@ def status(
     print_table(_table(view.name, cells))
 
 
-def _watch(study: Path, ledger: Path, eyes: Any, seconds: float) -> None:
+def _watch(study: Path, ledger: Path, seconds: float) -> None:
     import time
 
     from rich.console import Console, Group
@@ -55,9 +53,9 @@ def _watch(study: Path, ledger: Path, eyes: Any, seconds: float) -> None:
         try:
             while True:
                 view = view_of(study, ledger, logs=False)
-                starts = status_of_starts(view, eyes)
+                starts = status_of_starts(view)
                 above = [_table_of_starts(view.name, starts)] if starts else []
-                live.update(Group(*above, _table(view.name, status_of(view, eyes))), refresh=True)
+                live.update(Group(*above, _table(view.name, status_of(view))), refresh=True)
                 time.sleep(seconds)
         except KeyboardInterrupt:
             return
@@ -78,13 +76,13 @@ def _table(name: str, cells: "list[CellStatus]") -> Any:
             cell.state,
             str(cell.step or ""),
             f"{cell.loss:.4f}" if cell.loss is not None else "",
-            *_whose(cell),
+            _whose(cell),
             "; ".join(_reasons(cell)),
         ]
         for cell in cells
     ]
     done = sum(cell.state == "done" for cell in cells)
-    return table_of(f"{name}: {done} of {len(rows)} cells done", _COLUMNS, rows, align_right_from=9)
+    return table_of(f"{name}: {done} of {len(rows)} cells done", _COLUMNS, rows, align_right_from=8)
 
 
 def _table_of_starts(name: str, starts: "list[StartStatus]") -> Any:
@@ -95,18 +93,17 @@ def _table_of_starts(name: str, starts: "list[StartStatus]") -> Any:
             f"{start.train_tokens:,} of {start.tokens:,}",
             f"{start.loss:.4f}" if start.loss is not None else "",
             f"{start.gap:+.1%}" if start.gap is not None else "",
-            *_whose(start),
+            _whose(start),
             "; ".join(_failed(start)),
         ]
         for start in starts
     ]
     done = sum(start.state == "done" for start in starts)
-    return table_of(f"{name}: {done} of {len(rows)} recovered starts done", _START_COLUMNS, rows, align_right_from=9)
+    return table_of(f"{name}: {done} of {len(rows)} recovered starts done", _START_COLUMNS, rows, align_right_from=8)
 
 
-def _whose(task: "CellStatus | StartStatus") -> list[str]:
-    seconds = task.heartbeat_seconds
-    return [f"{task.host} {task.pid}" if task.host else "", f"{seconds:.0f} s ago" if seconds is not None else ""]
+def _whose(task: "CellStatus | StartStatus") -> str:
+    return f"{task.host} {task.pid}{f' ({task.engine})' if task.engine else ''}" if task.host else ""
 
 
 def _failed(task: "CellStatus | StartStatus") -> list[str]:

@@ -5,15 +5,13 @@ from pathlib import Path
 from unnorm.data.templates import template_of
 from unnorm.evaluation.generate import generate
 from unnorm.evaluation.questions import questions_hash, read_questions
-from unnorm.foundation import atomic
 from unnorm.foundation.hashing import hash_json
 from unnorm.study.after.model import load_model
+from unnorm.study.after.stage import Stage
 from unnorm.study.plan import Planned
 from unnorm.study.spec import Completions
 from unnorm.study.view import COMPLETIONS
 from unnorm.surgery.base import load_tokenizer
-
-_KEY = "completions.json"
 
 
 def completions_key(cell: Planned, wanted: Completions) -> str:
@@ -22,13 +20,7 @@ def completions_key(cell: Planned, wanted: Completions) -> str:
     return hash_json([cell.cell, questions_hash(questions), wanted.model_dump(), cell.settings.data.template])
 
 
-def has_completions(cell: Planned, key: str) -> bool:
-    """Whether the cell's folder holds answers of this key."""
-    path = cell.folder / _KEY
-    return path.is_file() and atomic.read_json(path).get("key") == key
-
-
-def complete(cell: Planned, wanted: Completions, out: Path, key: str) -> str:
+def complete(cell: Planned, wanted: Completions, out: Path) -> str:
     """Write the cell's answers into the folder `out`, or go on with them. A line for people.
 
     The model is the one that the cell saved, loaded as a user would load it.
@@ -47,5 +39,13 @@ def complete(cell: Planned, wanted: Completions, out: Path, key: str) -> str:
         seed=cell.settings.seed,
         replace=True,
     )
-    atomic.write_json(out / _KEY, {"key": key})
     return f"{made.answers} answers in {made.seconds:.0f} s"
+
+
+STAGE = Stage(
+    "completions",
+    of_pairs=False,
+    folder=lambda cell, after: "completions",
+    key=lambda cell, after: completions_key(cell, after.completions),
+    run=lambda cell, after, out, quiet: complete(cell, after.completions, out),
+)

@@ -1,12 +1,15 @@
 """Two arms' answers, judged."""
 
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from unnorm.evaluation.judges.interface import WHOLE, Judge
 from unnorm.evaluation.preference.compare import compare
 from unnorm.foundation.hashing import hash_json
 from unnorm.study.after.completions import completions_key
 from unnorm.study.after.pairs import Pair
+from unnorm.study.after.stage import Stage
 from unnorm.study.spec import Completions, JudgeStage
 from unnorm.study.view import COMPLETIONS
 
@@ -17,9 +20,30 @@ def judge_stage(pair: Pair, answers: Completions, wanted: JudgeStage) -> str:
     return f"judge-{hash_json([*keys, wanted.model_dump()])}"
 
 
-def judge(pair: Pair, wanted: JudgeStage, by: Judge, out: Path, *, quiet: bool = False) -> str:
+def judge(pair: Pair, wanted: JudgeStage, out: Path, *, quiet: bool = False) -> str:
     """Judge the arm's answers (A) against the reference's (B), from the verdicts on that are in `out` already."""
     a, b = (cell.folder / COMPLETIONS for cell in (pair.arm, pair.against))
-    whole = compare(a, b, by, margin=wanted.margin, out=out, quiet=quiet).parts[WHOLE]
+    whole = compare(
+        a, b, _loaded(wanted.kind, wanted.model, wanted.base_url), margin=wanted.margin, out=out, quiet=quiet
+    ).parts[WHOLE]
     missing = f", {whole.without_verdict} without a verdict" if whole.without_verdict else ""
     return f"{whole.wins} won, {whole.ties} tied, {whole.losses} lost{missing}"
+
+
+@lru_cache(maxsize=1)
+def _loaded(*how: Any) -> Judge:
+    """The judge is loaded when the first pair needs it, and kept."""
+    from unnorm.evaluation.judges.load import load_judge
+
+    return load_judge(*how)
+
+
+STAGE = Stage(
+    "judge",
+    of_pairs=True,
+    folder=lambda pair, after: judge_stage(pair, after.completions, after.judge),
+    run=lambda pair, after, out, quiet: judge(
+        pair, after.judge, out / judge_stage(pair, after.completions, after.judge), quiet=quiet
+    ),
+    needs=("completions",),
+)

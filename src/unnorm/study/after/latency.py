@@ -9,6 +9,7 @@ from unnorm.foundation import atomic
 from unnorm.foundation.hashing import hash_json
 from unnorm.study.after.model import load_model
 from unnorm.study.after.pairs import Pair
+from unnorm.study.after.stage import Stage
 from unnorm.study.spec import LatencyStage
 
 
@@ -33,3 +34,12 @@ def time_pair(pair: Pair, wanted: LatencyStage, out: Path, *, quiet: bool = Fals
     atomic.write_json(out / f"{name}.json", report.to_dict())
     of_arm = [c for c in report.comparisons if c.model == pair.arm.settings.arm.id]
     return "; ".join(f"{c.workload.kind} {c.ratio.value - 1:+.1%}, {c.verdict}" for c in of_arm)
+
+
+STAGE = Stage(
+    "latency",
+    of_pairs=True,
+    folder=lambda pair, after: latency_stage(after.latency),
+    run=lambda pair, after, out, quiet: time_pair(pair, after.latency, out, quiet=quiet),
+    alone=True,
+)

@@ -1,100 +1,64 @@
-"""The stages of one study as work: each cell's answers and scores, then each pair's verdicts, then its times."""
+"""The stages after training, and what a study has to do for each: answers and scores, then verdicts, then times."""
 
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from unnorm.evaluation.judges.interface import Judge
-from unnorm.study.after.completions import complete, completions_key, has_completions
-from unnorm.study.after.judge import judge, judge_stage
-from unnorm.study.after.latency import latency_stage, time_pair
-from unnorm.study.after.pairs import Pair
-from unnorm.study.after.tasks import answer_tasks, tasks_stage
+from unnorm.study.after import completions, judge, latency, tasks
+from unnorm.study.after.pairs import Pair, pairs_of
+from unnorm.study.after.stage import Stage
+from unnorm.study.engines.interface import Wants
 from unnorm.study.lease import Lease, TaskFolder
 from unnorm.study.plan import Planned, name_of
-from unnorm.study.spec import After, Completions, JudgeStage, LatencyStage, TasksStage
+from unnorm.study.spec import After
 from unnorm.study.tasks import Task
 
-COMPLETIONS_STAGE = "completions"
+STAGES: tuple[Stage, ...] = (completions.STAGE, tasks.STAGE, judge.STAGE, latency.STAGE)
 
 
-def completions_tasks(cells: Sequence[Planned], wanted: Completions) -> list[Task]:
-    return [_completions(cell, wanted) for cell in cells]
-
-
-def harness_tasks(cells: Sequence[Planned], wanted: TasksStage, *, quiet: bool) -> list[Task]:
-    """One for each cell: all of the tasks of lm-evaluation-harness that the study asks for."""
-    stage = tasks_stage(wanted)
-
-    def work(cell: Planned) -> Callable[[Lease], str]:
-        return lambda lease: answer_tasks(cell, wanted, lease.attempt / stage, quiet=quiet)
-
-    return [
-        Task(f"tasks of {name_of(cell.settings)}", TaskFolder(cell.folder, stage), stage, work(cell)) for cell in cells
-    ]
-
-
-def judge_tasks(pairs: Sequence[Pair], answers: Completions, wanted: JudgeStage, *, quiet: bool) -> list[Task]:
-    """The judge is loaded when the first pair needs it, and kept."""
-
-    @cache
-    def loaded() -> Judge:
-        from unnorm.evaluation.judges.load import load_judge
-
-        return load_judge(wanted.kind, wanted.model, wanted.base_url)
-
-    def work(pair: Pair, stage: str) -> Callable[[Lease], str]:
-        return lambda lease: judge(pair, wanted, loaded(), lease.attempt / stage, quiet=quiet)
-
-    return [_of_pair("judge", pair, stage := judge_stage(pair, answers, wanted), work(pair, stage)) for pair in pairs]
-
-
-def latency_tasks(pairs: Sequence[Pair], wanted: LatencyStage, *, quiet: bool) -> list[Task]:
-    def work(pair: Pair) -> Callable[[Lease], str]:
-        return lambda lease: time_pair(pair, wanted, lease.attempt, quiet=quiet)
-
-    return [_of_pair("latency", pair, latency_stage(wanted), work(pair)) for pair in pairs]
-
-
-def folders(cells: Sequence[Planned], pairs: Sequence[Pair], after: After) -> list[TaskFolder]:
-    """Where the leases of all stages are, whether there are any yet or not."""
-    found = [TaskFolder(cell.folder, COMPLETIONS_STAGE) for cell in cells] if after.completions else []
-    if after.tasks:
-        stage = tasks_stage(after.tasks)
-        found += [TaskFolder(cell.folder, stage) for cell in cells]
-    if after.completions and after.judge:
-        found += [TaskFolder(pair.folder, judge_stage(pair, after.completions, after.judge)) for pair in pairs]
-    if after.latency:
-        found += [TaskFolder(pair.folder, latency_stage(after.latency)) for pair in pairs]
-    return found
+def stage_tasks(
+    cells: Sequence[Planned], reference: str, after: After, ids: Mapping[str, str], *, quiet: bool
+) -> Iterator[tuple[Task, Sequence[Planned]]]:
+    """The task of every stage of every cell or pair, and the cells that it is about. ids: of the cells' tasks, by the
+    cells' hashes."""
+    wanted = [stage for stage in STAGES if getattr(after, stage.name) is not None]
+    pairs = pairs_of(list(cells), reference)
+    made: dict[tuple[str, str], str] = {}  # (stage, cell) -> id of its task
+    for stage in wanted:
+        for subject in pairs if stage.of_pairs else cells:
+            about = [subject.arm, subject.against] if isinstance(subject, Pair) else [subject]
+            needs = [ids[cell.cell] for cell in about]
+            needs += [made[name, cell.cell] for name in stage.needs for cell in about]
+            task = _task(stage, subject, after, tuple(needs), quiet)
+            if isinstance(subject, Planned):
+                made[stage.name, subject.cell] = task.id
+            yield task, about
 
 
 def pair_entries(pairs: Sequence[Pair], after: After) -> list[dict[str, Any]]:
     """For study.json: each pair, and which part of its folder is this study's."""
-    answers, by, timed = after.completions, after.judge, after.latency
     return [
         {
             **pair.place._asdict(),
             "against": pair.against.settings.arm.id,
             "folder": pair.folder.name,
-            "judge": judge_stage(pair, answers, by) if answers and by else None,
-            "latency": f"{latency_stage(timed)}.json" if timed else None,
+            "judge": judge.STAGE.folder(pair, after) if after.completions and after.judge else None,
+            "latency": f"{latency.STAGE.folder(pair, after)}.json" if after.latency else None,
         }
         for pair in pairs
     ]
 
 
-def _completions(cell: Planned, wanted: Completions) -> Task:
-    key = completions_key(cell, wanted)
-    return Task(
-        f"completions of {name_of(cell.settings)}",
-        TaskFolder(cell.folder, COMPLETIONS_STAGE),
-        key,
-        lambda lease: complete(cell, wanted, lease.attempt, key),
-        lambda: has_completions(cell, key),
-    )
+def _task(stage: Stage, subject: Planned | Pair, after: After, needs: tuple[str, ...], quiet: bool) -> Task:
+    folder = stage.folder(subject, after)
+    key = stage.key(subject, after) if stage.key else folder
+    if isinstance(subject, Pair):
+        name = f"{name_of(subject.arm.settings)} against {subject.against.settings.arm.id}"
+    else:
+        name = name_of(subject.settings)
 
+    def work(lease: Lease) -> str:
+        return stage.run(subject, after, Path(lease.attempt), quiet)
 
-def _of_pair(kind: str, pair: Pair, stage: str, work: Callable[[Lease], str]) -> Task:
-    name = f"{kind} of {name_of(pair.arm.settings)} against {pair.against.settings.arm.id}"
-    return Task(name, TaskFolder(pair.folder, stage), stage, work)
+    at, wants = TaskFolder(subject.folder, folder), Wants(alone=stage.alone)
+    return Task(f"{stage.name} of {name}", at, key, work, needs, wants=wants)

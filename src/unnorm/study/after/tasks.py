@@ -12,6 +12,7 @@ from unnorm.foundation import atomic
 from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.progress import Bar
 from unnorm.study.after.model import load_model
+from unnorm.study.after.stage import Stage
 from unnorm.study.plan import Planned
 from unnorm.study.spec import TasksStage
 from unnorm.study.view import TASK_SCORES
@@ -62,3 +63,11 @@ def answer_tasks(cell: Planned, wanted: TasksStage, out: Path, *, quiet: bool = 
             bar.advance()
     questions = {(score.task, score.question) for score in scores}
     return f"{len(results['metrics'])} tasks, {len(questions):,} questions"
+
+
+STAGE = Stage(
+    "tasks",
+    of_pairs=False,
+    folder=lambda cell, after: tasks_stage(after.tasks),
+    run=lambda cell, after, out, quiet: answer_tasks(cell, after.tasks, out / tasks_stage(after.tasks), quiet=quiet),
+)

@@ -11,19 +11,18 @@ from study.small_study import run_text, study_text, table
 from study.test_kills import assert_each_is_committed_once, cells
 from unnorm.foundation.errors import Interrupted, RunError, SettingsError
 from unnorm.foundation.processes import is_gone
-from unnorm.study import workers as workers_module
+from unnorm.study.engines import local_engine
+from unnorm.study.engines.interface import Options
 from unnorm.study.lease import TaskFolder, entries, newest
 from unnorm.study.ledger import standing_of
-from unnorm.study.tasks import Timing
-from unnorm.study.workers import worker_count
 
-TIMING = Timing(beat=0.2, dead_after=30, look=0.2)
+TWO = Options(workers="2")
 
 
 @pytest.fixture
 def environment(monkeypatch):
     monkeypatch.setenv("UNNORM_CACHE", os.environ["UNNORM_CACHE"])
-    monkeypatch.setattr(workers_module, "_cores", lambda: 2)
+    monkeypatch.setattr(local_engine, "_cores", lambda: 2)
 
 
 def once_a_cell_trains(ledger, act) -> threading.Thread:
@@ -48,7 +47,7 @@ def test_a_workers_death_costs_the_cell_at_hand(environment, small, tmp_path):
     text, undisturbed = small
     said: list[str] = []
     thread = once_a_cell_trains(tmp_path, lambda claim: os.kill(claim.content["pid"], signal.SIGKILL))
-    view = run_text(text, tmp_path, workers=2, timing=TIMING, say=said.append)
+    view = run_text(text, tmp_path, options=TWO, say=said.append)
     thread.join()
     assert [cell.state for cell in view.cells] == ["done"] * 4
     assert table(tmp_path / "small") == table(undisturbed / "small")
@@ -73,7 +72,7 @@ def test_ctrl_c_stops_all_workers_in_order(ctrl_c_is_heard, environment, bases, 
     text = study_text(bases["gpt2"], data_file, arms=["original"], training=training)
     thread = once_a_cell_trains(tmp_path, lambda claim: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Interrupted):
-        run_text(text, tmp_path, workers=2, timing=TIMING)
+        run_text(text, tmp_path, options=TWO)
     thread.join()
     claimed = [e for cell in cells(tmp_path) for e in entries(TaskFolder(cell)) if e.kind == "claimed"]
     assert claimed
@@ -84,19 +83,21 @@ def test_ctrl_c_stops_all_workers_in_order(ctrl_c_is_heard, environment, bases, 
 
 
 def test_workers_that_cannot_live_here_end_the_run(environment, small, tmp_path, monkeypatch):
-    monkeypatch.setattr(workers_module.sys, "executable", "/bin/false")
-    with pytest.raises(RunError, match="ended with exit code 1, 3 times"):
-        run_text(small[0], tmp_path, workers=2, timing=TIMING)
+    monkeypatch.setattr(local_engine.sys, "executable", "/bin/false")
+    with pytest.raises(RunError, match="ended with exit code 1, 3 times without a task"):
+        run_text(small[0], tmp_path, options=TWO)
 
 
 def test_how_many_workers(monkeypatch):
-    assert worker_count("3") == 3
-    monkeypatch.setattr(workers_module, "_gpus", lambda: [])
-    assert worker_count("auto") == 1
-    monkeypatch.setattr(workers_module, "_gpus", lambda: ["4", "6"])
-    assert worker_count("auto") == 2
-    monkeypatch.setattr(workers_module, "_cores", lambda: 8)
-    assert workers_module._share(2, 3) == {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "4"}
+    assert local_engine._count("3", 1) == 3
+    monkeypatch.setattr(local_engine, "_gpus", lambda: [])
+    assert local_engine._count("auto", 1) == 1
+    monkeypatch.setattr(local_engine, "_gpus", lambda: ["4", "6", "8", "9"])
+    assert local_engine._count("auto", 1) == 4
+    assert local_engine._count("auto", 2) == 2
+    monkeypatch.setattr(local_engine, "_cores", lambda: 8)
+    assert local_engine._share(5, 6, 1) == {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "6"}
+    assert local_engine._share(1, 2, 2) == {"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "8,9"}
     for wrong in ("0", "-1", "many"):
         with pytest.raises(SettingsError, match="--workers"):
-            worker_count(wrong)
+            local_engine.check(Options(workers=wrong))

@@ -1,0 +1,104 @@
+"""On a real Ray cluster of three nodes on this machine: what is lost with a node, and with the driver."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from study.small_study import run_text, study_text, table
+from study.test_kills import ENVIRONMENT, cells
+from unnorm.study.lease import TaskFolder, entries, newest
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.xdist_group("ray")  # alone in its process: a cluster is enough for one machine
+
+
+def text_of(base: str, data: str) -> str:
+    prompts = Path(data).parent / "two.jsonl"
+    rows = [{"prompt_id": str(i), "category": "c", "instruction": f"Join red and {i}"} for i in range(2)]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return study_text(
+        base,
+        data,
+        strategies=["frozen"],
+        seeds=[0, 1],
+        training={"tokens": 4000, "max_length": 64, "batch_tokens": 128, "precision": "fp32"},
+        after={
+            "completions": {"prompts": str(prompts), "max_new_tokens": 3},
+            "judge": {"kind": "likelihood", "model": base},
+            "latency": {"budget_seconds": 0.5, "length": 8, "new_tokens": 2},
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    from ray.cluster_utils import Cluster
+
+    room = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=room)
+    made.workers = [made.add_node(num_cpus=1, object_store_memory=80 * 2**20) for _ in range(2)]
+    yield made
+    made.shutdown()
+
+
+def drive(text: str, ledger: Path, cluster, log: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "study.ray_driver", text, str(ledger), cluster.address]
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=log.open("ab"), stderr=subprocess.STDOUT)
+
+
+def training(ledger: Path) -> dict[str, TaskFolder]:
+    """The nodes that train a cell now."""
+    found = {}
+    for log in ledger.glob("cells/*/attempt-*/steps.jsonl"):
+        task = TaskFolder(log.parent.parent)
+        last = newest(task)
+        if last is not None and last.kind == "claimed" and log.stat().st_size:
+            found[last.content["node"]] = task
+    return found
+
+
+def wait_for(what, driver: subprocess.Popen, log: Path):
+    deadline = time.monotonic() + 240
+    while not (found := what()):
+        assert time.monotonic() < deadline, log.read_text()
+        assert driver.poll() is None, log.read_text()
+        time.sleep(0.02)
+    return found
+
+
+def test_a_node_and_the_driver_are_lost_and_no_result_is(cluster, bases, data_file, tmp_path):
+    text, ledger, log = text_of(bases["gpt2"], data_file), tmp_path / "ray", tmp_path / "log"
+    run_text(text, tmp_path / "local")
+    others = {node.node_id: node for node in cluster.workers}
+    driver = drive(text, ledger, cluster, log)
+    try:
+        lost = wait_for(lambda: {n: t for n, t in training(ledger).items() if n in others}, driver, log)
+        node, task = next(iter(lost.items()))
+        cluster.remove_node(others[node], allow_graceful=False)
+        wait_for(lambda: "lost" in [entry.kind for entry in entries(task)], driver, log)
+        wait_for(lambda: training(ledger), driver, log)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        driver = drive(text, ledger, cluster, log)
+        assert driver.wait(timeout=300) == 0, log.read_text()
+    finally:
+        driver.kill()
+    assert table(ledger / "small") == table(tmp_path / "local" / "small")
+    assert len(cells(ledger)) == 4
+    kinds = {cell.name: [entry.kind for entry in entries(TaskFolder(cell))] for cell in cells(ledger)}
+    assert all(of_cell.count("done") == 1 and of_cell[-1] == "done" for of_cell in kinds.values()), kinds
+    assert kinds[task.path.name].count("lost") == 1
+    assert sum(of_cell.count("claimed") for of_cell in kinds.values()) >= 4 + 2, "a node and a driver were lost"
+    stages = [TaskFolder(p.parent, p.name.removesuffix("-lease")) for p in ledger.glob("*/*/*-lease")]
+    assert (
+        sorted(stage.stage.split("-")[0] for stage in stages) == ["completions"] * 4 + ["judge"] * 2 + ["latency"] * 2
+    )
+    assert all([entry.kind for entry in entries(stage)].count("done") == 1 for stage in stages)
+    owners = [entry.content for stage in stages for entry in entries(stage) if entry.kind == "claimed"]
+    assert {owner["engine"] for owner in owners} == {"ray"}
+    assert "a worker was lost" in log.read_text()

@@ -64,5 +64,5 @@ def test_what_a_study_holds_is_escaped(made):
     tex = FORMATS["tex"](named)
     assert r"\$\textbackslash{}input\{x\}\$" in tex
     assert "\\input" not in tex.replace(r"\textbackslash{}input", "")
-    assert r"\begin{tabular}{llrrrrrrrr}" in tex
+    assert r"\begin{tabular}{llrrrrrrrrr}" in tex
     assert tex.count(r" \\") == 7

@@ -8,6 +8,7 @@ import orjson
 
 from unnorm.foundation.latex import latex
 from unnorm.foundation.terminal import plain
+from unnorm.report.published import published_caption, published_table
 from unnorm.report.summary import summary
 from unnorm.report.table import COLUMNS, latencies, results
 from unnorm.report.tasks import task_caption, task_table
@@ -20,12 +21,14 @@ from unnorm.study.view import StudyView
 
 
 def to_markdown(study: StudyView) -> str:
-    """Summary, results, tasks, latencies, audit, failures, and how to reproduce them."""
+    """Summary, results, tasks, what was published, latencies, audit, failures, and how to reproduce them."""
     lines = [f"# {_md(study.name)}", "", "## Summary", "", *(f"- {_md(line)}" for line in summary(study)), ""]
     lines += ["## Results", "", *_md_table(study), ""]
     tasks = task_table(study)
     if tasks:
         lines += ["## Tasks", "", *_md_rows(tasks), "", _md(task_caption(study)), ""]
+    if published := published_table(study):
+        lines += ["## Beside what was published", "", *_md_rows(published), "", _md(published_caption(study)), ""]
     times = latencies(study)
     if times:
         lines += ["## Latency", "", *_md_rows([_time_head(), *(_time_row(row) for row in times)]), ""]

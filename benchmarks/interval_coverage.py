@@ -37,7 +37,23 @@ SEEDS = (
     (3, 0.02),
     (2, 0.02),
 )  # how many, and the spread of the gap from seed to seed
+REAL = ((452, 1, 0.0), (1874, 3, 0.001), (1874, 3, 0.005), (1874, 3, 0.02))
+"""Conversations, seeds and spread of Alpaca in recipes/real: gpu-15m.yaml, then study.yaml. So many are held out for
+50,000 and 200,000 tokens in SmolLM2's chat template, of which the loss counts the answers alone."""
 WIDE = 0.05  # a margin that all these studies could tell a gap from: where an equivalence test errs most
+
+
+class Lengths(NamedTuple):
+    """Tokens of a conversation that are scored: log-normal, cut off at both ends."""
+
+    median: int = 110
+    spread: float = 0.8
+    shortest: int = 16
+    longest: int = 1024
+
+
+ANSWERS = Lengths(45, 1.08, PIECES, 512)
+"""As Alpaca's answers are in SmolLM2's tokens."""
 
 
 class Population(NamedTuple):
@@ -66,9 +82,13 @@ class Found(NamedTuple):
     shown: float
 
 
-def population(generator: np.random.Generator, conversations: int = POPULATION) -> Population:
-    """Conversations of 16 to 1,024 tokens (log-normal, median 110), each in pieces of nearly as many tokens."""
-    tokens = np.exp(generator.normal(np.log(110), 0.8, conversations)).clip(16, 1024).astype(int)
+def population(
+    generator: np.random.Generator, conversations: int = POPULATION, lengths: Lengths | None = None
+) -> Population:
+    """Conversations of such lengths, each in pieces of nearly as many tokens."""
+    long = lengths or Lengths()
+    tokens = np.exp(generator.normal(np.log(long.median), long.spread, conversations))
+    tokens = tokens.clip(long.shortest, long.longest).astype(int)
     pieces = tokens[:, None] // PIECES + (np.arange(PIECES) < tokens[:, None] % PIECES)
     first = np.concatenate([[0], np.cumsum(pieces.ravel())[:-1]])
     count = int(tokens.sum())
@@ -166,26 +186,26 @@ def _holds(mean: Mean, truth: float) -> bool:
 def table(studies: int, seed: int) -> list[str]:
     """Rows of Markdown, head first."""
     drawn_from = population(np.random.default_rng(seed))
+    answers = population(np.random.default_rng(seed), lengths=ANSWERS)
     lines = [
         "| conversations | seeds | spread of seeds | covered, no gap | covered, gap 1% | within ± 1% at a gap of 1% "
         "| within ± 5% at a gap of 5% | within ± 1%, no gap | could show | shown where it is so large "
         "| covered, clusters ignored |",
         "|" + "---|" * 11,
     ]
-    for seeds, spread in SEEDS:
-        for conversations in CONVERSATIONS:
-            found = simulate(drawn_from, conversations, seeds, spread, studies, seed)
-            ignored = "–"
-            if seeds == 1 and conversations < max(CONVERSATIONS):  # eight times as many pieces take eight times as long
-                share = simulate(drawn_from, conversations, seeds, spread, studies // 4, seed, clustered=False).covered
-                ignored = f"{share:.1%}"
-            numbers = [f"{found.covered:.1%}", f"{found.covered_at_margin:.1%}", f"{found.edge:.1%}"]
-            numbers += [f"{found.edge_wide:.1%}", f"{found.within:.1%}", f"± {found.detectable:.2%}"]
-            numbers += [f"{found.shown:.1%}", ignored]
-            lines.append(
-                f"| {conversations} | {seeds} | {f'{spread:.1%}' if seeds > 1 else '–'} | {' | '.join(numbers)} |"
-            )
-            print(lines[-1], flush=True)
+    made_up = [(drawn_from, count, *of_seeds) for of_seeds in SEEDS for count in CONVERSATIONS]
+    for drawn, conversations, seeds, spread in [*made_up, *((answers, *each) for each in REAL)]:
+        found = simulate(drawn, conversations, seeds, spread, studies, seed)
+        ignored = "–"
+        if seeds == 1 and conversations < max(CONVERSATIONS):  # eight times as many pieces take eight times as long
+            share = simulate(drawn, conversations, seeds, spread, studies // 4, seed, clustered=False).covered
+            ignored = f"{share:.1%}"
+        numbers = [f"{found.covered:.1%}", f"{found.covered_at_margin:.1%}", f"{found.edge:.1%}"]
+        numbers += [f"{found.edge_wide:.1%}", f"{found.within:.1%}", f"± {found.detectable:.2%}"]
+        numbers += [f"{found.shown:.1%}", ignored]
+        which = f"{conversations:,} (answers)" if drawn is answers else str(conversations)
+        lines.append(f"| {which} | {seeds} | {f'{spread:.1%}' if seeds > 1 else '–'} | {' | '.join(numbers)} |")
+        print(lines[-1], flush=True)
     return lines
 
 
@@ -217,6 +237,9 @@ population is made up, as the file says, and its truth is known.
   size: 80 % would be right.
 - Clusters ignored: the same conversations in {PIECES} pieces each that are taken for independent,
   {chosen.studies // 4:,} studies.
+- Answers: the sizes of Alpaca in recipes/real. `gpu-15m.yaml` holds out {REAL[0][0]:,} conversations and has one seed,
+  `study.yaml` {REAL[1][0]:,} and three; {ANSWERS.median} tokens of a conversation count in the median, from
+  {ANSWERS.shortest} to {ANSWERS.longest}.
 - Spread of seeds: standard deviation of the gap from seed to seed. With one seed the truth is that seed's own.
 """
     atomic.write_bytes(chosen.out, text.encode())

@@ -7,18 +7,15 @@ Nothing is computed that the ledger does not hold; what was not run is "not meas
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
-from unnorm.evaluation.judges.interface import WHOLE
 from unnorm.foundation.errors import UnnormError
-from unnorm.report.comparisons import compared, others
-from unnorm.study.view import PairView, StudyView, read_study
+from unnorm.report.comparisons import others
+from unnorm.report.published import NOT_MEASURED, gap, preferred, span, speed
+from unnorm.study.view import StudyView, read_study
 
-NOT_MEASURED = "not measured"
-LARGE = "410m"
 FELL_BY = 0.87
 
 
@@ -47,41 +44,7 @@ def loss_drop(study: StudyView, arm: str) -> str:
     if not drops:
         return NOT_MEASURED
     more = sum(drop > FELL_BY for drop in drops)
-    return f"{_span(drops)} of the held-out loss; more than 87 % in {more} of {len(drops)} cells"
-
-
-def gap(study: StudyView, arm: str) -> str:
-    """Mean over seeds of each data set, at 410M under full fine-tuning."""
-    rows = [row for row in compared(study) if row.metric == "loss" and row.arm == arm]
-    found = [row for row in rows if row.strategy == "full" and row.model.endswith(LARGE)]
-    if not found:
-        return NOT_MEASURED
-    seeds = min(len(row.seeds) for row in found)
-    return f"{_span([row.value for row in found], '+')} (data sets: {len(found)}; seeds of each: {seeds} or more)"
-
-
-def speed(pairs: Iterable[PairView], arm: str) -> str:
-    """Time of the arm over the reference's: one ratio a workload and pair; and how many of them exceed the noise."""
-    found = [c for pair in pairs if pair.arm == arm and pair.latency for c in pair.latency["comparisons"]]
-    found = [c for c in found if c["model"] == arm]
-    if not found:
-        return NOT_MEASURED
-    change = median(c["ratio"]["value"] for c in found) - 1
-    shown = {word: sum(c["verdict"] == word for c in found) for word in ("faster", "slower")}
-    return (
-        f"time {change:+.1%} (median of {len(found)}); shown to be faster in {shown['faster']}, "
-        f"slower in {shown['slower']}"
-    )
-
-
-def preferred(pairs: Iterable[PairView], arm: str) -> str:
-    """Pairs of cells in which the judge was more often for the reference's answers than for the arm's."""
-    whole = [pair.judge["parts"][WHOLE] for pair in pairs if pair.arm == arm and pair.judge]
-    if not whole:
-        return NOT_MEASURED
-    lost = sum(part["losses"] > part["wins"] for part in whole)
-    even = sum(part["losses"] == part["wins"] for part in whole)
-    return f"in {lost} of {len(whole)}" + (f", {even} even" if even else "")
+    return f"{span(drops)} of the held-out loss; more than 87 % in {more} of {len(drops)} cells"
 
 
 def table(study: StudyView) -> str:
@@ -90,15 +53,18 @@ def table(study: StudyView) -> str:
     lines = ["| published | arm | here |", "|---|---|---|"]
     lines += [f"| {claim.claim} | {claim.arm} | {claim.found} |" for claim in claims(study)]
     lines += ["", f"From {done} of {len(study.cells)} cells of the study {study.name}."]
+    for arm in study.arms:
+        if tokens := max(_before(study, arm), default=0):
+            lines.append(f"{arm} learnt from {tokens:,} tokens before the training that all arms have.")
     differ = sum(not comparison["matched"] for comparison in study.audit["comparisons"])
     if differ:
         lines.append(f"Not matched, since their arms differ in more than the norm: {differ} comparisons.")
     return "\n".join(lines)
 
 
-def _span(values: Sequence[float], sign: str = "") -> str:
-    low, high = min(values), max(values)
-    return f"{low:{sign}.1%}" if low == high else f"{low:{sign}.1%} to {high:{sign}.1%}"
+def _before(study: StudyView, arm: str) -> list[int]:
+    """Tokens that the starts of its finished cells learnt from."""
+    return [cell.result.get("start_tokens", 0) for cell in study.cells if cell.arm == arm and cell.result]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

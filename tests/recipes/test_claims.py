@@ -76,6 +76,11 @@ def test_pairs_are_counted_for_the_reference(claims):
     assert rows[PREFERRED, "dyt-bare"] == rows[FASTER, "dyt-bare"] == "not measured"
 
 
+def test_tokens_that_a_start_learnt_from_are_said(claims):
+    said = "learnt from 30,720 tokens before the training that all arms have."
+    assert [line for line in claims.table(views.study()).splitlines() if said in line] == [f"dyt {said}"]
+
+
 def test_an_unmatched_comparison_is_said(claims):
     said = "Not matched, since their arms differ in more than the norm: 1 comparisons."
     assert said in claims.table(views.study(matched=False))

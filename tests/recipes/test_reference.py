@@ -43,17 +43,27 @@ def test_lora_on_attention_projections_is_018_percent_of_distilgpt2(recipe):
 
 
 def in_small(recipe, **changes):
-    """The recipe with few tokens, two of its arms, a judge that is at hand and nothing timed; the rest as it stands."""
+    """The recipe with few tokens, three of its arms (the recovered one in one place alone, instead of the bare one), a
+    judge that is at hand and nothing timed; the rest as it stands."""
     training = {key: value for key, value in recipe["training"].items() if key != "epochs"} | SMALL
     after = {
         "completions": recipe["after"]["completions"] | {"max_new_tokens": 4},
         "judge": {"kind": "likelihood", "model": "distilgpt2"},
     }
     overrides = [each for each in recipe["overrides"] if each["where"].get("arm") != "dyt-plain"]
+    (learns,) = [each for each in overrides if each["where"] == {"arm": "dyt-recovered"}]
+    recover = learns["set"]["arm"]["recover"] | {"tokens": 1024, "held_out_tokens": 300}
+    short = {"recover": recover, "calibrate": {"tokens": 1024}}
+    overrides[overrides.index(learns)] = {**learns, "set": {"arm": short}}
     return {
         **recipe,
         "overrides": overrides,
-        "arms": ["original", "dyt-bare"],
+        "arms": ["original", "dyt-bare", "dyt-recovered"],
+        "exclude": [
+            {"arm": "dyt-recovered", "model": recipe["models"][1:]},
+            {"arm": "dyt-recovered", "dataset": ["sharegpt", "rewild-reduced"]},
+            {"arm": "dyt-bare", "model": "distilgpt2", "dataset": "alpaca"},
+        ],
         "training": training,
         "after": after,
         **changes,
@@ -62,12 +72,17 @@ def in_small(recipe, **changes):
 
 def test_the_recipe_is_what_the_readme_says(recipe):
     cells = parse_spec(RECIPE.read_text(), "study.yaml").cells()
-    assert len(cells) == 3 * 3 * 4 * 3 * 3
+    assert len(cells) == 3 * 3 * 5 * 3 * 3
     assert all(cell.epochs == 3 and cell.rows_per_step() == 16 for cell in cells)
     for cell in cells:
         assert cell.training.lora.targets == ["c_attn" if cell.model == "distilgpt2" else "query_key_value"]
         if cell.arm.id in ("dyt-plain", "dyt-bare"):
             assert cell.arm.norm["alpha_init"] == (1.0 if "410m" in cell.model else 0.5)
+        recovery = cell.arm.recover
+        assert (recovery is not None) is (cell.arm.id == "dyt-recovered")
+        assert recovery is None or (recovery.tokens, recovery.data) == (30_000_000, ("alpaca", "sharegpt"))
+    templates = {(cell.model, cell.data.template) for cell in cells if cell.arm.recover}
+    assert len(templates) == 6  # starts
 
 
 @pytest.mark.slow
@@ -101,6 +116,8 @@ def test_the_study_in_small_from_the_hub_interrupted_and_gone_on_with(recipe, tm
     assert view.datasets == ["alpaca", "sharegpt", "rewild-reduced"]
     assert view.audit["matched"] is True
     assert len(view.pairs) == 9
+    (start,) = view.starts
+    assert (start.state, start.arms, start.data) == ("done", ["dyt-recovered"], ["alpaca", "sharegpt"])
     assert all(pair.judge for pair in view.pairs)
     for cell in view.cells:
         assert cell.result["train_tokens"] >= SMALL["tokens"]

@@ -134,6 +134,25 @@ def test_it_opens_from_disk_and_fetches_nothing(wide):
     picture(wide, "wide-light")
 
 
+def verdicts_out_of_sight(browser):
+    """Rows of the main table whose verdict is not seen without scrolling sideways."""
+    rows = find(browser, "#results .arms tbody tr")
+    assert len(rows) == 6
+    boxes = "[...document.querySelectorAll('#results .arms td.claim')].map(e => e.getBoundingClientRect())"
+    return browser.execute_script(
+        f"return {boxes}.filter(r => r.width < 60 || r.left < 0 || r.right > innerWidth).length"
+    )
+
+
+def test_each_arm_has_its_verdict_in_sight(wide):
+    assert verdicts_out_of_sight(wide) == 0
+    said = [cell.text for cell in find(wide, "#results .arms td.claim")]
+    assert said[0] == "the reference"
+    assert said[1].startswith("behind by 3.6%")
+    table = "const e = document.querySelector('#results .scroll'); return e.scrollWidth <= e.clientWidth + 1"
+    assert wide.execute_script(table)
+
+
 def test_doubtful_comparisons_are_hatched(wide):
     hatched = wide.execute_script("return document.querySelectorAll('#figure-1 [fill^=\"url(\"]').length")
     assert hatched == 2  # dyt under frozen is not matched, under full incomplete
@@ -230,6 +249,9 @@ def test_it_prints(wide):
 def test_a_phone_has_room_for_it(phone):
     assert len(find(phone, ".figure svg")) == FIGURES
     fits(phone)
+    assert verdicts_out_of_sight(phone) == 0
+    heads = "return getComputedStyle(document.querySelector('#results .arms td.n'), '::before').content"
+    assert phone.execute_script(heads) == '"tokens before"'
     picture(phone, "phone-light")
 
 

@@ -38,7 +38,7 @@ def test_csv_and_json_hold_the_numbers_of_the_comparisons(made):
 def test_markdown_has_every_section_and_says_doubts(made):
     text = FORMATS["md"](made)
     heads = [line[3:] for line in text.splitlines() if line.startswith("## ")]
-    assert heads == ["Summary", "Results", "Latency", "Audit", "Failures", "Reproduce"]
+    assert heads == ["Summary", "Results", "Beside what was published", "Latency", "Audit", "Failures", "Reproduce"]
     row = next(line for line in text.splitlines() if line.startswith("| full | dyt |"))
     assert "1 of 2" in row
     assert "incomplete" in row
@@ -64,5 +64,5 @@ def test_what_a_study_holds_is_escaped(made):
     tex = FORMATS["tex"](named)
     assert r"\$\textbackslash{}input\{x\}\$" in tex
     assert "\\input" not in tex.replace(r"\textbackslash{}input", "")
-    assert r"\begin{tabular}{llrrrrrrrr}" in tex
+    assert r"\begin{tabular}{llrrrrrrrrr}" in tex
     assert tex.count(r" \\") == 7

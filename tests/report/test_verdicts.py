@@ -5,7 +5,7 @@ import pytest
 
 from report.views import study
 from unnorm.report.comparisons import compared
-from unnorm.report.formats import FORMATS
+from unnorm.report.formats import FORMATS, text_table
 from unnorm.report.summary import summary
 from unnorm.report.verdicts import verdict, verdict_sentences
 
@@ -24,18 +24,20 @@ def made(row, value, low, high, equivalent):
 @pytest.mark.parametrize(
     ("numbers", "words"),
     [
-        ((0.021, 0.01, 0.03, False), "different: +2.1%"),
-        ((-0.021, -0.03, -0.01, False), "different: −2.1%"),
-        ((0.001, -0.002, 0.004, True), "within ± 1% (equivalence test, 95 %)"),
-        ((0.004, 0.002, 0.006, True), "different: +0.4%, and within ± 1% (equivalence test, 95 %)"),
-        (
-            (0.004, -0.01, 0.018, False),
-            "no difference shown, and none excluded: the study could have shown ± 1.2%",
-        ),
+        ((0.021, 0.01, 0.03, False), "behind by 2.1% [+1.0% to +3.0%]"),
+        ((-0.021, -0.03, -0.01, False), "ahead by 2.1% [−3.0% to −1.0%]"),
+        ((0.001, -0.002, 0.004, True), "equivalent within ± 1%"),
+        ((0.004, 0.002, 0.006, True), "equivalent within ± 1%, though behind by 0.4% [+0.2% to +0.6%]"),
+        ((0.004, -0.01, 0.018, False), "undecided: the smallest gap this study could have shown is ± 1.2%"),
     ],
 )
 def test_verdicts(row, numbers, words):
     assert verdict(made(row, *numbers)) == words
+
+
+def test_less_accuracy_is_behind(row):
+    accuracy = made(row, -0.02, -0.03, -0.01, None)._replace(metric="accuracy", margin=None)
+    assert verdict(accuracy, brief=True) == "behind by 2.0%"
 
 
 def test_arms_that_agree_everywhere(row):
@@ -56,15 +58,31 @@ def test_without_an_interval_there_is_no_verdict():
 
 def test_page_and_texts_say_the_same():
     one = study(seeds=(0, 1, 2))
-    words = {verdict(row) for row in compared(one) if row.metric == "loss"}
+    rows = [row for row in compared(one) if row.metric == "loss"]
+    words = {verdict(row) for row in rows}
     assert None not in words
     lines = " ".join(summary(one)).lower()
-    assert all(each.lower() in lines for each in words)
+    assert all(verdict(row, brief=True).lower() in lines for row in rows)
     assert words == {row["verdict"] for row in json.loads(FORMATS["json"](one))["results"]} - {None}
-    assert "| gap | could show |" in FORMATS["md"](one)
+    assert "| gap | verdict | could show |" in FORMATS["md"](one)
     assert "gap_detectable,margin,equivalent,verdict" in FORMATS["csv"](one)
 
 
 def test_a_margin_that_was_asked_for_is_said():
     wide = dataclasses.replace(study(seeds=(0, 1, 2)), margin=0.5)
-    assert any("within ± 50% (equivalence test, 95 %)" in line.lower() for line in summary(wide))
+    assert any("equivalent within ± 50%" in line.lower() for line in summary(wide))
+
+
+def test_the_table_says_which_claim_each_row_is():
+    """A study of one seed without scores of conversations has no interval, so no claim but that it is undecided."""
+    for seeds, wanted in (((0, 1, 2), "behind by "), ((0,), "undecided: no interval")):
+        head, *lines = text_table(study(seeds=seeds))
+        claims = {line[head.index("arm")]: line[head.index("verdict")] for line in lines}
+        assert claims["original"] == "the reference"
+        assert claims["dyt"].startswith(wanted)
+    head, *lines = text_table(study(seeds=(0, 1), matched=False, broken={("dyt", "full", 1): "failed"}))
+    claims = {(line[0], line[1]): line[head.index("verdict")] for line in lines}
+    assert claims["frozen", "dyt"].endswith("[not matched]")
+    assert claims["full", "dyt"].endswith("[incomplete]")
+    head, *lines = text_table(study(broken={("dyt", "full", 0): "failed"}))
+    assert lines[-1][head.index("verdict")] == "not compared"

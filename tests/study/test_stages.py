@@ -10,6 +10,7 @@ from unnorm.cli.main import run
 from unnorm.evaluation import conversation_scores
 from unnorm.study.after import judge as judge_stage
 from unnorm.study.after import latency as latency_stage
+from unnorm.study.card import card_numbers
 from unnorm.study.compare import compare_arms
 from unnorm.study.view import read_study
 
@@ -74,6 +75,15 @@ def test_pairs_are_judged_and_timed_within_their_seed(whole):
     assert all(row.seeds == (0, 1) and row.matched and row.complete for row in rows.values())
 
 
+def test_the_model_card_has_the_win_rate(whole):
+    study = read_study(whole[1] / "small")
+    cells = {(cell.arm, cell.seed): cell.folder / "model" for cell in study.cells}
+    (said,) = [v for k, v in card_numbers(cells["dyt", 0]).items() if k.startswith("win rate against the original")]
+    rate = study.pairs[0].judge["parts"]["whole"]["win_rate"]["value"]
+    assert said.startswith(f"{rate:.1%} (95 % interval ")
+    assert not any(key.startswith("win rate") for key in card_numbers(cells["original", 0]))
+
+
 def test_a_second_run_makes_nothing_again(whole, monkeypatch):
     text, ledger = whole
     files = {path: path.stat().st_mtime_ns for path in (ledger / "pairs").rglob("*") if path.is_file()}
@@ -90,7 +100,7 @@ def test_compare_and_export_on_the_command_line(whole, tmp_path, capsys):
     path.write_text(text)
     assert run(["study", "compare", str(path), "--ledger", str(ledger)]) == 0
     shown = capsys.readouterr().out
-    assert "2 seeds" in shown
+    assert all(measure in shown for measure in ("loss (nats)", "token accuracy", "win rate", "time per token"))
     assert "NOT MATCHED" not in shown
     assert "margin of the loss: ± 1%" in shown
     wide = ["study", "compare", str(path), "--ledger", str(ledger), "--margin", "20 %", "--json"]

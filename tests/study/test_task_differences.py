@@ -33,6 +33,14 @@ def test_only_questions_that_both_answered_are_compared(tmp_path):
     assert dyt.value == pytest.approx(2 / 3)
 
 
+def test_arms_are_compared_with_another_than_the_reference(tmp_path, monkeypatch):
+    monkeypatch.setattr("unnorm.study.task_differences.matched_between", lambda study, both: len(both) == 1)
+    view = made(tmp_path, {"original": {0: {"a": 1, "b": 1}}, "dyt": {0: {"a": 0, "b": 1}}})
+    original, dyt = task_rows(view, "dyt")
+    assert (original.against, original.difference, original.matched, dyt.against) == ("dyt", 0.5, True, None)
+    assert original.detectable == pytest.approx(1.43 * (original.high - original.low) / 2)
+
+
 def test_a_seed_that_is_missing_is_said(tmp_path):
     both = {0: {"a": 1, "b": 0}, 1: {"a": 1, "b": 1}}
     view = made(tmp_path, {"original": both, "dyt": {0: {"a": 1, "b": 1}}}, seeds=(0, 1), matched=False)

@@ -8,6 +8,7 @@ import orjson
 
 from unnorm.foundation.latex import latex
 from unnorm.foundation.terminal import plain
+from unnorm.report.published import published_caption, published_table
 from unnorm.report.summary import summary
 from unnorm.report.table import COLUMNS, latencies, results
 from unnorm.report.tasks import task_caption, task_table
@@ -20,12 +21,14 @@ from unnorm.study.view import StudyView
 
 
 def to_markdown(study: StudyView) -> str:
-    """Summary, results, tasks, latencies, audit, failures, and how to reproduce them."""
+    """Summary, results, tasks, what was published, latencies, audit, failures, and how to reproduce them."""
     lines = [f"# {_md(study.name)}", "", "## Summary", "", *(f"- {_md(line)}" for line in summary(study)), ""]
     lines += ["## Results", "", *_md_table(study), ""]
     tasks = task_table(study)
     if tasks:
         lines += ["## Tasks", "", *_md_rows(tasks), "", _md(task_caption(study)), ""]
+    if published := published_table(study):
+        lines += ["## Beside what was published", "", *_md_rows(published), "", _md(published_caption(study)), ""]
     times = latencies(study)
     if times:
         lines += ["## Latency", "", *_md_rows([_time_head(), *(_time_row(row) for row in times)]), ""]
@@ -44,6 +47,8 @@ def to_markdown(study: StudyView) -> str:
 def to_card(study: StudyView) -> str:
     """A section that can stand in a model card as it is: what was measured, the table, and what it does not show."""
     lines = ["## Results", "", f"From the study `{_code(study.name)}`.", "", *_md_table(study), ""]
+    if tasks := task_table(study):
+        lines += [*_md_rows(tasks), "", _md(task_caption(study)), ""]
     lines += [f"- {_md(line)}" for line in summary(study)]
     versions = ", ".join(f"{name} {version}" for name, version in study.versions.items())
     return "\n".join([*lines, "", f"Measured with {_md(versions)}.", ""])
@@ -100,8 +105,8 @@ def text_table(study: StudyView) -> list[list[str]]:
     judged = any(row["win_rate"] is not None for row in found)
     recovered = any(row["start_tokens"] for row in found)
     sure = any(row["gap_detectable"] is not None for row in found)
-    numbers = ["tokens before"] * recovered + ["seeds", "start loss", "end loss", "gap"] + ["could show"] * sure
-    numbers += ["accuracy"] + ["win rate"] * judged
+    numbers = ["tokens before"] * recovered + ["seeds", "start loss", "end loss", "gap"]
+    numbers += ["verdict"] + ["could show"] * sure + ["accuracy"] + ["win rate"] * judged
     rows = [["data" if name == "dataset" else name for name in names] + numbers]
     for row in found:
         planned = "" if row["seeds"] == row["planned_seeds"] else f" of {row['planned_seeds']}"
@@ -109,7 +114,8 @@ def text_table(study: StudyView) -> list[list[str]]:
         texts = [
             *(str(row[name]) for name in names), *([_count(row["start_tokens"])] if recovered else []),
             f"{row['seeds']}{planned}", _number(row["start_eval_loss"]),
-            _number(row["eval_loss"]), _gap(row), *([_could_show(row)] if sure else []), accuracy,
+            _number(row["eval_loss"]), _gap(row), claim(study, row), *([_could_show(row)] if sure else []),
+            accuracy,
             *([_wins(row)] if judged else []),
         ]  # fmt: skip
         rows.append(texts)
@@ -127,19 +133,29 @@ def table_caption(study: StudyView) -> str:
     before = "; tokens before: those that the arm's start learnt from, on top of the training that all arms have"
     return (
         "Held-out loss in nats per token, before and after fine-tuning; gap: of the loss after it, to that of "
-        f"{study.reference}, paired by seed, {sure}{could if known else ''}; "
+        f"{study.reference}, paired by seed, {sure}; verdict: equivalent where two one-sided tests hold at 95 %, "
+        f"behind or ahead where the interval excludes 0, else undecided{could if known else ''}; "
         f"accuracy: of held-out tokens, after fine-tuning{wins if judged else ''}{before if recovered else ''}."
     )
+
+
+def claim(study: StudyView, row: dict[str, Any]) -> str:
+    """What the gap of a row of `results` shows: a verdict, and why it is in doubt where it is."""
+    if row["arm"] == study.reference:
+        return "the reference"
+    if row["gap"] is None:
+        return "not compared"
+    doubt = doubt_of(row["matched"], row["complete"])
+    return (row["verdict"] or "undecided: no interval") + (f" [{doubt}]" if doubt else "")
 
 
 def _gap(row: dict[str, Any]) -> str:
     if row["gap"] is None:
         return "–"
-    doubt = doubt_of(row["matched"], row["complete"])
     text = signed(row["gap"])
     if row["gap_low"] is not None:
         text += f" ({signed_interval(row['gap_low'], row['gap_high'])})"
-    return text + (f" [{doubt}]" if doubt else "")
+    return text
 
 
 def _could_show(row: dict[str, Any]) -> str:

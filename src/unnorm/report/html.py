@@ -6,6 +6,7 @@ interprets its expressions instead of compiling them.
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
@@ -28,6 +29,7 @@ def render(template: str, scripts: Sequence[str], *, live: bool = False, **conte
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["fixed"] = lambda number, digits: "–" if number is None else f"{number:.{digits}f}"
     environment.filters["plain"] = lambda text: plain(str(text))
+    environment.filters["together"] = _together
     environment.filters["data"] = _data
     # Vega writes style attributes and its tooltip's style sheet, which no hash can name: styles may be inline, and
     # style alone can load nothing, since every other source is closed.
@@ -56,6 +58,12 @@ def vega() -> str:
 
     bundle: str = vl_convert.javascript_bundle("window.unnormEmbed = vegaEmbed;")
     return bundle.replace("</script", "<\\/script")
+
+
+def _together(text: str) -> str:
+    """Lines break before an interval and not within it, nor between ± and its number."""
+    kept = re.sub(r"[(\[][^()\[\]]*[)\]]", lambda found: found[0].replace(" ", "\u00a0"), text)
+    return kept.replace("± ", "±\u00a0")
 
 
 def _data(content: Any) -> Markup:

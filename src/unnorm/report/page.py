@@ -19,6 +19,7 @@ from unnorm.report.completions import groups_of_answers
 from unnorm.report.export import KINDS, export
 from unnorm.report.figures import Figure, figures
 from unnorm.report.formats import table_caption, text_table
+from unnorm.report.published import published_caption, published_table
 from unnorm.report.summary import summary
 from unnorm.report.tasks import task_caption, task_table
 from unnorm.report.theme import HATCH_PATTERN, looks
@@ -88,6 +89,8 @@ def pages(study: StudyView, drawn: Sequence[Figure], *, live: str = "") -> dict[
         table_caption=table_caption(study),
         tasks=task_table(study),
         task_caption=task_caption(study),
+        published=published_table(study),
+        published_caption=published_caption(study),
         colour=colour,
         groups=[] if apart else answers,
         apart=[(name, group["title"], len(group["items"])) for name, group in zip(apart, answers, strict=False)],

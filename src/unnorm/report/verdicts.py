@@ -1,29 +1,45 @@
-"""What a comparison of losses or accuracies shows, in words: command line, page and every text have them from here.
+"""What a comparison of losses, accuracies or tasks shows, in words: command line, page and texts have them from here.
 
 Preferences and latencies have verdicts of their own, which know of ties and of the clock's noise.
 """
 
-from unnorm.report.wording import share, signed
+from unnorm.report.wording import share, signed_interval
 from unnorm.study.compare import Row
+from unnorm.study.task_differences import HIGHER_IS_BETTER, TaskRow
 
 
-def verdict(row: Row) -> str | None:
-    """Different, within the margin, both, or neither; None without a standard error.
+def verdict(row: Row, *, brief: bool = False) -> str | None:
+    """Equivalent within the margin, behind, ahead, or undecided; None without a standard error.
 
-    Different: the 95 % interval excludes that there is no difference. Within the margin: the equivalence test holds at
-    95 %. Neither: then the smallest difference that the study could have shown says how little that means. Where the
-    arms agree in every seed and conversation, that is said instead.
+    Equivalent: two one-sided tests hold at 95 %. Behind or ahead: the 95 % interval excludes that there is no
+    difference. A gap can be both: certain, and smaller than the margin. Neither: undecided, and the smallest difference
+    that the study could have shown says how little that means. Where the arms agree in every seed and conversation,
+    that is said instead. brief: without interval and smallest difference, for where they stand beside.
     """
     if row.different is None:
         return None
     if row.value == 0 and row.error == 0:
         return "no difference at all"
-    within = f"within ± {margin_in_words(row.margin)} (equivalence test, 95 %)" if row.equivalent and row.margin else ""
-    different = f"different: {signed(row.value)}" if row.different else ""
-    if different or within:
-        return ", and ".join(filter(None, (different, within)))
-    could = could_show(row)
-    return "no difference shown, and none excluded" + (f": the study could have shown {could}" if could else "")
+    different = ""
+    if row.different:
+        worse = row.value > 0 if row.metric == "loss" else row.value < 0
+        different = f"{'behind' if worse else 'ahead'} by {share(abs(row.value))}"
+        if not brief and row.low is not None and row.high is not None:
+            different += f" [{signed_interval(row.low, row.high)}]"
+    if row.equivalent and row.margin:
+        within = f"equivalent within ± {margin_in_words(row.margin)}"
+        return f"{within}, though {different}" if different else within
+    return different or _undecided(None if brief else could_show(row))
+
+
+def task_verdict(row: TaskRow, *, brief: bool = False) -> str | None:
+    """Behind, ahead, or undecided, as `verdict`; None where nothing is compared."""
+    if row.difference is None or row.low is None or row.high is None:
+        return None
+    if row.low <= 0 <= row.high:
+        return _undecided(None if brief else task_could_show(row))
+    words = ("ahead", "behind") if row.metric in HIGHER_IS_BETTER else ("higher", "lower")
+    return f"{words[row.difference < 0]} by {_size(abs(row.difference), row)}"
 
 
 def could_show(row: Row) -> str | None:
@@ -31,16 +47,28 @@ def could_show(row: Row) -> str | None:
     return None if row.detectable is None else f"± {share(row.detectable)}"
 
 
+def task_could_show(row: TaskRow) -> str | None:
+    """As `could_show`, in the metric's unit."""
+    return None if row.detectable is None else f"± {_size(row.detectable, row)}"
+
+
 def verdict_sentences(row: Row) -> str:
-    """The verdict, and what the study could have shown; empty where there is no verdict."""
-    words, could = verdict(row), could_show(row)
+    """The verdict, and what the study could have shown; empty where there is no verdict. The interval stands beside."""
+    words, could = verdict(row, brief=True), could_show(row)
     if words is None:
         return ""
     words = f"{words[0].upper()}{words[1:]}."
-    known = could is None or could in words
-    return words if known else f"{words} The smallest gap that the study could have shown is {could}."
+    return words if could is None else f"{words} The smallest gap that the study could have shown is {could}."
 
 
 def margin_in_words(margin: float) -> str:
     """As few digits as it has."""
     return f"{100 * margin:.4g}%"
+
+
+def _undecided(could: str | None) -> str:
+    return "undecided" + (f": the smallest gap this study could have shown is {could}" if could else "")
+
+
+def _size(value: float, row: TaskRow) -> str:
+    return share(value) if row.is_share else f"{value:.4f}"

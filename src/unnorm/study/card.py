@@ -3,15 +3,24 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from unnorm.evaluation.judges.interface import WHOLE
+from unnorm.evaluation.preference import REPORT
+from unnorm.evaluation.task_scores import read_scores
 from unnorm.foundation import atomic
-from unnorm.study.ledger import result_of, state_of
+from unnorm.foundation.hashing import hash_json
+from unnorm.study.ledger import result_of, stages_of, state_of
 from unnorm.study.start_words import read_recovery
+from unnorm.study.task_differences import Questions, difference_of, in_tables
+from unnorm.study.view import TASK_SCORES
 
 
 def card_numbers(model: Path) -> dict[str, Any]:
     """Name -> value for the model in the folder `model`, if it is CELL/model of a cell that is done; else nothing.
 
-    Where the same ledger holds the cell that differs in its arm alone, and is `original`, its loss stands beside.
+    Where the same ledger holds the cell that differs in its arm alone, and is `original`, its numbers stand beside:
+    loss, how often a judge preferred an answer of the model to one of its, scores on tasks.
     """
     cell = model.resolve().parent
     if model.resolve().name != "model" or state_of(cell)[0] != "done":
@@ -29,20 +38,73 @@ def card_numbers(model: Path) -> dict[str, Any]:
         by = (read_recovery(cell) or {}).get("objective")
         how = "trained by cross-entropy" if by == "ce" else "distilled from the original"
         numbers[f"{how} before that (tokens)"] = f"{result['start_tokens']:,}"
-    original = _original_of(cell)
-    if original is not None and result["arm"] != "original":
-        numbers["held-out loss of the original, fine-tuned alike"] = original["eval_loss"]
-        numbers["gap to the original"] = f"{result['eval_loss'] / original['eval_loss'] - 1:+.2%} (one seed)"
-    return numbers
+    original = _original_of(cell) if result["arm"] != "original" else None
+    if original is not None:
+        loss = result_of(original)["eval_loss"]
+        numbers["held-out loss of the original, fine-tuned alike"] = loss
+        numbers["gap to the original"] = f"{result['eval_loss'] / loss - 1:+.2%} (one seed)"
+        numbers |= _win_rates(cell, original)
+    return numbers | _tasks(cell, original)
 
 
-def _original_of(cell: Path) -> dict[str, Any] | None:
+def _win_rates(cell: Path, original: Path) -> dict[str, str]:
+    """Of each judge that was asked about this pair."""
+    pair = hash_json([_id_of(cell), _id_of(original)])
+    found = {}
+    for report in sorted(cell.parent.parent.glob(f"pairs/*-{pair}/judge-*/{REPORT}")):
+        content = atomic.read_json(report)
+        rate = content["parts"][WHOLE]["win_rate"]
+        if rate and report.parent.name in _done_stages(report.parents[1]):
+            interval = f"95 % interval {rate['low']:.1%} to {rate['high']:.1%}"
+            judge = f"win rate against the original, ties as half (judge: {content['judge']['kind']})"
+            found[judge] = f"{rate['value']:.1%} ({interval}; {content['parts'][WHOLE]['questions']} questions)"
+    return found
+
+
+def _tasks(cell: Path, original: Path | None) -> dict[str, str]:
+    """A score a task, and how far it is from the original's, paired by question."""
+    found = {}
+    for stage, scores in _scores(cell).items():
+        others = _scores(original).get(stage, {}) if original is not None else {}
+        for (task, metric), mine in scores.items():
+            name = f"{task} ({metric}, {len(mine):,} questions)"
+            found[name] = _share(np.mean(list(mine.values())))
+            shared = [question for question in mine if question in others.get((task, metric), {})]
+            if not shared:
+                continue
+            a, b = (np.array([[of[q] for q in shared]]) for of in (mine, others[task, metric]))
+            is_share = bool(((a >= 0) & (a <= 1) & (b >= 0) & (b <= 1)).all())
+            difference, low, high = difference_of(a, b, is_share=is_share)
+            interval = f", 95 % interval {low:+.3f} to {high:+.3f}" if low is not None and high is not None else ""
+            found[name] += f"; the original, fine-tuned alike: {_share(b.mean())} ({difference:+.3f}{interval})"
+    return found
+
+
+def _share(value: Any) -> str:
+    return f"{value:.3f}"
+
+
+def _scores(cell: Path) -> dict[str, dict[tuple[str, str], Questions]]:
+    """Stage -> (task, metric) -> question -> number, of the stages of tasks that are done; a metric a task."""
+    files = {stage: cell / stage / TASK_SCORES for stage in _done_stages(cell) if stage.startswith("tasks-")}
+    return {stage: in_tables(read_scores(path)) for stage, path in files.items() if path.is_file()}
+
+
+def _done_stages(folder: Path) -> list[str]:
+    return [stage for stage, standing in stages_of(folder).items() if standing.state == "done"]
+
+
+def _id_of(cell: Path) -> str:
+    return str(atomic.read_json(cell / "cell.json")["cell"])
+
+
+def _original_of(cell: Path) -> Path | None:
     mine = _without_arm(cell)
     for other in sorted(cell.parent.iterdir()):
         if other == cell or state_of(other)[0] != "done" or result_of(other)["arm"] != "original":
             continue
         if _without_arm(other) == mine:
-            return result_of(other)
+            return other
     return None
 
 

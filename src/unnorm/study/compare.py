@@ -116,7 +116,7 @@ def _rows(
         for p in study.pairs
         if (p.model, p.dataset, p.strategy) == where and (p.arm, p.against) == (arm, against) and p.seed in cells
     ]
-    matched = _matched(study, both)
+    matched = matched_between(study, both)
     found: list[tuple[Metric, Mean, tuple[int, ...], int]] = [
         *_losses(both),
         *_preference([p for p in pairs if p.judge]),
@@ -142,8 +142,8 @@ def _rows(
     ]
 
 
-def _matched(study: StudyView, both: Sequence[tuple[CellView, CellView]]) -> bool | None:
-    """What the study's audit says of these pairs; of arms that it does not compare, what it would say."""
+def matched_between(study: StudyView, both: Sequence[tuple[CellView, CellView]]) -> bool | None:
+    """What the study's audit says of these pairs (one or more); of arms that it does not compare, what it would say."""
     if both[0][1].arm == study.reference:
         return matched_at(study.audit, {one.place for one, _ in both})
     return all(not differences(*map(_facts, pair), tuned=bool(study.search))[0] for pair in both)

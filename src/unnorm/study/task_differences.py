@@ -10,13 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unnorm.evaluation.intervals import rate
-from unnorm.evaluation.task_scores import read_scores
+from unnorm.evaluation.task_scores import Score, read_scores
 from unnorm.evaluation.two_factors import mean_over
-from unnorm.study.audit import doubt_of, matched_at
+from unnorm.study.audit import doubt_of
+from unnorm.study.compare import matched_between
 from unnorm.study.view import TASK_SCORES, CellView, StudyView
 
-_SHOWN_FIRST = ("acc_norm", "acc", "exact_match")
+HIGHER_IS_BETTER = ("acc_norm", "acc", "exact_match")
 """A task has one row: of the first of these metrics that it has, else of its own first one."""
+_SHOWN_OVER_REACH = 1.43
+"""(Normal quantile of 97.5 % + of 80 %) / that of 97.5 %."""
 
 Questions = Mapping[str, float]
 """Digest of a question -> its number."""
@@ -27,8 +30,9 @@ class TaskRow(NamedTuple):
 
     value: the mean over questions and seeds, in the metric's unit; is_share: whether every number of it lies between 0
     and 1. difference, low, high: arm minus `against`, over the `paired` seeds and the `questions` that both answered in
-    all of them, with its 95 % interval; None for the reference itself and where nothing is paired. matched, complete:
-    as in `compare.Row`.
+    all of them, with its 95 % interval; None for the reference itself and where nothing is paired. detectable: the
+    smallest difference that four in five such studies would show, from how wide the interval is; for few seeds rather
+    too large. matched, complete: as in `compare.Row`.
     """
 
     model: str
@@ -44,6 +48,7 @@ class TaskRow(NamedTuple):
     difference: float | None
     low: float | None
     high: float | None
+    detectable: float | None
     paired: tuple[int, ...]
     questions: int
     matched: bool | None
@@ -59,8 +64,12 @@ class TaskRow(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def task_rows(study: StudyView) -> tuple[TaskRow, ...]:
-    """A row a model, data set, strategy, task and arm, in the study's order; none where no tasks were answered."""
+def task_rows(study: StudyView, against: str | None = None) -> tuple[TaskRow, ...]:
+    """A row a model, data set, strategy, task and arm, in the study's order; none where no tasks were answered.
+
+    against: the arm that the others are compared with, by default the study's reference.
+    """
+    against = against or study.reference
     scores = {cell.place: found for cell in study.cells if cell.done and (found := _scores(study, cell))}
     rows = []
     for model in study.models:
@@ -69,7 +78,7 @@ def task_rows(study: StudyView) -> tuple[TaskRow, ...]:
                 here = [c for c in study.cells if (c.model, c.dataset, c.strategy) == (model, dataset, strategy)]
                 known = [scores[c.place] for c in here if c.place in scores]
                 for task, metrics in _metrics(known).items():
-                    metric = next((name for name in _SHOWN_FIRST if name in metrics), metrics[0])
+                    metric = _shown(metrics)
                     by_arm = {
                         arm: {
                             c.seed: scores[c.place][task, metric]
@@ -79,7 +88,7 @@ def task_rows(study: StudyView) -> tuple[TaskRow, ...]:
                         for arm in study.arms
                     }
                     rows += [
-                        _row(study, here, (arm, task, metric), by_arm[arm], by_arm[study.reference])
+                        _row(study, here, (arm, against, task, metric), by_arm[arm], by_arm[against])
                         for arm in study.arms
                         if by_arm[arm]
                     ]
@@ -89,13 +98,19 @@ def task_rows(study: StudyView) -> tuple[TaskRow, ...]:
 def _row(
     study: StudyView,
     here: list[CellView],
-    named: tuple[str, str, str],
+    named: tuple[str, str, str, str],
     mine: Mapping[int, Questions],
     reference: Mapping[int, Questions],
 ) -> TaskRow:
-    arm, task, metric = named
+    arm, against, task, metric = named
     cells = [cell for cell in here if cell.arm == arm]
-    paired = tuple(seed for seed in mine if seed in reference) if arm != study.reference else ()
+    paired = tuple(seed for seed in mine if seed in reference) if arm != against else ()
+    both = [
+        (cell, other)
+        for cell in cells
+        for other in here
+        if (other.arm, other.seed) == (against, cell.seed) and cell.seed in paired
+    ]
     shared = _shared([each for seed in paired for each in (mine[seed], reference[seed])])
     values = [value for questions in mine.values() for value in questions.values()]
     is_share = all(0 <= value <= 1 for of in (mine, reference) for each in of.values() for value in each.values())
@@ -104,7 +119,7 @@ def _row(
         a, b = (np.array([[of[seed][q] for q in shared] for seed in paired]) for of in (mine, reference))
         difference, low, high = difference_of(a, b, is_share=is_share)
     seeds = tuple(sorted(mine))
-    done_of_all = {cell.seed for cell in cells} <= set(seeds if arm == study.reference else paired)
+    done_of_all = {cell.seed for cell in cells} <= set(seeds if arm == against else paired)
     return TaskRow(
         *(cells[0].model, cells[0].dataset, cells[0].strategy),
         arm=arm,
@@ -113,13 +128,14 @@ def _row(
         value=float(np.mean(values)),
         is_share=is_share,
         seeds=seeds,
-        against=study.reference if paired else None,
+        against=against if paired else None,
         difference=difference,
         low=low,
         high=high,
+        detectable=None if low is None or high is None else _SHOWN_OVER_REACH * (high - low) / 2,
         paired=tuple(sorted(paired)),
         questions=len(shared) if paired else len(_shared(list(mine.values()))),
-        matched=matched_at(study.audit, {cell.place for cell in cells if cell.seed in paired}) if paired else None,
+        matched=matched_between(study, both) if both else None,
         complete=done_of_all,
     )
 
@@ -143,13 +159,29 @@ def difference_of(a: np.ndarray, b: np.ndarray, *, is_share: bool) -> tuple[floa
     return mean.value, max(-1.0, low), min(1.0, high)
 
 
+def in_tables(scores: Iterable[Score]) -> dict[tuple[str, str], Questions]:
+    """(task, metric) -> question -> number, of the metric of each task that tables show."""
+    found = _by_metric(scores)
+    return {
+        (task, shown): found[task, shown] for task, metrics in _metrics([found]).items() if (shown := _shown(metrics))
+    }
+
+
+def _by_metric(scores: Iterable[Score]) -> dict[tuple[str, str], dict[str, float]]:
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for score in scores:
+        found.setdefault((score.task, score.metric), {})[score.question] = score.value
+    return found
+
+
 def _scores(study: StudyView, cell: CellView) -> dict[tuple[str, str], dict[str, float]]:
     """(task, metric) -> question -> number; empty where the cell's scores are not there."""
     path = cell.folder / study.tasks / TASK_SCORES if cell.folder and study.tasks else None
-    found: dict[tuple[str, str], dict[str, float]] = {}
-    for score in read_scores(path) if path is not None and path.is_file() else ():
-        found.setdefault((score.task, score.metric), {})[score.question] = score.value
-    return found
+    return _by_metric(read_scores(path)) if path is not None and path.is_file() else {}
+
+
+def _shown(metrics: list[str]) -> str:
+    return next((name for name in HIGHER_IS_BETTER if name in metrics), metrics[0])
 
 
 def _metrics(known: Iterable[Mapping[tuple[str, str], Questions]]) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ from unnorm.foundation.errors import Interrupted, SettingsError
 from unnorm.report.formats import FORMATS
 from unnorm.report.page import pages
 from unnorm.study.after import tasks as stage
+from unnorm.study.card import card_numbers
 from unnorm.study.ledger import stages_of
 from unnorm.study.task_differences import task_rows
 from unnorm.study.view import read_study
@@ -76,6 +77,31 @@ def test_the_results_are_shown_and_exported(answered, tmp_path, capsys):
     assert "## Tasks" in FORMATS["md"](study)
     assert "| tiny\\_choice |" in FORMATS["md"](study) or "| tiny_choice |" in FORMATS["md"](study)
     assert "<h3>Tasks</h3>" in pages(study, [])["index.html"].decode()
+
+
+def test_compare_and_the_model_card_show_the_scores(answered, tmp_path, capsys):
+    text, ledger, _ = answered
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    command = ["study", "compare", str(path), "--ledger", str(ledger)]
+    assert run(command) == 0
+    shown = capsys.readouterr().out
+    assert "loss (nats)" in shown
+    assert "tiny_choice" in shown
+    assert run([*command, "original", "dyt", "--json"]) == 0
+    rows = {row["arm"]: row for row in json.loads(capsys.readouterr().out)["tasks"]}
+    assert rows.keys() == {"original"}
+    study = read_study(ledger / "small")
+    (dyt,) = [row for row in task_rows(study) if row.arm == "dyt"]
+    assert rows["original"]["difference"] == -dyt.difference
+    assert rows["original"]["matched"] is True
+    cells = {cell.arm: cell.folder for cell in study.cells}
+    name = f"tiny_choice (acc_norm, {len(QUESTIONS)} questions)"
+    card = card_numbers(cells["dyt"] / "model")[name]
+    assert card.startswith(f"{dyt.value:.3f}; the original, fine-tuned alike: ")
+    assert f"({dyt.difference:+.3f}, 95 % interval {dyt.low:+.3f} to {dyt.high:+.3f})" in card
+    assert ";" not in card_numbers(cells["original"] / "model")[name]
+    assert "tiny\\_choice" in FORMATS["card"](study) or "tiny_choice" in FORMATS["card"](study)
 
 
 def test_a_stage_that_was_cut_off_goes_on_from_the_tasks_it_has(answered, tmp_path, monkeypatch):

@@ -1,14 +1,11 @@
 """`unnorm study compare`."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 from unnorm.cli.study.options import LEDGER, MARGIN, Ledger, Margin, StudyFile, view_of
-
-if TYPE_CHECKING:
-    from unnorm.study.compare import Row
 
 
 def compare(
@@ -19,66 +16,43 @@ def compare(
     margin: Margin = MARGIN,
     json: JsonOption = False,
 ) -> None:
-    """Compare arms side by side: loss, accuracy, preference and latency, with 95 % intervals.
+    """Compare arms side by side: loss, accuracy, win rate, speed and tasks, with 95 % intervals and verdicts.
 
-    Paired over seeds and conversations; p is corrected by Holm's method over all comparisons of a metric. A second
-    table says of losses and accuracies what is shown: a difference, that it is within the margin, both, or neither; and
-    the smallest difference that the study could have shown.
+    Paired over seeds, and over conversations or questions. A verdict says whether the arm is behind, ahead, equivalent
+    within the margin, or undecided, each by itself; beside it stands the smallest difference that the study could have
+    shown. p is corrected by Holm's method over all comparisons of a metric, tasks left out.
     """
-    from unnorm.report.verdicts import verdict
+    from unnorm.report.side_by_side import MEASURES, side_by_side
+    from unnorm.report.verdicts import margin_in_words, task_verdict, verdict
     from unnorm.study.compare import UNITS, compare_arms
+    from unnorm.study.task_differences import task_rows
 
     view = view_of(study, ledger, logs=True, margin=margin)
     rows = compare_arms(view, arm, against)
+    against = against or view.reference
+    wanted = {row.place for row in rows}
+    tasks = [t for t in task_rows(view, against) if (t.model, t.dataset, t.strategy, t.arm) in wanted]
     if json:
-        found = [{**row.to_dict(), "verdict": verdict(row)} for row in rows]
-        emit_json({"study": view.name, "units": UNITS, "comparisons": found})
+        emit_json(
+            {
+                "study": view.name,
+                "units": UNITS,
+                "comparisons": [{**row.to_dict(), "verdict": verdict(row)} for row in rows],
+                "tasks": [{**task.to_dict(), "verdict": task_verdict(task)} for task in tasks],
+            }
+        )
         return
     if not rows:
         say("no two arms are done with the same seed yet: there is nothing to compare")
         return
-    columns = ["model / data / strategy", "arm", "against", "loss", "accuracy", "preference", "latency", "notes"]
-    places = list(dict.fromkeys(row[:5] for row in rows))
-    at = {(row[:5], row.metric): row for row in rows}
-    table = []
-    for place in places:
-        here = [at.get((place, metric)) for metric in UNITS]
-        table.append([" / ".join(place[:3]), *place[3:], *map(_cell, here), _notes([r for r in here if r])])
-    emit_table(f"{view.name}: 95 % intervals; * p < 0.05 after Holm's correction", columns, table, align_right_from=8)
-    _emit_verdicts(rows, view.margin)
+    head, *lines = side_by_side(view, rows, task_rows(view, against), against)
+    title = (
+        f"{view.name}: against {against}, 95 % intervals; * p < 0.05 after Holm's correction; "
+        f"margin of the loss: ± {margin_in_words(view.margin)}"
+    )
+    emit_table(title, head, lines, align_right_from=len(head))
     for metric, unit in UNITS.items():
         if any(row.metric == metric for row in rows):
-            say(f"{metric}: {unit}")
-
-
-def _emit_verdicts(rows: "list[Row]", margin: float) -> None:
-    """One line a comparison that has an interval; of each by itself, not corrected for their number."""
-    from unnorm.report.verdicts import could_show, margin_in_words, verdict
-
-    columns = ["model / data / strategy", "arm", "against", "metric", "could show", "verdict"]
-    table = [
-        [" / ".join(row[:3]), row.arm, row.against, row.metric, could_show(row) or "–", words]
-        for row in rows
-        if (words := verdict(row)) is not None
-    ]
-    if table:
-        title = f"what each shows by itself; margin of the loss: ± {margin_in_words(margin)}"
-        emit_table(title, columns, table, align_right_from=6)
-
-
-def _cell(row: "Row | None") -> str:
-    if row is None:
-        return ""
-    sign = "" if row.metric == "preference" else "+"
-    digits = 1 if row.metric == "preference" else 2
-    value = f"{row.value:{sign}.{digits}%}"
-    if row.low is not None and row.high is not None:
-        value += f" ({row.low:{sign}.{digits}%} to {row.high:{sign}.{digits}%})"
-    return value + (" *" if row.p_holm is not None and row.p_holm < 0.05 else "")
-
-
-def _notes(rows: "list[Row]") -> str:
-    seeds = rows[0].seeds
-    notes = [f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"]
-    notes += dict.fromkeys(row.doubt.upper() for row in rows if row.doubt)
-    return ", ".join(notes)
+            say(f"{MEASURES[metric]}: {unit}")
+    if tasks:
+        say("tasks: difference of the scores, paired by question; not corrected for the number of tasks")

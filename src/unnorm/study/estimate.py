@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from unnorm.evaluation.held_out import evaluate_batches
-from unnorm.foundation.memory import memory_in_use
+from unnorm.foundation.memory import forget_peak, peak_memory
 from unnorm.foundation.precision import choose
 from unnorm.metrics.token_sums import token_sums
 from unnorm.study.cell import set_up
@@ -18,8 +18,8 @@ from unnorm.tuning.strategies import Trainable
 
 
 class Estimate(NamedTuple):
-    """tokens, steps: exact; seconds: training and evaluation; memory_bytes: of the process after a measured step;
-    warnings: where the data is small for what is asked of it."""
+    """tokens, steps: exact; seconds: training and evaluation; memory_bytes: the most in measured steps, of the process
+    or on a GPU; warnings: where the data is small for what is asked of it."""
 
     tokens: int
     steps: int
@@ -70,6 +70,7 @@ def _measure(cell: Planned, bench: Workbench) -> _Measured:
     optimizer = torch.optim.AdamW(parameter_groups(model, settings.training.weight_decay))
     dtype = choose(settings.training.precision, device).dtype
     seconds = 0.0
+    forget_peak(device)  # of the cells that were measured before
     for _ in range(2):  # the first one warms up
         started = time.perf_counter()
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -80,4 +81,4 @@ def _measure(cell: Planned, bench: Workbench) -> _Measured:
         seconds = time.perf_counter() - started
     one = evaluate_batches(model, [batch]).seconds
     share = settings.evaluation_tokens / max(1, int(batch["tokens"].sum()))
-    return _Measured(trainable, seconds, one * share, memory_in_use(device))
+    return _Measured(trainable, seconds, one * share, peak_memory(device))

@@ -23,6 +23,7 @@ from typing import Any
 from machine import SHARED, machine_line
 
 RESULTS = Path(__file__).parent / "results" / "scale"
+PICTURE = Path(__file__).parent.parent / "docs" / "images" / "scaling.png"
 
 
 def main() -> None:
@@ -35,13 +36,22 @@ def main() -> None:
     ledger.add_argument("--folder", type=Path, help="where the made-up ledgers lie for the while (default: TMPDIR)")
     cells = each.add_parser("cells", help="memory of two steps of small models, each in a process of its own")
     cells.add_argument("--base", nargs="+", help="FOLDER:ROWS:LENGTH (default: two stand-ins)")
-    simulate = each.add_parser("simulate", help="a study of 10,000 cells on 1,000 made-up GPUs, and where it stops to pay")
+    simulate = each.add_parser(
+        "simulate", help="a study of 10,000 cells on 1,000 made-up GPUs, and where it stops to pay"
+    )
     simulate.add_argument("--seed", type=int, default=0)
-    simulate.add_argument("--seeds", type=int, default=10, help="runs with failures are means over so many")
+    simulate.add_argument("--seeds", type=int, default=5, help="runs with failures are means over so many")
+    picture = each.add_parser("picture", help="the figure in docs/scaling.md")
     for command in (ledger, simulate, cells):
         command.add_argument("--json", action="store_true", help="print the records instead of a table")
+    for command in (ledger, simulate, cells, picture):
         command.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    if options.what == "picture":
+        from scale_picture import draw
+
+        draw(options.out, PICTURE)
+        return
     found = {"ledger": _ledger, "simulate": _simulate, "cells": _cells}[options.what](options)
     _keep(options, found)
 
@@ -63,7 +73,6 @@ def _ledger(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _cells(options: argparse.Namespace) -> list[dict[str, Any]]:
     from scale_cell import KINDS
-
     from unnorm.foundation.progress import Bar
 
     wanted = options.base or [f"{SHARED / 'bases' / name}:16:256" for name in ("neox-4m", "llama-3m")]

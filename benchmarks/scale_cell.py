@@ -63,8 +63,8 @@ SHAPES = (
 
 
 class Need(NamedTuple):
-    """Bytes on the device: of weights with what belongs to them, activations, logits; host: of the computer's memory, for
-    what does not lie on the device."""
+    """Bytes on the device: of weights with what belongs to them, activations, logits; host: of the computer's memory,
+    for what does not lie on the device."""
 
     weights: int
     activations: int

@@ -1,10 +1,11 @@
 """A study on made-up machines: the scheduler's own loop, event by event. Nothing runs; the same seed, the same end.
 
-One driver looks through the ledger again and again, and hands every task whose needs are met to the engine, which gives
-tasks to free GPUs. A GPU's process starts up, waits until its node has prepared what the cell needs
-(base, encoded data; once a node), claims, works, commits. A node that dies takes its GPUs along until it is replaced;
-what ran there is handed in again at the driver's next look and goes on from its last checkpoint. A task that dies
-twice at the same checkpoint is given up, as a real study does.
+One driver looks at every task in the ledger once, at the start. Then it goes round: it hands every task whose needs are
+met to the engine, looks which have ended, and reads what became of them, one after another. The engine gives tasks to
+free GPUs. A GPU's process starts up, waits until its node has prepared what the cell needs (base, encoded data; once a
+node), claims, works, commits. A node that dies takes its GPUs along until it is replaced; what ran there is handed in
+again and goes on from its last checkpoint. A task that dies twice at the same checkpoint is given up, as a real study
+does.
 
 Left out: the engine's own limits, networks, two GPUs that share a disk, a driver that dies.
 """
@@ -14,11 +15,11 @@ import math
 import random
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 SPENT = ("useful", "redone", "start_up", "preparing", "ledger", "idle", "down")
-"""What a GPU's time goes to. redone: work after the last checkpoint before a death, and of tasks given up. idle: no task
-at hand. down: its node is being replaced."""
+"""What a GPU's time goes to. redone: work after the last checkpoint before a death, and of tasks given up. idle: no
+task at hand. down: its node is being replaced."""
 _DEATHS = 2
 
 
@@ -26,8 +27,8 @@ _DEATHS = 2
 class Study:
     """What is to be done, in seconds.
 
-    shape: durations of cells relative to their mean, drawn with replacement. starts: recovered starts, which half of the
-    cells wait for. stage_share: of a cell's duration, for what comes after it. kinds: pairs of base and data.
+    shape: durations of cells relative to their mean, drawn with replacement. starts: recovered starts, which half of
+    the cells wait for. stage_share: of a cell's duration, for what comes after it. kinds: pairs of base and data.
     checkpoint: between two of a cell.
     """
 
@@ -61,8 +62,9 @@ class Machines:
 class Loop:
     """What the ledger and its readers take, in seconds.
 
-    read: of a task's newest entry. claim, commit: commit is with moving the files. submit: of a task to the engine.
-    look: between two looks. in_order: whether the engine begins tasks in the study's order, so that a cell that was lost
+    read: of a task's newest entry; it is read once at the start, twice when the task is handed in, twice when it has
+    ended. claim, commit: commit is with moving the files. submit: of a task to the engine. poll: between two rounds.
+    in_order: whether the engine begins tasks in the study's order, so that a cell that was lost
     comes next, and not in the order in which they were handed in, where it comes last. driver: False where there is
     none, and every process looks through the ledger for itself.
     reads_a_second: that the file server answers, to all together. dead_after: until a process that looks for itself
@@ -73,7 +75,7 @@ class Loop:
     claim: float = 0.0
     commit: float = 0.0
     submit: float = 0.0
-    look: float = 2.0
+    poll: float = 0.5
     in_order: bool = True
     driver: bool = True
     reads_a_second: float = 30_000.0
@@ -82,7 +84,7 @@ class Loop:
 
 class Outcome(NamedTuple):
     """efficiency: useful GPU time in all of it, from the first second to the last task's end. spent: GPU seconds by
-    `SPENT`. look_seconds: the longest look over the ledger."""
+    `SPENT`. round_seconds: the most that the driver read in one round, or one process in its look."""
 
     cells: int
     done: int
@@ -90,7 +92,7 @@ class Outcome(NamedTuple):
     makespan: float
     efficiency: float
     deaths: int
-    look_seconds: float
+    round_seconds: float
     spent: dict[str, float]
 
 
@@ -172,14 +174,15 @@ class _Simulation:
         self.count = 0
         self.spent = dict.fromkeys(SPENT, 0.0)
         self.deaths = self.given_up = self.done = 0
-        self.now = self.look_seconds = 0.0
-        self.looked, self.every, self.watching = 0.0, 0.0, False
+        self.now = self.round_seconds = 0.0
+        self.ended: list[int] = []
+        self.watching_since: float | None = None
 
     def run(self) -> Outcome:
         for number in range(len(self.nodes)):
             self._fail_later(number)
         if self.loop.driver:
-            self._at(0.0, "look", 0)
+            self._at(len(self.tasks) * self.loop.read, "round", 0)
         else:
             self._hand_in(self.ready)
         while self.open:
@@ -191,7 +194,7 @@ class _Simulation:
         whole = self.machines.gpus * self.now
         efficiency = self.spent["useful"] / whole if whole else 1.0
         return Outcome(self.study.cells, self.done, self.given_up, self.now, efficiency, self.deaths,
-                       self.look_seconds, self.spent)  # fmt: skip
+                       self.round_seconds, self.spent)  # fmt: skip
 
     def _at(self, when: float, what: str, number: int, run: object = None) -> None:
         self.count += 1
@@ -199,17 +202,26 @@ class _Simulation:
 
     # The driver
 
-    def _look(self, _: int) -> None:
-        """Read every task in order; hand in those that were ready when the look began, each as it is read."""
+    def _round(self, _: int) -> None:
+        """Hand in, in the study's order, what is ready; then wait a little, and look."""
         found, self.ready = sorted(self.ready), []
-        for place, number in enumerate(found):
-            self._at(self.now + (number + 1) * self.loop.read + (place + 1) * self.loop.submit, "queued", number)
-        took = len(self.tasks) * self.loop.read + len(found) * self.loop.submit
-        self.look_seconds = max(self.look_seconds, took)
-        self.looked, self.every = self.now, took + self.loop.look
-        self.watching = not found
-        if found:
-            self._at(self.now + self.every, "look", 0)
+        at = self.now
+        for number in found:
+            at += 2 * self.loop.read + self.loop.submit
+            self._at(at, "queued", number)
+        self._at(at + self.loop.poll, "collect", 0)
+
+    def _collect(self, _: int) -> None:
+        """Read what became of those that have ended, one after another."""
+        ended, self.ended = self.ended, []
+        if not ended:
+            self.watching_since = self.now  # rounds without anything to do are passed over
+            return
+        took = 2 * self.loop.read * len(ended)
+        self.round_seconds = max(self.round_seconds, took)
+        for number in ended:
+            self.ready += self.tasks[number].wanted_by if self.tasks[number].settled else [number]
+        self._at(self.now + took, "round", 0)
 
     def _queued(self, number: int) -> None:
         self._hand_in([number])
@@ -221,18 +233,19 @@ class _Simulation:
         while self.queue and self.free:
             self._begin(self.free.popleft(), heapq.heappop(self.queue)[1])
 
-    def _make_ready(self, tasks: list[int], after: float = 0.0) -> None:
+    def _tell_end(self, number: int) -> None:
+        """A task is done, or its node is gone."""
+        task = self.tasks[number]
         if self.loop.driver:
-            self.ready += tasks
-            if self.watching and tasks:  # looks that find nothing are passed over, and what they take is not
-                self.watching = False
-                passed = math.ceil((self.now - self.looked) / self.every)
-                self._at(max(self.now, self.looked + passed * self.every), "look", 0)
-        elif after:
-            for number in tasks:
-                self._at(self.now + after, "queued", number)
+            self.ended.append(number)
+            if self.watching_since is not None:
+                passed = math.ceil((self.now - self.watching_since) / self.loop.poll) if self.loop.poll else 0
+                self._at(max(self.now, self.watching_since + passed * self.loop.poll), "collect", 0)
+                self.watching_since = None
+        elif task.settled:
+            self._hand_in(task.wanted_by)
         else:
-            self._hand_in(tasks)
+            self._at(self.now + self.loop.dead_after, "queued", number)
 
     # GPUs
 
@@ -269,20 +282,21 @@ class _Simulation:
         each = max(self.loop.read, (len(self.looks) + 1) / self.loop.reads_a_second)
         took = len(self.tasks) * each
         heapq.heappush(self.looks, at + took)
-        self.look_seconds = max(self.look_seconds, took)
+        self.round_seconds = max(self.round_seconds, took)
         return took
 
     def _ended(self, number: int) -> None:
         gpu = self.gpus[number]
         assert gpu.run is not None
-        task = self.tasks[gpu.run.task]
+        ended = gpu.run.task
+        task = self.tasks[ended]
         self._charge(gpu.run)
         self.spent["useful"] += task.saved  # what earlier attempts left
         gpu.run, gpu.idle_since = None, self.now
         self.free.append(number)
         self._settle(task)
         self.done += task.is_cell
-        self._make_ready(task.wanted_by)
+        self._tell_end(ended)
         self._hand_in([])
 
     def _settle(self, task: _Task) -> None:
@@ -312,7 +326,7 @@ class _Simulation:
         self.deaths += 1
         node.down_since = self.now
         node.prepared.clear()
-        again = []
+        again: list[int] = []
         for which in node.gpus:
             gpu = self.gpus[which]
             gpu.fresh = True
@@ -323,7 +337,8 @@ class _Simulation:
                 again += self._lose(gpu.run)
                 gpu.run = None
         self._at(self.now + self.machines.repair, "repaired", number)
-        self._make_ready(again, self.loop.dead_after)
+        for which in again:
+            self._tell_end(which)
 
     def _lose(self, run: _Run) -> list[int]:
         """What is left of a run whose node died: the task to be begun again, or nothing where it is given up."""

@@ -41,13 +41,13 @@ def machines_of(simulation, **more):
 
 def test_one_gpu_without_costs_takes_the_sum_of_durations(simulation):
     study = study_of(simulation, cells=30, starts=2)
-    loop = simulation.Loop(look=1e-6)
+    loop = simulation.Loop(poll=0)
     found = simulation.simulate(study, machines_of(simulation, gpus=1), loop, 3)
     durations = [task.duration for task in simulation.tasks_of(study, 3)]
     assert len(durations) == 2 + 30 + 30
     assert found.makespan == pytest.approx(sum(durations), rel=1e-6)
     assert found.efficiency == pytest.approx(1, rel=1e-6)
-    dear = simulation.Loop(claim=2, commit=3, look=1e-6)
+    dear = simulation.Loop(claim=2, commit=3, poll=0)
     again = simulation.simulate(study, machines_of(simulation, gpus=1), dear, 3)
     assert again.makespan - found.makespan == pytest.approx(5 * len(durations), rel=1e-3)
 
@@ -103,7 +103,7 @@ def test_a_cell_that_was_lost_late_holds_everything_up_where_it_comes_last(simul
 
 def test_a_slow_ledger_costs_and_more_so_where_every_process_looks(simulation):
     study, machines = study_of(simulation), machines_of(simulation)
-    loops = [simulation.Loop(), simulation.Loop(read=0.05), simulation.Loop(read=0.05, driver=False)]
+    loops = [simulation.Loop(), simulation.Loop(read=0.5), simulation.Loop(read=0.5, driver=False)]
     found = [simulation.simulate(study, machines, loop, 0).efficiency for loop in loops]
     assert found == sorted(found, reverse=True)
     assert len(set(found)) == 3

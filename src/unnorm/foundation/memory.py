@@ -1,7 +1,12 @@
-"""How much memory is in use, and how much is free."""
+"""How much memory is in use, how much was at most, and how much is free."""
 
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
+
+_RESET_PEAK = "5"
+"""What Linux takes at clear_refs to forget a process's peak (proc(5))."""
 
 
 def memory_in_use(device: Any) -> int:
@@ -13,6 +18,29 @@ def memory_in_use(device: Any) -> int:
     import psutil
 
     return int(psutil.Process(os.getpid()).memory_info().rss)
+
+
+def forget_peak(device: Any) -> None:
+    """From now on `peak_memory` counts afresh. Where a system cannot, it goes on counting from the process's start."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
+
+
+def peak_memory(device: Any) -> int:
+    """Bytes: the most that was allocated on a CUDA `device`, or resident of this process on others, since
+    `forget_peak`. Where a system does not tell, what is resident now."""
+    if device.type == "cuda":
+        return memory_in_use(device)
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return memory_in_use(device)
 
 
 def memory_free(device: Any) -> int | None:

@@ -6,24 +6,27 @@ from typing import NamedTuple
 import torch
 
 from unnorm.evaluation.held_out import evaluate_batches
-from unnorm.foundation.memory import memory_in_use
+from unnorm.foundation.memory import forget_peak, peak_memory
 from unnorm.foundation.precision import choose
 from unnorm.metrics.token_sums import token_sums
 from unnorm.study.cell import set_up
 from unnorm.study.plan import Planned
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.base import under_adapters
-from unnorm.tuning.memory_need import ACTIVATIONS, TRAINED_BYTES
+from unnorm.tuning.memory_need import TRAINED_BYTES
 from unnorm.tuning.parameter_groups import parameter_groups
 from unnorm.tuning.strategies import Trainable
 
 _LIBRARIES = 2**30
 """Bytes of a process that has loaded torch and transformers, and its data."""
+_KEPT_WIDTHS = 26
+"""Numbers that a block keeps of a token for its backward pass, in widths of the model: the most that `kept_numbers`
+gives for an MLP four times as wide."""
 
 
 class Estimate(NamedTuple):
-    """tokens, steps: exact; seconds: training and evaluation; memory_bytes: of the process after a measured step;
-    warnings: where the data is small for what is asked of it."""
+    """tokens, steps: exact; seconds: training and evaluation; memory_bytes: the most in measured steps, of the process
+    or on a GPU; warnings: where the data is small for what is asked of it."""
 
     tokens: int
     steps: int
@@ -42,7 +45,7 @@ def memory_needed(cell: Planned, bench: Workbench, *, on_gpu: bool) -> int:
         return held
     learns = (TRAINED_BYTES - 4) * size.parameters if settings.strategy == "full" else 0
     tokens = settings.rows_per_step() * settings.data.max_length
-    return held + learns + 4 * tokens * (ACTIVATIONS * size.width * size.layers + 3 * size.vocabulary)
+    return held + learns + 4 * tokens * (_KEPT_WIDTHS * size.width * size.layers + 3 * size.vocabulary)
 
 
 class _Measured(NamedTuple):
@@ -86,6 +89,7 @@ def _measure(cell: Planned, bench: Workbench) -> _Measured:
     optimizer = torch.optim.AdamW(parameter_groups(model, settings.training.weight_decay))
     dtype = choose(settings.training.precision, device).dtype
     seconds = 0.0
+    forget_peak(device)  # of the cells that were measured before
     for _ in range(2):  # the first one warms up
         started = time.perf_counter()
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -96,4 +100,4 @@ def _measure(cell: Planned, bench: Workbench) -> _Measured:
         seconds = time.perf_counter() - started
     one = evaluate_batches(model, [batch]).seconds
     share = settings.evaluation_tokens / max(1, int(batch["tokens"].sum()))
-    return _Measured(trainable, seconds, one * share, memory_in_use(device))
+    return _Measured(trainable, seconds, one * share, peak_memory(device))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from unnorm.data.mixture import Mixture
-from unnorm.foundation.memory import memory_in_use
+from unnorm.foundation.memory import forget_peak, peak_memory
 from unnorm.study.make_start import MEASURED_EVERY
 from unnorm.study.recovered_start import PlannedStart
 from unnorm.study.start import CHOICE_TOKENS, recoverable_
@@ -22,7 +22,7 @@ from unnorm.tuning.recover import without_gradients
 
 class StartEstimate(NamedTuple):
     """tokens, steps: at most, since a target may end it early; seconds: of distillation and its measurements;
-    trainable_parameters: how many learn; memory_bytes: of the process after a measured step."""
+    trainable_parameters: how many learn; memory_bytes: the most in measured steps, of the process or on a GPU."""
 
     tokens: int
     steps: int
@@ -73,6 +73,7 @@ def _measure(
         objective = objective_of(recovery.settings.objective, learner, base.model, training.precision)
         optimizer = torch.optim.AdamW(parameter_groups(learner, training.weight_decay))
         seconds = 0.0
+        forget_peak(device)
         for _ in range(2):  # the first one warms up
             started = time.perf_counter()
             sums = objective.sums(learner, batch)
@@ -82,6 +83,6 @@ def _measure(
             seconds = time.perf_counter() - started
         started = time.perf_counter()
         distance(learner, base.model, [batch])
-        return learns, seconds, time.perf_counter() - started, memory_in_use(device)
+        return learns, seconds, time.perf_counter() - started, peak_memory(device)
     finally:
         base.model.to(here)

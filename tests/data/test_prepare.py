@@ -39,6 +39,19 @@ def test_a_small_source_is_gone_through_again_in_another_order(data_file, tokeni
     assert len(set(seen)) * 2 == len(seen)
 
 
+def test_counts_do_not_grow_from_seed_to_seed(data_file, tokenizer):
+    """Several seeds ask one source for rows: each is told of its own rows, and of the source's once."""
+    one = source(data_file, tokenizer, max_length=30)
+    first, read = one.train(10**6, seed=0), (dict(one.reading.dropped), dict(one.reading.changed))
+    assert first.dropped["longer than 30 tokens"] > 0
+    held_out = one.validation(10**6).dropped
+    for seed in (0, 1, 2):
+        assert one.train(10**6, seed=seed).dropped == first.dropped
+        assert one.validation(10**6).dropped == held_out
+        one.epoch_tokens()
+    assert (one.reading.dropped, one.reading.changed) == read
+
+
 def test_padded_rows_hold_one_conversation_each(data_file, tokenizer):
     rows = source(data_file, tokenizer).train(1000, seed=0, packed=False)
     assert all(len(row) == 1 for row in rows.rows)

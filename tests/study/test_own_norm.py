@@ -22,8 +22,7 @@ from typing import ClassVar
 
 import torch
 
-from unnorm.norms.curve import CurveSpec
-from unnorm.norms.spec import register
+from unnorm import CurveSpec, register
 
 
 @register

@@ -149,16 +149,23 @@ def test_a_site_goes_through_json_and_a_manifest():
     assert SiteEntry(**site.to_dict(), spec={"norm": "dyt"}).site() == site
 
 
-def test_a_whole_stand_in_base_takes_well_under_a_second(shared: Path):
+def test_a_whole_stand_in_base_takes_less_than_a_forward_pass_over_a_few_rows(shared: Path):
     import time
 
     from unnorm.surgery.base import load_base
 
     model = load_base(str(shared / "bases" / "llama-3m"))
-    unnorm.find_sites(model)
-    started = time.perf_counter()
-    assert len(unnorm.find_sites(model)) == 33
-    assert time.perf_counter() - started < 1
+    ids = torch.randint(1, 4096, (16, 256), generator=torch.Generator().manual_seed(0))
+    ratios = []
+    while len(ratios) < 6 and min(ratios, default=9.0) > 0.5:  # side by side; the smallest is the least disturbed
+        started = time.perf_counter()
+        assert len(unnorm.find_sites(model)) == 33
+        search = time.perf_counter() - started
+        started = time.perf_counter()
+        with torch.no_grad():
+            model(ids, use_cache=False)
+        ratios.append(search / (time.perf_counter() - started))
+    assert min(ratios) <= 0.5, ratios
 
 
 def test_a_config_of_a_model_that_pads_with_a_low_id_is_not_probed_with_it():

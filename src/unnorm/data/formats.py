@@ -32,7 +32,8 @@ Convert = Callable[[Mapping[str, Any], str, int], Conversation | str]
 
 class Format(NamedTuple):
     """has: whether a row has its columns; fits: and they hold what they should. convert: the row as a conversation, or
-    the reason why it cannot be one. columns: what of a row is taken."""
+    the reason why it cannot be one. columns: what of a row is taken. cut: whether one conversation may be cut into
+    several rows, which stand anywhere."""
 
     name: FormatName
     label: str
@@ -41,6 +42,7 @@ class Format(NamedTuple):
     fits: Callable[[Mapping[str, Any]], bool]
     convert: Convert
     columns: Callable[[Mapping[str, Any]], set[str]]
+    cut: bool = False
 
 
 class _Unusable(Exception):
@@ -304,7 +306,7 @@ def _pair_columns(row: Mapping[str, Any]) -> set[str]:
 FORMATS = (
     Format(
         "sharegpt", "ShareGPT", "`conversations` of {from, value}", _has_turns("from"), _fits_turns("from"),
-        _from_turns("from", "value"), _chat_columns,
+        _from_turns("from", "value"), _chat_columns, cut=True,
     ),
     Format(
         "messages", "messages", "`messages` or `conversation` of {role, content}", _has_turns("role"),

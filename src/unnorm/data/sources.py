@@ -108,7 +108,7 @@ def conversations_of(
     with Bar(f"reading {Path(name).name}", None, quiet=quiet) as bar:
         known, rows = _recognised(rows, name, form, reading)
         found = _converted(known, rows, name, reading, bar)
-        if known.name == "sharegpt":  # parts of one conversation may stand anywhere, so all rows are read first
+        if known.cut:  # all rows are read before the first is given away
             joined = join(list(found), policies.continuations)
             reading.changed += joined.changed
             reading.dropped += joined.dropped

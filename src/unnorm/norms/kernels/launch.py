@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
+import triton
 from torch import Tensor
 
 from unnorm.norms.kernels.device_code import backward_kernel, finish_kernel, forward_kernel
@@ -31,6 +32,8 @@ _ALIGNED = 16
 """Bytes that every pointer is a multiple of, for the widest loads."""
 _MOST_KNOWN = 10_000
 _NO_PARTS = (None, None, None, None)
+_SHORT_WAY = ("3.6", "3.7")
+"""Releases of Triton that start a compiled kernel as `_run` does past its launcher, which is no public interface."""
 
 
 class _Known(NamedTuple):
@@ -144,7 +147,8 @@ def _run(kernel: Any, programs: int, warps: int, tensors: tuple[Tensor | None, .
     """Launch `programs` of `kernel`, of `warps` warps each. numbers: its arguments that are no tensors.
 
     Triton looks at every argument of a launch, which takes longer than the rest of it, and small models wait for
-    launches. So a kernel that was compiled for such arguments is called directly, with addresses.
+    launches. So a kernel that was compiled for such arguments is called directly, with addresses, where Triton is of a
+    release that is known to take it so; another release launches every time.
     """
     device = tensors[0].get_device()  # type: ignore[union-attr]
     places = [None if t is None else t.data_ptr() for t in tensors]
@@ -161,10 +165,15 @@ def _run(kernel: Any, programs: int, warps: int, tensors: tuple[Tensor | None, .
         return
     with torch.cuda.device(device) if device >= 0 else nullcontext():
         compiled = kernel[(programs, 1, 1)](*tensors, *numbers, num_warps=warps)
-    if compiled is not None and not misaligned % _ALIGNED:  # the interpreter compiles nothing
+    if compiled is not None and not misaligned % _ALIGNED and _takes_short_way():  # the interpreter compiles nothing
         if len(_known) >= _MOST_KNOWN:
             _known.clear()
         _known[key] = _Known(compiled.run, compiled.function, compiled.packed_metadata)
+
+
+def _takes_short_way() -> bool:
+    """Whether this release of Triton is one whose way to start a kernel is known."""
+    return ".".join(triton.__version__.split(".")[:2]) in _SHORT_WAY
 
 
 def _columns(width: int, most: int) -> int:

@@ -17,7 +17,7 @@ from unnorm.study.recovered_start import plan_start, start_settings
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.patterns import select
 from unnorm.surgery.sites import find_sites
-from unnorm.tuning.settings import Strategy, TrainingSettings
+from unnorm.tuning.settings import SPREAD, Strategy, TrainingSettings
 from unnorm.tuning.strategies import Trainable, apply_strategy
 
 Say = Callable[[str], None]
@@ -50,10 +50,12 @@ class CellSettings(BaseModel):
     def resolved(self, base_hash: str, data_hash: str, encoding: dict[str, Any]) -> dict[str, Any]:
         """The configuration as plain values: its hash is the cell's name.
 
-        Base and data are named by their content, not by where they lie; how often the run is saved changes no result.
+        Base and data are named by their content, not by where they lie; how often the run is saved and how many devices
+        it is spread over change no result.
         encoding: what else shapes the data's rows (`Source.encoding`).
         """
-        left_out = {"model", "checkpoint_every_tokens", "data", "epochs"}
+        left_out: dict[str, Any] = dict.fromkeys(("model", "checkpoint_every_tokens", "data", "epochs"), True)
+        left_out["training"] = SPREAD
         return {
             "format": 1,
             "model": {"name": self.model_name, "hash": base_hash},

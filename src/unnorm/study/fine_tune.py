@@ -20,7 +20,7 @@ from unnorm.artefacts.saving import save
 from unnorm.data.sources import counts_in_words
 from unnorm.evaluation.conversation_scores import score_conversations, write_sums
 from unnorm.evaluation.held_out import evaluate_rows
-from unnorm.foundation import atomic
+from unnorm.foundation import atomic, ranks
 from unnorm.foundation.load import OthersLoad
 from unnorm.foundation.processes import is_main
 from unnorm.study import threads
@@ -107,11 +107,15 @@ def _fine_tune(
         for name, content in (("calibration", ready.start.calibration), ("recovery", ready.start.recovery)):
             if content is not None:
                 atomic.write_json(folder / f"{name}.json", content)
-    ready.trainer.evaluate_now(0)
-    hooks.say(f"held-out loss before training {ready.evaluated[0]['loss']:.4f}")
-    others = OthersLoad()
-    ready.trainer.fit()
-    load = others.read()
+    others: list[OthersLoad] = []
+
+    def begin() -> None:
+        ready.trainer.evaluate_now(0)
+        hooks.say(f"held-out loss before training {ready.evaluated[0]['loss']:.4f}")
+        others.append(OthersLoad())
+
+    ready.trainer.fit(begin)
+    load = others[0].read()
     if not is_main():
         return {}
     hooks.check()
@@ -161,15 +165,14 @@ def _prepare(
     say(trainable.describe())
     tokenizer = bench.base(settings.model).tokenizer
     evaluations = RunLog(folder / "evaluations.jsonl")
-    evaluated: dict[int, dict[str, Any]] = {}
     if is_main():  # another process might read what is about to be cut
         evaluations.cut_after(checkpoint.step_of(checkpoint.latest(folder / "checkpoints")))
-        evaluated = {record["step"]: record for record in evaluations.read()}
+    evaluated = {record["step"]: record for record in ranks.of_main(evaluations.read())}
 
     def evaluate_at(step: int) -> dict[str, Any]:
         if step not in evaluated:
             scores = None
-            if step and step == trainer.state.max_steps:  # by all processes together
+            if step and step == trainer.state.max_steps:
                 started = time.perf_counter()
                 scores = score_conversations(model, tokenizer, validation)
                 held_out = scores.held_out(time.perf_counter() - started)

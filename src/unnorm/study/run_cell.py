@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from unnorm.foundation import atomic
+from unnorm.foundation import atomic, ranks
 from unnorm.foundation.errors import ArtefactError, RunError, SettingsError
 from unnorm.foundation.precision import line_of
 from unnorm.foundation.processes import is_main, launch
@@ -96,10 +96,11 @@ def run_cell(
     at each stage. report_to: transformers' names of trackers. Raises `UnnormError`; what was finished stays, and the
     folder tells. Raises `Interrupted` when asked to stop, `RunError` while another process runs the cell.
     """
+    ranks.join()
     bench = bench or Workbench(quiet=quiet)
     out = Path(out)
     say(line_of(settings.training.precision))
-    settings = settled(settings, bench)
+    settings = ranks.of_main(settled(settings, bench))
     cell, resolved = cell_of(settings, bench)
     say(f"computing on {threads.settle(bench.base(settings.model).hash, bench.base(settings.model).model).describe()}")
     _check_place(out, cell, resolved)

@@ -4,6 +4,7 @@ A process that was started alone is a launch of one, for which everything here d
 """
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from itertools import islice
@@ -67,6 +68,8 @@ def join() -> None:
         backend, store=torch.distributed.PrefixStore("group", store), rank=rank, world_size=world, timeout=_PATIENCE
     )
     _store.append(store)
+    if not is_main():
+        warnings.simplefilter("ignore")  # the main process warns of the same
 
 
 def leave() -> None:

@@ -14,7 +14,8 @@ from unnorm.foundation.hashing import hash_json
 
 def run_environment(load: float) -> dict[str, Any]:
     """device (its type), hardware (its name), versions of libraries, and unnorm's own version and digest; on a
-    processor the threads computed on; devices: how many, where there were several. load: what `OthersLoad` read, kept as it is given."""
+    processor the threads computed on; devices: how many, where there were several. load: what `OthersLoad` read, kept
+    as it is given."""
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     about = environment(device)
     return {

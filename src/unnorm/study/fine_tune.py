@@ -27,6 +27,7 @@ from unnorm.study import threads
 from unnorm.study.cell import CellSettings, set_up
 from unnorm.study.environment import run_environment
 from unnorm.study.fewer_rows import with_fewer_rows
+from unnorm.study.spread import check_launch, spread_with_fewer_rows
 from unnorm.study.start import check_rows
 from unnorm.study.start_words import start_tokens
 from unnorm.study.view import SCORES
@@ -64,8 +65,13 @@ def fine_tune(
     """Train and measure the cell in `folder`, or go on with it. Returns the numbers, which are in result.json too.
 
     start: the folder of the recovered start that the cell begins from, if its arm recovers. Where the memory does not
-    suffice, it begins once more `with_fewer_rows`, and result.json says so.
+    suffice, it begins once more `with_fewer_rows`, and result.json says so. A cell of several devices is spread over
+    processes, unless this is one of several already.
     """
+    devices = settings.training.devices
+    check_launch(devices)
+    if devices > ranks.count():
+        return _spread(settings, cell, folder, hooks, start)
     base = bench.base(settings.model)
     if threads.go_on(folder, base.hash, base.model):
         bench.let_go_of_start()  # it was fitted on another number of threads
@@ -79,6 +85,20 @@ def fine_tune(
         return _fine_tune(settings, cell, folder, bench, hooks, rows, start)
 
     return with_fewer_rows(folder, settings.rows_per_step(), run, again=again)
+
+
+def _spread(settings: CellSettings, cell: str, folder: Path, hooks: Hooks, start: Path | None) -> dict[str, Any]:
+    job = {
+        "kind": "cell",
+        "settings": settings.model_dump(mode="json"),
+        "cell": cell,
+        "folder": str(folder),
+        "start": str(start) if start else None,
+        "report_to": hooks.report_to,
+        "quiet": hooks.quiet,
+    }
+    told = {name: getattr(hooks, name) for name in ("check", "begun", "saved", "say", "warn")}
+    return spread_with_fewer_rows(job, settings.rows_per_step(), settings.training.devices, told, hooks.retried)
 
 
 class _Ready(NamedTuple):

@@ -7,22 +7,22 @@ and what `fine_tune` makes, in OUT once it is done.
 """
 
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from unnorm.foundation import atomic, ranks
-from unnorm.foundation.errors import ArtefactError, RunError, SettingsError
+from unnorm.foundation.errors import ArtefactError, RunError
 from unnorm.foundation.precision import line_of
-from unnorm.foundation.processes import is_main, launch
+from unnorm.foundation.processes import is_main
 from unnorm.study import events, threads
 from unnorm.study.cell import CellSettings, cell_of, settled
 from unnorm.study.fine_tune import Hooks, fine_tune
-from unnorm.study.lease import Lease, TaskFolder, Watch, newest
-from unnorm.study.make_start import check_made, start_task
+from unnorm.study.lease import Lease, TaskFolder, Watch
+from unnorm.study.make_start import StartHooks, check_made, make_start, start_task
 from unnorm.study.recovered_start import STARTS, plan_start, start_settings
+from unnorm.study.spread import check_launch
 from unnorm.study.tasks import Task, Timing, claim_task, is_open, reopen, run_task
 from unnorm.study.workbench import Workbench
 
@@ -66,7 +66,8 @@ def cell_task(
             saved=lambda step: events.record(lease, "checkpoint", step=step),
             retried=retried,
         )
-        result = fine_tune(settings, cell, lease.attempt, bench, own, start.at.path if start else None)
+        attempt = ranks.of_main(lease.attempt)
+        result = fine_tune(settings, cell, attempt, bench, own, start.at.path if start else None)
         return f"{result['start_eval_loss']:.4f} → {result['eval_loss']:.4f} in {result['wall_seconds']:.0f} s"
 
     def waits() -> bool:
@@ -97,6 +98,7 @@ def run_cell(
     folder tells. Raises `Interrupted` when asked to stop, `RunError` while another process runs the cell.
     """
     ranks.join()
+    check_launch(settings.training.devices)
     bench = bench or Workbench(quiet=quiet)
     out = Path(out)
     say(line_of(settings.training.precision))
@@ -106,25 +108,27 @@ def run_cell(
     _check_place(out, cell, resolved)
     existed = out.exists()
     hooks = Hooks(say=say, warn=say, report_to=report_to, quiet=quiet)
-    wanted = start_settings(settings.model, settings.arm, settings.data)
+    wanted = start_settings(settings.model, settings.arm, settings.data, settings.training)
     start = start_task(plan_start(wanted, bench, out), bench, quiet=quiet, say=say, tell=say) if wanted else None
     task = cell_task(settings, cell, resolved, out, bench, hooks, name=str(out), tell=say, start=start)
-    if start is not None and launch() is not None and is_open(task) and is_open(start):
-        raise SettingsError(
-            f"the {start.name} is not made yet, and one process makes it. Run the same command without torchrun until "
-            "training begins, then with it."
-        )
-    if not is_main():
-        return fine_tune(settings, cell, _attempt_of_main(out), bench, hooks, start.at.path if start else None)
-    reopen(task)
-    if not is_open(task):
+    if is_main():
+        reopen(task)
+    task_is_open = ranks.of_main(is_open(task))
+    if not task_is_open:
         say(f"{out} is finished already; nothing to do")
         return atomic.read_json(out / "result.json")  # type: ignore[no-any-return]
+    if start is not None and is_main():
+        reopen(start)
+    start_is_open = ranks.of_main(start is not None and is_open(start))
+    if not is_main():  # it does what the main process has claimed, in the folder that is told
+        if wanted is not None and start_is_open:
+            make_start(wanted, ranks.of_main(Path()), bench, StartHooks(quiet=True))
+            ranks.of_all(None)
+        return fine_tune(settings, cell, ranks.of_main(Path()), bench, hooks, start.at.path if start else None)
     try:
-        if start is not None:
-            reopen(start)
-            if is_open(start):
-                _run(start, say)
+        if start is not None and start_is_open:
+            _run(start, say)
+            ranks.of_all(None)  # it is in its place
         _run(task, say)
     except Exception:
         _forget_if_not_begun(out, existed)
@@ -178,16 +182,3 @@ def _forget_if_not_begun(out: Path, existed: bool) -> None:
     if not existed:
         with suppress(OSError):  # something that is not ours is in it
             out.rmdir()
-
-
-def _attempt_of_main(out: Path, wait_seconds: float = 120.0) -> Path:
-    """The folder that the main process of the same launch works in."""
-    deadline = time.monotonic() + wait_seconds
-    task = TaskFolder(out)
-    while time.monotonic() < deadline:
-        last = newest(task)
-        ours = last is not None and last.kind == "claimed" and last.content.get("launch") == launch()
-        if last is not None and ours and task.attempt(last.number).is_dir():
-            return task.attempt(last.number)
-        time.sleep(0.05)
-    raise RunError(f"the main process of this launch has not begun {out} within {wait_seconds:.0f} s.")

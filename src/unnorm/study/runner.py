@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from unnorm.foundation import ranks
 from unnorm.foundation.precision import line_of
 from unnorm.study import ledger as ledger_module
 from unnorm.study import threads
@@ -48,6 +49,8 @@ def run_study(
     bench = Workbench(quiet=quiet)
     for asked in dict.fromkeys(settings.training.precision for settings in spec.cells()):
         say(line_of(asked))
+    with spec.blamed("training", "devices"):
+        ranks.check_devices(max(settings.training.devices for settings in spec.cells()))
     folder = ledger / spec.name
     threads.recall(folder)
     plan = plan_study(spec, ledger, bench)

@@ -1,4 +1,4 @@
-"""The rows of a training run, shared by the processes that it is spread over: a step has the rows that it has on one."""
+"""The rows of a training run that is spread over several processes: together they have those that one would have."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

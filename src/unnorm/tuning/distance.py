@@ -60,7 +60,8 @@ def distance(
     """The distance of `model` (perhaps with adapters around it) from `original` on batches of `input_ids` [B, T] and
     other model inputs, on the model's device, each in the dtype of its weights.
 
-    Under torch.distributed every process must call it with the same batches; they share the work. Raises `DataError` if there is nothing to predict, `NonFiniteError` if a loss is no number.
+    Under torch.distributed every process must call it with the same batches; they share the work. Raises `DataError` if
+    there is nothing to predict, `NonFiniteError` if a loss is no number.
     """
     device = next(model.parameters()).device
     heads = [under_adapters(m).get_output_embeddings() for m in (model, original)]

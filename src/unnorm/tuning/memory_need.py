@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from unnorm.foundation import ranks
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.memory import memory_free
 from unnorm.foundation.precision import choose, default_device
 from unnorm.tuning.recover_settings import RecoverSettings
+from unnorm.tuning.settings import Sharding
 
 TRAINED_BYTES = 16
 """Bytes of a weight that learns: itself, its gradient and AdamW's two moments, in fp32."""
@@ -14,8 +16,11 @@ _ACTIVATIONS = 17
 arXiv 2205.05198, equation 2, without the attention matrix and with 2 bytes each for 34)."""
 
 
-def bytes_needed(model: Any, original: Any, settings: RecoverSettings, rows: int, length: int) -> int:
-    """An estimate, in bytes, for `rows` rows of `length` tokens at once."""
+def bytes_needed(
+    model: Any, original: Any, settings: RecoverSettings, rows: int, length: int, sharding: Sharding = "ddp"
+) -> int:
+    """An estimate, in bytes, for `rows` rows of `length` tokens at once; of one device, where processes of a launch
+    share them. The original stands whole on each."""
     held = sum(p.numel() * p.element_size() for p in original.parameters())
     total = sum(p.numel() for p in model.parameters())
     own = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -24,12 +29,16 @@ def bytes_needed(model: Any, original: Any, settings: RecoverSettings, rows: int
     config = model.config.get_text_config()
     width, layers = getattr(config, "hidden_size", 0), getattr(config, "num_hidden_layers", 0)
     bytes_a_number = 2 if choose(settings.precision).name == "bf16" else 4
+    world = ranks.count()
+    own, rows = own / world if sharding == "fsdp" else own, -(-rows // world)
     return int(held + own + rows * length * width * layers * _ACTIVATIONS * bytes_a_number)
 
 
-def check_memory(model: Any, original: Any, settings: RecoverSettings, rows: int, length: int) -> None:
+def check_memory(
+    model: Any, original: Any, settings: RecoverSettings, rows: int, length: int, sharding: Sharding = "ddp"
+) -> None:
     """A `SettingsError` with the estimate where the device has clearly less memory than a recovery needs."""
-    needed, free = bytes_needed(model, original, settings, rows, length), memory_free(default_device())
+    needed, free = bytes_needed(model, original, settings, rows, length, sharding), memory_free(default_device())
     if free is not None and needed > free:
         raise SettingsError(
             f"this recovery needs about {needed / 2**30:.1f} GiB on {default_device().type} for {rows} rows of "

@@ -6,14 +6,17 @@ distillation reads the head's weight itself. Products are those of one device; n
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from unnorm.foundation import ranks
+from unnorm.foundation.precision import default_device
 from unnorm.surgery.block_calls import block_of
+from unnorm.tuning.settings import Sharding
 
 _KEPT = (
     "_parameters",
@@ -70,6 +73,23 @@ def sharded(model: nn.Module, chosen: Sequence[nn.Parameter], device: torch.devi
             parameter.grad = None
             parameter.data = gathered(part) if ended else torch.zeros(shape, dtype=dtype)
         model.to("cpu")
+
+
+@contextmanager
+def spread(models: Sequence[nn.Module], sharding: Sharding) -> Iterator[None]:
+    """While open, the processes of a launch have `models` on their devices, whole or in parts; nothing where there is
+    one process."""
+    if ranks.joined() == 1:
+        yield
+        return
+    device = default_device()
+    with ExitStack() as stack:
+        for model in models:
+            if sharding == "fsdp":
+                stack.enter_context(sharded(model, [], device))
+            else:
+                model.to(device)
+        yield
 
 
 def blocks_of(model: nn.Module) -> list[str]:

@@ -107,6 +107,11 @@ class TokenTrainer(Trainer):
         if not self.shards:  # which puts each process's part there, block by block
             super()._move_model_to_device(model, device)  # type: ignore[no-untyped-call]
 
+    @contextlib.contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
+        """Each micro-batch's gradients are shared at once: until the last one, each device would hold all of them."""
+        yield
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             assert isinstance(self.model, torch.nn.Module)

@@ -37,6 +37,10 @@ LossOn = Annotated[str, typer.Option(help=LOSS_ON_HELP)]
 TooLong = Annotated[str, typer.Option(help="Longer than a row: drop, keep-start, keep-end, split (by rounds).")]
 HeldOut = Annotated[float, typer.Option(metavar="SHARE", help="Never trained on, but evaluated on; between 0 and 1.")]
 
+ShardingOption = Annotated[
+    str, typer.Option(help="Over several devices: ddp, the whole model on each; fsdp (FSDP2), a part of it on each.")
+]
+
 
 def settings_from(policy: list[str] | None, **values: Any) -> Any:
     """`DataSettings` of options. What is wrong with one is a `SettingsError` that names it."""

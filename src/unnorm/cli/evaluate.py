@@ -5,8 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from unnorm.cli.computing import compute_fast
-from unnorm.cli.data_options import DATA_HELP, LOSS_ON_HELP, TEMPLATE_HELP, HeldOut, settings_from
-from unnorm.cli.options import check_choice
+from unnorm.cli.data_options import DATA_HELP, LOSS_ON_HELP, TEMPLATE_HELP, HeldOut, ShardingOption, settings_from
+from unnorm.cli.options import check_choice, chosen_sharding
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 
 EXAMPLE = "Example: [bold]unnorm evaluate run/model --data alpaca --against distilgpt2[/bold]"
@@ -28,6 +28,7 @@ def evaluate(
     held_out: HeldOut = 0.05,
     tasks: Annotated[str | None, typer.Option(help="Tasks of lm-evaluation-harness, with commas between.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="With --tasks: examples a task.")] = None,
+    sharding: ShardingOption = "ddp",
     seed: Annotated[int, typer.Option(min=0, help="Of the intervals' resamples, and of tasks.")] = 0,
     json: JsonOption = False,
 ) -> None:
@@ -39,19 +40,30 @@ def evaluate(
 
     from unnorm.artefacts.loading import open_model
     from unnorm.evaluation.scored_data import By
+    from unnorm.foundation import ranks
     from unnorm.foundation.errors import SettingsError
+    from unnorm.foundation.processes import is_main
+    from unnorm.tuning.sharded import spread
 
     if not data and tasks is None:
         raise SettingsError("give --data DATA, --tasks TASKS, or both.")
     check_choice("--by", by, get_args(By))
     if against is not None and not data:
         raise SettingsError("--against compares losses: give --data DATA.")
+    how = chosen_sharding(sharding)
+    if tasks is not None and how == "fsdp" and ranks.count() > 1:
+        raise SettingsError("--tasks needs the whole model in one process: use --sharding ddp, or leave the tasks out.")
+    ranks.join()
     opened = [open_model(name) for name in (model, against) if name is not None]
     compute_fast(*(loaded for loaded, _ in opened))
     found: dict[str, Any] = {"model": model}
     if data:
         shared = {"max_length": max_length, "template": template, "loss_on": loss_on, "held_out": held_out}
-        found |= {"against": against, "data": {each: _losses(opened, each, shared, by, tokens, seed) for each in data}}
+        with spread([loaded for loaded, _ in opened], how):
+            losses = {each: _losses(opened, each, shared, by, tokens, seed) for each in data}
+        found |= {"against": against, "data": losses}
+    if not is_main():
+        return
     if tasks is not None:
         from unnorm.evaluation.harness import run_tasks
 

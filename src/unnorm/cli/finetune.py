@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from unnorm.cli import data_options as o
-from unnorm.cli.options import option_of
+from unnorm.cli.options import chosen_sharding, option_of
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 
 EXAMPLE = (
@@ -41,6 +41,8 @@ def finetune(
     evaluation_tokens: Annotated[int, typer.Option(min=1, help="Held-out tokens.")] = 100_000,
     evaluate_every: Annotated[int, typer.Option(min=1, help="Tokens between evaluations.")] = 200_000,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Tokens between checkpoints.")] = 200_000,
+    devices: Annotated[int, typer.Option(min=1, help="GPUs to spread it over (processes, without any).")] = 1,
+    sharding: o.ShardingOption = "ddp",
     seed: Annotated[int, typer.Option(min=0, help="Data order, LoRA's start, dropout.")] = 0,
     json: JsonOption = False,
 ) -> None:
@@ -80,6 +82,8 @@ def finetune(
                     "precision": precision,
                     "lora": {"r": lora_rank, "targets": lora_targets or "auto"},
                     "train_sites": train_sites,
+                    "devices": devices,
+                    "sharding": chosen_sharding(sharding),
                 },
                 "evaluation_tokens": evaluation_tokens,
                 "evaluate_every_tokens": evaluate_every,
@@ -93,6 +97,8 @@ def finetune(
     if is_main():
         check_folder(out)
     result = run_cell(settings, out, say=say)
+    if not is_main():
+        return
     if json:
         emit_json({"out": str(out), **result})
         return

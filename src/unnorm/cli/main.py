@@ -24,9 +24,10 @@ from unnorm.cli import (
     study,
     swap,
 )
-from unnorm.cli.output import say
+from unnorm.cli.output import complain, say
 from unnorm.cli.plain_group import PlainGroup
 from unnorm.foundation.errors import DiskError, Interrupted, UnnormError
+from unnorm.foundation.processes import launch
 
 _INTERRUPTED = 130  # also what typer makes of a KeyboardInterrupt
 
@@ -70,6 +71,10 @@ def main() -> NoReturn:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     code = run([argument for argument in arguments if argument != "--debug"], debug)
+    if code == 0 and launch() is not None:
+        from unnorm.foundation.ranks import leave
+
+        leave()
     try:
         streams.finish()
     except DiskError as error:
@@ -89,7 +94,7 @@ def run(arguments: list[str], debug: bool = False) -> int:
     except UnnormError as error:
         if debug:
             raise
-        say(f"error: {error}")
+        complain(f"error: {error}")
         return error.exit_code
     except Exception as error:
         if debug:
@@ -97,9 +102,9 @@ def run(arguments: list[str], debug: bool = False) -> int:
         from unnorm.foundation.atomic import is_full
 
         if is_full(error):
-            say(f"error: the disk is full ({error}). Free some space and run again; what was finished is kept.")
+            complain(f"error: the disk is full ({error}). Free some space and run again; what was finished is kept.")
             return 1
-        say(
+        complain(
             f"error: unexpected {type(error).__name__}: {error}\nThis is a fault of unnorm or of a library. "
             "Run again with --debug for the traceback; what was finished is kept."
         )

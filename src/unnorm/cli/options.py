@@ -1,7 +1,9 @@
 """Options of the command line, looked at before anything is done: what they may be, and what they are called."""
 
+import os
 from collections.abc import Iterable
 from math import isfinite
+from typing import Any
 
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.nearest import did_you_mean
@@ -30,6 +32,19 @@ def check_choice(option: str, value: str, known: Iterable[str]) -> None:
     known = list(known)
     if value not in known:
         raise SettingsError(f"{option} is one of {', '.join(known)}, not {value!r}.{did_you_mean(value, known)}")
+
+
+def chosen_sharding(asked: str) -> Any:
+    """How several devices share a model: `--sharding`, or what `accelerate launch` was told.
+
+    Its FSDP is done here, not by accelerate, which would shard the model once more.
+    """
+    check_choice("--sharding", asked, ("ddp", "fsdp"))
+    if os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() != "true":
+        return asked
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise SettingsError("this is FSDP2 alone. Launch with --use_fsdp --fsdp_version 2, or use --sharding fsdp.")
+    return "fsdp"
 
 
 def finite(value: float | None) -> float | None:

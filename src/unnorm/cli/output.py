@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from unnorm.foundation.processes import is_main, launch
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 
 
@@ -91,6 +93,23 @@ def table_of(
 
 
 def say(text: str) -> None:
-    """A line about what is going on, on stderr. That nobody can read it any longer ends no work."""
+    """A line about what is going on, on stderr, by the main process of a launch. That nobody can read it any longer
+    ends no work."""
+    if is_main():
+        write_line(text)
+
+
+def complain(text: str) -> None:
+    """What a command fails of, on stderr: said once, by that process of a launch which fails first."""
+    if launch() is not None:
+        from unnorm.foundation.ranks import fails_first
+
+        if not fails_first():
+            return
+    write_line(text)
+
+
+def write_line(text: str) -> None:
+    """A line on stderr, whichever process this is."""
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from unnorm.cli.data_options import TEMPLATE_HELP
-from unnorm.cli.options import check_choice
+from unnorm.cli.data_options import TEMPLATE_HELP, ShardingOption
+from unnorm.cli.options import check_choice, chosen_sharding
 from unnorm.cli.output import JsonOption, emit_json, say
 
 EXAMPLE = (
@@ -48,6 +48,7 @@ def recover(
     ] = None,
     template: Annotated[str, typer.Option(help=TEMPLATE_HELP)] = "alpaca",
     precision: Annotated[str, typer.Option(help="auto, bf16 (autocast) or fp32.")] = "auto",
+    sharding: ShardingOption = "ddp",
     base: Annotated[str | None, typer.Option(help="Where the base lies now, if it was moved.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Order of the data, LoRA's start.")] = 0,
     json: JsonOption = False,
@@ -58,6 +59,7 @@ def recover(
     """
     from unnorm.cli.amounts import share, token_count
     from unnorm.data.settings import DataSettings
+    from unnorm.foundation.processes import is_main
     from unnorm.study.recover_model import recover_model
     from unnorm.study.recovery import Recovery, parse_data
     from unnorm.tuning.recover_settings import recover_settings
@@ -77,7 +79,8 @@ def recover(
         (DataSettings(source=name, max_length=max_length, template=template, loss_on="all", too_long="split"), weight)
         for name, weight in parse_data(data)
     )
-    recovery = Recovery(settings, sources, held_out_tokens, _when(when_out), seed, blockwise)
+    shared = chosen_sharding(sharding)
+    recovery = Recovery(settings, sources, held_out_tokens, _when(when_out), seed, blockwise, shared)
     result = recover_model(
         swapped,
         base,
@@ -87,6 +90,8 @@ def recover(
         rows_per_forward=rows_per_forward,
         evaluate_every=token_count(evaluate_every, "--evaluate-every") if evaluate_every else None,
     )
+    if not is_main():
+        return
     if json:
         emit_json({"out": str(out), **result})
         return

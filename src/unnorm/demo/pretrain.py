@@ -76,7 +76,8 @@ def pretrain(
             if step % _STEPS_A_CHECKPOINT == 0 or stopping():
                 path = checkpoint.path_of(folder, step)
                 state = TrainerState(global_step=step)
-                checkpoint.write(path, precision, parameters, optimizer, schedule, None, [seeds.capture()], state)
+                content = checkpoint.content_of(parameters, optimizer, keep=True)
+                checkpoint.write(path, precision, content, schedule, None, [seeds.capture()], state)
             if stopping():
                 raise Interrupted
     return model.cpu().eval()

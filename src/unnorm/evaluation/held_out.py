@@ -11,6 +11,7 @@ import torch
 
 from unnorm.data.prepare import Rows, Source
 from unnorm.data.settings import DataSettings
+from unnorm.foundation import ranks
 from unnorm.foundation.errors import DataError, NonFiniteError
 from unnorm.foundation.progress import track
 from unnorm.metrics.token_sums import token_sums
@@ -39,7 +40,8 @@ class HeldOut:
 def evaluate_batches(model: Any, batches: Iterable[Mapping[str, torch.Tensor]]) -> HeldOut:
     """Loss over batches of `input_ids`, `labels` [B, T] and other model inputs. The model is left in its mode.
 
-    Raises `NonFiniteError` where the logits are not finite.
+    Under torch.distributed every process must call it with the same batches: each takes its share of them, and all get
+    the whole. Raises `NonFiniteError` where the logits are not finite.
     """
     started = time.perf_counter()
     inner = under_adapters(model)
@@ -49,23 +51,26 @@ def evaluate_batches(model: Any, batches: Iterable[Mapping[str, torch.Tensor]]) 
     was_training = model.training
     model.eval()
     try:
-        for batch in batches:
+        for batch, counts in ranks.shared(batches):
             # weights shape what is trained; what is measured is nats per token
             check_ids(inner, batch["input_ids"])
             here = {name: tensor.to(device) for name, tensor in batch.items() if name != "weights"}
             sums = token_sums(model, inner.get_output_embeddings(), here)
-            nats += sums.nats.double().cpu()
-            correct, tokens = correct + int(sums.correct), tokens + int(sums.tokens)
+            if counts:
+                nats += sums.nats.double().cpu()
+                correct, tokens = correct + int(sums.correct), tokens + int(sums.tokens)
     finally:
         model.train(was_training)
+    parts = ranks.of_all((float(nats), correct, tokens))
+    total, correct, tokens = (sum(column) for column in zip(*parts, strict=True))
     if tokens == 0:
         raise DataError("there is no labelled token to evaluate on: every label is -100.")
-    if not math.isfinite(float(nats)):
+    if not math.isfinite(total):
         raise NonFiniteError(
-            f"the logits are not finite on the held-out tokens: the loss of {name_of(inner)} is {float(nats)}. What "
+            f"the logits are not finite on the held-out tokens: the loss of {name_of(inner)} is {total}. What "
             "was trained has diverged (lower the learning rate), or its weights do not fit this precision (use fp32)."
         )
-    return HeldOut(float(nats) / tokens, correct / tokens, tokens, time.perf_counter() - started)
+    return HeldOut(total / tokens, correct / tokens, tokens, time.perf_counter() - started)
 
 
 def evaluate_rows(model: Any, rows: Rows, *, quiet: bool = False) -> HeldOut:

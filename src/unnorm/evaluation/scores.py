@@ -13,6 +13,7 @@ import torch
 
 from unnorm.data.encode import Encoded
 from unnorm.data.packing import collate_packed, collate_padded, pack
+from unnorm.foundation import ranks
 from unnorm.foundation.errors import NonFiniteError
 from unnorm.metrics.token_scores import positions_at_once, token_scores
 from unnorm.metrics.token_sums import IGNORED
@@ -65,22 +66,27 @@ def score(
 ) -> Scores:
     """Score every conversation of `items`, in their order. The model is left in its mode.
 
-    Under torch.distributed each process takes its share of the conversations, and all get the whole. Raises
+    Under torch.distributed each process takes its share of the batches, and all get the whole. Raises
     `ModelError` for a model whose logits are not finite, `NonFiniteError` where they become so on a conversation.
     """
     check_finite(model)
     inner = under_adapters(model)
     scorer = _Scorer(model, inner, tokenizer, max_length, packed, tokenizer.eos_token_id if pad_id is None else pad_id)
-    rank, world = _place()
     was_training = model.training
     model.eval()
     try:
-        mine = ((n, item) for n, item in enumerate(items) if n % world == rank)
-        while chunk := list(islice(mine, _CHUNK)):
-            scorer.add(chunk)
+        for batch, counts in ranks.shared(scorer.batches(items)):
+            scorer.add(batch, counts)
     finally:
         model.train(was_training)
-    return scorer.scores(world)
+    return scorer.scores()
+
+
+class _Batch(NamedTuple):
+    """rows: packed; numbers: each conversation's place and item, by the id of its row."""
+
+    rows: list[list[Encoded]]
+    numbers: dict[int, tuple[int, Item]]
 
 
 class _Scorer:
@@ -92,16 +98,22 @@ class _Scorer:
         self.table: list[tuple[int, int, str, int, np.ndarray]] = []
         self.positions = np.zeros((2, _POSITIONS, 4))
 
-    def add(self, chunk: Sequence[tuple[int, Item]]) -> None:
-        """Score some conversations together."""
-        numbers = {id(item.row): (number, item) for number, item in chunk}
-        rows = [item.row for _, item in chunk]
-        packed = pack(rows, self.length).rows if self.packed else [[row] for row in sorted(rows, key=_length)]
-        tokens = max(1, min(_TOKENS_A_BATCH, positions_at_once(self.vocabulary)) // self.length)
-        for first in range(0, len(packed), tokens):
-            batch = packed[first : first + tokens]
-            for row, nats, rank in self._scored(batch):
-                number, item = numbers[id(row)]
+    def batches(self, items: Iterable[Item]) -> Iterator[_Batch]:
+        """Rows that are run together: a few conversations are packed at a time."""
+        numbered = enumerate(items)
+        size = max(1, min(_TOKENS_A_BATCH, positions_at_once(self.vocabulary)) // self.length)
+        while chunk := list(islice(numbered, _CHUNK)):
+            numbers = {id(item.row): (number, item) for number, item in chunk}
+            rows = [item.row for _, item in chunk]
+            packed = pack(rows, self.length).rows if self.packed else [[row] for row in sorted(rows, key=_length)]
+            for first in range(0, len(packed), size):
+                yield _Batch(packed[first : first + size], numbers)
+
+    def add(self, batch: _Batch, counts: bool) -> None:
+        """Score a batch, and keep what was found if it counts."""
+        for row, nats, rank in self._scored(batch.rows):
+            if counts:
+                number, item = batch.numbers[id(row)]
                 self._keep(number, item, nats, rank)
 
     def _scored(self, batch: Sequence[list[Encoded]]) -> Iterator[tuple[Encoded, np.ndarray, np.ndarray]]:
@@ -141,15 +153,11 @@ class _Scorer:
         digest = _digest(item.row)
         self.table.append((number, item.key, item.group, digest, sums))
 
-    def scores(self, world: int) -> Scores:
+    def scores(self) -> Scores:
         """The whole, in the order of the items."""
-        table, positions = self.table, self.positions
-        if world > 1:
-            parts: list[Any] = [None] * world
-            torch.distributed.all_gather_object(parts, (table, positions))
-            table = [entry for part, _ in parts for entry in part]
-            positions = np.sum([each for _, each in parts], axis=0)
-        table = sorted(table, key=lambda entry: entry[0])
+        parts = ranks.of_all((self.table, self.positions))
+        positions = np.sum([each for _, each in parts], axis=0)
+        table = sorted((entry for part, _ in parts for entry in part), key=lambda entry: entry[0])
         sums = np.array([entry[4] for entry in table]).reshape(-1, 2, len(SUMS))
         return Scores(
             trained=sums[:, 0],
@@ -170,10 +178,3 @@ def _digest(row: Encoded) -> int:
 
     text = row.ids.astype(np.int64).tobytes() + (row.labels != IGNORED).tobytes()
     return xxhash.xxh3_64_intdigest(text) >> 1  # fits int64
-
-
-def _place() -> tuple[int, int]:
-    """Number of this process, and of all."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1

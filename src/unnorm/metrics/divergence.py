@@ -227,6 +227,6 @@ def _output_of(head: nn.Linear, z: torch.Tensor, logits: torch.Tensor, cap: floa
 
 
 def _cap_of(model: Any) -> float | None:
-    config = getattr(model, "config", None)
+    config = getattr(getattr(model, "module", model), "config", None)  # DDP wraps it
     text = getattr(config, "get_text_config", lambda: config)()
     return getattr(text, "final_logit_softcapping", None)

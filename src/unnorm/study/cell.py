@@ -17,7 +17,8 @@ from unnorm.study.recovered_start import plan_start, start_settings
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.patterns import select
 from unnorm.surgery.sites import find_sites
-from unnorm.tuning.settings import Strategy, TrainingSettings
+from unnorm.tuning.device_rows import check_shares
+from unnorm.tuning.settings import SPREAD, Strategy, TrainingSettings
 from unnorm.tuning.strategies import Trainable, apply_strategy
 
 Say = Callable[[str], None]
@@ -50,10 +51,12 @@ class CellSettings(BaseModel):
     def resolved(self, base_hash: str, data_hash: str, encoding: dict[str, Any]) -> dict[str, Any]:
         """The configuration as plain values: its hash is the cell's name.
 
-        Base and data are named by their content, not by where they lie; how often the run is saved changes no result.
+        Base and data are named by their content, not by where they lie; how often the run is saved and how many devices
+        it is spread over change no result.
         encoding: what else shapes the data's rows (`Source.encoding`).
         """
-        left_out = {"model", "checkpoint_every_tokens", "data", "epochs"}
+        left_out: dict[str, Any] = dict.fromkeys(("model", "checkpoint_every_tokens", "data", "epochs"), True)
+        left_out["training"] = SPREAD
         return {
             "format": 1,
             "model": {"name": self.model_name, "hash": base_hash},
@@ -66,13 +69,14 @@ class CellSettings(BaseModel):
         }
 
     def rows_per_step(self) -> int:
-        """Rows a step: batch_tokens / max_length, which must come out whole."""
+        """Rows a step: batch_tokens / max_length, which must come out whole, and be shared equally by its devices."""
         rows, rest = divmod(self.training.batch_tokens, self.data.max_length)
         if rest or not rows:
             raise SettingsError(
                 f"batch_tokens ({self.training.batch_tokens}) must be a multiple of max_length "
                 f"({self.data.max_length}): a step is made of whole rows."
             )
+        check_shares(rows, self.training.devices)
         return rows
 
 
@@ -102,7 +106,7 @@ def cell_of(settings: CellSettings, bench: Workbench) -> tuple[str, dict[str, An
     threads.settle(base.hash, base.model)  # as early as there is a model: fitting and measuring are products too
     source = bench.source(settings.data, settings.model)
     resolved = settings.resolved(base.hash, source.hash, source.encoding)
-    start = start_settings(settings.model, settings.arm, settings.data)
+    start = start_settings(settings.model, settings.arm, settings.data, settings.training)
     if start is not None:
         resolved["start"] = {"key": plan_start(start, bench, Path()).key, "data": start.data_names}
     return hash_json(resolved), resolved

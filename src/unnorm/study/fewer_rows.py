@@ -14,18 +14,20 @@ FILE = "attempt.json"
 _KILLED = "killed_for_memory"
 
 
-def with_fewer_rows(folder: Path, whole: int, run: Callable[[int], T], *, again: Callable[[int], None]) -> T:
+def with_fewer_rows(
+    folder: Path, whole: int, run: Callable[[int], T], *, again: Callable[[int], None], devices: int = 1
+) -> T:
     """What `run`, given the rows of a forward, returns; first with `whole` rows, which make a step.
 
     Where the memory does not suffice, its logs and checkpoints in `folder` go, and it begins once more with half the
     rows in each forward and twice as many forwards a step: the same tokens a step, and the same step up to the order
     of sums and what dropout draws. So too where the last one was killed for its memory (`note_killed`). An interrupted
-    run goes on with the rows that it had. again: told the number of rows before the second start; it may raise. Of
-    several processes (torchrun) none can begin again alone, so there it fails.
+    run goes on with the rows that it had. again: told the number of rows before the second start; it may raise.
+    devices: how many share the rows equally. Of several processes none can begin again alone, so there it fails.
     """
     earlier = begun(folder)
     rows = int(earlier.get("rows_per_forward", whole))
-    fewer = _fewer(rows, whole)
+    fewer = _fewer(rows, whole, devices)
     try:
         if not earlier.get(_KILLED):
             return run(rows)
@@ -57,6 +59,7 @@ def begun(folder: Path) -> dict[str, Any]:
     return dict(atomic.read_json(path)) if path.is_file() else {}
 
 
-def _fewer(rows: int, whole: int) -> int | None:
-    """At most half of `rows` so that forwards of equal size make up a step; None if there are none."""
-    return next((half for half in range(rows // 2, 0, -1) if whole % half == 0), None)
+def _fewer(rows: int, whole: int, devices: int) -> int | None:
+    """At most half of `rows` so that forwards of equal size make up a step, and devices share each; None if there are
+    none."""
+    return next((half for half in range(rows // 2, 0, -1) if whole % half == 0 and half % devices == 0), None)

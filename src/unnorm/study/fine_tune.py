@@ -20,13 +20,14 @@ from unnorm.artefacts.saving import save
 from unnorm.data.sources import counts_in_words
 from unnorm.evaluation.conversation_scores import score_conversations, write_sums
 from unnorm.evaluation.held_out import evaluate_rows
-from unnorm.foundation import atomic
+from unnorm.foundation import atomic, ranks
 from unnorm.foundation.load import OthersLoad
 from unnorm.foundation.processes import is_main
 from unnorm.study import threads
 from unnorm.study.cell import CellSettings, set_up
 from unnorm.study.environment import run_environment
 from unnorm.study.fewer_rows import with_fewer_rows
+from unnorm.study.spread import check_launch, spread_with_fewer_rows
 from unnorm.study.start import check_rows
 from unnorm.study.start_words import start_tokens
 from unnorm.study.view import SCORES
@@ -64,8 +65,13 @@ def fine_tune(
     """Train and measure the cell in `folder`, or go on with it. Returns the numbers, which are in result.json too.
 
     start: the folder of the recovered start that the cell begins from, if its arm recovers. Where the memory does not
-    suffice, it begins once more `with_fewer_rows`, and result.json says so.
+    suffice, it begins once more `with_fewer_rows`, and result.json says so. A cell of several devices is spread over
+    processes, unless this is one of several already.
     """
+    devices = settings.training.devices
+    check_launch(devices)
+    if devices > ranks.count():
+        return _spread(settings, cell, folder, hooks, start)
     base = bench.base(settings.model)
     if threads.go_on(folder, base.hash, base.model):
         bench.let_go_of_start()  # it was fitted on another number of threads
@@ -79,6 +85,20 @@ def fine_tune(
         return _fine_tune(settings, cell, folder, bench, hooks, rows, start)
 
     return with_fewer_rows(folder, settings.rows_per_step(), run, again=again)
+
+
+def _spread(settings: CellSettings, cell: str, folder: Path, hooks: Hooks, start: Path | None) -> dict[str, Any]:
+    job = {
+        "kind": "cell",
+        "settings": settings.model_dump(mode="json"),
+        "cell": cell,
+        "folder": str(folder),
+        "start": str(start) if start else None,
+        "report_to": hooks.report_to,
+        "quiet": hooks.quiet,
+    }
+    told = {name: getattr(hooks, name) for name in ("check", "begun", "saved", "say", "warn")}
+    return spread_with_fewer_rows(job, settings.rows_per_step(), settings.training.devices, told, hooks.retried)
 
 
 class _Ready(NamedTuple):
@@ -107,11 +127,15 @@ def _fine_tune(
         for name, content in (("calibration", ready.start.calibration), ("recovery", ready.start.recovery)):
             if content is not None:
                 atomic.write_json(folder / f"{name}.json", content)
-    ready.trainer.evaluate_now(0)
-    hooks.say(f"held-out loss before training {ready.evaluated[0]['loss']:.4f}")
-    others = OthersLoad()
-    ready.trainer.fit()
-    load = others.read()
+    others: list[OthersLoad] = []
+
+    def begin() -> None:
+        ready.trainer.evaluate_now(0)
+        hooks.say(f"held-out loss before training {ready.evaluated[0]['loss']:.4f}")
+        others.append(OthersLoad())
+
+    ready.trainer.fit(begin)
+    load = others[0].read()
     if not is_main():
         return {}
     hooks.check()
@@ -161,15 +185,14 @@ def _prepare(
     say(trainable.describe())
     tokenizer = bench.base(settings.model).tokenizer
     evaluations = RunLog(folder / "evaluations.jsonl")
-    evaluated: dict[int, dict[str, Any]] = {}
     if is_main():  # another process might read what is about to be cut
         evaluations.cut_after(checkpoint.step_of(checkpoint.latest(folder / "checkpoints")))
-        evaluated = {record["step"]: record for record in evaluations.read()}
+    evaluated = {record["step"]: record for record in ranks.of_main(evaluations.read())}
 
     def evaluate_at(step: int) -> dict[str, Any]:
         if step not in evaluated:
             scores = None
-            if step and step == trainer.state.max_steps:  # by all processes together
+            if step and step == trainer.state.max_steps:
                 started = time.perf_counter()
                 scores = score_conversations(model, tokenizer, validation)
                 held_out = scores.held_out(time.perf_counter() - started)

@@ -20,8 +20,9 @@ from unnorm.artefacts.loading import load
 from unnorm.artefacts.saving import is_artefact, save
 from unnorm.data.mixture import Mixture
 from unnorm.data.prepare import Rows
-from unnorm.foundation import atomic
+from unnorm.foundation import atomic, ranks
 from unnorm.foundation.errors import StartError
+from unnorm.foundation.processes import is_main
 from unnorm.study import events, threads
 from unnorm.study.fewer_rows import with_fewer_rows
 from unnorm.study.lease import Lease, TaskFolder
@@ -29,9 +30,11 @@ from unnorm.study.ledger import standing_of
 from unnorm.study.recover_model import note_recovery
 from unnorm.study.recovered_start import MODEL, PlannedStart, StartSettings
 from unnorm.study.recovery import recover_run
+from unnorm.study.spread import check_launch, spread_with_fewer_rows
 from unnorm.study.start import CHOICE_TOKENS, recoverable_
 from unnorm.study.tasks import Task
 from unnorm.study.workbench import Workbench
+from unnorm.tuning.device_rows import check_shares
 from unnorm.tuning.recover import RecoverReport
 
 Say = Callable[[str], None]
@@ -81,7 +84,8 @@ def start_task(
             say=say,
             quiet=quiet,
         )
-        return make_start(planned.settings, lease.attempt, bench, hooks).describe()
+        attempt = ranks.of_main(lease.attempt)
+        return make_start(planned.settings, attempt, bench, hooks).describe()
 
     return Task(name, TaskFolder(planned.folder), planned.key, work)
 
@@ -95,11 +99,19 @@ def check_made(folder: Path) -> None:
 
 
 def make_start(settings: StartSettings, folder: Path, bench: Workbench, hooks: StartHooks) -> RecoverReport:
-    """Make the start in `folder`, or go on with it. Where the memory does not suffice, `with_fewer_rows`."""
-    base = bench.base(settings.model)
-    threads.go_on(folder, base.hash, base.model)
+    """Make the start in `folder`, or go on with it. Where the memory does not suffice, `with_fewer_rows`. It is spread
+    over devices as `fine_tune` is."""
     length = settings.data[0][0].max_length
     whole = settings.recovery().settings.training(length).batch_tokens // length
+    check_launch(settings.devices)
+    if settings.devices > ranks.count():
+        check_shares(whole, settings.devices)
+        kept = {"kind": "start", "settings": settings.model_dump(mode="json"), "folder": str(folder)}
+        told = {name: getattr(hooks, name) for name in ("check", "begun", "saved", "say")}
+        job = {**kept, "quiet": hooks.quiet}
+        return RecoverReport(**spread_with_fewer_rows(job, whole, settings.devices, told, hooks.retried))
+    base = bench.base(settings.model)
+    threads.go_on(folder, base.hash, base.model)
 
     def again(rows: int) -> None:
         hooks.check()
@@ -114,8 +126,9 @@ def _make_start(
     base = bench.base(settings.model)
     bench.let_go_of_start()
     swapped = folder / _SWAPPED
-    if not is_artefact(swapped):
+    if is_main() and not is_artefact(swapped):
         _swap(settings, folder, bench, hooks)
+    ranks.of_all(None)
     # Loaded also where it was just made: whoever goes on with it has the same, bit for bit.
     model = load(swapped)
     report, parts = recover_run(
@@ -137,8 +150,9 @@ def _make_start(
     names = settings.data_names
     data = [{"name": n, "weight": p.weight, "tokens": p.tokens} for n, p in zip(names, parts, strict=True)]
     note_recovery(model, report, data)
-    save(model, folder / MODEL, base.tokenizer)
-    atomic.write_json(folder / "recovery.json", {**report.to_dict(), "data": data})
+    if is_main():
+        save(model, folder / MODEL, base.tokenizer)
+        atomic.write_json(folder / "recovery.json", {**report.to_dict(), "data": data})
     return report
 
 

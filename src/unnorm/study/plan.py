@@ -113,7 +113,7 @@ def _planned(spec: StudyFile, settings: CellSettings, ledger: Path, bench: Workb
         bench.source(settings.data, settings.model)
     settings = settled(settings, bench)
     cell, resolved = cell_of(settings, bench)
-    wanted = start_settings(settings.model, settings.arm, settings.data)
+    wanted = start_settings(settings.model, settings.arm, settings.data, settings.training)
     start = plan_start(wanted, bench, ledger) if wanted is not None else None
     return Planned(settings, cell, resolved, cell_folder(ledger, settings, cell), start)
 

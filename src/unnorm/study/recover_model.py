@@ -5,6 +5,7 @@ OUT/model/         the recovered artefact, at the end;  OUT/result.json  what be
 and what `recovery` writes. The same call goes on where an earlier one stopped, and hands back what is finished.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from filelock import FileLock, Timeout
 from unnorm.artefacts.loading import open_model
 from unnorm.artefacts.manifest import Manifest, read_manifest
 from unnorm.artefacts.saving import save
-from unnorm.foundation import atomic, threads
+from unnorm.foundation import atomic, ranks, threads
 from unnorm.foundation.errors import ArtefactError, ModelError, RunError
 from unnorm.foundation.precision import line_of
+from unnorm.foundation.processes import is_main
 from unnorm.study.recovery import Recovery, Say, recover_run, same_tokenizer
 from unnorm.surgery.base import load_base, load_tokenizer
 from unnorm.surgery.swap import record_of
@@ -39,15 +41,19 @@ def recover_model(
 ) -> dict[str, Any]:
     """Recover the artefact in the folder `swapped` and save it in `out`. Returns the numbers of result.json.
 
-    base: where its base lies now, unless it is where the manifest says. Raises `UnnormError`; what was reached is kept.
+    base: where its base lies now, unless it is where the manifest says. Of several processes (torchrun) the main one
+    writes, and all return the numbers. Raises `UnnormError`; what was reached is kept.
     """
     manifest = read_manifest(Path(swapped))
     if manifest.kind != "model" or not manifest.sites:
         raise ModelError(f"{swapped} holds no swapped model: give the folder that `unnorm swap` wrote.")
-    _check_place(out)
-    out.mkdir(parents=True, exist_ok=True)
+    ranks.join()
+    if is_main():
+        _check_place(out)
+        out.mkdir(parents=True, exist_ok=True)
+    ranks.of_all(None)
     try:
-        with FileLock(out / ".lock", timeout=0):
+        with FileLock(out / ".lock", timeout=0) if is_main() else nullcontext():
             return _recover(
                 swapped,
                 manifest,
@@ -81,18 +87,19 @@ def _recover(
     finished: list[dict[str, Any]] = []
 
     def begun(run: str) -> None:
-        earlier = atomic.read_json(out / _RUN) if (out / _RUN).is_file() else {}
+        earlier = ranks.of_main(atomic.read_json(out / _RUN) if (out / _RUN).is_file() else {})
         if earlier:
             if earlier["run"] != run:
                 raise ArtefactError(
                     f"{out} holds another recovery: its model, data or settings differ. Give another --out, or delete "
                     "the folder."
                 )
-            if (out / _RESULT).is_file():
+            if ranks.of_main((out / _RESULT).is_file()):
                 finished.append(atomic.read_json(out / _RESULT))
                 raise _Finished
         number = _compute_on(earlier.get("threads"), original, say)
-        atomic.write_json(out / _RUN, {"run": run, "swapped": swapped, "base": base, "threads": number})
+        if is_main():
+            atomic.write_json(out / _RUN, {"run": run, "swapped": swapped, "base": base, "threads": number})
 
     try:
         report, parts = recover_run(
@@ -115,9 +122,10 @@ def _recover(
     note_recovery(model, report, data)
     if manifest.dtype != "float32":
         say(f"saved in float32, in which the weights learnt; {swapped} is in {manifest.dtype}")
-    save(model, out / _MODEL, tokenizer)
     result = {**report.to_dict(), "data": data}
-    atomic.write_json(out / _RESULT, result)
+    if is_main():
+        save(model, out / _MODEL, tokenizer)
+        atomic.write_json(out / _RESULT, result)
     return result
 
 

@@ -18,6 +18,7 @@ from unnorm.study.names import short_name
 from unnorm.study.recovery import Recovery, parse_data
 from unnorm.study.workbench import Workbench
 from unnorm.tuning.recover_settings import RecoverSettings
+from unnorm.tuning.settings import Sharding, TrainingSettings
 
 STARTS = "starts"
 """In a ledger, and in the folder of a cell that is run by itself."""
@@ -25,12 +26,15 @@ MODEL = "model"
 
 
 class StartSettings(BaseModel):
-    """Everything that shapes a recovered start: the base, an arm that recovers, each data set and its weight."""
+    """Everything that shapes a recovered start: the base, an arm that recovers, each data set and its weight; and what
+    it is spread over, which shapes nothing."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     model: str
     arm: Arm
     data: tuple[tuple[DataSettings, float], ...]
+    devices: int = 1
+    sharding: Sharding = "ddp"
 
     @property
     def wanted(self) -> ArmRecovery:
@@ -49,7 +53,9 @@ class StartSettings(BaseModel):
         """The same as a recovery takes it."""
         wanted = self.wanted
         settings = RecoverSettings(**wanted.model_dump(include=set(RecoverSettings.model_fields)))
-        return Recovery(settings, self.data, held_out_tokens=wanted.held_out_tokens, seed=wanted.seed)
+        return Recovery(
+            settings, self.data, held_out_tokens=wanted.held_out_tokens, seed=wanted.seed, sharding=self.sharding
+        )
 
 
 class PlannedStart(NamedTuple):
@@ -71,8 +77,11 @@ def planned_start_from(content: dict[str, Any]) -> PlannedStart:
     return PlannedStart(settings, content["key"], content["resolved"], Path(content["folder"]))
 
 
-def start_settings(model: str, arm: Arm, data: DataSettings) -> StartSettings | None:
-    """The start of a cell with this base, arm and data; None where the arm recovers nothing.
+def start_settings(
+    model: str, arm: Arm, data: DataSettings, training: TrainingSettings | None = None
+) -> StartSettings | None:
+    """The start of a cell with this base, arm and data; None where the arm recovers nothing. training: the cell's,
+    over whose devices it is spread.
 
     Data that the arm names are read as `unnorm recover` reads them, in the cell's template. What a search of the
     learning rate holds out of a cell's data is held out of the same data here.
@@ -80,8 +89,11 @@ def start_settings(model: str, arm: Arm, data: DataSettings) -> StartSettings | 
     if arm.recover is None:
         return None
     length = arm.recover.max_length or data.max_length
+    training = training or TrainingSettings()
+    over: dict[str, Any] = {"devices": training.devices, "sharding": training.sharding}
     if arm.recover.data is None:
-        return StartSettings(model=model, arm=arm, data=((data.model_copy(update={"max_length": length}), 1.0),))
+        own = data.model_copy(update={"max_length": length})
+        return StartSettings(model=model, arm=arm, data=((own, 1.0),), **over)
     named = tuple(
         (
             DataSettings(
@@ -96,7 +108,7 @@ def start_settings(model: str, arm: Arm, data: DataSettings) -> StartSettings | 
         )
         for source, weight in parse_data(arm.recover.data)
     )
-    return StartSettings(model=model, arm=arm, data=named)
+    return StartSettings(model=model, arm=arm, data=named, **over)
 
 
 def plan_start(settings: StartSettings, bench: Workbench, root: Path) -> PlannedStart:

@@ -13,19 +13,21 @@ from typing import Any
 from unnorm.data.encoded_cache import tokenizer_hash
 from unnorm.data.mixture import Mixture, Part, When
 from unnorm.data.settings import DataSettings
-from unnorm.foundation import atomic
+from unnorm.foundation import atomic, ranks
 from unnorm.foundation.errors import ModelError, SettingsError
 from unnorm.foundation.hashing import digest_tensors, hash_digests, hash_json
 from unnorm.foundation.precision import default_device
 from unnorm.study.start import check_rows
 from unnorm.surgery.base import check_length
 from unnorm.tuning.blockwise import BlockwiseReport, recover_blockwise_
+from unnorm.tuning.device_rows import check_shares
 from unnorm.tuning.distance import Distance, distance
 from unnorm.tuning.memory_need import check_memory
 from unnorm.tuning.packing_probe import packing_is_clean
 from unnorm.tuning.pair import check_base, record_beside
 from unnorm.tuning.recover import RecoverReport, Run, Text, between, distil_
 from unnorm.tuning.recover_settings import RecoverSettings
+from unnorm.tuning.settings import Sharding
 
 _TOKENS_MEASURED_AT_ONCE = 4096
 _ROWS_AT_ONCE = 16
@@ -41,7 +43,7 @@ class Recovery:
 
     data: each data set and its share of the tokens. held_out_tokens: what the gap is measured on; by `held_out_for`
     unless given. when_out: what is done where the data run out. blockwise: blocks learn one at a time first, each from
-    up to `BLOCK_TOKENS`; where memory does not suffice for more, that is all.
+    up to `BLOCK_TOKENS`; where memory does not suffice for more, that is all. sharding: how several processes share it.
     """
 
     settings: RecoverSettings
@@ -50,6 +52,7 @@ class Recovery:
     when_out: When = "again"
     seed: int = 0
     blockwise: bool = False
+    sharding: Sharding = "ddp"
 
     @property
     def measured_tokens(self) -> int:
@@ -109,11 +112,14 @@ def recover_run(
     rows_per_step = training.batch_tokens // length
     need = rows_per_forward or rows_per_step
     if recovery.blockwise:
+        if ranks.count() > 1:
+            raise SettingsError("blocks that learn one at a time learn on one device: run it without torchrun.")
         assert recovery.settings.objective == "kl", "blocks are distilled"
         if recovery.settings.train not in ("all", "norms"):
             raise SettingsError("block by block, all weights or the norms alone learn: train is all or norms.")
     else:
-        check_memory(model, original, recovery.settings, need, length)
+        check_shares(rows_per_step)
+        check_memory(model, original, recovery.settings, need, length, recovery.sharding)
     packs = packing_is_clean(original)
     if not packs:
         say("rows packed into this model would leak into each other: padding instead, one row each")
@@ -153,6 +159,7 @@ def recover_run(
         quiet=quiet,
         rows_per_forward=rows_per_forward,
         evaluate_every=evaluate_every,
+        sharding=recovery.sharding,
     )
     if not recovery.blockwise:
         return distil_(model, original, text, recovery.settings, run, seed=recovery.seed), mixture.parts

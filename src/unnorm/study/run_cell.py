@@ -7,23 +7,23 @@ and what `fine_tune` makes, in OUT once it is done.
 """
 
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from unnorm.foundation import atomic
-from unnorm.foundation.errors import ArtefactError, RunError, SettingsError
+from unnorm.foundation import atomic, ranks
+from unnorm.foundation.errors import ArtefactError, RunError
 from unnorm.foundation.precision import line_of
-from unnorm.foundation.processes import is_main, launch
+from unnorm.foundation.processes import is_main
 from unnorm.study import events, threads
 from unnorm.study.cell import CellSettings, cell_of, settled
 from unnorm.study.fine_tune import Hooks, fine_tune
-from unnorm.study.lease import Lease, TaskFolder, newest
-from unnorm.study.make_start import check_made, start_task
+from unnorm.study.lease import Lease, TaskFolder
+from unnorm.study.make_start import StartHooks, check_made, make_start, start_task
 from unnorm.study.plan import Planned
 from unnorm.study.recovered_start import STARTS, plan_start, start_settings
+from unnorm.study.spread import check_launch
 from unnorm.study.tasks import Task, claim_task, holder, is_open, reopen, run_task
 from unnorm.study.workbench import Workbench
 
@@ -58,8 +58,8 @@ def cell_task(
             saved=lambda step: events.record(lease, "checkpoint", step=step),
             retried=retried,
         )
-        at = start.at.path if start else None
-        result = fine_tune(planned.settings, planned.cell, lease.attempt, bench, own, at)
+        attempt, at = ranks.of_main(lease.attempt), start.at.path if start else None
+        result = fine_tune(planned.settings, planned.cell, attempt, bench, own, at)
         return f"{result['start_eval_loss']:.4f} → {result['eval_loss']:.4f} in {result['wall_seconds']:.0f} s"
 
     needs = (start.id,) if start is not None else ()
@@ -81,36 +81,40 @@ def run_cell(
     at each stage. report_to: transformers' names of trackers. Raises `UnnormError`; what was finished stays, and the
     folder tells. Raises `Interrupted` when asked to stop, `RunError` while another process runs the cell.
     """
+    ranks.join()
+    check_launch(settings.training.devices)
     bench = bench or Workbench(quiet=quiet)
     out = Path(out)
     say(line_of(settings.training.precision))
-    settings = settled(settings, bench)
+    settings = ranks.of_main(settled(settings, bench))
     cell, resolved = cell_of(settings, bench)
     say(f"computing on {threads.settle(bench.base(settings.model).hash, bench.base(settings.model).model).describe()}")
     _check_place(out, cell, resolved)
     existed = out.exists()
     hooks = Hooks(say=say, warn=say, report_to=report_to, quiet=quiet)
-    wanted = start_settings(settings.model, settings.arm, settings.data)
+    wanted = start_settings(settings.model, settings.arm, settings.data, settings.training)
     begins = plan_start(wanted, bench, out) if wanted else None
     start = start_task(begins, bench, quiet=quiet, say=say, tell=say) if begins else None
     planned = Planned(settings, cell, resolved, out, begins)
     task = cell_task(planned, bench, hooks, name=str(out), tell=say, start=start)
-    if start is not None and launch() is not None and is_open(task) and is_open(start):
-        raise SettingsError(
-            f"the {start.name} is not made yet, and one process makes it. Run the same command without torchrun until "
-            "training begins, then with it."
-        )
-    if not is_main():
-        return fine_tune(settings, cell, _attempt_of_main(out), bench, hooks, start.at.path if start else None)
-    reopen(task)
-    if not is_open(task):
+    if is_main():
+        reopen(task)
+    task_is_open = ranks.of_main(is_open(task))
+    if not task_is_open:
         say(f"{out} is finished already; nothing to do")
         return atomic.read_json(out / "result.json")  # type: ignore[no-any-return]
+    if start is not None and is_main():
+        reopen(start)
+    start_is_open = ranks.of_main(start is not None and is_open(start))
+    if not is_main():  # it does what the main process has claimed, in the folder that is told
+        if wanted is not None and start_is_open:
+            make_start(wanted, ranks.of_main(Path()), bench, StartHooks(quiet=True))
+            ranks.of_all(None)
+        return fine_tune(settings, cell, ranks.of_main(Path()), bench, hooks, start.at.path if start else None)
     try:
-        if start is not None:
-            reopen(start)
-            if is_open(start):
-                _run(start, say)
+        if start is not None and start_is_open:
+            _run(start, say)
+            ranks.of_all(None)  # it is in its place
         _run(task, say)
     except Exception:
         _forget_if_not_begun(out, existed)
@@ -169,16 +173,3 @@ def _forget_if_not_begun(out: Path, existed: bool) -> None:
     if not existed:
         with suppress(OSError):  # something that is not ours is in it
             out.rmdir()
-
-
-def _attempt_of_main(out: Path, wait_seconds: float = 120.0) -> Path:
-    """The folder that the main process of the same launch works in."""
-    deadline = time.monotonic() + wait_seconds
-    task = TaskFolder(out)
-    while time.monotonic() < deadline:
-        last = newest(task)
-        ours = last is not None and last.kind == "claimed" and last.content.get("launch") == launch()
-        if last is not None and ours and task.attempt(last.number).is_dir():
-            return task.attempt(last.number)
-        time.sleep(0.05)
-    raise RunError(f"the main process of this launch has not begun {out} within {wait_seconds:.0f} s.")

@@ -35,8 +35,11 @@ def check_weights(model: nn.Module, name: str = "") -> None:
     for path, parameter in model.named_parameters():
         if parameter.is_meta or parameter.dtype not in _FLOATS or not parameter.numel():
             continue
-        if not all(bool(end.isfinite()) for end in torch.aminmax(parameter.detach())):
-            bad = int((~parameter.detach().isfinite()).sum())
+        held = parameter.detach()
+        if hasattr(held, "to_local"):  # of a model that is spread over several processes: each looks at its own part
+            held = held.to_local()
+        if held.numel() and not all(bool(end.isfinite()) for end in torch.aminmax(held)):
+            bad = int((~held.isfinite()).sum())
             raise ModelError(
                 f"the logits are not finite: of {name or name_of(model)}, {bad:,} of the {parameter.numel():,} numbers "
                 f"in {path} are NaN or infinite. {_ADVICE}"

@@ -8,7 +8,7 @@ be there and no other: Trainer's own resume only warns when GPT-NeoX's head is m
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from unnorm.foundation import atomic, seeds
 from unnorm.foundation.errors import ArtefactError, DataError
+from unnorm.tuning.sharded import gathered, like
 
 _STATE = "state.json"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -49,11 +50,31 @@ def is_whole(path: Path) -> bool:
     return True
 
 
+class Content(NamedTuple):
+    """The tensors of a checkpoint, whole and on the CPU: the parameters that train, and their moments."""
+
+    weights: dict[str, torch.Tensor]
+    moments: dict[str, torch.Tensor]
+
+
+def content_of(parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, *, keep: bool) -> Content:
+    """What a checkpoint of this moment holds. Every process has to ask, as each may hold a part; keep: whether it is
+    this one that gets the whole, one tensor after another."""
+    content = Content({}, {})
+    for name, parameter in parameters.items():
+        state = optimizer.state[parameter]
+        whole = {moment: gathered(state[moment]).contiguous() for moment in _MOMENTS}
+        weight = gathered(parameter).contiguous()
+        if keep:
+            content.weights[name] = weight
+            content.moments.update({f"{moment}:{name}": tensor for moment, tensor in whole.items()})
+    return content
+
+
 def write(
     path: Path,
     run: str,
-    parameters: dict[str, torch.nn.Parameter],
-    optimizer: torch.optim.Optimizer,
+    content: Content,
     scheduler: Any,
     scaler: Any,
     random_states: list[tuple[dict[str, torch.Tensor], dict[str, Any]]],
@@ -64,13 +85,8 @@ def write(
     `run` names the run it belongs to.
     """
     with atomic.folder(path) as folder:
-        save_file({n: p.detach().contiguous() for n, p in parameters.items()}, str(folder / "weights.safetensors"))
-        moments = {
-            f"{moment}:{name}": optimizer.state[parameter][moment].contiguous()
-            for name, parameter in parameters.items()
-            for moment in _MOMENTS
-        }
-        save_file(moments, str(folder / "optimizer.safetensors"))
+        save_file(content.weights, str(folder / "weights.safetensors"))
+        save_file(content.moments, str(folder / "optimizer.safetensors"))
         for rank, (tensors, _) in enumerate(random_states):
             save_file(tensors, str(folder / f"random-{rank}.safetensors"))
         trainer_state.save_to_json(str(folder / "trainer_state.json"))
@@ -104,7 +120,7 @@ def load_weights(path: Path, parameters: dict[str, torch.nn.Parameter]) -> None:
     for name, parameter in parameters.items():
         if stored[name].shape != parameter.shape:
             raise ArtefactError(f"{path}: {name} has shape {tuple(stored[name].shape)}, not {tuple(parameter.shape)}.")
-        parameter.copy_(stored[name])
+        parameter.copy_(like(stored[name], parameter))
 
 
 def load_optimizer(
@@ -116,7 +132,7 @@ def load_optimizer(
     for name, parameter in parameters.items():
         state = {moment: stored[f"{moment}:{name}"] for moment in _MOMENTS}
         for moment in ("exp_avg", "exp_avg_sq"):
-            state[moment] = state[moment].to(parameter.device)
+            state[moment] = like(state[moment], parameter)
         optimizer.state[parameter] = state
     schedule = atomic.read_json(path / _STATE)["schedule"]
     scheduler.load_state_dict({**schedule, "lr_lambdas": [None] * len(scheduler.lr_lambdas)})
@@ -132,10 +148,9 @@ def load_scaler(path: Path, scaler: Any) -> None:
 
 
 def load_random(path: Path, rank: int) -> None:
-    """Restore this process's random state."""
+    """Restore this process's random state; one of those that there are, where more processes go on than wrote it."""
     rest = atomic.read_json(path / _STATE)["random"]
-    if rank >= len(rest):
-        raise ArtefactError(f"{path} was written by {len(rest)} processes; resume it with as many.")
+    rank %= len(rest)
     seeds.restore(load_file(str(path / f"random-{rank}.safetensors")), rest[rank])
 
 

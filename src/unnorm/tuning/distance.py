@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
 from typing import Any
 
 import torch
 
+from unnorm.foundation import ranks
 from unnorm.foundation.errors import DataError, NonFiniteError
 from unnorm.foundation.progress import track
 from unnorm.metrics.divergence import Compared, compare
@@ -47,6 +49,10 @@ class Distance:
         return {**asdict(self), "gap": self.gap}
 
 
+def _added(one: Compared, other: Compared) -> Compared:
+    return Compared(*(a + b for a, b in zip(one, other, strict=True)))  # type: ignore[arg-type]
+
+
 @torch.no_grad()
 def distance(
     model: Any, original: Any, batches: Sequence[Mapping[str, torch.Tensor]], *, quiet: bool = True
@@ -54,16 +60,20 @@ def distance(
     """The distance of `model` (perhaps with adapters around it) from `original` on batches of `input_ids` [B, T] and
     other model inputs, on the model's device, each in the dtype of its weights.
 
-    Raises `DataError` if there is nothing to predict, `NonFiniteError` if a loss is no number.
+    Under torch.distributed every process must call it with the same batches; they share the work. Raises `DataError` if
+    there is nothing to predict, `NonFiniteError` if a loss is no number.
     """
     device = next(model.parameters()).device
     heads = [under_adapters(m).get_output_embeddings() for m in (model, original)]
     sums = Compared(0.0, 0, 0, 0.0, 0.0, 0)
     with in_eval(model), in_eval(original):
-        for batch in track(batches, "measuring", len(batches), quiet=quiet):
+        shown = track(batches, "measuring", len(batches), quiet=quiet)
+        for batch, counts in ranks.shared(shown):
             here = {name: tensor.to(device) for name, tensor in batch.items()}
             found = compare(model, heads[0], original, heads[1], here)
-            sums = Compared(*(a + b for a, b in zip(sums, found, strict=True)))  # type: ignore[arg-type]
+            if counts:
+                sums = _added(sums, found)
+    sums = reduce(_added, ranks.of_all(sums))
     if not sums.predicted:
         raise DataError("there is nothing to measure on: the held-out rows hold no token that follows another.")
     if not abs(sums.original_loss) < float("inf"):

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from unnorm.foundation import ranks
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.memory import memory_free
 from unnorm.foundation.precision import choose, default_device
 from unnorm.metrics.token_scores import positions_at_once
 from unnorm.tuning.recover_settings import RecoverSettings
+from unnorm.tuning.settings import Sharding
 
 TRAINED_BYTES = 16
 """Bytes of a weight that learns: itself, its gradient and AdamW's two moments, in fp32."""
@@ -24,8 +26,11 @@ _COPIES_OF_LOGITS = {"kl": 7, "ce": 3}
 """In fp32; a distillation has logits for some positions at once, a cross-entropy for all."""
 
 
-def bytes_needed(model: Any, original: Any, settings: RecoverSettings, rows: int, length: int) -> int:
-    """An estimate, in bytes, for `rows` rows of `length` tokens at once."""
+def bytes_needed(
+    model: Any, original: Any, settings: RecoverSettings, rows: int, length: int, sharding: Sharding = "ddp"
+) -> int:
+    """An estimate, in bytes, for `rows` rows of `length` tokens at once; of one device, where processes of a launch
+    share them. The original stands whole on each."""
     held = sum(p.numel() * p.element_size() for p in original.parameters())
     total = sum(p.numel() for p in model.parameters())
     own = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -35,7 +40,9 @@ def bytes_needed(model: Any, original: Any, settings: RecoverSettings, rows: int
         own = total * TRAINED_BYTES
     bytes_a_number = 2 if choose(settings.precision).name == "bf16" else 4
     cast = total * _CAST_BYTES if bytes_a_number == 2 else 0
-    tokens = rows * length
+    world = ranks.count()
+    own = own / world if sharding == "fsdp" else own
+    tokens = -(-rows // world) * length
     vocabulary = model.config.get_text_config().vocab_size
     positions = min(tokens, positions_at_once(vocabulary)) if settings.objective == "kl" else tokens
     logits = positions * vocabulary * _COPIES_OF_LOGITS[settings.objective] * 4
@@ -56,9 +63,11 @@ def kept_numbers(model: Any, bytes_a_number: int) -> int:
     return int(layers * (_OWN_WIDTHS[bytes_a_number] * width + of_inner * inner))
 
 
-def check_memory(model: Any, original: Any, settings: RecoverSettings, rows: int, length: int) -> None:
+def check_memory(
+    model: Any, original: Any, settings: RecoverSettings, rows: int, length: int, sharding: Sharding = "ddp"
+) -> None:
     """A `SettingsError` with the estimate where the device has clearly less memory than a recovery needs."""
-    needed, free = bytes_needed(model, original, settings, rows, length), memory_free(default_device())
+    needed, free = bytes_needed(model, original, settings, rows, length, sharding), memory_free(default_device())
     if free is not None and needed > free:
         raise SettingsError(
             f"this recovery needs about {needed / 2**30:.1f} GiB on {default_device().type} for {rows} rows of "

@@ -23,8 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unnorm.foundation import atomic
+from unnorm.foundation import atomic, ranks
 from unnorm.foundation.errors import DataError, NonFiniteError
+from unnorm.foundation.processes import is_main
 from unnorm.metrics.batches import counted_tokens, inputs_of
 from unnorm.surgery.inputs import Inputs, single_rows, tokens_in
 from unnorm.surgery.passes import in_eval
@@ -34,7 +35,7 @@ from unnorm.tuning.objectives import objective_of
 from unnorm.tuning.pair import check_base, norm_paths, record_beside, record_of_pair
 from unnorm.tuning.recover_settings import RecoverSettings, recover_settings
 from unnorm.tuning.run_log import RunLog
-from unnorm.tuning.settings import TrainingSettings
+from unnorm.tuning.settings import Sharding, TrainingSettings
 from unnorm.tuning.site_monitor import SiteMonitor, active_norms
 
 HELD_OUT_TOKENS = 4096
@@ -125,6 +126,7 @@ class Run:
     evaluate_every: int | None = None
     """Tokens; a tenth of all unless given."""
     rows_per_forward: int | None = None
+    sharding: Sharding = "ddp"
 
 
 def recover_(
@@ -176,7 +178,7 @@ def distil_(
 
     started = time.perf_counter()
     record = record_beside(model, original)
-    training = settings.training(text.row_tokens)
+    training = settings.training(text.row_tokens).model_copy(update={"sharding": run.sharding})
     rows_per_step = training.batch_tokens // text.row_tokens
     devices = [next(m.parameters()).device for m in (model, original)]
     start = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
@@ -210,14 +212,15 @@ def distil_(
                 quiet=run.quiet,
             )
             original.to(trainer.args.device)  # type: ignore[arg-type]
-            before = meter.distance_at(0, 0)
             with without_dropout(learner, active_norms(learner, paths)):
-                trainer.fit()
+                trainer.fit(begin=lambda: meter.at(0, 0))
+            before, last = meter.first_and_last()
             settled_(model, learner, start)
-            after = distance(model, original, text.held_out)
+            # A model that had to be sharded is not run whole.
+            after = last if trainer.shards else distance(model, original, text.held_out)
             if not abs(after.loss) < float("inf"):
                 raise NonFiniteError("the recovered model's logits are not finite on held-out tokens.")
-            steps = trainer.log_file.read()
+            steps = ranks.of_main(trainer.log_file.read())
             done = True
         finally:
             if not done:
@@ -229,6 +232,7 @@ def distil_(
     kept = control or after.kl <= before.kl
     if not kept:
         model.load_state_dict(start)
+    curve = ranks.of_main(meter.log.read())
     report = RecoverReport(
         **between(before, after, settings),
         kept=kept,
@@ -237,9 +241,10 @@ def distil_(
         parameters=trainable,
         seconds=time.perf_counter() - started,
         losses=tuple(step["loss"] for step in steps),
-        curve=tuple(meter.log.read()),
+        curve=tuple(curve),
     )
-    atomic.write_json(run.folder / "recovery.json", report.to_dict())
+    if is_main():
+        atomic.write_json(run.folder / "recovery.json", report.to_dict())
     return report
 
 
@@ -253,8 +258,9 @@ class _Meter:
 
         self.learner, self.original, self.held_out = learner, original, held_out
         self.log = RunLog(folder / "evaluations.jsonl")
-        self.log.cut_after(checkpoint.step_of(checkpoint.latest(folder / "checkpoints")))
-        self.known = {record["step"]: record for record in self.log.read()}
+        if is_main():
+            self.log.cut_after(checkpoint.step_of(checkpoint.latest(folder / "checkpoints")))
+        self.known = {record["step"]: record for record in ranks.of_main(self.log.read())}
         self.note = ""
 
     def at(self, step: int, tokens: int) -> dict[str, Any]:
@@ -262,13 +268,17 @@ class _Meter:
             found = distance(self.learner, self.original, self.held_out)
             named = {"step": step, "train_tokens": tokens, "token_accuracy": found.agreement, **found.to_dict()}
             self.known[step] = named
-            self.log.append(named)
+            if is_main():
+                self.log.append(named)
         self.note = f"gap {self.known[step]['gap']:+.1%}"
         return self.known[step]
 
-    def distance_at(self, step: int, tokens: int) -> Distance:
-        found = self.at(step, tokens)
-        return Distance(**{name: found[name] for name in Distance.__dataclass_fields__})
+    def first_and_last(self) -> tuple[Distance, Distance]:
+        """Before the first step, and after the last one."""
+        names = Distance.__dataclass_fields__
+        ends = (self.known[step] for step in (min(self.known), max(self.known)))
+        first, last = (Distance(**{name: found[name] for name in names}) for found in ends)
+        return first, last
 
 
 def _every(tokens: int | None, training: TrainingSettings) -> int:

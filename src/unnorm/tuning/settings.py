@@ -7,6 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field
 Strategy = Literal["frozen", "selective", "full"]
 STRATEGIES: tuple[Strategy, ...] = ("frozen", "selective", "full")
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Sharding = Literal["ddp", "fsdp"]
+SHARDINGS: tuple[Sharding, ...] = ("ddp", "fsdp")
+SPREAD = {"devices", "sharding"}
+"""Settings that change no result but by how sums are rounded and what dropout draws."""
 
 DEFAULT_LEARNING_RATE: dict[Strategy, float] = {"frozen": 3e-3, "selective": 3e-3, "full": 4e-4}
 
@@ -55,4 +59,15 @@ class TrainingSettings(BaseModel):
     lora: LoraSettings = LoraSettings()
     train_sites: list[str] | None = Field(
         default=None, description="selective: the norm sites that train, as site patterns; all, if not given"
+    )
+    devices: int = Field(
+        default=1,
+        gt=0,
+        description="GPUs that one cell is spread over, or processes where there is none; a step has the same tokens",
+        exclude_if=lambda devices: devices == 1,
+    )
+    sharding: Sharding = Field(
+        default="ddp",
+        description="ddp: each device holds the whole model; fsdp: each holds a part of every block (FSDP2)",
+        exclude_if=lambda sharding: sharding == "ddp",
     )

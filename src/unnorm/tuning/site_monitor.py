@@ -7,6 +7,7 @@ from torch import nn
 
 from unnorm.norms.curve import CurveNorm, saturation
 from unnorm.surgery.base import under_adapters
+from unnorm.tuning.sharded import whole
 
 _TOKENS = 64
 
@@ -33,7 +34,7 @@ class SiteMonitor:
         """`alpha` (its mean over channels) and `saturation`, each path -> value."""
         if not self._modules:
             return {}
-        alpha = {path: module.alpha.detach().mean() for path, module in self._modules.items()}
+        alpha = {path: whole(module, "alpha").mean() for path, module in self._modules.items()}
         return {"alpha": _numbers(alpha), "saturation": _numbers(self._saturation)}
 
 

@@ -5,7 +5,6 @@ is minimized is an objective's business; fine-tuning and recovery differ in it a
 """
 
 import contextlib
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,23 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import DistributedType
-from torch.utils.data import SequentialSampler
+from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from unnorm.foundation import precision, seeds
+from unnorm.foundation import precision, ranks, seeds
 from unnorm.foundation.errors import Interrupted, NonFiniteError, SettingsError
 from unnorm.foundation.memory import memory_in_use
 from unnorm.foundation.progress import Bar
 from unnorm.metrics.batches import counted_tokens
 from unnorm.tuning import checkpoint
 from unnorm.tuning.clip import clip_gradients_
+from unnorm.tuning.device_rows import IDLE, DeviceRows, check_shares, one_batch
 from unnorm.tuning.objectives import CrossEntropy, Objective
 from unnorm.tuning.parameter_groups import parameter_groups
 from unnorm.tuning.precision import plain_forward, plain_forward_after
 from unnorm.tuning.relative import relative
 from unnorm.tuning.run_log import RunLog
 from unnorm.tuning.settings import TrainingSettings
+from unnorm.tuning.sharded import gathered, sharded
 from unnorm.tuning.site_monitor import SiteMonitor
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
@@ -69,9 +70,9 @@ class TokenTrainer(Trainer):
         """norms: those whose parameters learn relatively and at their own rate, where they train. objective: what is
         minimized; the labels' cross-entropy unless given. check: called before anything is written; it raises if the
         run may not go on. saved: called after a checkpoint. evaluate: measures now, and returns loss and
-        token_accuracy; called by the main process at intervals, and by every process after the last step. enough:
-        whether what it returned ends the run early. note: more words for the progress line. report_to: transformers'
-        names of trackers, which get the log of each step."""
+        token_accuracy; called by every process, at intervals and after the last step. enough: whether what it returned
+        ends the run early. note: more words for the progress line. report_to: transformers' names of trackers, which
+        get the log of each step. rows_per_forward: of all devices together."""
         settings = settings.model_copy(update={"precision": precision.choose(settings.precision).name})
         self.settings, self.run, self.folder = settings, run, folder
         self.log_file = RunLog(folder / "steps.jsonl")
@@ -81,6 +82,8 @@ class TokenTrainer(Trainer):
         self.objective: Objective = objective or CrossEntropy(model)
         self.check, self.saved, self.enough, self.note = check, saved, enough, note
         self.quiet = quiet
+        self.rows_per_forward = rows_per_forward
+        self.shards = settings.sharding == "fsdp" and ranks.count() > 1
         self.sums = torch.zeros(4, dtype=torch.float64)  # nats, correct, tokens, weight of the step, over all processes
         self.step_tokens = torch.zeros((), dtype=torch.int64)
         self.train_tokens = 0
@@ -93,12 +96,23 @@ class TokenTrainer(Trainer):
             train_dataset=list(rows),  # type: ignore[arg-type]
             data_collator=collate,
         )
+        # What it calls a model that was sharded while it was loaded: placed, wrapped and saved by somebody else.
+        self.is_distributed_loading_by_transformers = self.shards
         self.parameters: dict[str, torch.nn.Parameter] = {}
         """What trains, by name as it is while it trains."""
         self.norm_parameters: list[torch.nn.Parameter] = []
         self.remove_callback(PrinterCallback)
         self.step_callback = _StepCallback(self)
         self.add_callback(self.step_callback)
+
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        if not self.shards:  # which puts each process's part there, block by block
+            super()._move_model_to_device(model, device)  # type: ignore[no-untyped-call]
+
+    @contextlib.contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
+        """Each micro-batch's gradients are shared at once: until the last one, each device would hold all of them."""
+        yield
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -118,7 +132,10 @@ class TokenTrainer(Trainer):
 
         Data-parallel training averages gradients over processes, hence the factor.
         """
+        counts_for_nothing = inputs.pop(IDLE, None) is not None
         sums = self.objective.sums(model, inputs)
+        if counts_for_nothing:
+            return sums.nats * 0
         counts = (sums.nats.detach(), sums.correct, sums.tokens, sums.weight)
         self.sums += torch.stack([count.double() for count in counts]).cpu()
         self.step_tokens += counted_tokens(inputs).sum().cpu()
@@ -126,39 +143,38 @@ class TokenTrainer(Trainer):
         return loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
-        weight = sum(self.objective.weight(batch) for batch in batch_samples)
+        weight = sum(self.objective.weight(batch) for batch in batch_samples if IDLE not in batch)
         total: torch.Tensor = self.accelerator.gather(torch.as_tensor(weight, device=device).reshape(1)).sum()
         return total if total > 0 else torch.ones_like(total)
 
     def _clip_grad_norm(self, model: Any) -> torch.Tensor:
-        if self.accelerator.distributed_type in (
-            DistributedType.NO,
-            DistributedType.MULTI_CPU,
-            DistributedType.MULTI_GPU,
-        ):
+        if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+            norm: torch.Tensor = gathered(super()._clip_grad_norm(model))  # type: ignore[no-untyped-call]
+        else:
             self.accelerator.unscale_gradients()
             norm = clip_gradients_(model.parameters(), self.args.max_grad_norm)
-        else:  # the engine that shards the gradients knows how to sum them
-            norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
         self.unclipped_norm = float(norm)
         return norm
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[Any]:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)  # type: ignore[arg-type]
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Over several processes, not accelerate's: that repeats rows until the last step has as many as the others."""
+        if ranks.count() == 1:
+            return super().get_train_dataloader()
+        rows = DeviceRows(self.train_dataset, self.rows_per_forward)  # type: ignore[arg-type]
+        return DataLoader(rows, batch_size=1, collate_fn=one_batch(self.data_collator))
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        states = [seeds.capture()]
-        if self.accelerator.num_processes > 1:
-            gathered: list[Any] = [None] * self.accelerator.num_processes
-            torch.distributed.all_gather_object(gathered, states[0])
-            states = gathered
+        states = ranks.of_all(seeds.capture())
+        content = checkpoint.content_of(self.parameters, _plain(self.optimizer), keep=self.args.should_save)
         if self.args.should_save:
             self.check()
             checkpoint.write(
                 checkpoint.path_of(self.folder / "checkpoints", self.state.global_step),
                 self.run,
-                self.parameters,
-                _plain(self.optimizer),
+                content,
                 self.lr_scheduler,
                 getattr(self.accelerator, "scaler", None),
                 states,
@@ -186,25 +202,44 @@ class TokenTrainer(Trainer):
         if checkpoint_path is not None:
             checkpoint.load_random(Path(checkpoint_path), self.args.process_index)
 
-    def fit(self) -> None:
-        """Train to the end, from the newest checkpoint of this run if there is one. Raises `Interrupted`."""
+    @contextlib.contextmanager
+    def _laid_out(self) -> Iterator[None]:
+        """While open, the model is as it trains: its norms relative, its weights spread over the devices."""
+        assert isinstance(self.model, torch.nn.Module)
         raw = self.settings.norm_parameters == "raw"
-        with (
-            plain_forward_after(self.model),
-            relative([] if raw else self.norms) as learning,
-            self.step_callback.stop_signals(),
-        ):
-            plain = [p for norm in self.norms for p in norm.parameters() if p.requires_grad]
+        plain = [p for norm in self.norms for p in norm.parameters() if p.requires_grad]
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(plain_forward_after(self.model))
+            learning = stack.enter_context(relative([] if raw else self.norms))
             self.norm_parameters = plain if raw else learning
-            assert isinstance(self.model, torch.nn.Module)
+            if self.shards:
+                spread = sharded(self.model, self.norm_parameters, self.args.device)
+                self.norm_parameters = stack.enter_context(spread)
+            # Now: after a forward pass some of a sharded model's parameters stand there whole.
             self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-            last = checkpoint.latest(self.folder / "checkpoints")
+            yield
+
+    def gather_nothing(self) -> None:
+        """Let go of what a forward pass without a backward pass has left gathered of a sharded model."""
+        if self.shards:
+            self.model.reshard()  # type: ignore[operator, union-attr]
+
+    def fit(self, begin: Callable[[], None] = lambda: None) -> None:
+        """Train to the end, from the newest checkpoint of this run if there is one. Raises `Interrupted`.
+
+        begin: called once the model is laid out over the devices, before anything has learnt. Where it is sharded, what
+        is measured has to be measured in there, and the model is on the CPU afterwards.
+        """
+        with self._laid_out(), self.step_callback.stop_signals():
+            begin()
+            self.gather_nothing()
+            last = ranks.of_main(checkpoint.latest(self.folder / "checkpoints"))
             step = checkpoint.step_of(last)
             if last is not None:
                 checkpoint.check_run(last, self.run)
             if self.args.should_save:
                 self.log_file.cut_after(step)
-            records = self.log_file.read()
+            records = ranks.of_main(self.log_file.read())
             self.train_tokens = records[-1]["train_tokens"] if step and records else 0
             if last is not None and self.enough is not None and step % self.evaluate_every == 0:
                 checkpoint.load_weights(last, self.parameters)
@@ -220,7 +255,10 @@ class _StepCallback(TrainerCallback):
 
     def __init__(self, trainer: TokenTrainer) -> None:
         self.trainer = trainer
+        self.asked = False
+        """Whether this process was asked to stop."""
         self.stopping = False
+        """Whether all of them stop after this step."""
         self.started = time.perf_counter()
         self.bar: Bar | None = None
 
@@ -229,9 +267,9 @@ class _StepCallback(TrainerCallback):
         """The first Ctrl-C or SIGTERM asks to stop at the next step; a second one interrupts at once."""
 
         def ask(number: int, frame: Any) -> None:
-            if self.stopping:
+            if self.asked:
                 raise KeyboardInterrupt
-            self.stopping = True
+            self.asked = True
 
         try:
             before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -273,18 +311,28 @@ class _StepCallback(TrainerCallback):
             words = [f"{trainer.objective.name} {record['loss']:.3f}", f"{record['tokens_per_second']:,.0f} tokens/s"]
             self.bar.advance(1, ", ".join([*words, *filter(None, [trainer.note()])]))
         is_last = step >= state.max_steps
-        if is_last or (state.is_world_process_zero and step % trainer.evaluate_every == 0):
+        if is_last or step % trainer.evaluate_every == 0:
             with plain_forward(trainer.model):
                 held_out = trainer.evaluate_now(step)
+            trainer.gather_nothing()
             is_last = is_last or (trainer.enough is not None and trainer.enough(held_out))
             if trainer.args.report_to:
                 seen = {f"eval_{name}": held_out[name] for name in ("loss", "token_accuracy")}
                 trainer.callback_handler.on_log(args, state, control, seen)
+        self.stopping = self._agreed(self.asked)
         control.should_save = step % trainer.checkpoint_every == 0 or is_last or self.stopping
         control.should_training_stop = self.stopping or is_last
         if is_last:
             self.stopping = False
         self.started = time.perf_counter()
+
+    def _agreed(self, asked: bool) -> bool:
+        """Whether any process was asked to stop, so that all stop after the same step."""
+        if ranks.joined() == 1:
+            return asked
+        trainer = self.trainer
+        flag = torch.tensor(float(asked), device=trainer.args.device)
+        return bool(trainer.accelerator.reduce(flag, "sum"))
 
     def _record(self, step: int, seconds: float) -> dict[str, Any]:
         trainer = self.trainer
@@ -338,14 +386,13 @@ def _arguments(
     seed: int,
     report_to: Sequence[str],
 ) -> TrainingArguments:
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if rows_per_step % world:
-        raise SettingsError(
-            f"{rows_per_step} rows a step cannot be shared by {world} processes. "
-            "Choose batch_tokens / max_length as a multiple of the number of processes."
-        )
+    world = ranks.count()
+    check_shares(rows_per_step)
+    check_shares(rows_per_forward)
     if settings.precision == "fp16" and not torch.cuda.is_available():
         raise SettingsError("precision fp16 needs a GPU. Use bf16 or fp32.")
+    if settings.precision == "fp16" and settings.sharding == "fsdp" and world > 1:
+        raise SettingsError("precision fp16 scales gradients, which fsdp does not do here. Use bf16, fp32 or ddp.")
     arguments = TrainingArguments(
         output_dir=str(folder),
         run_name=run,

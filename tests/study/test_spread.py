@@ -12,6 +12,7 @@ from unnorm.foundation import ranks
 from unnorm.foundation.errors import ModelError, NonFiniteError, RunError, SettingsError
 from unnorm.study import fewer_rows
 from unnorm.study.cell import cell_of, settled
+from unnorm.study.engines.interface import Options
 from unnorm.study.failures import failure_of
 from unnorm.study.lease import TaskFolder, entries
 from unnorm.study.spec import parse_spec
@@ -116,8 +117,8 @@ def test_devices_that_there_are_not_are_refused_with_their_line(bases, data_file
     text = text_of(bases["gpt2"], data_file, devices=4)
     with pytest.raises(SettingsError, match=r"(?s)training: devices: 4 devices .* has 2 core"):
         run_text(text, tmp_path / "ledger")
-    with pytest.raises(SettingsError, match="Leave --workers out"):
-        run_text(text_of(bases["gpt2"], data_file, devices=2), tmp_path / "ledger", workers=2)
+    with pytest.raises(SettingsError, match=r"training: devices: 4 devices"):  # two workers of two
+        run_text(text_of(bases["gpt2"], data_file, devices=2), tmp_path / "ledger", options=Options(workers="2"))
     assert not (tmp_path / "ledger" / "cells").exists()
     with pytest.raises(SettingsError, match=r"batch_tokens: 4 rows .* by 3 devices"):
         parse_spec(text_of(bases["gpt2"], data_file, devices=3), "study")

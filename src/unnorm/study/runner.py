@@ -4,8 +4,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from unnorm.foundation import ranks
-from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.precision import line_of
 from unnorm.study import engines, threads
 from unnorm.study import ledger as ledger_module
@@ -51,16 +49,12 @@ def run_study(
     `Interrupted` and a full disk end the run, and the same call goes on from there.
     """
     ledger = Path(ledger)
-    engines.check(options)
+    with spec.blamed("training", "devices"):
+        engines.check(options, max(settings.training.devices for settings in spec.cells()))
     ledger_module.check_format(ledger)
     bench = Workbench(quiet=quiet)
     for asked in dict.fromkeys(settings.training.precision for settings in spec.cells()):
         say(line_of(asked))
-    with spec.blamed("training", "devices"):
-        devices = max(settings.training.devices for settings in spec.cells())
-        ranks.check_devices(devices)
-        if devices > 1 and workers > 1:
-            raise SettingsError("a cell of several devices has the machine to itself. Leave --workers out.")
     folder = ledger / spec.name
     threads.recall(folder)
     plan = plan_study(spec, ledger, bench)

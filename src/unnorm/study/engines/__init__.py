@@ -3,7 +3,8 @@
 
 A module of an engine has
     OPTIONS            the names of the `Options` that are its own
-    check(options)     an `UnnormError` where they, or what is installed, cannot do
+    check(options, devices)   an `UnnormError` where they, what is installed, or this machine cannot do; devices: the
+                       most that a task wants
     make(setting)      the engine, ready to be submitted to, or an `UnnormError`
     is_gone(owner)     whether the task that made a claim is surely gone, as far as it can tell from here
 """
@@ -19,7 +20,7 @@ from unnorm.study.engines.interface import Engine, Options, Setting
 NAMES = ("local", "ray", "slurm")
 
 
-def check(options: Options) -> None:
+def check(options: Options, devices: int = 1) -> None:
     """A `SettingsError` unless there is such an engine, it can be used here, and the options are its own."""
     if options.engine not in NAMES:
         raise SettingsError(f"there is no engine {options.engine!r}. Known engines: {', '.join(NAMES)}.")
@@ -28,7 +29,7 @@ def check(options: Options) -> None:
         if getattr(options, option) != Options._field_defaults[option] and option not in engine.OPTIONS:
             owner = next(name for name in NAMES if option in _module(name).OPTIONS)
             raise SettingsError(f"--{option.replace('_', '-')} belongs to --engine {owner}.")
-    engine.check(options)
+    engine.check(options, devices)
 
 
 def make(setting: Setting) -> Engine:

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
-from unnorm.foundation import progress
+from unnorm.foundation import progress, ranks
 from unnorm.foundation.errors import Interrupted, RunError, SettingsError, UnnormError
 from unnorm.study.engines.interface import Ended, Engine, Options, Say, Setting, Wants
 from unnorm.study.progress_lines import Lines
@@ -30,9 +30,12 @@ if TYPE_CHECKING:
 OPTIONS = ("workers",)
 
 
-def check(options: Options) -> None:
-    """The number of workers."""
-    _count(options.workers, 1)
+def check(options: Options, devices: int) -> None:
+    """The number of workers, and whether this machine has the devices that they want."""
+    ranks.check_devices(devices)
+    count = _count(options.workers, devices)
+    if devices > 1:
+        ranks.check_devices(devices * count)
 
 
 def make(setting: Setting) -> Engine:

@@ -28,7 +28,7 @@ _ANSWER_SECONDS = 300.0
 """In which a node starts a process that imports unnorm, at its busiest."""
 
 
-def check(options: Options) -> None:
+def check(options: Options, devices: int) -> None:
     """That Ray is installed, and the share of a GPU one that Ray can give."""
     try:
         import ray  # noqa: F401

@@ -41,7 +41,7 @@ _QUEUED = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "RUNNING")
 _own_job = ""
 
 
-def check(options: Options) -> None:
+def check(options: Options, devices: int) -> None:
     """That submitit is installed, this machine submits to a Slurm cluster, and `--sbatch` can be understood."""
     try:
         import submitit

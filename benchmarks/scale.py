@@ -78,7 +78,6 @@ def _ledger(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _cells(options: argparse.Namespace) -> list[dict[str, Any]]:
-    from scale_cell import KINDS
     from unnorm.foundation.progress import Bar
 
     wanted = options.base or [f"{SHARED / 'bases' / name}:16:256" for name in ("neox-4m", "llama-3m")]

@@ -12,6 +12,7 @@ records, for programs) and keeps its records in results/scale/NAME.json. `pictur
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,9 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from machine import SHARED, machine_line
+from scale_cell import KINDS
 
 RESULTS = Path(__file__).parent / "results" / "scale"
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "scaling.png"
+
+PLAIN = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""So that what is freed is given back: a peak is what was needed, without what glibc keeps of it."""
 
 
 def main() -> None:
@@ -36,6 +41,7 @@ def main() -> None:
     ledger.add_argument("--folder", type=Path, help="where the made-up ledgers lie for the while (default: TMPDIR)")
     cells = each.add_parser("cells", help="memory of two steps of small models, each in a process of its own")
     cells.add_argument("--base", nargs="+", help="FOLDER:ROWS:LENGTH (default: two stand-ins)")
+    cells.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     simulate = each.add_parser(
         "simulate", help="a study of 10,000 cells on 1,000 made-up GPUs, and where it stops to pay"
     )
@@ -72,17 +78,20 @@ def _ledger(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _cells(options: argparse.Namespace) -> list[dict[str, Any]]:
-    from scale_cell import KINDS
     from unnorm.foundation.progress import Bar
 
     wanted = options.base or [f"{SHARED / 'bases' / name}:16:256" for name in ("neox-4m", "llama-3m")]
-    points = [(*one.rsplit(":", 2), kind) for one in wanted for kind in KINDS]
-    records = []
+    points = [(*one.rsplit(":", 2), kind) for one in wanted for kind in options.kinds]
+    kept = options.out / "cells.json"
+    records: list[dict[str, Any]] = json.loads(kept.read_text())["records"] if kept.is_file() else []
+    there = {(record["base"], record["kind"], record["tokens_a_step"]) for record in records}
     with Bar("measuring", len(points), quiet=options.json) as bar:
         for base, rows, length, kind in points:
-            command = [sys.executable, str(Path(__file__).with_name("scale_cell.py")), base, kind, rows, length]
-            out = subprocess.run(command, capture_output=True, check=True, text=True).stdout
-            records.append(json.loads(out.splitlines()[-1]))
+            if (Path(base).name, kind, int(rows) * int(length)) not in there:
+                command = [sys.executable, str(Path(__file__).with_name("scale_cell.py")), base, kind, rows, length]
+                out = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=PLAIN).stdout
+                records.append(json.loads(out.splitlines()[-1]))
+                _write(options, records)  # each takes minutes: what was measured is kept
             bar.advance(1, kind)
     return records
 
@@ -94,9 +103,7 @@ def _simulate(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _keep(options: argparse.Namespace, records: Sequence[dict[str, Any]]) -> None:
-    content = {"machine": machine_line(), "records": records}
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"{options.what}.json").write_text(json.dumps(content, indent=1) + "\n")
+    content = _write(options, records)
     if options.json:
         json.dump(content, sys.stdout, indent=1)
         return
@@ -104,6 +111,13 @@ def _keep(options: argparse.Namespace, records: Sequence[dict[str, Any]]) -> Non
     print("| " + " | ".join(columns) + " |\n" + "|" + "---|" * len(columns))
     for record in records:
         print("| " + " | ".join(_shown(record.get(name, "")) for name in columns) + " |")
+
+
+def _write(options: argparse.Namespace, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    content = {"machine": machine_line(), "records": records}
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / f"{options.what}.json").write_text(json.dumps(content, indent=1) + "\n")
+    return content
 
 
 def _shown(value: Any) -> str:

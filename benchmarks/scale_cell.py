@@ -99,8 +99,9 @@ def kept(shape: Shape, kind: Kind, number: int) -> int:
     """Numbers that a block keeps of a token for its backward pass: as `tuning/memory_need.py` counts them, and with
     LoRA the inputs of its matrices, after dropout."""
     inner = (4 if shape.gated else 2) * shape.inner
-    lora = (5 if shape.gated else 3) * shape.width + shape.inner if kind == "lora" else 0
-    return (10 if number == HELD else 16) * shape.width + inner + 2 * lora
+    lora = (6 if shape.gated else 3) * shape.width + shape.inner if kind == "lora" else 0
+    masks = 1 if number == HELD else 1.5  # of dropout: a byte each
+    return int((10 if number == HELD else 16) * shape.width + inner + masks * lora)
 
 
 def operations(shape: Shape, kind: Kind, tokens: int, length: int) -> float:

@@ -29,14 +29,14 @@ FILES = ("result.json", "steps.jsonl", "evaluations.jsonl", "held_out.parquet", 
 
 class Figure(NamedTuple):
     """One operation on a ledger of so many cells. latency: seconds that each call slept; calls: of each operation;
-    seconds: median of one operation; count: how many were timed."""
+    seconds: median of one operation; timed: how many were."""
 
     operation: str
     cells: int
     latency: float
     calls: float
     seconds: float
-    count: int
+    timed: int
 
 
 class Calls:

@@ -14,33 +14,35 @@ HOWS = {
     "a process for each task": "a process for each task",
     "lost cells last": "lost cells come last",
 }
-FAILURES = ("none", "one a node-month", "one a node-day")
+FAILURES = {"none": "never", "one a node-month": "once a month", "one a node-day": "once a day"}
+"""As a record says -> as the axis does."""
 
 
 def draw(results: Path, out: Path) -> None:
     """Write `out`, a PNG, from ledger.json and simulation records in the folder `results`."""
     ledger = json.loads((results / "ledger.json").read_text())["records"]
     simulated = json.loads((results / "simulate.json").read_text())["records"]
-    spec = {**alt.hconcat(_efficiency(simulated), _looks(ledger), spacing=40).to_dict(), "config": CONFIG}
+    both = alt.hconcat(_efficiency(simulated), _looks(ledger), spacing=40).resolve_scale(color="independent")
+    spec = {**both.to_dict(), "config": CONFIG}
     out.write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
 
 
 def _efficiency(records: list[dict[str, Any]]) -> Any:
     points = [
         {
-            "failures": record["failures"],
+            "failures": FAILURES[record["failures"]],
             "how": HOWS[record["how"]],
             "cell": f"cells of {record['mean_seconds'] / 60:.0f} minutes",
             "efficiency": record["efficiency"],
-            "label": f"{record['efficiency']:.0%}",
+            "label": f"{100 * record['efficiency']:.0f}",
         }
         for record in records
         if record["table"] == "cost"
     ]
     base = alt.Chart().encode(
-        x=alt.X("failures:N", sort=list(FAILURES), title=None, axis=alt.Axis(labelAngle=0, labelLimit=90)),
+        x=alt.X("failures:N", sort=list(FAILURES.values()), title="each node dies", axis=alt.Axis(labelAngle=0)),
         xOffset=alt.XOffset("how:N", sort=list(HOWS.values())),
-        y=alt.Y("efficiency:Q", title="useful GPU time", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")),
+        y=alt.Y("efficiency:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5)),
     )
     colour = alt.Color(
         "how:N",
@@ -50,11 +52,11 @@ def _efficiency(records: list[dict[str, Any]]) -> Any:
         legend=alt.Legend(orient="top"),
     )
     bars = base.mark_bar().encode(color=colour)
-    texts = base.mark_text(dy=-7, fontSize=11).encode(text="label:N")
-    both: Any = alt.layer(bars, texts, data=alt.Data(values=points)).properties(width=270, height=230)
+    texts = base.mark_text(dy=8, fontSize=11, color="#ffffff").encode(text="label:N")
+    both: Any = alt.layer(bars, texts, data=alt.Data(values=points)).properties(width=250, height=230)
     return both.facet(
         column=alt.Column("cell:N", sort=["cells of 10 minutes", "cells of 60 minutes"], title=None)
-    ).properties(title=alt.Title("10,000 cells on 1,000 GPUs, by how often a node dies (simulated)"))
+    ).properties(title=alt.Title("Useful share of 1,000 GPUs' time, 10,000 cells (simulated)"))
 
 
 def _looks(records: list[dict[str, Any]]) -> Any:
@@ -79,8 +81,18 @@ def _looks(records: list[dict[str, Any]]) -> Any:
         alt.Chart(alt.Data(values=points))
         .mark_line(point=alt.OverlayMarkDef(size=50))
         .encode(
-            x=alt.X("cells:Q", scale=alt.Scale(type="log"), title="cells in the ledger", axis=alt.Axis(format="~s")),
-            y=alt.Y("seconds:Q", scale=alt.Scale(type="log"), title="seconds", axis=alt.Axis(format="~g")),
+            x=alt.X(
+                "cells:Q",
+                scale=alt.Scale(type="log"),
+                title="cells in the ledger",
+                axis=alt.Axis(values=[100, 1000, 10000], format=","),
+            ),
+            y=alt.Y(
+                "seconds:Q",
+                scale=alt.Scale(type="log"),
+                title="seconds",
+                axis=alt.Axis(values=[0.01, 0.1, 1, 10, 100], format="~g"),
+            ),
             color=colour,
         )
     )

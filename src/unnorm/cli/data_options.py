@@ -22,6 +22,7 @@ RowFormat = Annotated[
     str | None,
     typer.Option("--format", help="alpaca, sharegpt, messages, multiple-choice, prompt-response, text."),
 ]
+Repair = Annotated[bool, typer.Option("--repair", help="Of damaged JSON, read what can be saved; say what is lost.")]
 Rows = Annotated[int | None, typer.Option(min=1, help="Use this many at most, from the start.")]
 Policy = Annotated[
     list[str] | None,

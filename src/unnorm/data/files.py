@@ -5,6 +5,7 @@ What the rows mean is not known here.
 
 import io
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,11 +16,14 @@ import orjson
 from unnorm.data.csv_rows import csv_rows
 from unnorm.data.folders import READ, Chosen, choose
 from unnorm.data.packed_files import PACKED, magic_suffix, unpack
+from unnorm.data.repair import repaired_records
+from unnorm.data.repair.damage import Account
 from unnorm.data.repair.recognise import what_else
-from unnorm.foundation.errors import DataError, first_line
+from unnorm.foundation.errors import DataError, SettingsError, first_line
 
 STDIN = "-"
 _HEAD = 4096  # bytes
+_JSON = (".json", ".jsonl", ".ndjson")
 _ARROW_FOLDER = ("dataset_info.json", "dataset_dict.json")
 
 
@@ -30,23 +34,32 @@ def is_file_name(source: str) -> bool:
 
 
 class _Asked(NamedTuple):
-    """file: what the user named, for messages; split: the one asked for; chosen: is told which files are read."""
+    """file: what the user named, for messages; split: the one asked for; chosen: is told which files are read;
+    repaired: is told of each file of JSON that is repaired, if they are to be."""
 
     file: str
     split: str
     chosen: Callable[[Chosen], None]
+    repaired: Callable[[str, Account], None] | None
 
 
-def rows_of(source: str, split: str = "train", chosen: Callable[[Chosen], None] = lambda which: None) -> Iterator[Any]:
+def rows_of(
+    source: str,
+    split: str = "train",
+    chosen: Callable[[Chosen], None] = lambda which: None,
+    repaired: Callable[[str, Account], None] | None = None,
+) -> Iterator[Any]:
     """The rows in a file, in the files of a folder or zip in order of their names, or in what comes on stdin (`-`).
 
     split: which one, where there are several: in an Arrow folder, or by the names of files. chosen: is told which files
-    of a folder or zip are read, when they are. Raises `DataError`.
+    of a folder or zip are read, when they are. repaired: if given, JSON is read as `unnorm data repair` would write it,
+    and this is told of each such file: its name, and an account that is whole when its rows are read. Raises
+    `DataError`; `SettingsError` if `source` is a single file that is no JSON and is to be repaired.
     """
     path = Path(source).expanduser()
     if path.is_dir() and any((path / name).is_file() for name in _ARROW_FOLDER):
         return _rows_of_arrow_folder(path, split)
-    asked = _Asked(source, split, chosen)
+    asked = _Asked(source, split, chosen, repaired)
     if path.is_dir():
         return _rows_of_folder(path, asked)
     if source == STDIN:
@@ -61,6 +74,8 @@ def rows_of(source: str, split: str = "train", chosen: Callable[[Chosen], None] 
     if not suffixes or suffixes[-1] not in (*READ, *PACKED):
         raise DataError(f"{path}: cannot read {path.suffix or 'a file without a suffix'!r}. {choices()}")
     _check_split(source, suffixes[-1], split)
+    if repaired is not None and suffixes[-1] != ".zip" and not _may_be_json(source):
+        raise SettingsError(f"{source} is no JSON, so there is nothing to repair. Leave repair out.")
     return _rows(str(path), None, asked)
 
 
@@ -124,6 +139,9 @@ def _rows(name: str, content: bytes | None, asked: _Asked) -> Iterator[Any]:
     """Rows of the file `name`, or of `content` that would stand in a file of that name and came out of `asked.file`."""
     suffix = Path(name).suffix.lower()
     _check_head(name, content)
+    if asked.repaired is not None and _may_be_json(name) and suffix in (*_JSON, ".gz"):
+        yield from _repaired(name, content, asked.repaired)
+        return
     if suffix == ".zip":
 
         def chosen_of(names: Sequence[str]) -> Sequence[str]:
@@ -154,6 +172,26 @@ def _rows(name: str, content: bytes | None, asked: _Asked) -> Iterator[Any]:
         yield from csv_rows(name, content)
     else:
         yield from _columnar(name, io.BytesIO(content))
+
+
+def _may_be_json(name: str) -> bool:
+    """Whether the suffixes of a file, packed or not, leave it open that it is JSON."""
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes[-2:]]
+    inner = suffixes[:-1] if suffixes and suffixes[-1] in PACKED else suffixes
+    return not inner or inner[-1] in _JSON or inner[-1] not in READ
+
+
+def _repaired(name: str, content: bytes | None, told: Callable[[str, Account], None]) -> Iterator[Any]:
+    def begun(account: Account) -> None:
+        told(name, account)
+
+    if content is None:
+        yield from repaired_records(Path(name), begun=begun)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / Path(name).name
+        file.write_bytes(content)
+        yield from repaired_records(file, begun=begun)
 
 
 def _check_head(name: str, content: bytes | None) -> None:
@@ -213,4 +251,7 @@ def _columnar(name: str, file: Any) -> Iterator[Any]:
 
 
 def _damaged(where: str, file: str, error: Exception) -> DataError:
-    return DataError(f"{where}: not valid JSON ({error}). Save what can be saved: unnorm data repair {file}")
+    return DataError(
+        f"{where}: not valid JSON ({error}). Give --repair (in a study repair: true) to read what can be read of it. "
+        f"Save what can be saved: unnorm data repair {file}"
+    )

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from unnorm.cli.computing import compute_fast
-from unnorm.cli.data_options import DATA_HELP, LOSS_ON_HELP, TEMPLATE_HELP, HeldOut, Repair, settings_from
+from unnorm.cli.data_options import DATA_HELP, LOSS_ON_HELP, TEMPLATE_HELP, HeldOut, Map, Repair, settings_from
 from unnorm.cli.options import check_choice
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 
@@ -27,6 +27,7 @@ def evaluate(
     loss_on: Annotated[str, typer.Option(help=LOSS_ON_HELP)] = "answer",
     held_out: HeldOut = 0.05,
     repair: Repair = False,
+    map: Map = None,
     tasks: Annotated[str | None, typer.Option(help="Tasks of lm-evaluation-harness, with commas between.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="With --tasks: examples a task.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the intervals' resamples, and of tasks.")] = 0,
@@ -53,6 +54,7 @@ def evaluate(
     if data:
         shared = {
             "max_length": max_length, "template": template, "loss_on": loss_on, "held_out": held_out, "repair": repair,
+            "map": map,
         }  # fmt: skip
         found |= {"against": against, "data": {each: _losses(opened, each, shared, by, tokens, seed) for each in data}}
     if tasks is not None:

@@ -1,4 +1,4 @@
-"""Rows out of files: JSON array, JSONL, Parquet, Arrow, CSV, packed or not; a folder of them; or stdin.
+"""Rows out of files: JSON array, JSONL, Parquet, Arrow, CSV, text, packed or not; a folder of them; or stdin.
 
 What the rows mean is not known here.
 """
@@ -16,6 +16,7 @@ import orjson
 from unnorm.data.csv_rows import csv_rows
 from unnorm.data.folders import READ, Chosen, choose
 from unnorm.data.packed_files import PACKED, magic_suffix, unpack
+from unnorm.data.plain_text import TEXT, text_rows
 from unnorm.data.repair import repaired_records
 from unnorm.data.repair.damage import Account
 from unnorm.data.repair.recognise import what_else
@@ -30,7 +31,7 @@ _ARROW_FOLDER = ("dataset_info.json", "dataset_dict.json")
 def is_file_name(source: str) -> bool:
     """Whether `source` means a file, a folder or stdin, be it there or not, rather than a hub id or a known name."""
     path = Path(source).expanduser()
-    return source == STDIN or path.exists() or path.suffix.lower() in (*READ, *PACKED)
+    return source == STDIN or path.exists() or path.suffix.lower() in (*READ, TEXT, *PACKED)
 
 
 class _Asked(NamedTuple):
@@ -71,7 +72,7 @@ def rows_of(
     if not path.is_file():
         raise DataError(f"there is no file {source!r}. {choices()}")
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    if not suffixes or suffixes[-1] not in (*READ, *PACKED):
+    if not suffixes or suffixes[-1] not in (*READ, TEXT, *PACKED):
         raise DataError(f"{path}: cannot read {path.suffix or 'a file without a suffix'!r}. {choices()}")
     _check_split(source, suffixes[-1], split)
     if repaired is not None and suffixes[-1] != ".zip" and not _may_be_json(source):
@@ -83,7 +84,7 @@ def choices() -> str:
     """What can be given as DATA, for messages."""
     return (
         "DATA is a known name (alpaca, sharegpt, rewild), a hub id (owner/name), - for stdin, a folder, or a file: "
-        f"only {', '.join(READ)}, alone or packed as {', '.join(PACKED)}."
+        f"only {', '.join((*READ, TEXT))}, alone or packed as {', '.join(PACKED)}."
     )
 
 
@@ -154,7 +155,7 @@ def _rows(name: str, content: bytes | None, asked: _Asked) -> Iterator[Any]:
         return
     if suffix in PACKED:
         ((inner, unpacked),) = unpack(name, content)
-        if Path(inner).suffix.lower() not in READ:
+        if Path(inner).suffix.lower() not in (*READ, TEXT):
             inner += magic_suffix(unpacked) or _text_suffix(name, unpacked)
         yield from _rows(inner, unpacked, asked)
         return
@@ -170,6 +171,8 @@ def _rows(name: str, content: bytes | None, asked: _Asked) -> Iterator[Any]:
         yield from _json_lines(name, content, asked.file)
     elif suffix == ".csv":
         yield from csv_rows(name, content)
+    elif suffix == TEXT:
+        yield from text_rows(name, content)
     else:
         yield from _columnar(name, io.BytesIO(content))
 
@@ -178,7 +181,7 @@ def _may_be_json(name: str) -> bool:
     """Whether the suffixes of a file, packed or not, leave it open that it is JSON."""
     suffixes = [suffix.lower() for suffix in Path(name).suffixes[-2:]]
     inner = suffixes[:-1] if suffixes and suffixes[-1] in PACKED else suffixes
-    return not inner or inner[-1] in _JSON or inner[-1] not in READ
+    return not inner or inner[-1] in _JSON or inner[-1] not in (*READ, TEXT)
 
 
 def _repaired(name: str, content: bytes | None, told: Callable[[str, Account], None]) -> Iterator[Any]:

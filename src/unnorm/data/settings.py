@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from unnorm.data.columns import Columns
 from unnorm.data.formats import FormatName
 from unnorm.data.policies import Policies
 from unnorm.data.split import VALIDATION_SHARE
@@ -31,6 +32,10 @@ class Dataset(BaseModel):
     repair: bool = Field(
         default=False,
         description="damaged JSON: read what can be saved, as unnorm data repair would, and say what is lost",
+    )
+    map: Columns = Field(
+        default=(),
+        description="fields of the format and your columns that hold them: {instruction: prompt, output: answer}",
     )
     format: FormatName | None = Field(default=None, description="what the rows are; default: recognised and said")
     rows: int | None = Field(default=None, gt=0, description="use this many rows at most, from the start of the source")

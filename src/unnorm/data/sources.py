@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unnorm.data import files, hub, rewild
+from unnorm.data.columns import renamed
 from unnorm.data.continuations import join
 from unnorm.data.conversation import Conversation
 from unnorm.data.folders import Chosen
@@ -78,6 +79,7 @@ def read(settings: DataSettings, *, quiet: bool = False) -> Reading:
         reading = _read_mix(settings, quiet, note, repaired)
     else:
         name, rows = _rows_of(settings, local, note, repaired)
+        rows = renamed(rows, settings.map, name) if settings.map else rows
         reading = conversations_of(
             rows, name, policies=settings.policies, form=settings.format, limit=settings.rows, quiet=quiet
         )
@@ -152,7 +154,7 @@ def _check(settings: DataSettings, local: bool) -> None:
     elif settings.source in rewild.MIXES and settings.repair:
         idle = ["repair"]
     if settings.source in rewild.MIXES:
-        idle += [name for name in ("subset", "format") if getattr(settings, name) and name not in idle]
+        idle += [name for name in ("subset", "format", "map") if getattr(settings, name) and name not in idle]
         idle += ["split"] * (settings.split != "train")
     if idle:
         what = "files on this machine" if local else f"the mix {settings.source}"

@@ -81,8 +81,8 @@ def test_a_healthy_file_gives_the_same_with_repair_and_without(tmp_path):
     plain = read(DataSettings(source=str(tmp_path / "a.json")), quiet=True)
     assert plain.conversations == reading.conversations
     assert found == [row["output"] for row in ROWS]
-    assert not +reading.changed
-    assert not +reading.dropped
+    assert not reading.changed
+    assert not reading.dropped
 
 
 def test_no_more_is_read_than_rows_ask_for(tmp_path):
@@ -92,7 +92,8 @@ def test_no_more_is_read_than_rows_ask_for(tmp_path):
 def test_where_it_would_do_nothing_it_is_refused(tmp_path):
     (tmp_path / "a.csv").write_text("instruction,output\nJoin,red\n")
     for source, message in [
-        (tmp_path / "a.csv", "is no JSON"),
+        (tmp_path / "a.csv", "holds no JSON"),
+        (tmp_path, "holds no JSON"),
         ("owner/name", "from the hub"),
         ("rewild", "repair: of no effect on the mix"),
     ]:

@@ -20,7 +20,7 @@ from unnorm.data.plain_text import TEXT, text_rows
 from unnorm.data.repair import repaired_records
 from unnorm.data.repair.damage import Account
 from unnorm.data.repair.recognise import what_else
-from unnorm.foundation.errors import DataError, SettingsError, first_line
+from unnorm.foundation.errors import DataError, first_line
 
 STDIN = "-"
 _HEAD = 4096  # bytes
@@ -55,7 +55,7 @@ def rows_of(
     split: which one, where there are several: in an Arrow folder, or by the names of files. chosen: is told which files
     of a folder or zip are read, when they are. repaired: if given, JSON is read as `unnorm data repair` would write it,
     and this is told of each such file: its name, and an account that is whole when its rows are read. Raises
-    `DataError`; `SettingsError` if `source` is a single file that is no JSON and is to be repaired.
+    `DataError`.
     """
     path = Path(source).expanduser()
     if path.is_dir() and any((path / name).is_file() for name in _ARROW_FOLDER):
@@ -75,8 +75,6 @@ def rows_of(
     if not suffixes or suffixes[-1] not in (*READ, TEXT, *PACKED):
         raise DataError(f"{path}: cannot read {path.suffix or 'a file without a suffix'!r}. {choices()}")
     _check_split(source, suffixes[-1], split)
-    if repaired is not None and suffixes[-1] != ".zip" and not _may_be_json(source):
-        raise SettingsError(f"{source} is no JSON, so there is nothing to repair. Leave repair out.")
     return _rows(str(path), None, asked)
 
 

@@ -83,10 +83,12 @@ def read(settings: DataSettings, *, quiet: bool = False) -> Reading:
         reading = conversations_of(
             rows, name, policies=settings.policies, form=settings.format, limit=settings.rows, quiet=quiet
         )
+    if settings.repair and not accounts and len(reading.conversations) != settings.rows:  # else JSON may come later
+        raise SettingsError(f"repair: {reading.name} holds no JSON, so there is nothing to repair. Leave it out.")
     reading.files, reading.repaired = chosen, accounts
     for file, account in accounts.items():
-        reading.changed["damaged JSON mended"] += account.mended_records
-        reading.dropped["damaged JSON rejected"] += account.rejected
+        reading.changed += Counter({"damaged JSON mended": account.mended_records})  # which leaves out a 0
+        reading.dropped += Counter({"damaged JSON rejected": account.rejected})
         if not quiet:
             print(f"{file}: {account.describe()}", file=sys.stderr, flush=True)
     return reading

@@ -2,7 +2,7 @@
 
     python benchmarks/data.py [--rounds 3]
 
-Each number of processes takes its turn in every round, since the machine is shared; nothing comes from a cache. What is
+Without and with the tokenizer's own threads by turns, since the machine is shared; nothing comes from a cache. What is
 timed is everything before a model: reading, templates, token ids, packing, and making the batches.
 """
 
@@ -19,7 +19,6 @@ from unnorm.data.encode import encode
 from unnorm.data.packing import collate_packed, pack, token_count
 from unnorm.data.settings import DataSettings
 from unnorm.data.sources import counts_in_words, read
-from unnorm.data.tokenization import processes_here
 from unnorm.surgery.base import load_tokenizer
 
 LENGTH = 512
@@ -47,14 +46,13 @@ def processor_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def turn(tokenizer: Any, processes: int) -> Turn:
+def turn(tokenizer: Any, *, threads: bool) -> Turn:
+    os.environ["TOKENIZERS_PARALLELISM"] = str(threads).lower()
     used = processor_seconds()
     clock = [time.perf_counter()]
     reading = read(DataSettings(source="alpaca", path=FILE), quiet=True)
     clock.append(time.perf_counter())
-    encoding = encode(
-        reading.conversations, tokenizer, template="alpaca", max_length=LENGTH, processes=processes, quiet=True
-    )
+    encoding = encode(reading.conversations, tokenizer, template="alpaca", max_length=LENGTH, quiet=True)
     clock.append(time.perf_counter())
     packing = pack(encoding.rows, LENGTH)
     clock.append(time.perf_counter())
@@ -78,17 +76,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "data.md")
     arguments = parser.parse_args()
     tokenizer = load_tokenizer(str(SHARED / "bases" / "neox-4m"))
-    turns: dict[int, list[Turn]] = {n: [] for n in sorted({1, processes_here()})}
+    turns: dict[bool, list[Turn]] = {False: [], True: []}
     for number in range(arguments.rounds):
-        for processes, done in turns.items():
-            done.append(turn(tokenizer, processes))
-            print(f"round {number + 1}, {processes} processes: {done[-1].seconds:.1f} s")
+        for threads, done in turns.items():
+            done.append(turn(tokenizer, threads=threads))
+            print(f"round {number + 1}, {'threads' if threads else 'one thread'}: {done[-1].seconds:.1f} s")
     text = report(turns)
     arguments.out.write_text(text)
     print(text)
 
 
-def report(turns: dict[int, list[Turn]]) -> str:
+def report(turns: dict[bool, list[Turn]]) -> str:
     """The table, as Markdown."""
     lines = [
         "# From file to packed batches",
@@ -96,14 +94,14 @@ def report(turns: dict[int, list[Turn]]) -> str:
         f"All of Alpaca, template `alpaca`, rows of {LENGTH}, the tokenizer of `neox-4m` (a stand-in, 4,096 tokens).",
         f"Median seconds of {len(next(iter(turns.values())))} turns each, in brackets the slowest. {machine_line()}.",
         "",
-        "| tokenizing processes | read | encode | pack | make batches | all | processor seconds |",
+        "| tokenizer's threads | read | encode | pack | make batches | all | processor seconds |",
         "|---|---|---|---|---|---|---|",
     ]
     columns = ("read", "encode", "pack", "batches", "seconds", "processor")
-    for processes, done in turns.items():
+    for threads, done in turns.items():
         stages = [[getattr(one, name) for one in done] for name in columns]
         cells = " | ".join(f"{statistics.median(stage):.1f} ({max(stage):.1f})" for stage in stages)
-        lines.append(f"| {processes} | {cells} |")
+        lines.append(f"| {'one a core' if threads else 'one'} | {cells} |")
     facts = next(iter(turns.values()))[0].facts
     lines += ["", *(f"- {name}: {value}" for name, value in facts.items())]
     lines += ["", f"Load average {os.getloadavg()[1]:.1f}. Made by `python benchmarks/data.py`.", ""]

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
 from torch import nn
+from typer.main import get_command
 
-from unnorm.cli.main import run
+from unnorm.cli.main import app, run
 from unnorm.foundation.precision import choose
 
 
@@ -60,6 +62,31 @@ def test_every_verbs_help_ends_in_an_example(capsys, verb):
     assert code == 0
     assert "Example: unnorm " + verb in out
     assert "--json" in out
+
+
+def test_the_version(capsys):
+    code, out, _ = call(capsys, "--version")
+    assert (code, out) == (0, f"unnorm {version('unnorm')}\n")
+
+
+def verbs(command, *path):
+    """The path of each verb, and of each group of them."""
+    yield path
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from verbs(inner, *path, name)
+
+
+VERBS = list(verbs(get_command(app)))
+
+
+def test_there_are_verbs():
+    assert ("study", "run") in VERBS
+
+
+@pytest.mark.parametrize("path", VERBS, ids=" ".join)
+def test_h_is_help(capsys, path):
+    assert call(capsys, *path, "-h") == call(capsys, *path, "--help")
+    assert call(capsys, *path, "-h")[0] == 0
 
 
 def test_sites(capsys, bases):

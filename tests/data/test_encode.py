@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from data.chats import chat
 from unnorm.data.conversation import Conversation, Message
 from unnorm.data.encode import encode, encode_prompt
+from unnorm.data.tokenization import Tokens
 from unnorm.metrics.token_sums import IGNORED
 
 
@@ -223,23 +224,26 @@ def test_conversations_that_a_template_refuses_are_counted_with_what_it_says(tok
 
 
 @pytest.mark.parametrize("template", ["alpaca-short", "chatml"])
-def test_several_processes_give_the_same_rows(tokenizer, template):
-    rows = [conversation(f"Join {i} <|endoftext|>", f"red {i}" * (i % 7)) for i in range(2500)]
-    options = {"template": template, "max_length": 64, "quiet": True}
-    one, two = (encode(rows, tokenizer, processes=n, **options) for n in (1, 2))
-    assert [row.ids.tolist() for row in one.rows] == [row.ids.tolist() for row in two.rows]
-    assert [row.labels.tolist() for row in one.rows] == [row.labels.tolist() for row in two.rows]
-    assert one.dropped == two.dropped
+def test_rows_of_several_batches_are_those_of_each_conversation_alone(tokenizer, template, monkeypatch):
+    rows = [conversation(f"Join {i} <|endoftext|>", f"red {i}" * (i % 7)) for i in range(150)]
+    options = {"template": template, "max_length": 256, "quiet": True}
+    monkeypatch.setattr("unnorm.data.encode._CHUNK", 64)
+    together = encode(rows, tokenizer, **options)
+    alone = [row for one in rows for row in encode([one], tokenizer, **options).rows]
+    assert len(alone) > 128
+    assert [row.ids.tolist() for row in together.rows] == [row.ids.tolist() for row in alone]
+    assert [row.labels.tolist() for row in together.rows] == [row.labels.tolist() for row in alone]
 
 
-def test_processes_end_when_enough_was_encoded(tokenizer):
-    import psutil
-
-    rows = [conversation(f"Join {i}") for i in range(20_000)]
-    before = set(psutil.Process().children())
-    encoding = encode(rows, tokenizer, template="alpaca-short", max_length=64, tokens=100, processes=2, quiet=True)
+def test_no_more_is_encoded_than_is_wanted_and_no_process_is_started(tokenizer, monkeypatch):
+    taken = []
+    ids_of = Tokens.ids
+    monkeypatch.setattr(Tokens, "ids", lambda self, texts: taken.append(len(texts)) or ids_of(self, texts))
+    monkeypatch.setattr("subprocess.Popen", None)
+    rows = [conversation(f"Join {i}") for i in range(5_000)]
+    encoding = encode(rows, tokenizer, template="alpaca-short", max_length=64, tokens=100, quiet=True)
     assert len(encoding.rows) < 100
-    assert set(psutil.Process().children()) == before
+    assert len(taken) == 1
 
 
 def test_a_prompt_begins_as_a_conversation_does(tokenizer):

@@ -138,7 +138,7 @@ def test_json_lines_in_a_json_file_and_byte_order_marks(tmp_path):
         ("rows.json.zst", b"nonsense", "cannot be unpacked"),
         ("rows.zip", b"nonsense", "cannot be unpacked"),
         ("rows.gz", gzip.compress(b"a,b"), "rows.gz holds no JSON array"),
-        ("empty.zip", packed(".zip", "other.txt", b"x"), "holds no data"),
+        ("empty.zip", packed(".zip", "other.log", b"x"), "holds no data"),
         ("rows.parquet", b"PAR1nonsense", "damaged"),
         ("rows.arrow", b"nonsense and more of it", "damaged"),
         ("rows.csv", b'a,b\n"1,2\n', "CSV"),

@@ -28,6 +28,8 @@ def preview(
     subset: o.Subset = None,
     split: o.Split = "train",
     streaming: o.Streaming = False,
+    repair: o.Repair = False,
+    map: o.Map = None,
     format: o.RowFormat = None,
     rows: o.Rows = None,
     policy: o.Policy = None,
@@ -43,8 +45,8 @@ def preview(
     from unnorm.surgery.base import load_tokenizer
 
     settings = o.settings_from(
-        policy, source=data, path=path, subset=subset, split=split, streaming=streaming, format=format, rows=rows,
-        template=template, max_length=max_length, loss_on=loss_on, too_long=too_long,
+        policy, source=data, path=path, subset=subset, split=split, streaming=streaming, repair=repair, map=map,
+        format=format, rows=rows, template=template, max_length=max_length, loss_on=loss_on, too_long=too_long,
     )  # fmt: skip
     tokenizer = load_tokenizer(model)
     reading = read(settings, quiet=json)
@@ -66,6 +68,8 @@ def stats(
     subset: o.Subset = None,
     split: o.Split = "train",
     streaming: o.Streaming = False,
+    repair: o.Repair = False,
+    map: o.Map = None,
     format: o.RowFormat = None,
     rows: o.Rows = None,
     policy: o.Policy = None,
@@ -85,8 +89,8 @@ def stats(
     from unnorm.surgery.base import load_tokenizer
 
     settings = o.settings_from(
-        policy, source=data, path=path, subset=subset, split=split, streaming=streaming, format=format, rows=rows,
-        template=template, max_length=max_length, loss_on=loss_on, too_long=too_long,
+        policy, source=data, path=path, subset=subset, split=split, streaming=streaming, repair=repair, map=map,
+        format=format, rows=rows, template=template, max_length=max_length, loss_on=loss_on, too_long=too_long,
     )  # fmt: skip
     if out is not None:
         check_folder(out)

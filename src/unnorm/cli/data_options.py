@@ -22,6 +22,11 @@ RowFormat = Annotated[
     str | None,
     typer.Option("--format", help="alpaca, sharegpt, messages, multiple-choice, prompt-response, text."),
 ]
+Repair = Annotated[bool, typer.Option("--repair", help="Of damaged JSON, read what can be saved; say what is lost.")]
+Map = Annotated[
+    str | None,
+    typer.Option(metavar="FIELD=COLUMN,...", help="Your columns, as in instruction=prompt,output=answer."),
+]
 Rows = Annotated[int | None, typer.Option(min=1, help="Use this many at most, from the start.")]
 Policy = Annotated[
     list[str] | None,
@@ -53,6 +58,8 @@ def settings_from(policy: list[str] | None, **values: Any) -> Any:
         if not equals:
             raise SettingsError(f"--policy wants KEY=VALUE, as in --policy leading_answer=context, not {pair!r}.")
         policies[key] = value.split(",") if key == "languages" else value
+    if not values.get("map"):
+        values.pop("map", None)
     values["loss_on"] = loss_on_from(values["loss_on"])
     try:
         return validated(DataSettings, {"policies": policies, **values})

@@ -5,7 +5,16 @@ from typing import Annotated, Any
 import typer
 
 from unnorm.cli.computing import compute_fast
-from unnorm.cli.data_options import DATA_HELP, LOSS_ON_HELP, TEMPLATE_HELP, HeldOut, ShardingOption, settings_from
+from unnorm.cli.data_options import (
+    DATA_HELP,
+    LOSS_ON_HELP,
+    TEMPLATE_HELP,
+    HeldOut,
+    Map,
+    Repair,
+    ShardingOption,
+    settings_from,
+)
 from unnorm.cli.options import check_choice, chosen_sharding
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 
@@ -26,6 +35,8 @@ def evaluate(
     template: Annotated[str, typer.Option(help=TEMPLATE_HELP)] = "alpaca",
     loss_on: Annotated[str, typer.Option(help=LOSS_ON_HELP)] = "answer",
     held_out: HeldOut = 0.05,
+    repair: Repair = False,
+    map: Map = None,
     tasks: Annotated[str | None, typer.Option(help="Tasks of lm-evaluation-harness, with commas between.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="With --tasks: examples a task.")] = None,
     sharding: ShardingOption = "ddp",
@@ -58,7 +69,10 @@ def evaluate(
     compute_fast(*(loaded for loaded, _ in opened))
     found: dict[str, Any] = {"model": model}
     if data:
-        shared = {"max_length": max_length, "template": template, "loss_on": loss_on, "held_out": held_out}
+        shared = {
+            "max_length": max_length, "template": template, "loss_on": loss_on, "held_out": held_out, "repair": repair,
+            "map": map,
+        }  # fmt: skip
         with spread([loaded for loaded, _ in opened], how):
             losses = {each: _losses(opened, each, shared, by, tokens, seed) for each in data}
         found |= {"against": against, "data": losses}

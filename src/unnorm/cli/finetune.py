@@ -34,6 +34,8 @@ def finetune(
     loss_on: o.LossOn = "answer",
     too_long: o.TooLong = "drop",
     policy: o.Policy = None,
+    repair: o.Repair = False,
+    map: o.Map = None,
     held_out: o.HeldOut = 0.05,
     lora_rank: Annotated[int, typer.Option(min=1, help="LoRA's r.")] = 8,
     lora_targets: Annotated[list[str] | None, typer.Option(help="Module names; default: every linear layer.")] = None,
@@ -64,7 +66,7 @@ def finetune(
         arm = Arm(**{**arm.model_dump(), "id": f"{to}-{alpha}", "norm": {**arm.norm, "alpha": alpha}})
     data_settings = o.settings_from(
         policy, source=data, max_length=max_length, template=template, loss_on=loss_on, too_long=too_long,
-        held_out=held_out,
+        held_out=held_out, repair=repair, map=map,
     )  # fmt: skip
     try:
         settings = validated(

@@ -39,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     cls=PlainGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},  # every verb's too
 )
 app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
@@ -58,8 +59,19 @@ app.add_typer(study.app, name="study")
 data.app.command("repair", epilog=data_repair.EXAMPLE)(data_repair.repair)
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        import unnorm
+
+        print(f"unnorm {unnorm.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_say_version, is_eager=True)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. May stand anywhere.")] = False,
 ) -> None:
     pass

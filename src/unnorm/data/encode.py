@@ -5,7 +5,7 @@ stopping is never learnt. The first token's label is masked: in a packed row it 
 conversation. What looks like a special token in the data is text.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,12 +17,11 @@ from unnorm.data.pieces import Piece
 from unnorm.data.rounds import group, part_of, rounds_of
 from unnorm.data.settings import LossOn, TooLong
 from unnorm.data.templates import Template, template_of
-from unnorm.data.tokenization import Text, Tokens, bos_of, processes_here
+from unnorm.data.tokenization import Text, Tokens, bos_of
 from unnorm.foundation.progress import Bar
 from unnorm.metrics.token_sums import IGNORED
 
 _CHUNK = 1024  # conversations
-_TOKENS_AT_LEAST = 64  # of most conversations
 
 
 class Encoded(NamedTuple):
@@ -51,21 +50,17 @@ def encode(
     loss_on: LossOn = "answer",
     too_long: TooLong = "drop",
     tokens: int | None = None,
-    processes: int | None = None,
     quiet: bool = False,
 ) -> Encoding:
     """Encode in order, until `tokens` tokens are reached (all, if None).
 
     too_long: what becomes of a conversation of more than `max_length` tokens. By default it is dropped, not cut: a cut
-    answer would teach never to stop. processes: default: one a core where there is enough to do. The rows do not depend
-    on it.
+    answer would teach never to stop.
     """
     encoder = Encoder(tokenizer, template, loss_on)
     result = Encoding([], Counter(), Counter())
     count = 0
-    if processes is None and tokens is not None and tokens < 2 * _CHUNK * _TOKENS_AT_LEAST:
-        processes = 1  # there would be more to start than to do
-    for _, rows in encode_each(encoder, conversations, max_length, too_long, result, processes=processes, quiet=quiet):
+    for _, rows in encode_each(encoder, conversations, max_length, too_long, result, quiet=quiet):
         for row in rows:
             result.rows.append(row)
             count += len(row.ids)
@@ -81,18 +76,15 @@ def encode_each(
     too_long: TooLong,
     result: Encoding,
     *,
-    processes: int | None = None,
     quiet: bool = False,
 ) -> Iterator[tuple[int, list[Encoded]]]:
     """For each conversation in order: its tokens (0 if the template takes it not), and the rows that are made of it.
 
     What is dropped and changed is counted in `result`, to which the rows are left to be added.
     """
-    if processes is None:
-        processes = processes_here() if len(conversations) > 2 * _CHUNK else 1
     count = 0
     with Bar("encoding", len(conversations), quiet=quiet) as bar:
-        for number, (conversation, row) in enumerate(encoder.stream(conversations, processes), 1):
+        for number, (conversation, row) in enumerate(encoder.stream(conversations), 1):
             if number % _CHUNK == 0:
                 bar.advance(_CHUNK, f"{count:,} tokens")
             if isinstance(row, str):
@@ -123,22 +115,15 @@ class Encoder:
         self.specials = [] if self.template.literal else special_texts(tokenizer)
         self.loss_on = loss_on
 
-    def stream(
-        self, conversations: Sequence[Conversation], processes: int
-    ) -> Iterator[tuple[Conversation, Encoded | str]]:
+    def stream(self, conversations: Sequence[Conversation]) -> Iterator[tuple[Conversation, Encoded | str]]:
         """Each conversation with its row, in order, as long as it comes out; or with why the template makes none."""
-        rendered: deque[list[tuple[Conversation, list[tuple[Piece, int]] | str]]] = deque()
-
-        def batches() -> Iterator[list[Text]]:
-            for first in range(0, len(conversations), _CHUNK):
-                texts: list[Text] = []
-                chunk = conversations[first : first + _CHUNK]
-                rendered.append([(conversation, self._render(conversation, texts)) for conversation in chunk])
-                yield texts
-
-        for ids in self.tokens.stream(batches(), processes):
+        for first in range(0, len(conversations), _CHUNK):
+            texts: list[Text] = []
+            chunk = conversations[first : first + _CHUNK]
+            rendered = [(conversation, self._render(conversation, texts)) for conversation in chunk]
+            ids = self.tokens.ids(texts)
             at = 0
-            for conversation, pieces in rendered.popleft():
+            for conversation, pieces in rendered:
                 if isinstance(pieces, str):
                     yield conversation, pieces
                     continue
@@ -150,7 +135,7 @@ class Encoder:
 
     def row(self, conversation: Conversation) -> Encoded | str:
         """The row of one conversation, or why there is none."""
-        return next(self.stream([conversation], 1))[1]
+        return next(self.stream([conversation]))[1]
 
     def _render(self, conversation: Conversation, texts: list[Text]) -> list[tuple[Piece, int]] | str:
         """The conversation's pieces, each with how many texts it adds to `texts`; or why it has none."""

@@ -1,10 +1,11 @@
-"""Rows out of files: JSON array, JSONL, Parquet, Arrow, CSV, packed or not; a folder of them; or stdin.
+"""Rows out of files: JSON array, JSONL, Parquet, Arrow, CSV, text, packed or not; a folder of them; or stdin.
 
 What the rows mean is not known here.
 """
 
 import io
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,38 +16,51 @@ import orjson
 from unnorm.data.csv_rows import csv_rows
 from unnorm.data.folders import READ, Chosen, choose
 from unnorm.data.packed_files import PACKED, magic_suffix, unpack
+from unnorm.data.plain_text import TEXT, text_rows
+from unnorm.data.repair import repaired_records
+from unnorm.data.repair.damage import Account
 from unnorm.data.repair.recognise import what_else
 from unnorm.foundation.errors import DataError, first_line
 
 STDIN = "-"
 _HEAD = 4096  # bytes
+_JSON = (".json", ".jsonl", ".ndjson")
 _ARROW_FOLDER = ("dataset_info.json", "dataset_dict.json")
 
 
 def is_file_name(source: str) -> bool:
     """Whether `source` means a file, a folder or stdin, be it there or not, rather than a hub id or a known name."""
     path = Path(source).expanduser()
-    return source == STDIN or path.exists() or path.suffix.lower() in (*READ, *PACKED)
+    return source == STDIN or path.exists() or path.suffix.lower() in (*READ, TEXT, *PACKED)
 
 
 class _Asked(NamedTuple):
-    """file: what the user named, for messages; split: the one asked for; chosen: is told which files are read."""
+    """file: what the user named, for messages; split: the one asked for; chosen: is told which files are read;
+    repaired: is told of each file of JSON that is repaired, if they are to be."""
 
     file: str
     split: str
     chosen: Callable[[Chosen], None]
+    repaired: Callable[[str, Account], None] | None
 
 
-def rows_of(source: str, split: str = "train", chosen: Callable[[Chosen], None] = lambda which: None) -> Iterator[Any]:
+def rows_of(
+    source: str,
+    split: str = "train",
+    chosen: Callable[[Chosen], None] = lambda which: None,
+    repaired: Callable[[str, Account], None] | None = None,
+) -> Iterator[Any]:
     """The rows in a file, in the files of a folder or zip in order of their names, or in what comes on stdin (`-`).
 
     split: which one, where there are several: in an Arrow folder, or by the names of files. chosen: is told which files
-    of a folder or zip are read, when they are. Raises `DataError`.
+    of a folder or zip are read, when they are. repaired: if given, JSON is read as `unnorm data repair` would write it,
+    and this is told of each such file: its name, and an account that is whole when its rows are read. Raises
+    `DataError`.
     """
     path = Path(source).expanduser()
     if path.is_dir() and any((path / name).is_file() for name in _ARROW_FOLDER):
         return _rows_of_arrow_folder(path, split)
-    asked = _Asked(source, split, chosen)
+    asked = _Asked(source, split, chosen, repaired)
     if path.is_dir():
         return _rows_of_folder(path, asked)
     if source == STDIN:
@@ -58,7 +72,7 @@ def rows_of(source: str, split: str = "train", chosen: Callable[[Chosen], None] 
     if not path.is_file():
         raise DataError(f"there is no file {source!r}. {choices()}")
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    if not suffixes or suffixes[-1] not in (*READ, *PACKED):
+    if not suffixes or suffixes[-1] not in (*READ, TEXT, *PACKED):
         raise DataError(f"{path}: cannot read {path.suffix or 'a file without a suffix'!r}. {choices()}")
     _check_split(source, suffixes[-1], split)
     return _rows(str(path), None, asked)
@@ -68,7 +82,7 @@ def choices() -> str:
     """What can be given as DATA, for messages."""
     return (
         "DATA is a known name (alpaca, sharegpt, rewild), a hub id (owner/name), - for stdin, a folder, or a file: "
-        f"only {', '.join(READ)}, alone or packed as {', '.join(PACKED)}."
+        f"only {', '.join((*READ, TEXT))}, alone or packed as {', '.join(PACKED)}."
     )
 
 
@@ -124,6 +138,9 @@ def _rows(name: str, content: bytes | None, asked: _Asked) -> Iterator[Any]:
     """Rows of the file `name`, or of `content` that would stand in a file of that name and came out of `asked.file`."""
     suffix = Path(name).suffix.lower()
     _check_head(name, content)
+    if asked.repaired is not None and _may_be_json(name) and suffix in (*_JSON, ".gz"):
+        yield from _repaired(name, content, asked.repaired)
+        return
     if suffix == ".zip":
 
         def chosen_of(names: Sequence[str]) -> Sequence[str]:
@@ -136,7 +153,7 @@ def _rows(name: str, content: bytes | None, asked: _Asked) -> Iterator[Any]:
         return
     if suffix in PACKED:
         ((inner, unpacked),) = unpack(name, content)
-        if Path(inner).suffix.lower() not in READ:
+        if Path(inner).suffix.lower() not in (*READ, TEXT):
             inner += magic_suffix(unpacked) or _text_suffix(name, unpacked)
         yield from _rows(inner, unpacked, asked)
         return
@@ -152,8 +169,30 @@ def _rows(name: str, content: bytes | None, asked: _Asked) -> Iterator[Any]:
         yield from _json_lines(name, content, asked.file)
     elif suffix == ".csv":
         yield from csv_rows(name, content)
+    elif suffix == TEXT:
+        yield from text_rows(name, content)
     else:
         yield from _columnar(name, io.BytesIO(content))
+
+
+def _may_be_json(name: str) -> bool:
+    """Whether the suffixes of a file, packed or not, leave it open that it is JSON."""
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes[-2:]]
+    inner = suffixes[:-1] if suffixes and suffixes[-1] in PACKED else suffixes
+    return not inner or inner[-1] in _JSON or inner[-1] not in (*READ, TEXT)
+
+
+def _repaired(name: str, content: bytes | None, told: Callable[[str, Account], None]) -> Iterator[Any]:
+    def begun(account: Account) -> None:
+        told(name, account)
+
+    if content is None:
+        yield from repaired_records(Path(name), begun=begun)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / Path(name).name
+        file.write_bytes(content)
+        yield from repaired_records(file, begun=begun)
 
 
 def _check_head(name: str, content: bytes | None) -> None:
@@ -213,4 +252,7 @@ def _columnar(name: str, file: Any) -> Iterator[Any]:
 
 
 def _damaged(where: str, file: str, error: Exception) -> DataError:
-    return DataError(f"{where}: not valid JSON ({error}). Save what can be saved: unnorm data repair {file}")
+    return DataError(
+        f"{where}: not valid JSON ({error}). Give --repair (in a study repair: true) to read what can be read of it. "
+        f"Save what can be saved: unnorm data repair {file}"
+    )

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from unnorm.data.packed_files import PACKED
+from unnorm.data.plain_text import TEXT
 from unnorm.foundation.errors import DataError
 from unnorm.foundation.terminal import plain
 
@@ -22,6 +23,7 @@ _SPLITS = {
 }
 _SHARD = re.compile(r"(.+?)-\d{5}-of-\d{5}(?!\d)")
 _ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+_ABOUT_TEXT = re.compile(r"readme|licen[cs]e|notice|requirements", re.IGNORECASE)
 _NAMED = 5
 
 
@@ -42,15 +44,20 @@ def choose(
 ) -> Chosen:
     """Those of `names` (paths within the folder or zip `where`) that are data of `split`, in the order of their names.
 
-    packed: whether it is a zip. One that holds a single file, or files without the name of a split, was named for them
-    all. Raises `DataError` if there is no data, none of the split, or two files that may well hold the same rows.
+    Plain text is data where there is nothing else, for notes often lie beside data. packed: whether it is a zip. One
+    that holds a single file, or files without the name of a split, was named for them all. Raises `DataError` if there
+    is no data, none of the split, or two files that may well hold the same rows.
     """
-    found = sorted(name for name in names if PurePosixPath(name).suffix.lower() in suffixes)
+    names = sorted(names)
+    texts = [name for name in names if PurePosixPath(name).suffix.lower() == TEXT]
+    found = [name for name in names if PurePosixPath(name).suffix.lower() in suffixes] or texts
     left_out = {name: why for name in found if (why := _no_data(name, found))}
     found = [name for name in found if name not in left_out]
     if not found:
         passed = f" ({_reasons(left_out)})" if left_out else ""
-        raise DataError(f"{where} holds no data{passed}: no file that ends in {', '.join(READ)}, alone or packed.")
+        raise DataError(
+            f"{where} holds no data{passed}: no file that ends in {', '.join((*READ, TEXT))}, alone or packed."
+        )
     splits = {name: split_of(name) for name in found}
     known = {each for each in splits.values() if each}
     named_whole = packed and (split == "train" or split_of(PurePosixPath(where).name) is not None)
@@ -102,7 +109,7 @@ def _words(text: str) -> set[str]:
 def _stem(path: PurePosixPath) -> str:
     """The name without the suffixes that say what is in a file and how it is packed."""
     for suffix in reversed(path.suffixes):
-        if suffix.lower() not in (*READ, *PACKED):
+        if suffix.lower() not in (*READ, TEXT, *PACKED):
             break
         path = path.with_suffix("")
     return path.name
@@ -113,7 +120,7 @@ def _no_data(name: str, names: Sequence[str]) -> str:
     path = PurePosixPath(name)
     if any(part.startswith((".", "~$")) or part == "__MACOSX" for part in path.parts):
         return "hidden"
-    if path.name in _ABOUT_DATA:
+    if path.name in _ABOUT_DATA or (path.suffix.lower() == TEXT and _ABOUT_TEXT.match(path.name)):
         return "about the data"
     if path.suffix == ".arrow" and path.name.startswith("cache-"):
         return "a cache of datasets"

@@ -1,10 +1,11 @@
 """Rows of data sets on the hub, through `datasets`: whole, or streamed as they are asked for."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from unnorm.data import files
+from unnorm.data.repair.damage import Account
 from unnorm.foundation import hub
 from unnorm.foundation.errors import DataError
 from unnorm.foundation.hub_errors import explain
@@ -20,16 +21,23 @@ class HubSet(NamedTuple):
     revision: str | None = None
 
 
-def rows_of(wanted: HubSet, *, streaming: bool = False) -> Iterator[Any]:
+def rows_of(
+    wanted: HubSet, *, streaming: bool = False, repaired: Callable[[str, Account], None] | None = None
+) -> Iterator[Any]:
     """The rows of a split, in order. Code that comes with a data set is never run. Raises `DataError`.
 
-    streaming: nothing is kept on disk, and what is not asked for is not fetched.
+    streaming: nothing is kept on disk, and what is not asked for is not fetched. repaired: as of `files.rows_of`, for a
+    set of which one file is read.
     """
     full = f"{wanted.name}@{wanted.revision}" if wanted.revision else wanted.name
     try:
         with hub.download_shown(wanted.name, "dataset"):
             commit = _commit(full)
-            rows = _file(wanted, commit) if wanted.files and not streaming else _loaded(wanted, commit, streaming)
+            rows = (
+                _file(wanted, commit, repaired)
+                if wanted.files and not streaming
+                else _loaded(wanted, commit, streaming)
+            )
         yield from rows
     except Exception as error:  # the hub, the network and the data's own form each raise their own kinds
         raise DataError(
@@ -37,12 +45,13 @@ def rows_of(wanted: HubSet, *, streaming: bool = False) -> Iterator[Any]:
         ) from error
 
 
-def _file(wanted: HubSet, commit: str | None) -> Iterator[Any]:
+def _file(wanted: HubSet, commit: str | None, repaired: Callable[[str, Account], None] | None) -> Iterator[Any]:
     """The rows of one file, from the hub's cache: what `datasets` makes of a file by name it does not find offline."""
     from huggingface_hub import hf_hub_download
 
     assert wanted.files is not None
-    return files.rows_of(hf_hub_download(wanted.name, wanted.files, repo_type="dataset", revision=commit), wanted.split)
+    path = hf_hub_download(wanted.name, wanted.files, repo_type="dataset", revision=commit)
+    return files.rows_of(path, wanted.split, repaired=repaired)
 
 
 def _loaded(wanted: HubSet, commit: str | None, streaming: bool) -> Any:

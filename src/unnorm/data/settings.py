@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from unnorm.data.columns import Columns
 from unnorm.data.formats import FormatName
 from unnorm.data.policies import Policies
 from unnorm.data.split import VALIDATION_SHARE
@@ -28,6 +29,14 @@ class Dataset(BaseModel):
     subset: str | None = Field(default=None, description="of a hub data set: its configuration")
     split: str = Field(default="train", description="of a hub data set or a folder")
     streaming: bool = Field(default=False, description="from the hub: fetch only what is used, keep nothing on disk")
+    repair: bool = Field(
+        default=False,
+        description="damaged JSON: read what can be saved, as unnorm data repair would, and say what is lost",
+    )
+    map: Columns = Field(
+        default=(),
+        description="fields of the format and your columns that hold them: {instruction: prompt, output: answer}",
+    )
     format: FormatName | None = Field(default=None, description="what the rows are; default: recognised and said")
     rows: int | None = Field(default=None, gt=0, description="use this many rows at most, from the start of the source")
     held_out: float = Field(

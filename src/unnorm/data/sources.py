@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from unnorm.data import files, hub, rewild
+from unnorm.data.columns import renamed
 from unnorm.data.continuations import join
 from unnorm.data.conversation import Conversation
 from unnorm.data.folders import Chosen
 from unnorm.data.formats import FORMATS, Format, FormatName, convert, left_out, recognise
 from unnorm.data.markup import holds_html
 from unnorm.data.policies import Policies, tidy
+from unnorm.data.repair.damage import Account
 from unnorm.data.settings import DataSettings
 from unnorm.foundation.errors import DataError, SettingsError
 from unnorm.foundation.hub import parse
@@ -41,7 +43,7 @@ class Reading:
 
     rows: read. dropped: rows, by reason. changed: conversations, by what was changed in them. noted: conversations that
     were left as they are, by what is odd about them. ignored: columns that nothing was taken from. files: which were
-    read, where a folder or zip was named.
+    read, where a folder or zip was named. repaired: files whose JSON was repaired, and what became of their bytes.
     """
 
     name: str
@@ -53,17 +55,20 @@ class Reading:
     noted: Counter[str] = field(default_factory=Counter)
     ignored: tuple[str, ...] = ()
     files: list[Chosen] = field(default_factory=list)
+    repaired: dict[str, Account] = field(default_factory=dict)
 
 
 def read(settings: DataSettings, *, quiet: bool = False) -> Reading:
     """The conversations of a source. Raises `DataError` if it cannot be read, or if not one row can be used.
 
-    Which files of a folder are read is said on stderr, unless `quiet`.
+    Which files of a folder are read, and what a repair saved and lost, is said on stderr, unless `quiet`.
     """
     source, path = settings.source, settings.path
     local = path is not None or (source not in rewild.MIXES and files.is_file_name(source))
     _check(settings, local)
     chosen: list[Chosen] = []
+    accounts: dict[str, Account] = {}
+    repaired = accounts.__setitem__ if settings.repair else None
 
     def note(files_read: Chosen) -> None:
         chosen.append(files_read)
@@ -71,26 +76,46 @@ def read(settings: DataSettings, *, quiet: bool = False) -> Reading:
             print(files_read, file=sys.stderr, flush=True)
 
     if source in rewild.MIXES:
-        reading = _read_mix(settings, quiet, note)
-        reading.files = chosen
-        return reading
-    if local:
-        place = str(path or source)
-        name = "stdin" if place == files.STDIN else place
-        rows = files.rows_of(place, settings.split, note)
+        reading = _read_mix(settings, quiet, note, repaired)
     else:
-        repository, revision = parse(source)
-        if repository not in KNOWN and "/" not in repository:
-            raise DataError(f"{source!r} is neither a known name nor a file. {files.choices()}")
-        name = source
-        wanted = KNOWN.get(repository, hub.HubSet(repository))
-        wanted = wanted._replace(subset=settings.subset, split=settings.split, revision=revision)
-        rows = hub.rows_of(wanted, streaming=settings.streaming)
-    reading = conversations_of(
-        rows, name, policies=settings.policies, form=settings.format, limit=settings.rows, quiet=quiet
-    )
-    reading.files = chosen
+        name, rows = _rows_of(settings, local, note, repaired)
+        rows = renamed(rows, settings.map, name) if settings.map else rows
+        reading = conversations_of(
+            rows, name, policies=settings.policies, form=settings.format, limit=settings.rows, quiet=quiet
+        )
+    if settings.repair and not accounts and len(reading.conversations) != settings.rows:  # else JSON may come later
+        raise SettingsError(f"repair: {reading.name} holds no JSON, so there is nothing to repair. Leave it out.")
+    reading.files, reading.repaired = chosen, accounts
+    for file, account in accounts.items():
+        reading.changed += Counter({"damaged JSON mended": account.mended_records})  # which leaves out a 0
+        reading.dropped += Counter({"damaged JSON rejected": account.rejected})
+        if not quiet:
+            print(f"{file}: {account.describe()}", file=sys.stderr, flush=True)
     return reading
+
+
+def _rows_of(
+    settings: DataSettings,
+    local: bool,
+    note: Callable[[Chosen], None],
+    repaired: Callable[[str, Account], None] | None,
+) -> tuple[str, Iterator[Any]]:
+    """What a source that is no mix is called, and its rows."""
+    source = settings.source
+    if local:
+        place = str(settings.path or source)
+        return "stdin" if place == files.STDIN else place, files.rows_of(place, settings.split, note, repaired)
+    repository, revision = parse(source)
+    if repository not in KNOWN and "/" not in repository:
+        raise DataError(f"{source!r} is neither a known name nor a file. {files.choices()}")
+    wanted = KNOWN.get(repository, hub.HubSet(repository))
+    if repaired is not None and (wanted.files is None or settings.streaming):
+        raise SettingsError(
+            f"repair: of no effect on {source} as it comes from the hub. "
+            "Download its files and name them, or leave it out."
+        )
+    wanted = wanted._replace(subset=settings.subset, split=settings.split, revision=revision)
+    return source, hub.rows_of(wanted, streaming=settings.streaming, repaired=repaired)
 
 
 def conversations_of(
@@ -128,8 +153,10 @@ def _check(settings: DataSettings, local: bool) -> None:
     idle = []
     if local:
         idle = [name for name in ("subset", "streaming") if getattr(settings, name)]
+    elif settings.source in rewild.MIXES and settings.repair:
+        idle = ["repair"]
     if settings.source in rewild.MIXES:
-        idle += [name for name in ("subset", "format") if getattr(settings, name) and name not in idle]
+        idle += [name for name in ("subset", "format", "map") if getattr(settings, name) and name not in idle]
         idle += ["split"] * (settings.split != "train")
     if idle:
         what = "files on this machine" if local else f"the mix {settings.source}"
@@ -191,15 +218,21 @@ def _tidied(found: Iterable[Conversation], policies: Policies, reading: Reading)
         yield tidied
 
 
-def _read_mix(settings: DataSettings, quiet: bool, note: Callable[[Chosen], None]) -> Reading:
+def _read_mix(
+    settings: DataSettings,
+    quiet: bool,
+    note: Callable[[Chosen], None],
+    repaired: Callable[[str, Account], None] | None,
+) -> Reading:
     """RE-WILD or its reduced form, from the hub or from a folder that holds its parts, which are mixed."""
     mix = rewild.MIXES[settings.source]
     reading = Reading(settings.source)
-    for part, place in rewild.PARTS.items():
+    for part, on_hub in rewild.PARTS.items():
         if settings.path is not None:
-            rows = files.rows_of(rewild.part_file(Path(settings.path).expanduser(), part), chosen=note)
+            place = rewild.part_file(Path(settings.path).expanduser(), part)
+            rows = files.rows_of(place, chosen=note, repaired=repaired)
         else:
-            rows = hub.rows_of(place, streaming=settings.streaming)
+            rows = hub.rows_of(on_hub, streaming=settings.streaming)
         name = f"{settings.source}/{part}"
         with Bar(f"reading {name}", None, quiet=quiet) as bar:
             known, rows = _recognised(rows, name, rewild.FORMATS[part], reading)

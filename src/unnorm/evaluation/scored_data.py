@@ -68,9 +68,7 @@ def _items(
     """The items to score; `taken` is given the tokens of each."""
     settings = source.settings
     encoder = Encoder(tokenizer, settings.template, settings.loss_on)
-    encoded = encode_each(
-        encoder, source.held_out, settings.max_length, settings.too_long, result, processes=1, quiet=True
-    )
+    encoded = encode_each(encoder, source.held_out, settings.max_length, settings.too_long, result, quiet=True)
     left = tokens
     for conversation, (_, rows) in zip(source.held_out, encoded, strict=True):
         group = getattr(conversation, by) or "unknown"

@@ -63,13 +63,13 @@ class Server:
                 extra = {"Location": f"{self.url}/elsewhere"}
             self.send(handler, trouble, json.dumps(said).encode(), extra)
         elif trouble == "slow":
-            time.sleep(0.6)
+            time.sleep(3.0)
             self.send(handler, 200, completion("[[A]]"))
         elif trouble == "drip":
             handler.send_response(200)
             handler.send_header("Content-Length", "1000")
             handler.end_headers()
-            for _ in range(20):
+            for _ in range(60):
                 handler.wfile.write(b" ")
                 time.sleep(0.05)
         elif trouble == "cut":

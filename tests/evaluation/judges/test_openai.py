@@ -29,7 +29,7 @@ def serve(monkeypatch):
 
 
 def judge_at(server, folder, **more):
-    settings = {"timeout": 0.3, "attempts": 6, "first_wait": 0.01, **more}
+    settings = {"timeout": 30.0, "attempts": 6, "first_wait": 0.01, **more}
     return OpenAIJudge(Endpoint(server.url, "m", **settings), Replies(folder))
 
 
@@ -56,7 +56,7 @@ def paid(verdicts):
 )
 def test_each_trouble_costs_a_retry_and_nothing_else(serve, tmp_path, trouble):
     server = serve(trouble)
-    judge = judge_at(server, tmp_path)
+    judge = judge_at(server, tmp_path, timeout=1.0 if trouble in ("slow", "drip") else 30.0)
     verdicts = judge.judge(PAIRS)
     assert [verdict.preference for verdict in verdicts] == WANTED
     assert len(server.bodies) == 2 * len(PAIRS)
@@ -65,7 +65,7 @@ def test_each_trouble_costs_a_retry_and_nothing_else(serve, tmp_path, trouble):
 
 def test_all_troubles_at_once(serve, tmp_path):
     server = serve(429, "cut", 500, "slow", b"nonsense")
-    verdicts = judge_at(server, tmp_path).judge(PAIRS)
+    verdicts = judge_at(server, tmp_path, timeout=1.0).judge(PAIRS)
     assert [verdict.preference for verdict in verdicts] == WANTED
     assert set(server.given.values()) == {1}
     assert paid(verdicts) == (4 * PROMPT_TOKENS, 4 * REPLY_TOKENS)
@@ -193,3 +193,18 @@ def test_addresses_that_are_refused(url):
     with pytest.raises(SettingsError, match="--base-url") as caught:
         load_openai("m", url)
     assert "pw" not in str(caught.value)
+
+
+def test_a_proxy_of_the_environment_is_asked_and_one_that_is_none_is_refused(serve, tmp_path, monkeypatch):
+    proxy = serve()
+    monkeypatch.setenv("http_proxy", proxy.url.removeprefix("http://").removesuffix("/v1"))  # as curl takes it
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    far = OpenAIJudge(Endpoint("http://judge.invalid/v1", "m", timeout=5.0), Replies(tmp_path / "far"))
+    assert [verdict.preference for verdict in far.judge(PAIRS)] == WANTED
+    assert set(proxy.paths) == {"http://judge.invalid/v1/chat/completions"}
+    near = serve()
+    judge_at(near, tmp_path / "near").judge(PAIRS[:1])
+    assert near.paths == ["/v1/chat/completions"]
+    monkeypatch.setenv("http_proxy", "gopher://host")
+    with pytest.raises(SettingsError, match="proxy"):
+        load_openai("m", "http://judge.invalid/v1")

@@ -82,6 +82,20 @@ class Account:
         """Whether all that was in the file was kept, and can be trusted."""
         return not (self.lost or self.unverified or self.unread)
 
+    @property
+    def rejected(self) -> int:
+        """Stretches that were rejected: records, parts of records, or of none."""
+        return sum(actions.get("rejected", 0) for actions in self.damages.values())
+
+    def describe(self) -> str:
+        """For people, in a line."""
+        return (
+            f"repaired: {self.records:,} records kept, {self.mended_records:,} of them mended; "
+            f"{self.lost:,} of {self.bytes_in:,} bytes lost"
+            + (f", {self.unverified:,} kept that no checksum speaks for" if self.unverified else "")
+            + (", and a part could not be unpacked" if self.unread else "")
+        )
+
     def count(self, damage: Damage) -> None:
         """Take note of `damage`; its bytes are lost if its action says so."""
         actions = self.damages.setdefault(damage.kind, {})

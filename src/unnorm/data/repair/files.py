@@ -3,7 +3,7 @@
 import base64
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -92,10 +92,18 @@ def repair_file(
 
 
 def repaired_records(
-    source: Path, *, max_record: int = MAX_RECORD, keep_unverified: bool = False
+    source: Path,
+    *,
+    max_record: int = MAX_RECORD,
+    keep_unverified: bool = False,
+    begun: Callable[[Account], None] = lambda account: None,
 ) -> Iterator[dict[str, Any]]:
-    """The records of `source` as `repair_file` would write them, one by one; for loaders. Raises `DataError`."""
+    """The records of `source` as `repair_file` would write them, one by one; for loaders. Raises `DataError`.
+
+    begun: is given the account at the start; it grows as records are taken, and is whole when all are.
+    """
     repair = _repair(Path(source), max_record, None, keep_unverified)
+    begun(repair.account)
     for event in repair.events():
         if isinstance(event, Kept):
             for line in event.lines.splitlines():

@@ -1,19 +1,17 @@
 """An OpenAI-compatible chat endpoint: one question, one reply, retried with back-off. Knows nothing of judging.
 
 The key comes from the environment and goes into one header. It stands in no message, log or file, and is struck out of
-whatever the server says. The standard library's client is enough; it follows no redirect here, as it would take the
-header along.
+whatever the server says. No redirect is followed, which would take the header along.
 """
 
-import http.client
 import os
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import httpx
 import orjson
 
 from unnorm.foundation.errors import RunError, SettingsError
@@ -23,6 +21,8 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 _MOST_BYTES = 2**22
 _LONGEST_WAIT = 60.0
 _WORTH_A_RETRY = (408, 409, 425, 429)
+_CONNECTS = 2
+"""How often httpx connects again by itself, before that counts as a try."""
 
 
 class Reply(NamedTuple):
@@ -37,9 +37,12 @@ class Unusable(Exception):
     """An answer that is no answer: worth another try."""
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        return None
+class _Refusal(Exception):
+    """A status that is none of success, with what the server said and how many seconds it asks to wait."""
+
+    def __init__(self, code: int, said: str, wait: str) -> None:
+        super().__init__(said)
+        self.code, self.said, self.wait = code, said, wait
 
 
 @dataclass
@@ -63,7 +66,12 @@ class Endpoint:
             )
         self.base_url = self.base_url.rstrip("/")
         self._key = os.environ.get(KEY_VARIABLE, "").strip() or None
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        proxy = _proxy(address)
+        try:
+            transport = httpx.HTTPTransport(retries=_CONNECTS, proxy=proxy)
+        except (ValueError, ImportError) as error:
+            raise SettingsError(f"the proxy that the environment names for {address.scheme} cannot be used.") from error
+        self._client = httpx.Client(transport=transport, timeout=self.timeout, follow_redirects=False)
 
     def ask(self, body: dict[str, Any]) -> Reply:
         """The reply to a chat-completions `body`. What cannot be had in `attempts` tries is a `RunError`.
@@ -78,17 +86,16 @@ class Endpoint:
             try:
                 reply = _reply_in(self._post(body))
                 return reply._replace(text=reply.text.replace(self._key, "[key]")) if self._key else reply
-            except urllib.error.HTTPError as error:
-                said = self._said(error)
-                if error.code == 400 and "temperature" in said and "temperature" in body:
+            except _Refusal as error:
+                if error.code == 400 and "temperature" in error.said and "temperature" in body:
                     # models that reason take none; the cache and the verdict know the request as it was meant
                     body = {name: value for name, value in body.items() if name != "temperature"}
                     continue
                 if error.code not in _WORTH_A_RETRY and error.code < 500:
-                    raise self._refused(error.code, said) from None
-                trouble, asked = f"status {error.code}: {said}", error.headers.get("Retry-After", "")
-                wait = min(max(wait, float(asked)), _LONGEST_WAIT) if asked.isdigit() else wait
-            except (OSError, http.client.HTTPException, Unusable) as error:
+                    raise self._refused(error.code, error.said) from None
+                trouble = f"status {error.code}: {error.said}"
+                wait = min(max(wait, float(error.wait)), _LONGEST_WAIT) if error.wait.isdigit() else wait
+            except (httpx.HTTPError, Unusable) as error:
                 trouble = self._clean(str(error).encode()) or type(error).__name__
         raise RunError(
             f"{self.base_url} gave no usable answer in {self.attempts} tries (last: {trouble}). "
@@ -96,18 +103,20 @@ class Endpoint:
         )
 
     def _post(self, body: dict[str, Any]) -> bytes:
-        headers = {"Content-Type": "application/json", "User-Agent": "unnorm"}
+        headers = {"Content-Type": "application/json", "User-Agent": "unnorm", "Accept-Encoding": "identity"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(f"{self.base_url}/chat/completions", orjson.dumps(body), headers)
+        address, content = f"{self.base_url}/chat/completions", orjson.dumps(body)
         until = time.monotonic() + self.timeout
-        with self._opener.open(request, timeout=self.timeout) as response:
-            content = b""
-            while part := response.read1(2**16):
-                content += part
-                if len(content) > _MOST_BYTES or time.monotonic() > until:  # a timeout of its own bounds only a pause
+        with self._client.stream("POST", address, content=content, headers=headers) as response:
+            if not response.is_success:
+                raise _Refusal(response.status_code, self._said(response), response.headers.get("Retry-After", ""))
+            found = b""
+            for part in response.iter_bytes():
+                found += part
+                if len(found) > _MOST_BYTES or time.monotonic() > until:  # a timeout of httpx's bounds only a pause
                     raise Unusable(f"the answer is longer than {_MOST_BYTES} bytes or {self.timeout:g} s")
-            return content  # what was cut short is no JSON
+            return found
 
     def _refused(self, code: int, said: str) -> RunError:
         advice = {
@@ -117,16 +126,24 @@ class Endpoint:
         }.get(code, "Check --base-url and --model.")
         return RunError(f"{self.base_url} refused with status {code}: {said} {advice} Verdicts so far are kept.")
 
-    def _said(self, error: urllib.error.HTTPError) -> str:
+    def _said(self, response: httpx.Response) -> str:
         try:
-            with error:
-                return self._clean(error.read(2000))
-        except (OSError, http.client.HTTPException):
+            return self._clean(next(response.iter_bytes(2000), b""))
+        except httpx.HTTPError:
             return "(cut)"
 
     def _clean(self, said: bytes) -> str:
         text = said.decode("utf-8", "replace")
         return shorten(text.replace(self._key, "[key]") if self._key else text, 300)
+
+
+def _proxy(address: urllib.parse.SplitResult) -> str | None:
+    """The proxy that the environment names for `address`, which httpx asks for only where it makes the transport."""
+    if urllib.request.proxy_bypass(address.hostname or ""):
+        return None
+    known = urllib.request.getproxies()
+    proxy = known.get(address.scheme) or known.get("all")
+    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
 
 
 def _reply_in(content: bytes) -> Reply:

@@ -17,6 +17,7 @@ from machine import SHARED, machine_line
 from unnorm.report.page import write_report
 from unnorm.report.table import latencies, results
 from unnorm.report.wording import signed, signed_interval
+from unnorm.study.engines.interface import Options
 from unnorm.study.runner import run_study
 from unnorm.study.spec import read_spec
 from unnorm.study.view import StudyView
@@ -109,12 +110,12 @@ def readme(study: StudyView) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ledger", type=Path, default=Path("studies"))
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", default="2")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "standin")
     arguments = parser.parse_args()
     os.environ.setdefault("UNNORM_SHARED", str(SHARED))
     spec, text = read_spec(HERE / "standin" / "study.yaml")
-    study = run_study(spec, text, arguments.ledger, workers=arguments.workers, say=print)
+    study = run_study(spec, text, arguments.ledger, options=Options(workers=arguments.workers), say=print)
     write_report(study, study.folder / "report")
     (arguments.out / "figures").mkdir(parents=True, exist_ok=True)
     (arguments.out / "README.md").write_text(readme(study))

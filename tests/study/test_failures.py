@@ -17,6 +17,7 @@ from unnorm.foundation.processes import this_process
 from unnorm.study import fine_tune, run_cell
 from unnorm.study.events import read_events
 from unnorm.study.failures import failure_of
+from unnorm.study.fewer_rows import note_killed, with_fewer_rows
 from unnorm.study.lease import TaskFolder, add_entry
 from unnorm.study.ledger import standing_of
 from unnorm.study.plan import plan_study
@@ -100,6 +101,27 @@ def test_out_of_memory_twice_fails_and_keeps_nothing_alive(bases, data_file, tmp
     assert [(cell.state, cell.failure) for cell in view.cells] == [("failed", "out_of_memory")] * 2
     gc.collect()
     assert [model() for model in models] == [None] * 4
+
+
+def test_what_was_killed_for_its_memory_begins_again_with_half_the_rows_and_once_only(tmp_path):
+    ran: list[int] = []
+    told: list[int] = []
+
+    def run_with(rows: int) -> int:
+        ran.append(rows)
+        return rows
+
+    (tmp_path / "steps.jsonl").write_text('{"step": 1}\n')
+    note_killed(tmp_path)
+    assert with_fewer_rows(tmp_path, 8, run_with, again=told.append) == 4
+    assert (ran, told) == ([4], [4])
+    assert not (tmp_path / "steps.jsonl").exists(), "its steps had other rows"
+    assert with_fewer_rows(tmp_path, 8, run_with, again=told.append) == 4, "an interruption after that keeps the rows"
+    assert told == [4]
+    note_killed(tmp_path)
+    with pytest.raises(MemoryError, match="with 4 rows a forward"):
+        with_fewer_rows(tmp_path, 8, run_with, again=told.append)
+    assert failure_of(MemoryError()) == "out_of_memory"
 
 
 def test_status_shows_every_class_of_failure(bases, data_file, tmp_path, monkeypatch, capsys):

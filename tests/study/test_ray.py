@@ -6,12 +6,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from study.small_study import run_text, study_text, table
 from study.test_kills import ENVIRONMENT, cells
+from unnorm.foundation.errors import RunError, SettingsError
+from unnorm.foundation.processes import this_process
+from unnorm.study import engines
+from unnorm.study.engines import ray_engine
+from unnorm.study.engines.interface import Ended, Options, Setting
 from unnorm.study.lease import TaskFolder, entries, newest
+from unnorm.study.progress_lines import Lines
+from unnorm.study.tasks import Task
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.xdist_group("ray")  # alone in its process: a cluster is enough for one machine
@@ -102,3 +110,90 @@ def test_a_node_and_the_driver_are_lost_and_no_result_is(cluster, bases, data_fi
     owners = [entry.content for stage in stages for entry in entries(stage) if entry.kind == "claimed"]
     assert {owner["engine"] for owner in owners} == {"ray"}
     assert "a worker was lost" in log.read_text()
+
+
+@pytest.fixture
+def connected(cluster, tmp_path):
+    """Makes an engine for the cluster, whose nodes have one processor each and no GPU."""
+    (tmp_path / "small").mkdir()
+
+    def make(**setting):
+        return engines.make(
+            Setting(Options("ray", address=cluster.address), tmp_path / "small", print, True, **setting)
+        )
+
+    yield make
+    ray.shutdown()
+
+
+def refused(make, message: str, **setting) -> None:
+    with pytest.raises(SettingsError, match=message):
+        make(**setting)
+    assert not ray.is_initialized()
+
+
+def test_a_cluster_that_cannot_do_the_work_is_refused_before_anything_starts(connected, monkeypatch, tmp_path):
+    refused(connected, "wants 4 devices .* no node of the cluster has more than 0 GPUs and 1 processors", devices=4)
+    with monkeypatch.context() as patched:
+        patched.setattr(ray_engine, "this_code", lambda: "9.9 (code x)")
+        refused(connected, r"has unnorm \d.* and the driver 9\.9 \(code x\)")
+    with monkeypatch.context() as patched:
+        patched.setattr(ray_engine.atomic, "write_bytes", lambda path, content: None)
+        refused(connected, "does not see .*small. Give a --ledger on a folder that every node")
+    assert not list((tmp_path / "small").iterdir())
+
+
+def test_a_node_is_asked_for_its_processes(connected):
+    engine = connected()
+    node = next(node for node in ray.nodes() if node["Alive"])
+    owner = {"engine": "ray", "node": node["NodeID"], **this_process()}
+    assert not engines.is_gone(owner)
+    elsewhere = {**owner, "machine": "another", "place": "elsewhere"}
+    assert not ray_engine.is_gone(elsewhere), "the node cannot tell"
+    dead = {**owner, "started": "1"}
+    assert ray_engine.is_gone(dead)
+    assert ray_engine.is_gone({**dead, "node": "of an earlier cluster"}), "a node of the same name is asked"
+    assert not ray_engine.is_gone({**dead, "node": "of an earlier cluster", "host": "unknown"})
+    gone = [node["NodeID"] for node in ray.nodes() if not node["Alive"]]
+    assert all(ray_engine.is_gone({**elsewhere, "node": name}) for name in gone)
+    engine.cancel()
+    assert not ray_engine.is_gone(dead), "without a connection nobody is asked"
+
+
+def test_how_a_task_ended_is_told(monkeypatch):
+    ends = {
+        "oom": ray.exceptions.OutOfMemoryError("killed"),
+        "node": ray.exceptions.NodeDiedError("the node is dead"),
+        "stop": (["a: said"], "the disk is full"),
+        "done": (["b: said"], None),
+    }
+
+    def get(reference):
+        end = ends[reference]
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+    said: list[str] = []
+    engine = object.__new__(ray_engine._Ray)
+    engine.say, engine.lines = said.append, Lines(print, quiet=True)
+    engine.running = {name: Task(name, TaskFolder(Path("cells") / name), "k", lambda lease: "") for name in ends}
+    monkeypatch.setattr(ray_engine, "_ray", lambda: SimpleNamespace(get=get))
+    assert engine._end("oom") == Ended("cells/oom", "a worker was killed for the memory it took", out_of_memory=True)
+    assert engine._end("node") == Ended("cells/node", "a worker was lost (NodeDiedError: the node is dead.)")
+    assert engine._end("done") == Ended("cells/done")
+    with pytest.raises(RunError, match="the disk is full"):
+        engine._end("stop")
+    assert said == ["b: said", "a: said"]
+
+
+def test_without_a_cluster_or_ray_nothing_is_begun(tmp_path, monkeypatch):
+    nowhere = Options("ray", address="127.0.0.1:1")
+    monkeypatch.setattr(ray, "init", lambda **options: (_ for _ in ()).throw(ConnectionError("no answer")))
+    with pytest.raises(SettingsError, match=r"no Ray cluster at 127\.0\.0\.1:1: no answer\. Start one with `ray start"):
+        engines.make(Setting(nowhere, tmp_path, print))
+    with pytest.raises(SettingsError, match="--gpu-share"):
+        engines.check(Options("ray", gpu_share=1.5))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(SettingsError, match=r"pip install 'unnorm\[ray\]'"):
+        engines.check(nowhere)

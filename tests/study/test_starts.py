@@ -25,6 +25,7 @@ from unnorm.study import make_start
 from unnorm.study.arms import arm_from
 from unnorm.study.audit import audit_plan, noted_in_words
 from unnorm.study.cell import CellSettings
+from unnorm.study.engines.interface import Options
 from unnorm.study.estimate_start import estimate_start
 from unnorm.study.events import read_events
 from unnorm.study.lease import TaskFolder, entries
@@ -131,7 +132,7 @@ def test_run_again_nothing_is_made_again_even_where_the_start_was_deleted(made, 
 
 def test_several_workers_share_a_start(made, bases, data_file, tmp_path):
     text, undisturbed = made
-    run_text(text, tmp_path, workers=2)
+    run_text(text, tmp_path, options=Options(workers="2"))
     (start,) = starts(tmp_path)
     assert [entry.kind for entry in entries(TaskFolder(start))] == ["claimed", "done"]
     assert weights(start) == weights(starts(undisturbed)[0])

@@ -6,13 +6,13 @@ holds it; not in between.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from unnorm.foundation import processes
 from unnorm.foundation.errors import Interrupted, RunError
 from unnorm.study.engines.interface import Ended, Engine
 from unnorm.study.lease import newest
-from unnorm.study.tasks import Task, holder, is_open, record_death
+from unnorm.study.tasks import Task, holder, record_death, state_of
 
 LOOK = 2.0
 """Seconds between two looks at what others hold."""
@@ -20,13 +20,19 @@ _IDLE_DEATHS = 3
 """So many deaths in a row without a task in hand mean that tasks cannot be done there at all."""
 
 
-def drive(tasks: Sequence[Task], engine: Engine, *, ended: Callable[[], None] = lambda: None) -> None:
+def drive(
+    tasks: Sequence[Task],
+    engine: Engine,
+    states: Mapping[str, str] | None = None,
+    *,
+    ended: Callable[[], None] = lambda: None,
+) -> None:
     """Go on until every task is done or failed, or cannot be done since what it needs has failed.
 
-    ended: called after each task that ended here. Raises `Interrupted` after Ctrl-C and what the engine raises; what
-    was reached is kept.
+    states: of the tasks, by their ids, if somebody has just looked. ended: called after each task that ended here.
+    Raises `Interrupted` after Ctrl-C and what the engine raises; what was reached is kept.
     """
-    driver = _Driver(tasks, engine)
+    driver = _Driver(tasks, engine, states or {task.id: state_of(task) for task in tasks})
     try:
         while driver.is_left():
             driver.submit()
@@ -39,12 +45,10 @@ def drive(tasks: Sequence[Task], engine: Engine, *, ended: Callable[[], None] = 
 
 
 class _Driver:
-    def __init__(self, tasks: Sequence[Task], engine: Engine) -> None:
+    def __init__(self, tasks: Sequence[Task], engine: Engine, states: Mapping[str, str]) -> None:
         self.tasks = {task.id: task for task in tasks}
         self.engine = engine
-        self.state: dict[str, str] = {}  # id: open, done, failed; void: what it needs has failed
-        for task in tasks:
-            self._look(task)
+        self.state = dict(states)  # id: open, done, failed; void: what it needs has failed
         self.submitted: set[str] = set()
         self.held: dict[str, float] = {}  # by others: when to look again
         self.died: dict[str, Ended] = {}  # whose death is not yet seen in their claims
@@ -63,8 +67,8 @@ class _Driver:
         for task in self._ready():
             if not self.engine.has_room(task.wants):
                 continue
-            if not is_open(task):
-                self._look(task)
+            self.state[task.id] = state_of(task)
+            if self.state[task.id] != "open":
                 continue
             if holder(task) is not None:
                 self.held[task.id] = time.monotonic() + LOOK
@@ -88,7 +92,7 @@ class _Driver:
         """See what became of a task that has ended."""
         task = self.tasks[end.task]
         self.submitted.discard(task.id)
-        self._look(task)
+        self.state[task.id] = state_of(task)
         if not end.died:
             self.idle_deaths = 0
             return
@@ -117,13 +121,6 @@ class _Driver:
             return "open"
         return "met" if task.despite or states <= {"done"} else "void"
 
-    def _look(self, task: Task) -> None:
-        if is_open(task):
-            self.state[task.id] = "open"
-        else:
-            last = newest(task.at)
-            self.state[task.id] = last.kind if last is not None else "open"
-
     def _record_death(self, task: Task, end: Ended) -> None:
         last = newest(task.at)
         if last is not None and last.kind == "claimed":
@@ -140,7 +137,7 @@ class _Driver:
         away = {
             str(claim.content.get("host"))
             for _, claim in claims
-            if claim is not None and claim.content.get("place") != here["place"]
+            if claim is not None and not claim.content.get("engine") and claim.content.get("place") != here["place"]
         }
         held += [
             f"{host} cannot be asked from here. If nothing of this study runs there any more: "

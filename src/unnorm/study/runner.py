@@ -18,7 +18,7 @@ from unnorm.study.record import conclude, write_study
 from unnorm.study.recovered_start import STARTS
 from unnorm.study.results import write_results
 from unnorm.study.spec import After, StudyFile
-from unnorm.study.tasks import Task, is_open, release_from, reopen
+from unnorm.study.tasks import Task, release_from, reopen, state_of
 from unnorm.study.view import StudyView, read_study, reference_of
 from unnorm.study.work import Work, tasks_of
 from unnorm.study.workbench import Workbench
@@ -101,8 +101,9 @@ def do_work(
         say(f"{held_by} holds nothing here any more; it held {', '.join(freed) or 'nothing'}")
     while retry_failed and [task for task in tasks if reopen(task)]:
         tasks = tasks_of(work, bench, say)  # with the starts that are needed again
-    _say_what_is_left(tasks, say)
-    if not any(map(is_open, tasks)):
+    states = {task.id: state_of(task) for task in tasks}
+    _say_what_is_left(tasks, states, say)
+    if "open" not in states.values():
         return
     written = [0.0, 0.0]  # when, and how long it took
 
@@ -117,15 +118,15 @@ def do_work(
     if not engine.here:
         bench.let_go()
     try:
-        drive(tasks, engine, ended=ended)
+        drive(tasks, engine, states, ended=ended)
     finally:
         engine.cancel()
 
 
-def _say_what_is_left(tasks: list[Task], say: Say) -> None:
+def _say_what_is_left(tasks: list[Task], states: dict[str, str], say: Say) -> None:
     cells = [task for task in tasks if task.at.path.parent.name == "cells" and not task.at.stage]
-    left = sum(map(is_open, cells))
-    starts = sum(is_open(task) for task in tasks if task.at.path.parent.name == STARTS)
+    left = sum(states[task.id] == "open" for task in cells)
+    starts = sum(states[task.id] == "open" for task in tasks if task.at.path.parent.name == STARTS)
     first = f", after {starts} start{'s' * (starts > 1)}" if starts else ""
     say(f"{len(cells)} cells: {len(cells) - left} finished before, {left} to run{first}")
 

@@ -45,14 +45,20 @@ class Task(NamedTuple):
         return "/".join([*self.at.path.parts[-2:], self.at.stage]).rstrip("/")
 
 
-def is_open(task: Task) -> bool:
-    """Whether there is something left to do. What was committed but not yet moved into place is moved now."""
+def state_of(task: Task) -> str:
+    """open, done or failed. What was committed but not yet moved into place is moved now."""
     last = newest(task.at)
     if last is None:
-        return True
+        return "open"
     if is_unpublished(task.at, last):
         publish(task.at)
-    return last.kind not in ("done", "failed") or last.content.get("key") != task.key
+    ended = last.kind in ("done", "failed") and last.content.get("key") == task.key
+    return last.kind if ended else "open"
+
+
+def is_open(task: Task) -> bool:
+    """Whether there is something left to do."""
+    return state_of(task) == "open"
 
 
 def reopen(task: Task) -> bool:

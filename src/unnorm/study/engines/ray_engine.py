@@ -85,15 +85,15 @@ class _Ray:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         nodes = [node for node in _ray().nodes() if node["Alive"]]
-        _check_nodes(nodes, setting)
         most = {kind: max(float(n["Resources"].get(kind, 0)) for n in nodes) for kind in ("CPU", "GPU", "memory")}
         self.cpus, self.gpus, self.memory = most["CPU"], most["GPU"], most["memory"]
-        wanted = setting.devices if setting.devices > 1 else setting.options.gpu_share
-        if self.gpus and wanted > self.gpus:
+        wanted = setting.devices
+        if wanted > 1 and wanted > (self.gpus or self.cpus):
             raise SettingsError(
-                f"a cell of this study wants {wanted:g} GPUs (training.devices), and no node of the cluster has more "
-                f"than {self.gpus:g}."
+                f"a cell of this study wants {wanted} devices (training.devices), and no node of the cluster has more "
+                f"than {self.gpus:g} GPUs and {self.cpus:g} processors."
             )
+        _check_nodes(nodes, setting)
         self.do = _ray().remote(max_retries=0)(_do)
         self.lines = Lines(setting.say, quiet=setting.quiet)
         self.say: Say = self.lines.show

@@ -9,13 +9,13 @@ import pytest
 from study.small_study import run_text, study_text
 from study.test_cell import lines, settings_of
 from unnorm.foundation import ranks
-from unnorm.foundation.errors import ModelError, NonFiniteError, RunError, SettingsError
+from unnorm.foundation.errors import Interrupted, ModelError, NonFiniteError, RunError, SettingsError
 from unnorm.study import fewer_rows
 from unnorm.study.cell import cell_of, settled
 from unnorm.study.failures import failure_of
 from unnorm.study.lease import TaskFolder, entries
 from unnorm.study.spec import parse_spec
-from unnorm.study.spread import _killed, _raised, check_launch, run_spread
+from unnorm.study.spread import _cause, _raised, check_launch, run_spread
 from unnorm.study.view import read_study
 from unnorm.study.workbench import Workbench
 
@@ -78,13 +78,16 @@ def test_errors_come_over_as_what_they_were():
 
 
 def test_a_process_that_was_killed_ran_out_of_memory():
-    def ended(code: int) -> SimpleNamespace:
-        return SimpleNamespace(get_first_failure=lambda: (1, SimpleNamespace(exitcode=code)))
+    def ended(*codes: int) -> dict[int, SimpleNamespace]:
+        return {rank: SimpleNamespace(exitcode=code) for rank, code in enumerate(codes)}
 
-    killed = _killed(ended(-9), 4)
-    assert failure_of(killed) == "out_of_memory"
-    assert "process 2 of 4 was killed" in str(killed)
-    other = _killed(ended(3), 4)
+    for told in (None, Interrupted()):  # the others are asked to stop
+        killed = _cause(told, ended(130, -9), 4)
+        assert failure_of(killed) == "out_of_memory"
+        assert "process 2 of 4 was killed" in str(killed)
+    assert _cause(error := NonFiniteError("at step 3"), ended(1, -9), 4) is error
+    assert failure_of(_cause(Interrupted(), ended(130, 130), 4)) == "interrupted"
+    other = _cause(None, ended(3), 4)
     assert isinstance(other, RunError)
     assert "exit code 3" in str(other)
 

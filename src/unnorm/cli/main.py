@@ -1,6 +1,7 @@
 """Entry point: the verbs, and what becomes of errors. Exit codes: 0 done; 1 a run failed, what finished is kept; 2 the
 user's mistake, nothing started; 130 interrupted, resumable."""
 
+import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -80,6 +81,8 @@ def _root(
 def main() -> NoReturn:
     """Run the command line and exit."""
     streams.prepare()
+    if launch() is not None:  # torch warns once a process of what DDP looks for in vain
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     code = run([argument for argument in arguments if argument != "--debug"], debug)

@@ -63,9 +63,11 @@ def join() -> None:
         torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
-    store, rank, world = next(torch.distributed.rendezvous("env://", timeout=_PATIENCE))
+    from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
+
+    store, rank, world = next(rendezvous("env://", timeout=_PATIENCE))
     torch.distributed.init_process_group(
-        backend, store=torch.distributed.PrefixStore("group", store), rank=rank, world_size=world, timeout=_PATIENCE
+        backend, store=PrefixStore("group", store), rank=rank, world_size=world, timeout=_PATIENCE
     )
     _store.append(store)
     if not is_main():

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
@@ -85,7 +85,7 @@ def run_spread(job: dict[str, Any], devices: int, told: dict[str, Told]) -> Any:
             raise Interrupted from stop
         except ChildFailedError as error:
             desk.close()
-            raise desk.failure or _killed(error, devices) from None
+            raise _cause(desk.failure, error.failures, devices) from None
     if desk.failure is not None:
         raise desk.failure
     return desk.result
@@ -159,13 +159,20 @@ def _raised(name: str, text: str, memory: bool, trace: str) -> BaseException:
     return error
 
 
-def _killed(error: Any, devices: int) -> BaseException:
-    rank, failure = error.get_first_failure()
-    if failure.exitcode == -signal.SIGKILL:
+def _cause(told: BaseException | None, ends: Mapping[int, Any], devices: int) -> BaseException:
+    """What to raise where processes failed: what was told, unless they were only asked to stop since one was killed.
+
+    ends: each process's `exitcode`, as the launcher keeps it.
+    """
+    killed = [rank for rank, end in ends.items() if end.exitcode == -signal.SIGKILL]
+    if killed and (told is None or isinstance(told, Interrupted)):
         return MemoryError(
-            f"process {rank + 1} of {devices} was killed (SIGKILL), as the system does where memory runs out."
+            f"process {killed[0] + 1} of {devices} was killed (SIGKILL), as the system does where memory runs out."
         )
-    how = signal.Signals(-failure.exitcode).name if failure.exitcode < 0 else f"exit code {failure.exitcode}"
+    if told is not None:
+        return told
+    rank, code = min((rank, end.exitcode) for rank, end in ends.items())
+    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     return RunError(f"process {rank + 1} of {devices} ended without saying why ({how}).")
 
 

@@ -41,8 +41,13 @@ def main() -> int:
                 _teller(connection)("done", result)
             ranks.leave()
         except BaseException as error:
-            if ranks.fails_first():
+            first = ranks.fails_first()
+            for number in (signal.SIGINT, signal.SIGTERM):  # which comes as soon as another one has ended
+                signal.signal(number, signal.SIG_IGN if first else signal.SIG_DFL)
+            if first:
                 _say_why(connection, error)
+            else:
+                time.sleep(_SECONDS_ALONE)  # so that the first one can say it
             return _INTERRUPTED if isinstance(error, Interrupted | KeyboardInterrupt) else 1
     return 0
 

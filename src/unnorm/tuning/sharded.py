@@ -42,7 +42,7 @@ def sharded(model: nn.Module, chosen: Sequence[nn.Parameter], device: torch.devi
     All begin with the main process's numbers. When closed the model is plain again, whole in every process and on the
     CPU, with the same parameter objects as before. After an error its parameters hold nothing of use.
     """
-    from torch.distributed import init_device_mesh
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     modules = list(model.modules())
@@ -109,7 +109,7 @@ def whole(module: nn.Module, name: str) -> torch.Tensor:
     """The value of a module's parameter, which may be relative and may be spread; all processes must ask."""
     lists = getattr(module, "parametrizations", {})
     if name not in lists or not isinstance(lists[name].original, DTensor):
-        value = getattr(module, name).detach()
+        value: torch.Tensor = getattr(module, name).detach()
         return value.full_tensor() if isinstance(value, DTensor) else value
     value = lists[name].original.full_tensor()
     for part in lists[name]:

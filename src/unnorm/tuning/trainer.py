@@ -164,7 +164,7 @@ class TokenTrainer(Trainer):
         if ranks.count() == 1:
             return super().get_train_dataloader()
         rows = DeviceRows(self.train_dataset, self.rows_per_forward)  # type: ignore[arg-type]
-        return DataLoader(rows, batch_size=1, collate_fn=one_batch(self.data_collator))
+        return DataLoader(rows, batch_size=1, collate_fn=one_batch(self.data_collator))  # type: ignore[arg-type]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         states = ranks.of_all(seeds.capture())

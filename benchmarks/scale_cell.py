@@ -181,9 +181,17 @@ def _recover(model: Any, original: Any, kind: Kind, ids: Any, rows: int) -> int:
 
     tokens = rows * ids.shape[1]
     if kind == "blockwise":
-        rates = {"norm_learning_rate": 2e-3, "learning_rate": 3e-4}
         report = recover_blockwise_(
-            model, original, ids, steps=1, batch_tokens=tokens, device="cpu", precision="fp32", quiet=True, **rates
+            model,
+            original,
+            ids,
+            steps=1,
+            batch_tokens=tokens,
+            device="cpu",
+            precision="fp32",
+            norm_learning_rate=2e-3,
+            learning_rate=3e-4,
+            quiet=True,
         )
         return report.needed_bytes
     told = bytes_needed(model, original, RecoverSettings(precision="fp32"), rows, ids.shape[1])

@@ -160,12 +160,13 @@ def _raised(name: str, text: str, memory: bool, trace: str) -> BaseException:
 
 
 def _cause(told: BaseException | None, ends: Mapping[int, Any], devices: int) -> BaseException:
-    """What to raise where processes failed: what was told, unless they were only asked to stop since one was killed.
+    """What to raise where processes failed: what was told, unless one was killed, which the others hear of as a
+    connection that ends, or by being asked to stop.
 
     ends: each process's `exitcode`, as the launcher keeps it.
     """
     killed = [rank for rank, end in ends.items() if end.exitcode == -signal.SIGKILL]
-    if killed and (told is None or isinstance(told, Interrupted)):
+    if killed and (not isinstance(told, UnnormError) or isinstance(told, Interrupted)):
         return MemoryError(
             f"process {killed[0] + 1} of {devices} was killed (SIGKILL), as the system does where memory runs out."
         )

@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unnorm.evaluation.harness_tasks import digest_folder, harness_version, load_tasks
-from unnorm.evaluation.questions import read_questions
 from unnorm.foundation.precision import choose as choose_precision
 from unnorm.study.cell import CellSettings, cell_of, settled
 from unnorm.study.ledger import cell_folder, result_of, state_of
@@ -71,7 +69,9 @@ def plan_study(spec: StudyFile, ledger: Path, bench: Workbench) -> Plan:
     wanted = spec.cells()
     with spec.blamed("training", "precision"):
         choose_precision(spec.training.precision)
-    _check_after(spec)
+    from unnorm.study.after.stages import check_stages  # which know what a planned cell is
+
+    check_stages(spec)
     search = [_planned(spec, settings, ledger, bench) for settings in tries_of(spec, wanted)]
     choices = _choices(search)
     chosen = {choice.slot: choice.learning_rate for choice in choices}
@@ -86,22 +86,6 @@ def plan_study(spec: StudyFile, ledger: Path, bench: Workbench) -> Plan:
         else:
             pending.append(settings)
     return Plan(search, cells, pending, choices)
-
-
-def _check_after(spec: StudyFile) -> None:
-    """A mistake in what comes after training shows now, not after hours of it."""
-    if spec.after.completions is not None:
-        with spec.blamed("after", "completions", "prompts"):
-            read_questions(spec.after.completions.prompts)
-    if spec.after.tasks is not None:
-        with spec.blamed("after", "tasks"):
-            harness_version()
-        if spec.after.tasks.folder_path is not None:
-            with spec.blamed("after", "tasks", "folder"):
-                digest_folder(spec.after.tasks.folder_path)
-        for number, name in enumerate(spec.after.tasks.names):
-            with spec.blamed("after", "tasks", "names", number):
-                load_tasks([name], spec.after.tasks.folder_path)
 
 
 def _planned(spec: StudyFile, settings: CellSettings, ledger: Path, bench: Workbench) -> Planned:

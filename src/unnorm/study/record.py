@@ -6,20 +6,19 @@ from typing import Any
 from unnorm.artefacts.manifest import library_versions
 from unnorm.foundation import atomic
 from unnorm.study import ledger as ledger_module
+from unnorm.study.after.pairs import Pair
+from unnorm.study.after.stages import folders_of
 from unnorm.study.audit import audit_results
 from unnorm.study.cell import CellSettings
 from unnorm.study.plan import Plan, Planned, place_of, starts_of
 from unnorm.study.results import write_results
-from unnorm.study.spec import StudyFile
+from unnorm.study.spec import After, StudyFile
 from unnorm.study.tune import Choice
 from unnorm.study.view import STUDY, read_study
 
 
-def write_study(
-    folder: Path, spec: StudyFile, source: str, plan: Plan, pairs: list[dict[str, Any]], tasks: str | None
-) -> None:
-    """Write study.json. source: the study file's text. pairs: `after.stages.pair_entries`; tasks: the name of the stage
-    that answers tasks, and of its folder in each cell's."""
+def write_study(folder: Path, spec: StudyFile, source: str, plan: Plan, pairs: list[Pair]) -> None:
+    """Write study.json. source: the study file's text. Cells and pairs have the folders of their stages with them."""
     content = {
         "format": ledger_module.FORMAT,
         "name": spec.name,
@@ -33,8 +32,7 @@ def write_study(
         "starts": _starts([*plan.search, *plan.cells]),
         "search": [{**_entry(one), "learning_rate": one.settings.training.learning_rate} for one in plan.search],
         "choices": [_choice(choice) for choice in plan.choices],
-        "pairs": pairs,
-        "tasks": tasks,
+        "pairs": [_pair(pair, spec.after) for pair in pairs],
         "versions": library_versions(),
     }
     atomic.write_json(folder / STUDY, content)
@@ -66,13 +64,22 @@ def _starts(planned: list[Planned]) -> list[dict[str, Any]]:
 
 def _in_order(spec: StudyFile, plan: Plan) -> list[dict[str, Any]]:
     """An entry a cell, in the matrix's order; of those whose learning rate is not known yet without hash and folder."""
-    entries = {place_of(one.settings): _entry(one) for one in plan.cells}
+    entries = {place_of(one.settings): _entry(one) | _stages(one, spec.after) for one in plan.cells}
     entries |= {place_of(settings): _named(settings) | {"cell": "", "folder": ""} for settings in plan.pending}
     return [entries[place_of(settings)] for settings in spec.cells()]
 
 
 def _entry(planned: Planned) -> dict[str, Any]:
     return {"cell": planned.cell, "folder": planned.folder.name, **_named(planned.settings)}
+
+
+def _pair(pair: Pair, after: After) -> dict[str, Any]:
+    about = {"against": pair.against.settings.arm.id, "folder": pair.folder.name}
+    return {**pair.place._asdict(), **about, **_stages(pair, after)}
+
+
+def _stages(subject: Planned | Pair, after: After) -> dict[str, Any]:
+    return {"stages": folders_of(subject, after)}
 
 
 def _named(settings: CellSettings) -> dict[str, Any]:

@@ -8,8 +8,6 @@ from unnorm.foundation.precision import line_of
 from unnorm.study import engines, threads
 from unnorm.study import ledger as ledger_module
 from unnorm.study.after.pairs import pairs_of
-from unnorm.study.after.stages import pair_entries
-from unnorm.study.after.tasks import tasks_stage
 from unnorm.study.audit import elsewhere, elsewhere_in_words
 from unnorm.study.drive import drive
 from unnorm.study.engines.interface import Options, Setting
@@ -132,8 +130,7 @@ def _say_what_is_left(tasks: list[Task], states: dict[str, str], say: Say) -> No
 
 
 def _write(folder: Path, spec: StudyFile, source: str, plan: Plan, reference: str) -> None:
-    pairs = pair_entries(pairs_of(plan.cells, reference), spec.after)
-    write_study(folder, spec, source, plan, pairs, tasks_stage(spec.after.tasks) if spec.after.tasks else None)
+    write_study(folder, spec, source, plan, pairs_of(plan.cells, reference))
 
 
 def _say_choices(plan: Plan, say: Say) -> None:

@@ -1,10 +1,9 @@
 """A study as it stands on disk, for whoever draws or counts it: plain records; nothing computed or written."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from unnorm.evaluation.preference import OUTCOMES, REPORT
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, DataError
 from unnorm.study.attempt import working_folder
@@ -57,6 +56,8 @@ class CellView:
     """None while the cell's learning rate is still to be found."""
     tried_rate: float | None = None
     """Of a try of the search: its learning rate."""
+    more: dict[str, Any] = field(repr=False, default_factory=dict)
+    """What stages without a field of their own have left, by the names that they give it."""
 
     @property
     def place(self) -> Place:
@@ -85,6 +86,8 @@ class PairView:
     latency: dict[str, Any] | None = None
     """`evaluation.latency.LatencyReport.to_dict()`; the models in it are named by their arms."""
     folder: Path | None = None
+    more: dict[str, Any] = field(repr=False, default_factory=dict)
+    """As of a cell."""
 
     @property
     def place(self) -> Place:
@@ -187,7 +190,7 @@ def read_study(folder: Path, *, logs: bool = True, margin: float = MARGIN) -> St
             starts=[_start(ledger / STARTS, entry) for entry in content.get("starts", [])],
             pairs=[_pair(ledger / "pairs", entry, logs) for entry in content.get("pairs", [])],
             margin=margin,
-            tasks=Path(content.get("tasks") or "").name or None,
+            tasks=next((entry["stages"].get("tasks") for entry in content["cells"] if entry["cell"]), None),
         )
     except DataError as error:
         raise ArtefactError(str(error)) from error
@@ -203,19 +206,17 @@ def _start(starts: Path, entry: dict[str, Any]) -> StartView:
 
 def _pair(pairs: Path, entry: dict[str, Any], logs: bool) -> PairView:
     folder = pairs / Path(entry["folder"]).name
-    judged, timed = (folder / Path(entry[key] or "").name for key in ("judge", "latency"))
-    return PairView(
-        **{name: entry[name] for name in Place._fields},
-        against=entry["against"],
-        judge=_json(judged / REPORT) if entry["judge"] else None,
-        verdicts=RunLog(judged / OUTCOMES).read() if entry["judge"] and logs else [],
-        latency=_json(timed) if entry["latency"] else None,
-        folder=folder,
-    )
+    named = {name: entry[name] for name in Place._fields}
+    return PairView(**named, against=entry["against"], folder=folder, **_found(PairView, entry, folder, logs))
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    return atomic.read_json(path) if path.is_file() else None
+def _found(kind: type, entry: dict[str, Any], folder: Path, logs: bool) -> dict[str, Any]:
+    """What stages have left, as fields of `kind`."""
+    from unnorm.study.after.stages import read_stages  # which know this module
+
+    found = read_stages(entry.get("stages", {}), folder, logs=logs)
+    own = {name: value for name, value in found.items() if name in {each.name for each in fields(kind)}}
+    return {**own, "more": {name: value for name, value in found.items() if name not in own}}
 
 
 def _cell(cells: Path, entry: dict[str, Any], logs: bool) -> CellView:
@@ -240,8 +241,8 @@ def _cell(cells: Path, entry: dict[str, Any], logs: bool) -> CellView:
         evaluations=RunLog(files / "evaluations.jsonl").read() if logs else [],
         calibration=atomic.read_json(calibration) if calibration.is_file() else None,
         recovery=read_recovery(files),
-        completions=RunLog(folder / COMPLETIONS).read() if logs else [],
         failure=failure,
         folder=folder,
         tried_rate=entry.get("learning_rate"),
+        **_found(CellView, entry, folder, logs),
     )

@@ -9,9 +9,10 @@ from unnorm.foundation.hashing import hash_json
 from unnorm.study.after.model import load_model
 from unnorm.study.after.stage import Stage
 from unnorm.study.plan import Planned
-from unnorm.study.spec import Completions
+from unnorm.study.spec import Completions, StudyFile
 from unnorm.study.view import COMPLETIONS
 from unnorm.surgery.base import load_tokenizer
+from unnorm.tuning.run_log import RunLog
 
 
 def completions_key(cell: Planned, wanted: Completions) -> str:
@@ -42,10 +43,18 @@ def complete(cell: Planned, wanted: Completions, out: Path) -> str:
     return f"{made.answers} answers in {made.seconds:.0f} s"
 
 
+def _check(spec: StudyFile) -> None:
+    assert spec.after.completions is not None
+    with spec.blamed("after", "completions", "prompts"):
+        read_questions(spec.after.completions.prompts)
+
+
 STAGE = Stage(
     "completions",
     of_pairs=False,
     folder=lambda cell, after: "completions",
     key=lambda cell, after: completions_key(cell, after.completions),
     run=lambda cell, after, out, quiet: complete(cell, after.completions, out),
+    read=lambda folder, at, logs: {"completions": RunLog(folder / COMPLETIONS).read() if logs else []},
+    check=_check,
 )

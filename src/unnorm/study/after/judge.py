@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from unnorm.evaluation.judges.interface import WHOLE, Judge
+from unnorm.evaluation.preference import OUTCOMES, REPORT
 from unnorm.evaluation.preference.compare import compare
+from unnorm.foundation import atomic
 from unnorm.foundation.hashing import hash_json
 from unnorm.study.after.completions import completions_key
 from unnorm.study.after.pairs import Pair
 from unnorm.study.after.stage import Stage
 from unnorm.study.spec import Completions, JudgeStage
 from unnorm.study.view import COMPLETIONS
+from unnorm.tuning.run_log import RunLog
 
 
 def judge_stage(pair: Pair, answers: Completions, wanted: JudgeStage) -> str:
@@ -38,6 +41,14 @@ def _loaded(*how: Any) -> Judge:
     return load_judge(*how)
 
 
+def _read(folder: Path, at: str, logs: bool) -> dict[str, Any]:
+    report = folder / at / REPORT
+    return {
+        "judge": atomic.read_json(report) if report.is_file() else None,
+        "verdicts": RunLog(folder / at / OUTCOMES).read() if logs else [],
+    }
+
+
 STAGE = Stage(
     "judge",
     of_pairs=True,
@@ -46,4 +57,5 @@ STAGE = Stage(
         pair, after.judge, out / judge_stage(pair, after.completions, after.judge), quiet=quiet
     ),
     needs=("completions",),
+    read=_read,
 )

@@ -1,6 +1,7 @@
 """Two arms' speed: the models that their cells saved, adapters merged, alternating in one process."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,10 +37,16 @@ def time_pair(pair: Pair, wanted: LatencyStage, out: Path, *, quiet: bool = Fals
     return "; ".join(f"{c.workload.kind} {c.ratio.value - 1:+.1%}, {c.verdict}" for c in of_arm)
 
 
+def _read(folder: Path, at: str, logs: bool) -> dict[str, Any]:
+    report = folder / f"{at}.json"
+    return {"latency": atomic.read_json(report) if report.is_file() else None}
+
+
 STAGE = Stage(
     "latency",
     of_pairs=True,
     folder=lambda pair, after: latency_stage(after.latency),
     run=lambda pair, after, out, quiet: time_pair(pair, after.latency, out, quiet=quiet),
     alone=True,
+    read=_read,
 )

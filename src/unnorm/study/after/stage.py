@@ -1,8 +1,10 @@
 """What a stage after training is: one record, made in a file of its own and listed in `stages.py`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from unnorm.study.spec import StudyFile
 
 
 class Stage(NamedTuple):
@@ -13,6 +15,10 @@ class Stage(NamedTuple):
     again for other settings this says so. key: hash of what shapes it, where the folder does not tell. run: make it, in
     the folder that is given, in silence or not; returns a line for people. needs: stages of the same cells that come
     before. alone: it measures time, so nothing runs beside it.
+
+    read: from the cell's or pair's folder, what `folder` said, and whether logs are wanted, what a `CellView` or
+    `PairView` shows of it: field -> value, or a name of its own, which is kept under `more`. rows: of the table that
+    `study export` writes under its name. check: a mistake in its settings, before anything is trained.
     """
 
     name: str
@@ -22,3 +28,6 @@ class Stage(NamedTuple):
     needs: tuple[str, ...] = ()
     key: Callable[[Any, Any], str] | None = None
     alone: bool = False
+    read: Callable[[Path, str, bool], dict[str, Any]] = lambda folder, at, logs: {}
+    rows: Callable[[Any], Sequence[Any]] = lambda study: ()
+    check: Callable[[StudyFile], None] = lambda spec: None

@@ -10,7 +10,7 @@ from unnorm.study.after.stage import Stage
 from unnorm.study.engines.interface import Wants
 from unnorm.study.lease import Lease, TaskFolder
 from unnorm.study.plan import Planned, name_of
-from unnorm.study.spec import After
+from unnorm.study.spec import After, StudyFile
 from unnorm.study.tasks import Task
 
 STAGES: tuple[Stage, ...] = (completions.STAGE, tasks.STAGE, judge.STAGE, latency.STAGE)
@@ -35,18 +35,26 @@ def stage_tasks(
             yield task, about
 
 
-def pair_entries(pairs: Sequence[Pair], after: After) -> list[dict[str, Any]]:
-    """For study.json: each pair, and which part of its folder is this study's."""
-    return [
-        {
-            **pair.place._asdict(),
-            "against": pair.against.settings.arm.id,
-            "folder": pair.folder.name,
-            "judge": judge.STAGE.folder(pair, after) if after.completions and after.judge else None,
-            "latency": f"{latency.STAGE.folder(pair, after)}.json" if after.latency else None,
-        }
-        for pair in pairs
-    ]
+def folders_of(subject: Planned | Pair, after: After) -> dict[str, str]:
+    """For study.json: what each stage of a cell or a pair is called in its folder, by the stage's name."""
+    mine = [stage for stage in STAGES if stage.of_pairs == isinstance(subject, Pair)]
+    return {stage.name: stage.folder(subject, after) for stage in mine if getattr(after, stage.name) is not None}
+
+
+def read_stages(folders: Mapping[str, str], folder: Path, *, logs: bool) -> dict[str, Any]:
+    """What the stages that `folders_of` named have left in the folder of a cell or pair."""
+    found: dict[str, Any] = {}
+    for stage in STAGES:
+        if stage.name in folders:
+            found |= stage.read(folder, Path(folders[stage.name]).name, logs)
+    return found
+
+
+def check_stages(spec: StudyFile) -> None:
+    """A mistake in what comes after training shows now, not after hours of it."""
+    for stage in STAGES:
+        if getattr(spec.after, stage.name) is not None:
+            stage.check(spec)
 
 
 def _task(stage: Stage, subject: Planned | Pair, after: After, needs: tuple[str, ...], quiet: bool) -> Task:

@@ -14,7 +14,8 @@ from unnorm.foundation.progress import Bar
 from unnorm.study.after.model import load_model
 from unnorm.study.after.stage import Stage
 from unnorm.study.plan import Planned
-from unnorm.study.spec import TasksStage
+from unnorm.study.spec import StudyFile, TasksStage
+from unnorm.study.task_differences import task_rows
 from unnorm.study.view import TASK_SCORES
 from unnorm.surgery.base import load_tokenizer
 from unnorm.surgery.finite import check_finite
@@ -65,9 +66,24 @@ def answer_tasks(cell: Planned, wanted: TasksStage, out: Path, *, quiet: bool = 
     return f"{len(results['metrics'])} tasks, {len(questions):,} questions"
 
 
+def _check(spec: StudyFile) -> None:
+    wanted = spec.after.tasks
+    assert wanted is not None
+    with spec.blamed("after", "tasks"):
+        harness_version()
+    if wanted.folder_path is not None:
+        with spec.blamed("after", "tasks", "folder"):
+            digest_folder(wanted.folder_path)
+    for number, name in enumerate(wanted.names):
+        with spec.blamed("after", "tasks", "names", number):
+            load_tasks([name], wanted.folder_path)
+
+
 STAGE = Stage(
     "tasks",
     of_pairs=False,
     folder=lambda cell, after: tasks_stage(after.tasks),
     run=lambda cell, after, out, quiet: answer_tasks(cell, after.tasks, out / tasks_stage(after.tasks), quiet=quiet),
+    rows=task_rows,
+    check=_check,
 )

@@ -98,7 +98,9 @@ def _spread(settings: CellSettings, cell: str, folder: Path, hooks: Hooks, start
         "quiet": hooks.quiet,
     }
     told = {name: getattr(hooks, name) for name in ("check", "begun", "saved", "say", "warn")}
-    return spread_with_fewer_rows(job, settings.rows_per_step(), settings.training.devices, told, hooks.retried)
+    devices, rows = settings.training.devices, settings.rows_per_step()
+    result: dict[str, Any] = spread_with_fewer_rows(job, rows, devices, told, hooks.retried)
+    return result
 
 
 class _Ready(NamedTuple):

@@ -219,7 +219,7 @@ class TokenTrainer(Trainer):
         if self.shards:
             self.model.reshard()  # type: ignore[operator, union-attr]
 
-    def fit(self, begin: Callable[[], None] = lambda: None) -> None:
+    def fit(self, begin: Callable[[], object] = lambda: None) -> None:
         """Train to the end, from the newest checkpoint of this run if there is one. Raises `Interrupted`.
 
         begin: called once the model is laid out over the devices, before anything has learnt. Where it is sharded, what

@@ -12,14 +12,18 @@ import torch
 
 import unnorm
 from cli.test_main import call
-from conftest import tokens
+from conftest import tiny_model, tokens
 from study.test_cell import assert_same_end, lines, settings_of
 from unnorm.artefacts.loading import load
+from unnorm.cli.options import chosen_sharding
 from unnorm.foundation import ranks
 from unnorm.foundation.errors import SettingsError
 from unnorm.study.cell import CellSettings
 from unnorm.study.run_cell import run_cell
 from unnorm.tuning.device_rows import DeviceRows, check_shares
+from unnorm.tuning.settings import LoraSettings
+from unnorm.tuning.sharded import blocks_of
+from unnorm.tuning.strategies import apply_strategy
 
 CELLS = {  # family, strategy, sharding; 25 rows by 4 a step: the last step has a single row, and a process has none
     "lora-ddp": ("llama", "selective", "ddp"),
@@ -206,6 +210,27 @@ def test_rows_that_devices_cannot_share_are_refused(bases, data_file):
     training = {"batch_tokens": 256, "devices": 3}
     with pytest.raises(SettingsError, match="shared by 3"):
         settings_of(bases["llama"], data_file, training=training).rows_per_step()
+
+
+def test_blocks_are_sharded_one_by_one_under_adapters_too():
+    model = tiny_model("gpt2")
+    assert blocks_of(model) == ["transformer.h.0", "transformer.h.1"]
+    learner, _ = apply_strategy(model, "selective", site_paths=["transformer.ln_f"], lora=LoraSettings(), seed=0)
+    assert blocks_of(learner) == [f"base_model.model.transformer.h.{number}" for number in (0, 1)]
+
+
+def test_what_accelerate_was_told_about_fsdp_is_done_here(monkeypatch):
+    assert chosen_sharding("ddp") == "ddp"
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(SettingsError, match="--fsdp_version 2"):
+        chosen_sharding("ddp")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    assert chosen_sharding("ddp") == "fsdp"
+    assert "ACCELERATE_USE_FSDP" not in os.environ, "it would shard the model once more"
+    with pytest.raises(SettingsError, match="--sharding is one of ddp, fsdp"):
+        chosen_sharding("zero")
 
 
 def test_every_row_is_had_once_and_in_order(monkeypatch):

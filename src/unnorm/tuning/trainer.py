@@ -14,16 +14,21 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from unnorm.foundation import precision, ranks, seeds
-from unnorm.foundation.errors import Interrupted, NonFiniteError, SettingsError
+from unnorm.foundation.errors import Interrupted, NonFiniteError
 from unnorm.foundation.memory import memory_in_use
 from unnorm.foundation.progress import Bar
 from unnorm.metrics.batches import counted_tokens
 from unnorm.tuning import checkpoint
+<<<<<<< HEAD
 from unnorm.tuning.clip import clip_gradients_
 from unnorm.tuning.device_rows import IDLE, DeviceRows, check_shares, one_batch
+=======
+from unnorm.tuning.arguments import training_arguments
+from unnorm.tuning.device_rows import IDLE, DeviceRows, one_batch
+>>>>>>> devices
 from unnorm.tuning.objectives import CrossEntropy, Objective
 from unnorm.tuning.parameter_groups import parameter_groups
 from unnorm.tuning.precision import plain_forward, plain_forward_after
@@ -33,7 +38,6 @@ from unnorm.tuning.settings import TrainingSettings
 from unnorm.tuning.sharded import gathered, sharded
 from unnorm.tuning.site_monitor import SiteMonitor
 
-_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 _SKIPPED_IN_A_ROW = 20  # fp16 skips a step when its scaled gradient overflows; this many in a row is no accident
 
 
@@ -92,7 +96,7 @@ class TokenTrainer(Trainer):
         self.skipped = 0
         super().__init__(
             model=model,
-            args=_arguments(settings, folder, run, rows_per_step, rows_per_forward, seed, report_to),
+            args=training_arguments(settings, folder, run, rows_per_step, rows_per_forward, seed, report_to),
             train_dataset=list(rows),  # type: ignore[arg-type]
             data_collator=collate,
         )
@@ -375,49 +379,6 @@ def _advice(step: int) -> str:
             "bare has to be fitted first (`unnorm swap --calibrate DATA --correct all`)."
         )
     return "Lower the learning rate, lengthen the warm-up, or use precision fp32."
-
-
-def _arguments(
-    settings: TrainingSettings,
-    folder: Path,
-    run: str,
-    rows_per_step: int,
-    rows_per_forward: int,
-    seed: int,
-    report_to: Sequence[str],
-) -> TrainingArguments:
-    world = ranks.count()
-    check_shares(rows_per_step)
-    check_shares(rows_per_forward)
-    if settings.precision == "fp16" and not torch.cuda.is_available():
-        raise SettingsError("precision fp16 needs a GPU. Use bf16 or fp32.")
-    if settings.precision == "fp16" and settings.sharding == "fsdp" and world > 1:
-        raise SettingsError("precision fp16 scales gradients, which fsdp does not do here. Use bf16, fp32 or ddp.")
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        run_name=run,
-        per_device_train_batch_size=rows_per_forward // world,
-        gradient_accumulation_steps=rows_per_step // rows_per_forward,
-        num_train_epochs=1,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=_SCHEDULES[settings.schedule],
-        warmup_steps=settings.warmup,
-        max_grad_norm=settings.max_grad_norm,
-        bf16=settings.precision == "bf16",
-        fp16=settings.precision == "fp16",
-        use_cpu=not torch.accelerator.is_available(),
-        seed=seed,
-        logging_strategy="no",
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        eval_strategy="no",
-        report_to=list(report_to),
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-    )
-    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs mean several processes here, never DataParallel
-    return arguments
 
 
 def _flat(record: dict[str, Any]) -> dict[str, float]:

@@ -21,6 +21,7 @@ from unnorm.evaluation.preference.compare import compare
 from unnorm.evaluation.preference.outcomes import outcomes_of
 from unnorm.evaluation.preference.verdicts import VerdictLog
 from unnorm.foundation import atomic
+from unnorm.study.lease import TaskFolder, add_entry
 from unnorm.study.view import CellView, PairView, StudyView
 from unnorm.surgery.calibrate import CalibrationReport, SiteFit
 from unnorm.surgery.site_sample import sample_site
@@ -252,14 +253,12 @@ def study(
 
 def waiting_ledger(ledger: Path) -> Path:
     """A ledger with one study of two cells that have not begun; the study's folder."""
-    cells = [
-        {"cell": arm, "folder": f"cell-{arm}", "model": "m", "dataset": "d", "arm": arm, "strategy": "full", "seed": 0}
-        for arm in ("original", "dyt")
-    ]
+    about = {"model": "m", "dataset": "d", "strategy": "full", "seed": 0, "stages": {}}
+    cells = [{"cell": arm, "folder": f"cell-{arm}", "arm": arm, **about} for arm in ("original", "dyt")]
     atomic.write_json(
         ledger / "made" / "study.json",
         {
-            "format": 1, "name": "made", "source": "name: made\n", "arms": ["original", "dyt"], "strategies": ["full"],
+            "format": 2, "name": "made", "source": "name: made\n", "arms": ["original", "dyt"], "strategies": ["full"],
             "models": ["m"], "datasets": ["d"], "seeds": [0], "cells": cells, "versions": {"torch": "2"},
         },
     )  # fmt: skip
@@ -268,5 +267,5 @@ def waiting_ledger(ledger: Path) -> Path:
 
 def fail(folder: Path, arm: str) -> None:
     """Put a cell of that study into the state `failed`."""
-    content = {"cell": arm, "state": "failed", "settings": {}, "error": "it broke"}
-    atomic.write_json(folder.parent / "cells" / f"cell-{arm}" / "cell.json", content)
+    task = TaskFolder(folder.parent / "cells" / f"cell-{arm}")
+    assert add_entry(task, 1, "failed", key=arm, failure="bug", error="it broke")

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,9 +13,10 @@ from study.test_kills import assert_each_is_committed_once, cells
 from unnorm.foundation.errors import Interrupted, RunError, SettingsError
 from unnorm.foundation.processes import is_gone
 from unnorm.study.engines import local_engine
-from unnorm.study.engines.interface import Options
+from unnorm.study.engines.interface import Options, Setting, Wants
 from unnorm.study.lease import TaskFolder, entries, newest
 from unnorm.study.ledger import standing_of
+from unnorm.study.tasks import Task
 
 TWO = Options(workers="2")
 
@@ -101,3 +103,30 @@ def test_how_many_workers(monkeypatch):
     for wrong in ("0", "-1", "many"):
         with pytest.raises(SettingsError, match="--workers"):
             local_engine.check(Options(workers=wrong))
+
+
+def test_what_is_timed_runs_alone_and_with_the_whole_machine(environment, monkeypatch, tmp_path):
+    started: list[dict[str, str]] = []
+
+    class Told:
+        def __init__(self, number, share, seconds, heard) -> None:
+            started.append(share)
+            self.number, self.task, self.process = number, "", SimpleNamespace(poll=lambda: None)
+
+        def tell(self, task, label) -> None:
+            self.task = task.id
+
+    monkeypatch.setattr(local_engine, "_Worker", Told)
+    monkeypatch.setattr(local_engine, "_gpus", lambda: [])
+    engine = local_engine.make(Setting(TWO, tmp_path, print, quiet=True))
+    cell, latency = (Task(n, TaskFolder(tmp_path / n), "k", lambda lease: "") for n in ("cell", "latency"))
+    latency = latency._replace(wants=Wants(alone=True))
+    engine.submit(cell, "")
+    assert engine.has_room(cell.wants)
+    assert not engine.has_room(latency.wants)
+    engine.heard.put((engine.workers[0], {"ended": cell.id}))
+    assert [end.task for end in engine.finished()] == [cell.id]
+    assert engine.has_room(latency.wants)
+    engine.submit(latency, "")
+    assert not engine.has_room(cell.wants)
+    assert [share["OMP_NUM_THREADS"] for share in started] == ["1", "2"]

@@ -166,6 +166,7 @@ def test_how_a_task_ended_is_told(monkeypatch):
         "node": ray.exceptions.NodeDiedError("the node is dead"),
         "stop": (["a: said"], "the disk is full"),
         "done": (["b: said"], None),
+        "again": (["b: said", "c: said"], None),
     }
 
     def get(reference):
@@ -176,15 +177,15 @@ def test_how_a_task_ended_is_told(monkeypatch):
 
     said: list[str] = []
     engine = object.__new__(ray_engine._Ray)
-    engine.say, engine.lines = said.append, Lines(print, quiet=True)
+    engine.lines = Lines(said.append, quiet=True)
     engine.running = {name: Task(name, TaskFolder(Path("cells") / name), "k", lambda lease: "") for name in ends}
     monkeypatch.setattr(ray_engine, "_ray", lambda: SimpleNamespace(get=get))
     assert engine._end("oom") == Ended("cells/oom", "a worker was killed for the memory it took", out_of_memory=True)
     assert engine._end("node") == Ended("cells/node", "a worker was lost (NodeDiedError: the node is dead.)")
-    assert engine._end("done") == Ended("cells/done")
+    assert [engine._end(name) for name in ("done", "again")] == [Ended("cells/done"), Ended("cells/again")]
     with pytest.raises(RunError, match="the disk is full"):
         engine._end("stop")
-    assert said == ["b: said", "a: said"]
+    assert said == ["b: said", "c: said", "a: said"]
 
 
 def test_without_a_cluster_or_ray_nothing_is_begun(tmp_path, monkeypatch):

@@ -8,8 +8,11 @@ import pytest
 from study.small_study import run_text, study_text
 from unnorm.cli.main import run
 from unnorm.evaluation import conversation_scores
+from unnorm.study import view
 from unnorm.study.after import judge as judge_stage
 from unnorm.study.after import latency as latency_stage
+from unnorm.study.after import stages
+from unnorm.study.after.stage import Stage
 from unnorm.study.card import card_numbers
 from unnorm.study.compare import compare_arms
 from unnorm.study.view import read_study
@@ -92,6 +95,21 @@ def test_a_second_run_makes_nothing_again(whole, monkeypatch):
         monkeypatch.setattr(module, name, lambda *args, **options: pytest.fail("made again"))
     run_text(text, ledger)
     assert {path: path.stat().st_mtime_ns for path in files} == files
+
+
+def test_a_stage_that_no_view_knows_is_read_all_the_same(tmp_path, monkeypatch):
+    """A new stage is its record: what it has left is in the view without a change there."""
+    words = Stage(
+        "words",
+        of_pairs=False,
+        folder=lambda cell, after: "words-1",
+        run=lambda cell, after, out, quiet: "",
+        read=lambda folder, at, logs: {"words": (folder / at).read_text()},
+    )
+    monkeypatch.setattr(stages, "STAGES", (*stages.STAGES, words))
+    (tmp_path / "words-1").write_text("three")
+    found = view._found(view.CellView, {"stages": {"words": "words-1", "completions": "completions"}}, tmp_path, True)
+    assert found == {"completions": [], "more": {"words": "three"}}
 
 
 def test_compare_and_export_on_the_command_line(whole, tmp_path, capsys):

@@ -14,6 +14,7 @@ from unnorm.foundation.errors import SettingsError, UnnormError
 from unnorm.foundation.hashing import hash_json
 from unnorm.report.figures import figures
 from unnorm.report.page import pages
+from unnorm.study.lease import TaskFolder
 from unnorm.study.view import STUDY, read_study
 
 LOCAL = "127.0.0.1"
@@ -58,7 +59,7 @@ class _Shown:
         cells = self.study.resolve().parent / "cells"
         entries = atomic.read_json(self.study / STUDY)["cells"] if (self.study / STUDY).is_file() else []
         files = [path for path in self.study.glob("*") if path.is_file()]
-        files += [cells / Path(entry["folder"]).name / "cell.json" for entry in entries]
+        files += [TaskFolder(cells / Path(entry["folder"]).name).log for entry in entries]
         seen = []
         for path in sorted(files):
             try:

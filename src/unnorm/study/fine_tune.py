@@ -98,11 +98,7 @@ def _spread(settings: CellSettings, cell: str, folder: Path, hooks: Hooks, start
         "quiet": hooks.quiet,
     }
     told = {name: getattr(hooks, name) for name in ("check", "begun", "saved", "say", "warn")}
-<<<<<<< HEAD
-    rows, devices = settings.rows_per_step(), settings.training.devices
-=======
     devices, rows = settings.training.devices, settings.rows_per_step()
->>>>>>> devices
     result: dict[str, Any] = spread_with_fewer_rows(job, rows, devices, told, hooks.retried)
     return result
 

@@ -32,6 +32,7 @@ class Lines:
         self._say, self._quiet = say, quiet
         self._lock = threading.Lock()
         self._current: dict[str, str] = {}
+        self._shown: set[str] = set()
         console = Console(file=sys.stderr)
         self._live = None if quiet or not console.is_terminal else Live(console=console, transient=True)
         self.seconds = 1.0 if self._live else 10.0
@@ -51,6 +52,13 @@ class Lines:
                 self._live.console.print(Text(text))
             else:
                 self._say(text)
+
+    def show_new(self, lines: Iterable[str]) -> None:
+        """Lines that stay, but for those that stand there already: every task warns of the data that it shares."""
+        for text in lines:
+            if text not in self._shown:
+                self._shown.add(text)
+                self.show(text)
 
     def progress(self, name: str, text: str) -> None:
         """What `name` is at now."""

@@ -22,13 +22,9 @@ from unnorm.foundation.memory import memory_in_use
 from unnorm.foundation.progress import Bar
 from unnorm.metrics.batches import counted_tokens
 from unnorm.tuning import checkpoint
-<<<<<<< HEAD
-from unnorm.tuning.clip import clip_gradients_
-from unnorm.tuning.device_rows import IDLE, DeviceRows, check_shares, one_batch
-=======
 from unnorm.tuning.arguments import training_arguments
+from unnorm.tuning.clip import clip_gradients_
 from unnorm.tuning.device_rows import IDLE, DeviceRows, one_batch
->>>>>>> devices
 from unnorm.tuning.objectives import CrossEntropy, Objective
 from unnorm.tuning.parameter_groups import parameter_groups
 from unnorm.tuning.precision import plain_forward, plain_forward_after

@@ -136,9 +136,9 @@ class _Workers:
 
     def submit(self, task: "Task", label: str) -> None:
         free = (n for n in range(self.count) if n not in self.workers or not self.workers[n].task)
-        number = next(free)
+        number = self.count if task.wants.alone else next(free)  # what is timed has a worker with the whole machine
         if number not in self.workers:
-            share = _share(number, self.count, self.devices)
+            share = _share(0, 1, self.devices) if task.wants.alone else _share(number, self.count, self.devices)
             self.workers[number] = _Worker(number, share, self.lines.seconds, self.heard)
         self.alone = task.wants.alone
         self.workers[number].tell(task, label)

@@ -130,8 +130,7 @@ class _Ray:
         except exceptions.RayError as error:
             why = getattr(error, "cause", None) or error
             return Ended(task.id, f"a worker was lost ({type(why).__name__}: {first_line(why)})")
-        for line in said:
-            self.say(line)
+        self.lines.show_new(said)
         if stop is not None:
             raise RunError(stop)
         return Ended(task.id)

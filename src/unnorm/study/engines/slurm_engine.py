@@ -212,8 +212,7 @@ class Slurm:
         except Exception as error:
             short = state == "OUT_OF_MEMORY"
             return Ended(name, f"Slurm's job {job.job_id} ended as {state}: {first_line(error)}", out_of_memory=short)
-        for line in said:
-            self.say(line)
+        self.lines.show_new(said)
         if stop is not None:
             raise RunError(stop)
         return Ended(name)

@@ -26,6 +26,9 @@ OPTIONS = ("address", "gpu_share")
 _PASSED_ON = ("PYTHONPATH", "UNNORM_", "HF_", "TRANSFORMERS_", "TOKENIZERS_")
 _ANSWER_SECONDS = 300.0
 """In which a node starts a process that imports unnorm, at its busiest."""
+_DEPTH = 2
+"""Tasks that Ray holds for each place where one can run: enough that no place waits, and so few that a task whose node
+was lost is soon begun again."""
 
 
 def check(options: Options, devices: int) -> None:
@@ -98,9 +101,16 @@ class _Ray:
         self.lines = Lines(setting.say, quiet=setting.quiet)
         self.say: Say = self.lines.show
         self.running: dict[Any, Task] = {}
+        self.room = self._room()
 
     def has_room(self, wants: Wants) -> bool:
-        return True  # Ray has a queue
+        return len(self.running) < self.room
+
+    def _room(self) -> int:
+        """How many tasks to hand to Ray, by the nodes that are there now."""
+        now = _ray().cluster_resources()
+        places = now.get("GPU", 0.0) / self.setting.options.gpu_share if self.gpus else now.get("CPU", 0.0)
+        return max(1, int(_DEPTH * places / (1 if self.gpus else self.setting.threads)))
 
     def submit(self, task: "Task", label: str) -> None:
         wants, share = task.wants, self.setting.options.gpu_share
@@ -116,6 +126,7 @@ class _Ray:
     def finished(self) -> list[Ended]:
         done, _ = _ray().wait(list(self.running), num_returns=len(self.running), timeout=0.5)
         self.lines.look(self.running.values())
+        self.room = self._room()
         return [self._end(reference) for reference in done]
 
     def _end(self, reference: Any) -> Ended:

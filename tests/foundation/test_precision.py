@@ -38,7 +38,7 @@ def gpu(monkeypatch, major: int) -> None:
         (False, (8e-4, 2e-4), "fp32"),
     ],
 )
-def test_auto_on_a_processor(monkeypatch, instructions, seconds, name):
+def test_rule_22_auto_on_a_processor(monkeypatch, instructions, seconds, name):
     processor(monkeypatch, instructions=instructions, seconds=seconds)
     chosen = precision.choose("auto", "cpu")
     assert chosen.name == name

@@ -66,7 +66,7 @@ def cut(weights):
         ("llama", cut, r"1 are of another size, model.norm.weight first: \[16\], not \[32\]"),
     ],
 )
-def test_weights_that_do_not_belong_are_refused_by_name(base, family, change, named):
+def test_rule_23_weights_that_do_not_belong_are_refused_by_name(base, family, change, named):
     name = base(family, change)
     for load in (load_base, open_model, load_likelihood):
         with pytest.raises(ModelError, match=named):

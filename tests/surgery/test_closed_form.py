@@ -53,7 +53,7 @@ def test_the_last_step_that_is_no_worse_stands(losses, kept):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), tiny_model("llama").parameters(), strict=True))
 
 
-def test_a_start_on_a_model_with_a_sink_never_ends_worse_than_the_step_before():
+def test_rule_20_a_start_on_a_model_with_a_sink_never_ends_worse_than_the_step_before():
     model = sink_model(steps=60)
     fit, held_out = toy_text(16), toy_text(8, seed=1)
     loss = judge([{"input_ids": held_out}])

@@ -65,7 +65,7 @@ def test_pretrained_norms_learn_the_same_way_also_where_they_store_gamma_minus_o
         torch.testing.assert_close(made.weight, torch.full((4,), stored + 0.3))
 
 
-def test_a_step_is_no_larger_where_alpha_is_small():
+def test_rule_21_a_step_is_no_larger_where_alpha_is_small():
     """One step of Adam changes a small α and a large one by the same share, which raw parameters do not."""
     shares = []
     for how in (True, False):

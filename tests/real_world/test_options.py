@@ -14,7 +14,7 @@ from unnorm.evaluation.preference.wording import sentences
 from unnorm.evaluation.questions import read_questions
 from unnorm.foundation.errors import DataError, SettingsError
 from unnorm.foundation.nearest import did_you_mean
-from unnorm.study.after.judge import judge as judge_pair
+from unnorm.study.after import judge as judge_stage
 from unnorm.study.spec import JudgeStage
 
 
@@ -155,14 +155,15 @@ def test_questions_without_a_verdict_are_said_whatever_the_judge(tmp_path):
     assert "NO VERDICT on 1 of 4 questions, and on 1 of the null run; these count nowhere." in text
 
 
-def test_a_studys_line_about_a_judge_says_it_too(tmp_path):
+def test_a_studys_line_about_a_judge_says_it_too(tmp_path, monkeypatch):
     folders = [SimpleNamespace(folder=tmp_path / name) for name in ("arm", "against")]
     for cell, quality in zip(folders, (1, 0), strict=True):
         cell.folder.mkdir()
         write_answers(cell.folder / "completions.jsonl", [answer(quality, 20)] * 4)
     by = Alone(lambda first, second, pair: None if "question 0" in pair.questions[0] else 1.0)
     pair = SimpleNamespace(arm=folders[0], against=folders[1])
-    line = judge_pair(pair, JudgeStage(kind="likelihood"), by, tmp_path / "out", quiet=True)
+    monkeypatch.setattr(judge_stage, "_loaded", lambda *how: by)
+    line = judge_stage.judge(pair, JudgeStage(kind="likelihood"), tmp_path / "out", quiet=True)
     assert line == "3 won, 0 tied, 0 lost, 1 without a verdict"
 
 

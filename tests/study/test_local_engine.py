@@ -102,7 +102,7 @@ def test_how_many_workers(monkeypatch):
     assert local_engine._share(1, 2, 2) == {"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "8,9"}
     for wrong in ("0", "-1", "many"):
         with pytest.raises(SettingsError, match="--workers"):
-            local_engine.check(Options(workers=wrong))
+            local_engine.check(Options(workers=wrong), 1)
 
 
 def test_what_is_timed_runs_alone_and_with_the_whole_machine(environment, monkeypatch, tmp_path):

@@ -31,7 +31,7 @@ class OnThisMachine(submitit.LocalExecutor):
 
 @pytest.fixture
 def local_jobs(monkeypatch):
-    monkeypatch.setattr(slurm_engine, "check", lambda options: None)
+    monkeypatch.setattr(slurm_engine, "check", lambda options, devices: None)
     monkeypatch.setattr(slurm_engine, "_states", lambda moment: None)
 
     def make(setting: Setting):

@@ -121,7 +121,7 @@ def test_devices_that_there_are_not_are_refused_with_their_line(bases, data_file
     text = text_of(bases["gpt2"], data_file, devices=4)
     with pytest.raises(SettingsError, match=r"(?s)training.devices: 4 devices .* has 2 core"):
         run_text(text, tmp_path / "ledger")
-    with pytest.raises(SettingsError, match=r"training: devices: 4 devices"):  # two workers of two
+    with pytest.raises(SettingsError, match=r"training\.devices: 4 devices"):  # two workers of two
         run_text(text_of(bases["gpt2"], data_file, devices=2), tmp_path / "ledger", options=Options(workers="2"))
     assert not (tmp_path / "ledger" / "cells").exists()
     with pytest.raises(SettingsError, match=r"batch_tokens: 4 rows .* by 3 devices"):

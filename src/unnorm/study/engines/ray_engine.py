@@ -7,7 +7,9 @@ GPU ends with its task, for Ray may give the next one another GPU.
 
 import logging
 import os
+import signal
 import sys
+import threading
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -45,6 +47,7 @@ def make(setting: Setting) -> Engine:
     """Connected to the cluster, whose nodes see the ledger, have this code, and are large enough."""
     import ray
 
+    before = signal.getsignal(signal.SIGTERM)
     passed_on = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
     try:
         ray.init(
@@ -58,6 +61,9 @@ def make(setting: Setting) -> Engine:
             f"there is no Ray cluster at {setting.options.address}: {first_line(error)} Start one with "
             "`ray start --head` here and `ray start --address=HOST:6379` on the other nodes, or give its --address."
         ) from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray's own would end the run at once
     try:
         return _Ray(setting)
     except BaseException:

@@ -13,6 +13,8 @@ from hub_stand_ins import parquet
 from unnorm.data import rewild
 from unnorm.data.sources import KNOWN
 
+pytestmark = pytest.mark.xdist_group("hub")  # what its tests share is made once
+
 
 def repositories() -> dict[str, dict[str, bytes]]:
     rows = parts()

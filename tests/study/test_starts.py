@@ -42,6 +42,8 @@ from unnorm.surgery.swap import record_of
 from unnorm.tuning.run_log import RunLog
 from unnorm.tuning.settings import TrainingSettings
 
+pytestmark = pytest.mark.xdist_group("starts")  # what its tests share is made once
+
 RATES = {"learning_rate": 4e-4, "norm_learning_rate": 5e-3}
 RECOVER = {"tokens": 1200, "batch_tokens": 128, "held_out_tokens": 200, "precision": "fp32", **RATES}
 ARM = {"id": "dyt-learnt", "norm": "dyt", "start": {"calibrate": {"tokens": 256}, "recover": RECOVER}}

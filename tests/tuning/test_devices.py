@@ -25,6 +25,8 @@ from unnorm.tuning.settings import LoraSettings
 from unnorm.tuning.sharded import blocks_of
 from unnorm.tuning.strategies import apply_strategy
 
+pytestmark = pytest.mark.xdist_group("devices")  # what its tests share is made once
+
 CELLS = {  # family, strategy, sharding; 25 rows by 4 a step: the last step has a single row, and a process has none
     "lora-ddp": ("llama", "selective", "ddp"),
     "lora-fsdp": ("llama", "selective", "fsdp"),

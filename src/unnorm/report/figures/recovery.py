@@ -34,14 +34,15 @@ def recovery(place: Place) -> Figure | None:
     arms = [arm for arm in place.study.arms if arm in drawn]
     tokens = sorted({row["tokens"] for row in rows if row["tokens"]})
     first, last = (tokens[0], tokens[-1]) if tokens else (1, 1)
-    decades = [10**power for power in range(math.ceil(math.log10(first)), math.floor(math.log10(last)) + 1)]
+    powers = range(math.floor(math.log10(first)), math.floor(math.log10(last)) + 1)
+    marks = [step * 10**power for power in powers for step in (1, 2, 5) if first <= step * 10**power <= last]
     base = alt.Chart(data(rows)).encode(
         x=alt.X(
             "tokens:Q",
             title="tokens learnt from before training",
             # logarithmic from the first measurement on, and with a place for 0, where the curve begins
             scale=alt.Scale(type="symlog", constant=first, nice=False, domain=[0, last]),
-            axis=alt.Axis(values=[0, *decades] if decades else [0, first, last], format="~s", labelExpr=_ZERO),
+            axis=alt.Axis(values=[0, *marks] if marks else [0, first, last], format="~s", labelExpr=_ZERO),
         ),
         y=alt.Y(
             "gap:Q",
@@ -73,7 +74,8 @@ _ZERO = TOKENS.to_dict()["labelExpr"]
 
 def _gap_axis(gaps: list[float]) -> alt.Axis:
     low, high = min(0.0, *gaps), max(0.0, *gaps)
-    marks = [sign * size for size in (0.01, 0.1, 1, 10) for sign in (-1, 1)]
+    marks = [sign * size for size in (0.02, 0.1, 0.5, 2, 10) for sign in (-1, 1)]
     axis = percent_axis()
+    axis.labelOverlap = False  # else every second one goes, 0 among them
     axis.values = sorted([0, *(mark for mark in marks if low <= mark <= high)])
     return axis

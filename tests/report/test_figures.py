@@ -90,7 +90,7 @@ def test_rule_18_recovery_holds_the_ledgers_numbers(made, drawn):
     assert "dyt, all, 30,720 tokens: +180.0% to +2.5%, KL 0.9000 to 0.0125" in caption
     marks = drawn["recovery"].spec["layer"][0]["encoding"]
     assert marks["x"]["axis"]["values"] == [0, 10_240, 30_720]
-    assert marks["y"]["axis"]["values"] == [0, 0.01, 0.1, 1]
+    assert marks["y"]["axis"]["values"] == [0, 0.02, 0.1, 0.5]
 
 
 def test_rule_18_judgements_are_those_of_the_verdicts(made, drawn):

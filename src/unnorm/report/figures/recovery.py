@@ -42,7 +42,7 @@ def recovery(place: Place) -> Figure | None:
             title="tokens learnt from before training",
             # logarithmic from the first measurement on, and with a place for 0, where the curve begins
             scale=alt.Scale(type="symlog", constant=first, nice=False, domain=[0, last]),
-            axis=alt.Axis(values=[0, *marks] if marks else [0, first, last], format="~s", labelExpr=_ZERO),
+            axis=alt.Axis(values=[0, *marks] if len(marks) > 1 else [0, first, last], format="~s", labelExpr=_ZERO),
         ),
         y=alt.Y(
             "gap:Q",

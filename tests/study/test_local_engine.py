@@ -24,7 +24,7 @@ TWO = Options(workers="2")
 @pytest.fixture
 def environment(monkeypatch):
     monkeypatch.setenv("UNNORM_CACHE", os.environ["UNNORM_CACHE"])
-    monkeypatch.setattr(local_engine, "_cores", lambda: 2)
+    monkeypatch.setattr(local_engine, "cores", lambda: 2)
 
 
 def once_a_cell_trains(ledger, act) -> threading.Thread:
@@ -97,7 +97,7 @@ def test_how_many_workers(monkeypatch):
     monkeypatch.setattr(local_engine, "_gpus", lambda: ["4", "6", "8", "9"])
     assert local_engine._count("auto", 1) == 4
     assert local_engine._count("auto", 2) == 2
-    monkeypatch.setattr(local_engine, "_cores", lambda: 8)
+    monkeypatch.setattr(local_engine, "cores", lambda: 8)
     assert local_engine._share(5, 6, 1) == {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "6"}
     assert local_engine._share(1, 2, 2) == {"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "8,9"}
     for wrong in ("0", "-1", "many"):

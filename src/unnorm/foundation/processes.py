@@ -16,6 +16,11 @@ def this_process() -> dict[str, Any]:
     return {"host": socket.gethostname(), **_where(), "pid": pid, "started": _started(pid)}
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def is_main() -> bool:
     """Whether this is the process that writes, where torchrun has started several."""
     return os.environ.get("RANK", "0") == "0"

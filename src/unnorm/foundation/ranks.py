@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from unnorm.foundation.errors import SettingsError
-from unnorm.foundation.processes import is_main
+from unnorm.foundation.processes import cores, is_main
 
 T = TypeVar("T")
 _store: list[Any] = []
@@ -36,7 +36,7 @@ def devices_here() -> int:
     """How many processes this machine can serve: one a GPU, or one a core where there is none."""
     if torch.accelerator.is_available():
         return torch.accelerator.device_count()
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores()
 
 
 def check_devices(wanted: int) -> None:

@@ -21,6 +21,7 @@ import orjson
 
 from unnorm.foundation import errors, ranks
 from unnorm.foundation.errors import Interrupted, RunError, SettingsError, UnnormError
+from unnorm.foundation.processes import cores
 from unnorm.study.fewer_rows import with_fewer_rows
 
 ADDRESS, KEY = "UNNORM_SPREAD_ADDRESS", "UNNORM_SPREAD_KEY"
@@ -200,9 +201,8 @@ def _quiet_launcher() -> Iterator[None]:
 @contextmanager
 def _environment(desk: _Desk, devices: int) -> Iterator[None]:
     """What the processes find in their environment, and this one's as it was afterwards."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     given = {ADDRESS: str(desk.listener.address), KEY: desk.key}
-    chosen = {"OMP_NUM_THREADS": str(max(1, cores // devices)), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    chosen = {"OMP_NUM_THREADS": str(max(1, cores() // devices)), "TORCH_CPP_LOG_LEVEL": "ERROR"}
     if Path("/sys/class/net/lo").exists():  # all are on this machine
         chosen["GLOO_SOCKET_IFNAME"] = "lo"
     before = dict(os.environ)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from unnorm.artefacts.manifest import library_versions
+from unnorm.foundation.processes import cores
 
 _THREADING = ("OMP_", "GOMP_", "KMP_", "MKL_")
 """Of variables that tell threads how to run and to wait. A passive wait makes small models three times as slow."""
@@ -18,7 +19,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     found: dict[str, Any] = {
         "device": str(device),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "threading": {name: value for name, value in os.environ.items() if name.startswith(_THREADING)},
         "load": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,

@@ -21,6 +21,7 @@ import orjson
 
 from unnorm.foundation import progress, ranks
 from unnorm.foundation.errors import Interrupted, RunError, SettingsError, UnnormError
+from unnorm.foundation.processes import cores
 from unnorm.study.engines.interface import Ended, Engine, Options, Say, Setting, Wants
 from unnorm.study.progress_lines import Lines
 
@@ -226,14 +227,10 @@ def _count(asked: str, devices: int) -> int:
 
 def _share(number: int, count: int, devices: int) -> dict[str, str]:
     """The part of the machine that is a worker's: its threads, and its GPUs."""
-    share = {"OMP_NUM_THREADS": str(max(1, _cores() // count))}
+    share = {"OMP_NUM_THREADS": str(max(1, cores() // count))}
     gpus = _gpus()
     own = [gpus[(number * devices + place) % len(gpus)] for place in range(min(devices, len(gpus)))]
     return share | ({"CUDA_VISIBLE_DEVICES": ",".join(own)} if own else {})
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpus() -> list[str]:

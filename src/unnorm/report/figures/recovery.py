@@ -76,6 +76,5 @@ def _gap_axis(gaps: list[float]) -> alt.Axis:
     low, high = min(0.0, *gaps), max(0.0, *gaps)
     marks = [sign * size for size in (0.02, 0.1, 0.5, 2, 10) for sign in (-1, 1)]
     axis = percent_axis()
-    axis.labelOverlap = False  # else every second one goes, 0 among them
     axis.values = sorted([0, *(mark for mark in marks if low <= mark <= high)])
     return axis

@@ -12,7 +12,10 @@ class Listed(NamedTuple):
 
 JUDGES = {
     "pairrm": Listed("unnorm.evaluation.judges.pairrm:load_pairrm", {"model": "a PairRM; it has its own"}),
-    "reward": Listed("unnorm.evaluation.judges.reward:load_reward", {"model": "the hub id or folder of a reward model"}),
+    "reward": Listed(
+        "unnorm.evaluation.judges.reward:load_reward",
+        {"model": "the hub id or folder of a reward model"},
+    ),
     "openai": Listed(
         "unnorm.evaluation.judges.openai:load_openai",
         {"model": "the name of the model at the endpoint", "base_url": "the endpoint, up to /v1"},

@@ -41,7 +41,7 @@ def load_likelihood(model: str) -> PointwiseJudge:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     widen_(reference, device)
     reference.to(device)
-    return PointwiseJudge(identity, lambda conversation: mean_log_probability(reference, tokenizer, conversation), CAVEAT)
+    return PointwiseJudge(identity, lambda dialogue: mean_log_probability(reference, tokenizer, dialogue), CAVEAT)
 
 
 @torch.no_grad()

@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from unnorm.data.chat_template import chat_template_of, fixed
+from unnorm.data.chat_template import fixed
+from unnorm.data.templates import chat_template_of
 from unnorm.evaluation.judges.interface import WHOLE
 from unnorm.evaluation.judges.pointwise import Dialogue, PointwiseJudge, Score
 from unnorm.evaluation.judges.special_tokens import neutralise

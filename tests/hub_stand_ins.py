@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import save
 
 from conftest import alpaca_rows
-from data.test_rewild import parts
+from data.known.test_rewild import parts
 from hub_server import Repository
-from unnorm.data import rewild
+from unnorm.data.known import rewild
 from unnorm.data.sources import KNOWN
 
 END = "<|endoftext|>"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from unnorm.artefacts.saving import save
     from unnorm.data.settings import DataSettings
     from unnorm.evaluation.held_out import evaluate
+    from unnorm.evaluation.judges.interface import Verdict
     from unnorm.evaluation.latency import Workload, compare_latency
     from unnorm.evaluation.losses import losses
     from unnorm.evaluation.scored_data import score_data
@@ -43,6 +44,7 @@ __all__ = [
     "FixedScale",
     "NormSpec",
     "UnnormError",
+    "Verdict",
     "Workload",
     "__version__",
     "check",
@@ -73,6 +75,7 @@ _HOME = {
     "FixedScale": "unnorm.norms.fixed_scale",
     "NormSpec": "unnorm.norms.spec",
     "UnnormError": "unnorm.foundation.errors",
+    "Verdict": "unnorm.evaluation.judges.interface",
     "Workload": "unnorm.evaluation.latency",
     "check": "unnorm.artefacts.loading",
     "compare_latency": "unnorm.evaluation.latency",

@@ -72,7 +72,7 @@ def test_help_ends_in_an_example(capsys, verb):
         (("--policy", "html=eat"), "--policy html: must be one of markdown, keep, not 'eat'"),
         (("--loss-on", "user,wizard"), "--loss-on is answer, last, all, or roles"),
         (("--too-long", "wrap"), "--too-long: must be one of drop, keep-start, keep-end, split, not 'wrap'"),
-        (("--format", "word"), "--format: must be one of alpaca, sharegpt"),
+        (("--format", "word"), "--format: must be one of sharegpt, messages"),
         (("--template", "vicuna"), "Known templates"),
         (("--model", "./absent"), "there is no folder"),
     ],

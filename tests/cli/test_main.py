@@ -27,7 +27,9 @@ def finetune_options(base, data, out, *more):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["study", "--help"], ["finetune", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], *([verb, "--help"] for verb in ("study", "finetune", "swap", "judge", "data"))]
+)
 def test_help_imports_nothing_heavy(arguments):
     """What makes it fast on any machine; how fast is measured in benchmarks/help.py."""
     program = (

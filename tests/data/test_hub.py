@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from data.test_rewild import parts
+from data.known.test_rewild import parts
 from hub_server import Hub, Repository, commit_of, serve
 from hub_stand_ins import parquet
-from unnorm.data import rewild
+from unnorm.data.known import rewild
 from unnorm.data.sources import KNOWN
 
 pytestmark = pytest.mark.xdist_group("hub")  # what its tests share is made once

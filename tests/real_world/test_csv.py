@@ -3,9 +3,9 @@
 import pytest
 
 from real_world.rows import said
-from unnorm.data.csv_rows import csv_rows
 from unnorm.data.formats import left_out, recognise
 from unnorm.data.sources import conversations_of
+from unnorm.data.text_rows import csv_rows
 from unnorm.foundation.errors import DataError
 
 

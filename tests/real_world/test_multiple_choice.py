@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from real_world.rows import KINDS, read, said
 from unnorm.data.formats import FORMATS, convert, recognise
-from unnorm.data.multiple_choice import AMBIGUOUS, NAMES_NONE
+from unnorm.data.formats.multiple_choice import AMBIGUOUS, NAMES_NONE
 
 LISTED = "1+1?\nA. 2\nB. 3\nC. 4"
 

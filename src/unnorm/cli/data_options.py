@@ -5,11 +5,13 @@ from typing import Annotated, Any
 import typer
 
 from unnorm.cli.options import option_of
+from unnorm.data.formats import FORMATS
+from unnorm.data.known import KNOWN
+from unnorm.data.templates import TEMPLATE_HELP
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.nearest import did_you_mean
 
-DATA_HELP = "alpaca, sharegpt, rewild, rewild-reduced; a file, a folder, - for stdin; or a hub id."
-TEMPLATE_HELP = "alpaca, alpaca-short, plain, chatml, chat (the model's own), or a .jinja file."
+DATA_HELP = f"{', '.join(KNOWN)}; a file, a folder, - for stdin; or a hub id."
 LOSS_ON_HELP = "answer: all answers; last: the last one; all: prompts too; or roles: user,assistant."
 
 Data = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
@@ -20,7 +22,7 @@ Split = Annotated[str, typer.Option(help="Split of a hub data set or a folder.")
 Streaming = Annotated[bool, typer.Option("--streaming", help="From the hub: fetch only what is used.")]
 RowFormat = Annotated[
     str | None,
-    typer.Option("--format", help="alpaca, sharegpt, messages, multiple-choice, prompt-response, text."),
+    typer.Option("--format", help=f"{', '.join(form.name for form in FORMATS)}."),
 ]
 Repair = Annotated[bool, typer.Option("--repair", help="Of damaged JSON, read what can be saved; say what is lost.")]
 Map = Annotated[
@@ -36,7 +38,7 @@ Policy = Annotated[
         help="What is done about an oddity, as in leading_answer=context; docs/data.md lists them.",
     ),
 ]
-Template = Annotated[str, typer.Option(help=TEMPLATE_HELP)]
+Template = Annotated[str, typer.Option(help=f"{TEMPLATE_HELP}.")]
 MaxLength = Annotated[int, typer.Option(min=2, help="Tokens a row.")]
 LossOn = Annotated[str, typer.Option(help=LOSS_ON_HELP)]
 TooLong = Annotated[str, typer.Option(help="Longer than a row: drop, keep-start, keep-end, split (by rounds).")]

@@ -8,11 +8,11 @@ from unnorm.cli.computing import compute_fast
 from unnorm.cli.data_options import (
     DATA_HELP,
     LOSS_ON_HELP,
-    TEMPLATE_HELP,
     HeldOut,
     Map,
     Repair,
     ShardingOption,
+    Template,
     settings_from,
 )
 from unnorm.cli.options import check_choice, chosen_sharding
@@ -32,7 +32,7 @@ def evaluate(
     max_length: Annotated[
         int | None, typer.Option(min=2, help="Tokens a row; default 256, or the model's most.")
     ] = None,
-    template: Annotated[str, typer.Option(help=TEMPLATE_HELP)] = "alpaca",
+    template: Template = "alpaca",
     loss_on: Annotated[str, typer.Option(help=LOSS_ON_HELP)] = "answer",
     held_out: HeldOut = 0.05,
     repair: Repair = False,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from unnorm.cli.computing import compute_fast
-from unnorm.cli.data_options import TEMPLATE_HELP
+from unnorm.cli.data_options import Template
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 
 EXAMPLE = "Example: [bold]unnorm generate run/model --prompts mt-bench --temperature fastchat --out dyt.jsonl[/bold]"
@@ -18,7 +18,7 @@ def generate(
     prompts: Annotated[
         str, typer.Option(help="builtin; mt-bench (from the hub); or a .jsonl file, such as MT-Bench's question.jsonl.")
     ] = "builtin",
-    template: Annotated[str, typer.Option(help=TEMPLATE_HELP)] = "alpaca",
+    template: Template = "alpaca",
     temperature: Annotated[
         str, typer.Option(help="greedy; fastchat (by MT-Bench's categories); or a number.")
     ] = "greedy",

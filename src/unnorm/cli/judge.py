@@ -7,6 +7,7 @@ import typer
 
 from unnorm.cli.options import finite
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
+from unnorm.evaluation.judges import KIND_HELP
 
 if TYPE_CHECKING:
     from unnorm.evaluation.preference.compare import Comparison
@@ -17,7 +18,7 @@ EXAMPLE = "Example: [bold]unnorm judge dyt.jsonl original.jsonl --judge pairrm -
 def judge(
     a: Annotated[Path, typer.Argument(metavar="A.jsonl", help="Completions, as unnorm generate writes them.")],
     b: Annotated[Path, typer.Argument(metavar="B.jsonl", help="Another model's completions of the same prompts.")],
-    judge: Annotated[str, typer.Option("--judge", help="pairrm, reward, openai, or likelihood (weak, offline).")],
+    judge: Annotated[str, typer.Option("--judge", help=f"{KIND_HELP}.")],
     model: Annotated[str | None, typer.Option(help="The judge's model; pairrm has its own.")] = None,
     base_url: Annotated[
         str | None, typer.Option(help="openai: the endpoint, up to /v1. Its key: OPENAI_API_KEY in the environment.")

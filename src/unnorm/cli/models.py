@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unnorm.cli.data_options import DATA_HELP, TEMPLATE_HELP
+from unnorm.cli.data_options import DATA_HELP, Template
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 from unnorm.foundation.errors import SettingsError
 
@@ -27,7 +27,7 @@ def sites(
     figure: Annotated[
         Path | None, typer.Option(metavar="FILE", help="With --data: sizes over depth, as .svg, .png or .pdf.")
     ] = None,
-    template: Annotated[str, typer.Option(help=TEMPLATE_HELP)] = "alpaca",
+    template: Template = "alpaca",
     seed: Annotated[int, typer.Option(min=0, help="Which rows of DATA are taken.")] = 0,
     json: JsonOption = False,
 ) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unnorm.cli.data_options import TEMPLATE_HELP, ShardingOption
+from unnorm.cli.data_options import ShardingOption, Template
 from unnorm.cli.options import check_choice, chosen_sharding
 from unnorm.cli.output import JsonOption, emit_json, say
 
@@ -46,7 +46,7 @@ def recover(
     evaluate_every: Annotated[
         str | None, typer.Option(help="Tokens between two measurements. Default: 10 in all.")
     ] = None,
-    template: Annotated[str, typer.Option(help=TEMPLATE_HELP)] = "alpaca",
+    template: Template = "alpaca",
     precision: Annotated[str, typer.Option(help="auto, bf16 (autocast) or fp32.")] = "auto",
     sharding: ShardingOption = "ddp",
     base: Annotated[str | None, typer.Option(help="Where the base lies now, if it was moved.")] = None,

@@ -6,11 +6,12 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from unnorm.cli.data_options import TEMPLATE_HELP
+from unnorm.cli import data_options as o
 from unnorm.cli.models import Model
 from unnorm.cli.options import check_choice, finite
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 from unnorm.foundation.errors import SettingsError
+from unnorm.norms import NORMS
 
 SWAP_EXAMPLE = (
     "Example: [bold]unnorm swap HuggingFaceTB/SmolLM2-135M-Instruct --to dyt --alpha channel --calibrate alpaca "
@@ -22,7 +23,7 @@ def swap(
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder for the swapped model.")],
     to: Annotated[
-        str, typer.Option(help="The norm to put there: dyt, derf, dyisru, fixedscale, identity, layernorm, rmsnorm.")
+        str, typer.Option(help=f"The norm to put there: {', '.join(NORMS)}; or one of your own (UNNORM_NORMS).")
     ] = "dyt",
     calibrate: Annotated[str | None, typer.Option(metavar="DATA", help="Fit to tokens of this data.")] = None,
     bare: Annotated[bool, typer.Option("--bare", help="No fit: γ = 1, β = 0, one α.")] = False,
@@ -50,14 +51,14 @@ def swap(
         str | None, typer.Option(metavar="DATA", help="Measure the gap on this data. Default: that of --calibrate.")
     ] = None,
     measure_tokens: Annotated[int, typer.Option(min=64, help="Held-out tokens that the gap is measured on.")] = 4096,
-    template: Annotated[str, typer.Option(help=TEMPLATE_HELP)] = "alpaca",
+    template: o.Template = "alpaca",
     seed: Annotated[int, typer.Option(min=0, help="Which rows of DATA are taken.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another artefact in OUT.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Replace the norms of a model, fit the new ones to real tokens, measure the gap, and save it.
 
-    DATA is a known name (alpaca, sharegpt, rewild), a file, a folder, or a hub id.
+    DATA is a known name, a file, a folder, or a hub id.
     """
     from unnorm.study.arms import CALIBRATION_TOKENS, CORRECTION_TOKENS, Arm
     from unnorm.study.swap_model import Swap, swap_model

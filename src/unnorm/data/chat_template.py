@@ -12,8 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from unnorm.data.conversation import Message
-from unnorm.data.pieces import Piece
+from unnorm.data.conversation import Message, Piece
 from unnorm.foundation.errors import DataError, SettingsError
 
 DATE = date(2024, 7, 26)
@@ -25,19 +24,6 @@ _AT_RANDOM = re.compile(r"\|\s*random\b|\blipsum\b")
 
 class Refused(DataError):
     """The template takes no conversation like this one, or cannot be cut into turns on it."""
-
-
-def chat_template_of(tokenizer: Any) -> str:
-    """The text of the tokenizer's own template. A `SettingsError` if it has none."""
-    template = getattr(tokenizer, "chat_template", None)
-    if isinstance(template, dict):
-        template = template.get("default")
-    if not template:
-        raise SettingsError(
-            "this tokenizer has no chat template of its own. Known templates that need none: alpaca, alpaca-short, "
-            "plain, chatml, or a .jinja file."
-        )
-    return str(template)
 
 
 def template_text(path: Path) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from unnorm.foundation.hashing import hash_text
 
@@ -33,6 +34,18 @@ class Conversation:
     category: str | None = None
     """What the source says it is about, where it has such a column; evaluation can be told apart by it."""
     changes: tuple[str, ...] = ()
+
+
+class Piece(NamedTuple):
+    """A piece of text that a template makes of turn number `turn`, tokenized by itself, so that its bounds are exact.
+
+    answer: whether the model is to say it. ends: whether an eos follows, if the text does not end in it already.
+    """
+
+    text: str
+    turn: int
+    answer: bool = False
+    ends: bool = False
 
 
 def prompt_hash(conversation: Conversation) -> int:

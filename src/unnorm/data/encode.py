@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unnorm.data.chat_template import Refused, special_texts
-from unnorm.data.conversation import Conversation, Message
-from unnorm.data.pieces import Piece
+from unnorm.data.conversation import Conversation, Message, Piece
 from unnorm.data.rounds import group, part_of, rounds_of
 from unnorm.data.settings import LossOn, TooLong
 from unnorm.data.templates import Template, template_of

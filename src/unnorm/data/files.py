@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from unnorm.data.csv_rows import csv_rows
 from unnorm.data.folders import READ, Chosen, choose
+from unnorm.data.known import KNOWN
 from unnorm.data.packed_files import PACKED, magic_suffix, unpack
-from unnorm.data.plain_text import TEXT, text_rows
 from unnorm.data.repair import repaired_records
 from unnorm.data.repair.damage import Account
 from unnorm.data.repair.recognise import what_else
+from unnorm.data.text_rows import TEXT, csv_rows, text_rows
 from unnorm.foundation.errors import DataError, first_line
 
 STDIN = "-"
@@ -81,7 +81,7 @@ def rows_of(
 def choices() -> str:
     """What can be given as DATA, for messages."""
     return (
-        "DATA is a known name (alpaca, sharegpt, rewild), a hub id (owner/name), - for stdin, a folder, or a file: "
+        f"DATA is a known name ({', '.join(KNOWN)}), a hub id (owner/name), - for stdin, a folder, or a file: "
         f"only {', '.join((*READ, TEXT))}, alone or packed as {', '.join(PACKED)}."
     )
 

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from unnorm.data.packed_files import PACKED
-from unnorm.data.plain_text import TEXT
+from unnorm.data.text_rows import TEXT
 from unnorm.foundation.errors import DataError
 from unnorm.foundation.terminal import plain
 

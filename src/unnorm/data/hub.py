@@ -2,23 +2,14 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from unnorm.data import files
+from unnorm.data.known.hub_set import HubSet
 from unnorm.data.repair.damage import Account
 from unnorm.foundation import hub
 from unnorm.foundation.errors import DataError
 from unnorm.foundation.hub_errors import explain
-
-
-class HubSet(NamedTuple):
-    """A data set on the hub. subset: its configuration; files: only these of it; revision: a branch, tag or commit."""
-
-    name: str
-    subset: str | None = None
-    split: str = "train"
-    files: str | None = None
-    revision: str | None = None
 
 
 def rows_of(

@@ -4,18 +4,21 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from unnorm.data.chat_template import DATE
 from unnorm.data.columns import Columns
 from unnorm.data.formats import FormatName
 from unnorm.data.policies import Policies
 from unnorm.data.split import VALIDATION_SHARE
+from unnorm.data.templates import TEMPLATE_HELP
 
 Role = Literal["system", "user", "assistant", "tool"]
 LossOn = Literal["answer", "last", "all"] | tuple[Role, ...]
 TooLong = Literal["drop", "keep-start", "keep-end", "split"]
 
-TEMPLATE_HELP = (
-    "alpaca, alpaca-short, plain, chatml, chat (the model's own), or a .jinja file; chat@2025-01-31 names the "
-    "date that a template is told which asks for today's (default: 2024-07-26)"
+
+_TEMPLATE = (
+    f"{TEMPLATE_HELP}; chat@2025-01-31 names the date that a template is told which asks for today's "
+    f"(default: {DATE.isoformat()})"
 )
 
 
@@ -46,7 +49,7 @@ class Dataset(BaseModel):
         description="share of the conversations, chosen by what they ask, that is never trained on but evaluated on",
     )
     policies: Policies = Field(default=Policies(), description="what is done about oddities")
-    template: str = Field(default="alpaca", description=TEMPLATE_HELP)
+    template: str = Field(default="alpaca", description=_TEMPLATE)
     loss_on: LossOn = Field(
         default="answer",
         description="answer: all answers and their eos; last: the last one; all: prompts too; or a list of roles",

@@ -11,28 +11,25 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from unnorm.data import files, hub, rewild
+from unnorm.data import files, hub
 from unnorm.data.columns import renamed
 from unnorm.data.continuations import join
 from unnorm.data.conversation import Conversation
-from unnorm.data.folders import Chosen
-from unnorm.data.formats import FORMATS, Format, FormatName, convert, left_out, recognise
+from unnorm.data.folders import READ, Chosen
+from unnorm.data.formats import FORMATS, convert, left_out, recognise
+from unnorm.data.formats.form import Format
+from unnorm.data.known import KNOWN
+from unnorm.data.known.hub_set import HubSet, Mix
 from unnorm.data.markup import holds_html
+from unnorm.data.packed_files import PACKED
 from unnorm.data.policies import Policies, tidy
 from unnorm.data.repair.damage import Account
 from unnorm.data.settings import DataSettings
+from unnorm.data.split import shuffled
 from unnorm.foundation.errors import DataError, SettingsError
 from unnorm.foundation.hub import parse
 from unnorm.foundation.progress import Bar
 from unnorm.foundation.terminal import shorten
-
-KNOWN = {
-    "alpaca": hub.HubSet("tatsu-lab/alpaca"),
-    "sharegpt": hub.HubSet(
-        "anon8231489123/ShareGPT_Vicuna_unfiltered", files="ShareGPT_V3_unfiltered_cleaned_split.json"
-    ),
-}
-"""Known names and the hub data set each one means. The mixes of `rewild` are known names too."""
 
 _SAMPLE = 100  # rows by which a format is recognised, and after which progress is shown
 
@@ -63,9 +60,10 @@ def read(settings: DataSettings, *, quiet: bool = False) -> Reading:
 
     Which files of a folder are read, and what a repair saved and lost, is said on stderr, unless `quiet`.
     """
-    source, path = settings.source, settings.path
-    local = path is not None or (source not in rewild.MIXES and files.is_file_name(source))
-    _check(settings, local)
+    known = KNOWN.get(settings.source)
+    mix = known if isinstance(known, Mix) else None
+    local = settings.path is not None or (mix is None and files.is_file_name(settings.source))
+    _check(settings, local, mixed=mix is not None)
     chosen: list[Chosen] = []
     accounts: dict[str, Account] = {}
     repaired = accounts.__setitem__ if settings.repair else None
@@ -75,8 +73,8 @@ def read(settings: DataSettings, *, quiet: bool = False) -> Reading:
         if not quiet:
             print(files_read, file=sys.stderr, flush=True)
 
-    if source in rewild.MIXES:
-        reading = _read_mix(settings, quiet, note, repaired)
+    if mix is not None:
+        reading = _read_mix(mix, settings, quiet, note, repaired)
     else:
         name, rows = _rows_of(settings, local, note, repaired)
         rows = renamed(rows, settings.map, name) if settings.map else rows
@@ -108,7 +106,8 @@ def _rows_of(
     repository, revision = parse(source)
     if repository not in KNOWN and "/" not in repository:
         raise DataError(f"{source!r} is neither a known name nor a file. {files.choices()}")
-    wanted = KNOWN.get(repository, hub.HubSet(repository))
+    known = KNOWN.get(repository)
+    wanted = known if isinstance(known, HubSet) else HubSet(repository)
     if repaired is not None and (wanted.files is None or settings.streaming):
         raise SettingsError(
             f"repair: of no effect on {source} as it comes from the hub. "
@@ -123,7 +122,7 @@ def conversations_of(
     name: str,
     *,
     policies: Policies | None = None,
-    form: FormatName | None = None,
+    form: str | None = None,
     limit: int | None = None,
     quiet: bool = True,
 ) -> Reading:
@@ -148,14 +147,14 @@ def conversations_of(
     return reading
 
 
-def _check(settings: DataSettings, local: bool) -> None:
+def _check(settings: DataSettings, local: bool, *, mixed: bool) -> None:
     """Refuse settings that would be passed over: a `SettingsError`."""
     idle = []
     if local:
         idle = [name for name in ("subset", "streaming") if getattr(settings, name)]
-    elif settings.source in rewild.MIXES and settings.repair:
+    elif mixed and settings.repair:
         idle = ["repair"]
-    if settings.source in rewild.MIXES:
+    if mixed:
         idle += [name for name in ("subset", "format", "map") if getattr(settings, name) and name not in idle]
         idle += ["split"] * (settings.split != "train")
     if idle:
@@ -163,9 +162,7 @@ def _check(settings: DataSettings, local: bool) -> None:
         raise SettingsError(f"{', '.join(idle)}: of no effect on {what}. Leave it out.")
 
 
-def _recognised(
-    rows: Iterable[Any], name: str, form: FormatName | None, reading: Reading
-) -> tuple[Format, Iterator[Any]]:
+def _recognised(rows: Iterable[Any], name: str, form: str | None, reading: Reading) -> tuple[Format, Iterator[Any]]:
     rows = iter(rows)
     first = list(islice(rows, _SAMPLE))
     if not first:
@@ -219,41 +216,41 @@ def _tidied(found: Iterable[Conversation], policies: Policies, reading: Reading)
 
 
 def _read_mix(
+    mix: Mix,
     settings: DataSettings,
     quiet: bool,
     note: Callable[[Chosen], None],
     repaired: Callable[[str, Account], None] | None,
 ) -> Reading:
-    """RE-WILD or its reduced form, from the hub or from a folder that holds its parts, which are mixed."""
-    mix = rewild.MIXES[settings.source]
+    """A mix, from the hub or from a folder that holds its parts."""
     reading = Reading(settings.source)
-    for part, on_hub in rewild.PARTS.items():
+    for part, of_mix in mix.parts.items():
         if settings.path is not None:
-            place = rewild.part_file(Path(settings.path).expanduser(), part)
+            place = _part_file(Path(settings.path).expanduser(), part, settings.source, mix)
             rows = files.rows_of(place, chosen=note, repaired=repaired)
         else:
-            rows = hub.rows_of(on_hub, streaming=settings.streaming)
+            rows = hub.rows_of(of_mix.where, streaming=settings.streaming)
         name = f"{settings.source}/{part}"
         with Bar(f"reading {name}", None, quiet=quiet) as bar:
-            known, rows = _recognised(rows, name, rewild.FORMATS[part], reading)
+            known, rows = _recognised(rows, name, of_mix.format, reading)
             found = _tidied(_converted(known, rows, name, reading, bar), settings.policies, reading)
-            if mix.first_pairs:
-                found = _first_pairs(found, reading)
-            taken = mix.draw(found, reading.dropped) if part == rewild.WILDCHAT else list(found)
+            taken = of_mix.take(found, reading.dropped)
         if not taken:
             raise DataError(f"no row of {name} can be used; dropped so far: {dict(reading.dropped)}.")
         reading.conversations += taken
-    reading.conversations = rewild.shuffled(reading.conversations)[: settings.rows]
+    reading.conversations = shuffled(reading.conversations, mix.seed)[: settings.rows]
     return reading
 
 
-def _first_pairs(found: Iterable[Conversation], reading: Reading) -> Iterator[Conversation]:
-    for conversation in found:
-        pair = rewild.first_pair(conversation)
-        if isinstance(pair, str):
-            reading.dropped[pair] += 1
-        else:
-            yield pair
+def _part_file(folder: Path, part: str, name: str, mix: Mix) -> str:
+    """The file or folder of a part in a local copy: the one whose name begins with the part's. Raises `DataError`."""
+    found = sorted(folder.glob(f"{part}*")) if folder.is_dir() else []
+    if len(found) != 1:
+        raise DataError(
+            f"{folder} must hold the parts of {name}, one file or folder each, named {', '.join(mix.parts)} "
+            f"(and {', '.join(READ)}, perhaps {', '.join(PACKED)}); of {part!r} there are {len(found)}."
+        )
+    return str(found[0])
 
 
 def counts_in_words(counts: Mapping[str, int]) -> str:

@@ -10,13 +10,11 @@ from unnorm.data.chat_template import (
     DATE,
     asks_for_date,
     chat_prompt,
-    chat_template_of,
     fixed,
     render_chat,
     template_text,
 )
-from unnorm.data.conversation import Message
-from unnorm.data.pieces import Piece
+from unnorm.data.conversation import Message, Piece
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.hashing import hash_json
 
@@ -42,7 +40,9 @@ _FORMS = {
 """Name -> (prompt without input, prompt with input). `alpaca` is the original's wording; `alpaca-short` drops its
 preamble, which saves some 30 tokens a row; `plain` is prompt, blank line, response."""
 
-TEMPLATES = (*_FORMS, "chatml", "chat")
+_BUILT_IN = (*_FORMS, "chatml")
+TEMPLATES = (*_BUILT_IN, "chat")
+TEMPLATE_HELP = f"{', '.join(TEMPLATES)} (the model's own), or a .jinja file"
 
 _DATED = re.compile(r"(.+)@(\d+-\d+-\d+)")
 
@@ -94,6 +94,19 @@ def template_of(name: str, tokenizer: Any) -> Template:
         lambda messages: render_chat(messages, tokenizer, text),
         lambda messages: chat_prompt(messages, tokenizer, text),
     )
+
+
+def chat_template_of(tokenizer: Any) -> str:
+    """The text of the tokenizer's own template. A `SettingsError` if it has none."""
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):
+        template = template.get("default")
+    if not template:
+        raise SettingsError(
+            f"this tokenizer has no chat template of its own. Known templates that need none: {', '.join(_BUILT_IN)}, "
+            "or a .jinja file."
+        )
+    return str(template)
 
 
 def _day(text: str) -> date:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from unnorm.data.conversation import Message
-from unnorm.data.hub import HubSet, rows_of
+from unnorm.data.hub import rows_of
+from unnorm.data.known.hub_set import HubSet
 from unnorm.foundation.errors import DataError, json_problem
 from unnorm.foundation.hashing import hash_json
 

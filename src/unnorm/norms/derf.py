@@ -5,10 +5,8 @@ from typing import ClassVar
 import torch
 
 from unnorm.norms.curve import CurveSpec
-from unnorm.norms.spec import register
 
 
-@register
 class Derf(CurveSpec):
     """Spec of Derf."""
 

@@ -9,10 +9,8 @@ from typing import ClassVar
 import torch
 
 from unnorm.norms.curve import CurveSpec
-from unnorm.norms.spec import register
 
 
-@register
 class DyISRU(CurveSpec):
     """Spec of DyISRU."""
 

@@ -7,7 +7,6 @@ import torch
 
 from unnorm.norms.affine import scaled
 from unnorm.norms.curve import CurveNorm, CurveSpec
-from unnorm.norms.spec import register
 
 _PAPER = {1024: (1.0, 1.0), 2048: (1.0, 0.5), 4096: (0.8, 0.2), 8192: (0.2, 0.05)}
 """Width -> α₀ before an attention and elsewhere, for language models (arXiv 2503.10622, the tuned α₀ of LLaMA)."""
@@ -41,7 +40,6 @@ class DyTNorm(CurveNorm):
         return scaled(t, own["weight"], own["bias"]).to(x.dtype)
 
 
-@register
 class DyT(CurveSpec):
     """Spec of Dynamic Tanh."""
 

@@ -10,7 +10,6 @@ import torch
 from pydantic import Field
 
 from unnorm.norms.affine import AffineNorm, AffineSpec
-from unnorm.norms.spec import register
 
 
 class FixedScaleNorm(AffineNorm):
@@ -27,7 +26,6 @@ class FixedScaleNorm(AffineNorm):
         return self.spec.centred(x) / self.sigma.float()
 
 
-@register
 class FixedScale(AffineSpec):
     """Spec of FixedScale."""
 

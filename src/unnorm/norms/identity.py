@@ -5,7 +5,6 @@ from typing import ClassVar
 import torch
 
 from unnorm.norms.affine import AffineNorm, AffineSpec
-from unnorm.norms.spec import register
 
 
 class IdentityNorm(AffineNorm):
@@ -21,7 +20,6 @@ class IdentityNorm(AffineNorm):
         return x
 
 
-@register
 class Identity(AffineSpec):
     """Spec of Identity."""
 

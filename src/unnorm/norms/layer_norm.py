@@ -6,7 +6,6 @@ import torch
 from pydantic import Field
 
 from unnorm.norms.affine import AffineNorm, AffineSpec
-from unnorm.norms.spec import register
 
 
 class LayerNormNorm(AffineNorm):
@@ -18,7 +17,6 @@ class LayerNormNorm(AffineNorm):
         return torch.nn.functional.layer_norm(x, (self.width,), eps=self.spec.eps)
 
 
-@register
 class LayerNorm(AffineSpec):
     """Spec of LayerNorm."""
 

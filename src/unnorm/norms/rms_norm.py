@@ -6,7 +6,6 @@ import torch
 from pydantic import Field
 
 from unnorm.norms.affine import AffineNorm, AffineSpec
-from unnorm.norms.spec import register
 
 
 class RMSNormNorm(AffineNorm):
@@ -18,7 +17,6 @@ class RMSNormNorm(AffineNorm):
         return torch.nn.functional.rms_norm(x, (self.width,), eps=self.spec.eps)
 
 
-@register
 class RMSNorm(AffineSpec):
     """Spec of RMSNorm."""
 

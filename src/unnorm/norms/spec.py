@@ -1,13 +1,12 @@
 """What every norm offers: a spec that builds the module, fits it to tokens, and can be written to a file and read back.
 
-A spec is a frozen pydantic model, so that one definition serves Python, the command line, files and docs. A norm
-registers itself by its class attribute `norm`; `spec_from` builds a spec from that name and its settings.
+A spec is a frozen pydantic model, so that one definition serves Python, the command line, files and docs. `spec_from`
+builds one from the norm's name and its settings: unnorm's own norms stand in `NORMS`, the user's register themselves.
 """
 
 import os
-import sys
-from pathlib import Path
-from types import ModuleType
+from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -16,7 +15,9 @@ from torch import nn
 
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.nearest import did_you_mean
+from unnorm.foundation.own_code import run_file
 from unnorm.foundation.validation import Misplaced, dotted, sentence, shown, validated
+from unnorm.norms import NORMS
 
 
 class Fit(NamedTuple):
@@ -35,6 +36,10 @@ class Norm(nn.Module):
 
     spec: "NormSpec"
     width: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        import_module("unnorm.norms.kernels")  # not above: they know the norms that they are for
 
 
 class NormSpec(BaseModel):
@@ -67,13 +72,16 @@ class NormSpec(BaseModel):
 
 
 _REGISTRY: dict[str, type[NormSpec]] = {}
+"""Those that registered themselves, beside `NORMS`."""
 
 
 def register(spec: type[NormSpec]) -> type[NormSpec]:
     """Class decorator: make a spec known by its `norm` name. A name that another class has is a `SettingsError`."""
+    itself = f"{spec.__module__}:{spec.__qualname__}"
     known = _REGISTRY.get(spec.norm)
-    if known is not None and (known.__module__, known.__qualname__) != (spec.__module__, spec.__qualname__):
-        raise SettingsError(f"the norm name {spec.norm!r} is taken by {known.__module__}.{known.__qualname__}.")
+    taken = f"{known.__module__}:{known.__qualname__}" if known is not None else NORMS.get(spec.norm, itself)
+    if taken != itself:
+        raise SettingsError(f"the norm name {spec.norm!r} is taken by {taken.replace(':', '.')}.")
     _REGISTRY[spec.norm] = spec
     return spec
 
@@ -81,7 +89,7 @@ def register(spec: type[NormSpec]) -> type[NormSpec]:
 def known_norms() -> list[str]:
     """Names of all norms there are, those of the user's own files included."""
     _load_own()
-    return sorted(_REGISTRY)
+    return sorted({*NORMS, *_REGISTRY})
 
 
 OWN_NORMS = "UNNORM_NORMS"
@@ -90,38 +98,25 @@ OWN_NORMS = "UNNORM_NORMS"
 
 def _load_own() -> None:
     """Run each file of `UNNORM_NORMS` once; it registers what it defines."""
-    for entry in filter(None, os.environ.get(OWN_NORMS, "").split(os.pathsep)):
-        path = Path(entry).expanduser().resolve()
-        name = f"unnorm_norms_of_{path.stem}"
-        if name in sys.modules:
-            continue
-        if not path.is_file():
-            raise SettingsError(f"{OWN_NORMS} names {entry}, which is not a file.")
-        module = ModuleType(name)
-        module.__file__ = str(path)
-        sys.modules[name] = module
-        try:
-            exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
-        except Exception as error:
-            del sys.modules[name]
-            raise SettingsError(f"{path}, named by {OWN_NORMS}, failed: {type(error).__name__}: {error}.") from error
+    for file in filter(None, os.environ.get(OWN_NORMS, "").split(os.pathsep)):
+        run_file(file, "norms", OWN_NORMS)
 
 
 def spec_from(settings: dict[str, Any]) -> NormSpec:
     """The spec that `NormSpec.to_dict` wrote. A `SettingsError` for an unknown norm or setting lists what there is."""
     settings = dict(settings)
     name = settings.pop("norm", None)
-    if not isinstance(name, str) or name not in _REGISTRY:
-        _load_own()
-    if not isinstance(name, str) or name not in _REGISTRY:
-        raise SettingsError(
-            f"there is no norm named {shown(name)}.{did_you_mean(name, _REGISTRY)} "
-            f"Known norms: {', '.join(sorted(_REGISTRY))}. "
-            f"One of your own: import the file that defines it, or name that file in {OWN_NORMS}.",
-            "norm",
-        )
+    if name not in NORMS and name not in _REGISTRY:
+        known = known_norms()
+        if name not in known:
+            raise SettingsError(
+                f"there is no norm named {shown(name)}.{did_you_mean(name, known)} Known norms: {', '.join(known)}. "
+                f"One of your own: import the file that defines it, or name that file in {OWN_NORMS}.",
+                "norm",
+            )
+    kind: type[NormSpec] = _REGISTRY[name] if name in _REGISTRY else resolve_name(NORMS[name])
     try:
-        return validated(_REGISTRY[name], settings)
+        return validated(kind, settings)
     except Misplaced as error:
         message = f"norm {name!r}, setting {dotted(error.location)!r}: {sentence(error)}"
         raise SettingsError(message, *error.location) from error

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from unnorm.data.settings import Dataset, DataSettings
-from unnorm.evaluation.judges.load import Kind
+from unnorm.evaluation.judges import JUDGES, KIND_HELP
+from unnorm.evaluation.judges.load import check_kind
 from unnorm.evaluation.temperatures import temperature_of
 from unnorm.foundation.errors import SettingsError, UnnormError
 from unnorm.foundation.validation import Location, Misplaced, dotted, sentence, shown, validated
@@ -115,10 +116,19 @@ class Completions(_Part):
 class JudgeStage(_Part):
     """Each arm's answers against the reference's, in both orders."""
 
-    kind: Kind = Field(description="pairrm, reward, openai, or likelihood (weak, offline)")
+    kind: str = Field(description=KIND_HELP, examples=list(JUDGES))
     model: str | None = Field(default=None, description="the judge's model; pairrm has its own")
     base_url: str | None = Field(default=None, description="openai: the endpoint; its key: OPENAI_API_KEY")
     margin: float = Field(default=0.0, ge=0, description="a score this small is a tie, in the judge's unit")
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            check_kind(value)
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
+        return value
 
 
 class LatencyStage(_Part):

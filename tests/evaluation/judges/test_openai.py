@@ -4,13 +4,13 @@ import pytest
 
 from evaluation.judges.server import PROMPT_TOKENS, REPLY_TOKENS, Server, completion
 from unnorm.evaluation.judges.endpoint import KEY_VARIABLE, Endpoint
-from unnorm.evaluation.judges.interface import Pair
+from unnorm.evaluation.judges.interface import AnswerPair
 from unnorm.evaluation.judges.openai import OpenAIJudge, load_openai
 from unnorm.evaluation.judges.replies import Replies
 from unnorm.foundation.errors import RunError, SettingsError
 
 KEY = "sk-very-secret-0123456789"
-PAIRS = [Pair((f"question {i}",), ("good",) if i % 2 else (f"bad {i}",), (f"poor {i}",)) for i in range(4)]
+PAIRS = [AnswerPair((f"question {i}",), ("good",) if i % 2 else (f"bad {i}",), (f"poor {i}",)) for i in range(4)]
 WANTED = [0.0, 1.0, 0.0, 1.0]
 
 
@@ -77,7 +77,7 @@ def test_a_reply_is_paid_for_once(serve, tmp_path):
     again = judge_at(server, tmp_path)
     assert again.judge(PAIRS) == first
     assert len(server.bodies) == 4
-    again.judge([Pair(PAIRS[0].questions, PAIRS[0].first, PAIRS[0].second, repeat=1)])
+    again.judge([AnswerPair(PAIRS[0].questions, PAIRS[0].first, PAIRS[0].second, repeat=1)])
     assert len(server.bodies) == 5  # the same words, asked a second time on purpose
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from unnorm.evaluation.judges.interface import Pair
+from unnorm.evaluation.judges.interface import AnswerPair
 from unnorm.evaluation.judges.pairrm import load_pairrm, texts
 from unnorm.evaluation.judges.pairrm_model import Markers, PairRM, markers_of, pair_ids
 from unnorm.foundation.errors import ModelError
@@ -71,10 +71,10 @@ def folder(tmp_path_factory, config, words):
 
 
 PAIRS = [
-    Pair(("hello",), ("hi",), ("off",)),
-    Pair(("love you",), ("hate you you you",), ("love you too",)),
-    Pair(("hello", "hi"), ("hi", "too"), ("love", "off off")),
-    Pair(("hello", "hi"), ("hi", "too"), ("love", "off off"), "turn 2"),
+    AnswerPair(("hello",), ("hi",), ("off",)),
+    AnswerPair(("love you",), ("hate you you you",), ("love you too",)),
+    AnswerPair(("hello", "hi"), ("hi", "too"), ("love", "off off")),
+    AnswerPair(("hello", "hi"), ("hi", "too"), ("love", "off off"), "turn 2"),
 ]
 
 
@@ -112,7 +112,7 @@ def test_the_two_orders_are_two_questions(folder):
     judge = load_pairrm(str(folder))
     there, back = judge.judge([PAIRS[1], PAIRS[1].swapped])
     assert abs(there.preference + back.preference) > 1e-4  # a pair network is not antisymmetric by itself
-    same = Pair(("hello",), ("hi",), ("hi",))
+    same = AnswerPair(("hello",), ("hi",), ("hi",))
     assert judge.judge([same])[0].preference != 0  # so that A against itself measures the pull of the position
 
 
@@ -194,8 +194,8 @@ def test_published_check():
     if not isinstance(try_to_load_from_cache("llm-blender/PairRM-hf", "model.safetensors"), str):
         pytest.skip("the weights of llm-blender/PairRM-hf are not in the cache of the hub")
     pairs = [
-        Pair(("hello!",), ("hi!",), ("f**k off!",)),
-        Pair(("I love you!",), ("I hate you!",), ("I love you, too!",)),
+        AnswerPair(("hello!",), ("hi!",), ("f**k off!",)),
+        AnswerPair(("I love you!",), ("I hate you!",), ("I love you, too!",)),
     ]
     found = [verdict.preference for verdict in load_pairrm("llm-blender/PairRM-hf").judge(pairs)]
     assert found == pytest.approx([1.9003, -1.2547], abs=2e-3)

@@ -5,14 +5,14 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from conftest import tiny_config
-from unnorm.evaluation.judges.interface import Pair
+from unnorm.evaluation.judges.interface import AnswerPair
 from unnorm.evaluation.judges.likelihood import load_likelihood, mean_log_probability
-from unnorm.evaluation.judges.pointwise import Conversation
+from unnorm.evaluation.judges.pointwise import Dialogue
 from unnorm.evaluation.judges.reward import load_reward, mean_reward
 from unnorm.foundation.errors import ModelError
 
-ONE = Conversation(("Join red and blue",), ("red blue",), "whole")
-TWO = Conversation(("a", "b"), ("c d", "e f g"), "whole")
+ONE = Dialogue(("Join red and blue",), ("red blue",), "whole")
+TWO = Dialogue(("a", "b"), ("c d", "e f g"), "whole")
 PROMPT = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{}\n\n### Response:\n"
@@ -80,7 +80,7 @@ def test_likelihood_is_the_mean_over_the_answers_tokens(tokenizer):
 def test_long_answers_are_scored_once_a_token_in_windows(tokenizer, words):
     """With probabilities that do not depend on context, windows must give what one long pass gives."""
     answer = " red" * words
-    conversation = Conversation(("Join",), (answer,), "whole")
+    conversation = Dialogue(("Join",), (answer,), "whole")
     short, long = Recorder(64), Recorder()
     assert mean_log_probability(short, tokenizer, conversation).value == pytest.approx(
         mean_log_probability(long, tokenizer, conversation).value, rel=1e-6
@@ -106,18 +106,18 @@ def test_the_likelihood_judge(bases):
     judge = load_likelihood(bases["gpt2"])
     assert not judge.sees_order
     assert "weak" in judge.caveat
-    pair = Pair(("Join red and blue",), ("red blue",), ("zzzz qqqq",))
+    pair = AnswerPair(("Join red and blue",), ("red blue",), ("zzzz qqqq",))
     there, back = judge.judge([pair, pair.swapped])
     assert there.preference == -back.preference != 0
-    assert judge.judge([Pair(pair.questions, pair.first, pair.first)])[0].preference == 0
+    assert judge.judge([AnswerPair(pair.questions, pair.first, pair.first)])[0].preference == 0
     assert load_likelihood(bases["gpt2"]).judge([pair]) == [there]  # the same in another process's words
-    assert judge.judge([Pair(pair.questions, ("",), ("a",))])[0].preference is None  # nothing to take a mean of
+    assert judge.judge([AnswerPair(pair.questions, ("",), ("a",))])[0].preference is None  # nothing to take a mean of
 
 
 def test_an_end_of_text_in_an_answer_is_text(tokenizer):
     from unnorm.evaluation.judges.likelihood import _encode
 
-    ids, judged = _encode(Conversation(("q",), ("red<|endoftext|>blue",), "whole"), tokenizer)
+    ids, judged = _encode(Dialogue(("q",), ("red<|endoftext|>blue",), "whole"), tokenizer)
     assert ids.count(tokenizer.eos_token_id) == 1
     assert not judged[ids.index(tokenizer.eos_token_id)]
 
@@ -147,7 +147,7 @@ def rewards(tmp_path_factory, tokenizer):
 @torch.no_grad()
 def test_reward_equals_a_direct_call(rewards, tokenizer):
     model = AutoModelForSequenceClassification.from_pretrained(rewards["chat"]).eval()
-    pair = Pair(("a",), ("c d",), ("e f g",))
+    pair = AnswerPair(("a",), ("c d",), ("e f g",))
     found = load_reward(rewards["chat"]).judge([pair])[0]
     one, two = (
         float(model(torch.tensor([tokenizer(f"<user>a<assistant>{text}")["input_ids"]])).logits[0, 0])
@@ -166,12 +166,12 @@ def test_reward_of_turns_and_of_long_text(rewards, tokenizer, kind):
 
     model = AutoModelForSequenceClassification.from_pretrained(rewards[kind]).eval()
     own = AutoTokenizer.from_pretrained(rewards[kind])
-    first = mean_reward(model, own, Conversation(("a",), ("c d",), "whole")).value
+    first = mean_reward(model, own, Dialogue(("a",), ("c d",), "whole")).value
     last = mean_reward(model, own, TWO._replace(part="turn 2")).value
     assert mean_reward(model, own, TWO).value == pytest.approx((first + last) / 2)
     assert not mean_reward(model, own, TWO).cut
-    assert mean_reward(model, own, Conversation(("a",), ("z" * 200,), "whole")).cut
-    mean_reward(model, own, Conversation(("a",), ("<|endoftext|>",), "whole"))
+    assert mean_reward(model, own, Dialogue(("a",), ("z" * 200,), "whole")).cut
+    mean_reward(model, own, Dialogue(("a",), ("<|endoftext|>",), "whole"))
 
 
 def test_what_is_no_reward_model_is_refused(bases, rewards, tmp_path, tokenizer):

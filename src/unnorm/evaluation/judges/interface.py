@@ -9,7 +9,7 @@ WHOLE = "whole"
 
 
 @dataclass(frozen=True)
-class Pair:
+class AnswerPair:
     """Two conversations over the same questions, to be compared as a whole or in their last turn.
 
     Which model gave `first` is not the judge's business: it sees each pair in both orders. `repeat` tells apart two
@@ -24,9 +24,9 @@ class Pair:
     repeat: int = 0
 
     @property
-    def swapped(self) -> "Pair":
+    def swapped(self) -> "AnswerPair":
         """The same in the other order."""
-        return Pair(self.questions, self.second, self.first, self.part, self.repeat)
+        return AnswerPair(self.questions, self.second, self.first, self.part, self.repeat)
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,6 @@ class Judge(Protocol):
         """Kind, model and every setting that a verdict depends on, as JSON."""
         ...
 
-    def judge(self, pairs: Sequence[Pair]) -> list[Verdict]:
+    def judge(self, pairs: Sequence[AnswerPair]) -> list[Verdict]:
         """One verdict a pair, in order."""
         ...

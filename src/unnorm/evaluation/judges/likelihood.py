@@ -11,7 +11,7 @@ from unnorm.data.conversation import Message
 from unnorm.data.encode import encode_prompt
 from unnorm.data.templates import template_of
 from unnorm.evaluation.judges.interface import WHOLE
-from unnorm.evaluation.judges.pointwise import Conversation, PointwiseJudge, Score
+from unnorm.evaluation.judges.pointwise import Dialogue, PointwiseJudge, Score
 from unnorm.evaluation.judges.special_tokens import neutralise
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.foundation.precision import widen_
@@ -28,24 +28,24 @@ CAVEAT = (
 )
 
 
-def load_likelihood(name: str) -> PointwiseJudge:
-    """The judge with the reference model `name`: a hub id, a folder or an artefact. Raises as loading it does."""
-    model, tokenizer = open_model(name)
-    check_finite(model, repr(name))
+def load_likelihood(model: str) -> PointwiseJudge:
+    """The judge with the reference model `model`: a hub id, a folder or an artefact. Raises as loading it does."""
+    reference, tokenizer = open_model(model)
+    check_finite(reference, repr(model))
     identity = {
         "kind": "likelihood",
-        "model": name,
-        "model_hash": hash_tensors(model.state_dict()),
+        "model": model,
+        "model_hash": hash_tensors(reference.state_dict()),
         "template": _TEMPLATE,
     }
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    widen_(model, device)
-    model.to(device)
-    return PointwiseJudge(identity, lambda conversation: mean_log_probability(model, tokenizer, conversation), CAVEAT)
+    widen_(reference, device)
+    reference.to(device)
+    return PointwiseJudge(identity, lambda dialogue: mean_log_probability(reference, tokenizer, dialogue), CAVEAT)
 
 
 @torch.no_grad()
-def mean_log_probability(model: Any, tokenizer: Any, conversation: Conversation) -> Score:
+def mean_log_probability(model: Any, tokenizer: Any, conversation: Dialogue) -> Score:
     """Nats a token of the answers that are judged, given all that was said before; eos is no part of an answer.
 
     Text longer than the model's context is read in windows that overlap by half, so that each token of an answer is
@@ -72,7 +72,7 @@ def mean_log_probability(model: Any, tokenizer: Any, conversation: Conversation)
     return Score(-nats / tokens if tokens else -math.inf, False)
 
 
-def _encode(conversation: Conversation, tokenizer: Any) -> tuple[list[int], list[bool]]:
+def _encode(conversation: Dialogue, tokenizer: Any) -> tuple[list[int], list[bool]]:
     """Token ids, and for each whether it belongs to an answer that is judged."""
     messages: list[Message] = []
     for question, said in zip(conversation.questions, conversation.answers, strict=True):

@@ -6,10 +6,11 @@ from typing import Any
 
 from unnorm.evaluation.judges import protocol
 from unnorm.evaluation.judges.endpoint import Endpoint, Reply
-from unnorm.evaluation.judges.interface import Pair, Verdict
+from unnorm.evaluation.judges.interface import AnswerPair, Verdict
 from unnorm.evaluation.judges.replies import Replies
 from unnorm.foundation.cache import cache_folder
 
+DEFAULT_BASE_URL = "https://api.openai.com/v1"
 _AT_ONCE = 4
 _TRIES_FOR_A_VERDICT = 3
 _PREFERENCE = {"A": 1.0, "B": -1.0, "C": 0.0}
@@ -38,7 +39,7 @@ class OpenAIJudge:
             "temperature": 0.0,
         }
 
-    def judge(self, pairs: Sequence[Pair]) -> list[Verdict]:
+    def judge(self, pairs: Sequence[AnswerPair]) -> list[Verdict]:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             asked = [pool.submit(self._one, pair) for pair in pairs]
             try:
@@ -46,7 +47,7 @@ class OpenAIJudge:
             finally:  # after one that failed: what has not begun is not paid for
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def _one(self, pair: Pair) -> Verdict:
+    def _one(self, pair: AnswerPair) -> Verdict:
         prompt_tokens = reply_tokens = 0
         for attempt in range(_TRIES_FOR_A_VERDICT):
             reply = self._reply(pair, attempt)
@@ -58,7 +59,7 @@ class OpenAIJudge:
         preference = None if letter is None else _PREFERENCE[letter]
         return Verdict(preference, False, reply.text, prompt_tokens, reply_tokens)
 
-    def _reply(self, pair: Pair, attempt: int) -> Reply:
+    def _reply(self, pair: AnswerPair, attempt: int) -> Reply:
         body = {"model": self.endpoint.model, "messages": protocol.messages(pair), "temperature": 0.0}
         asked = [self.endpoint.base_url, body, pair.repeat, attempt]
         known = self.replies.get(asked)
@@ -69,6 +70,6 @@ class OpenAIJudge:
         return reply
 
 
-def load_openai(model: str, base_url: str) -> OpenAIJudge:
+def load_openai(model: str, base_url: str = DEFAULT_BASE_URL) -> OpenAIJudge:
     """The judge `model` at `base_url`; replies are kept in the cache folder. A bad address is a `SettingsError`."""
     return OpenAIJudge(Endpoint(base_url, model), Replies(cache_folder() / "replies"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from unnorm.evaluation.judges.interface import WHOLE, Pair, Verdict
+from unnorm.evaluation.judges.interface import WHOLE, AnswerPair, Verdict
 from unnorm.evaluation.judges.pairrm_model import PairRM, pad, pair_ids
 from unnorm.foundation import atomic, hub
 from unnorm.foundation.errors import ModelError, first_line
@@ -37,7 +37,7 @@ class PairRMJudge:
         return {"kind": "pairrm", "model": self.name, "model_hash": self._hash}
 
     @torch.no_grad()
-    def judge(self, pairs: Sequence[Pair]) -> list[Verdict]:
+    def judge(self, pairs: Sequence[AnswerPair]) -> list[Verdict]:
         device = next(self.model.parameters()).device
         rows = [pair_ids(self.tokenizer, self.model.markers, *texts(pair)) for pair in pairs]
         ids, mask = pad([row for row, _ in rows], self.tokenizer.pad_token_id)
@@ -46,7 +46,7 @@ class PairRMJudge:
         return [Verdict(logit, cut) for logit, (_, cut) in zip(logits.tolist(), rows, strict=True)]
 
 
-def texts(pair: Pair) -> tuple[str, str, str]:
+def texts(pair: AnswerPair) -> tuple[str, str, str]:
     """(source, candidate 1, candidate 2) of a pair.
 
     Several turns are written in PairRM's own form, all questions in the source. For a single later turn the candidates
@@ -64,7 +64,7 @@ def texts(pair: Pair) -> tuple[str, str, str]:
     return source, first, second
 
 
-def load_pairrm(name: str) -> PairRMJudge:
+def load_pairrm(model: str = DEFAULT) -> PairRMJudge:
     """The judge from a hub id or folder of safetensors weights under the published names.
 
     `llm-blender/PairRM` says in its config.json only which DeBERTa it was made from (`model_name`): configuration and
@@ -75,24 +75,24 @@ def load_pairrm(name: str) -> PairRMJudge:
 
     bars_on_a_terminal_only()
     try:
-        settings = atomic.read_json(_file(name, "config.json"))
-        weights = load_file(_file(name, _WEIGHTS))
-        home = name if "hidden_size" in settings else settings["model_name"]
+        settings = atomic.read_json(_file(model, "config.json"))
+        weights = load_file(_file(model, _WEIGHTS))
+        home = model if "hidden_size" in settings else settings["model_name"]
         config = load_pretrained(DebertaV2Config, home, "the configuration of")
         tokenizer = load_pretrained(AutoTokenizer, home, "the tokenizer of")
         config.vocab_size = weights["pretrained_model.embeddings.word_embeddings.weight"].shape[0]
-        model = PairRM(config)
+        loaded = PairRM(config)
         # a buffer of older transformers, which nothing is computed from
         weights.pop("pretrained_model.embeddings.position_ids", None)
-        model.load_state_dict(weights)
+        loaded.load_state_dict(weights)
     except Exception as error:  # transformers, the hub and safetensors each raise their own kinds
-        why = first_line(error) if Path(name).expanduser().is_dir() else explain(error, name)
+        why = first_line(error) if Path(model).expanduser().is_dir() else explain(error, model)
         raise ModelError(
-            f"cannot load {name!r} as a PairRM: {why} Give {DEFAULT}, or a folder with its config.json, tokenizer and "
+            f"cannot load {model!r} as a PairRM: {why} Give {DEFAULT}, or a folder with its config.json, tokenizer and "
             f"{_WEIGHTS}."
         ) from error
-    check_weights(model, repr(name))
-    return PairRMJudge(name, model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
+    check_weights(loaded, repr(model))
+    return PairRMJudge(model, loaded.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
 
 
 def _file(name: str, file: str) -> Path:

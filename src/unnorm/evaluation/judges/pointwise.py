@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
-from unnorm.evaluation.judges.interface import Pair, Verdict
+from unnorm.evaluation.judges.interface import AnswerPair, Verdict
 
 
-class Conversation(NamedTuple):
+class Dialogue(NamedTuple):
     """Questions, one answer to each, and the part that is scored."""
 
     questions: tuple[str, ...]
@@ -28,21 +28,21 @@ class PointwiseJudge:
     sees_order = False
     batch = 8
 
-    def __init__(self, identity: dict[str, Any], score: Callable[[Conversation], Score], caveat: str | None) -> None:
+    def __init__(self, identity: dict[str, Any], score: Callable[[Dialogue], Score], caveat: str | None) -> None:
         self.identity, self.caveat = identity, caveat
         self._score = score
-        self._known: dict[Conversation, Score] = {}
+        self._known: dict[Dialogue, Score] = {}
 
-    def judge(self, pairs: Sequence[Pair]) -> list[Verdict]:
+    def judge(self, pairs: Sequence[AnswerPair]) -> list[Verdict]:
         verdicts = []
         for pair in pairs:
-            first = self._of(Conversation(pair.questions, pair.first, pair.part))
-            second = self._of(Conversation(pair.questions, pair.second, pair.part))
+            first = self._of(Dialogue(pair.questions, pair.first, pair.part))
+            second = self._of(Dialogue(pair.questions, pair.second, pair.part))
             difference = first.value - second.value
             verdicts.append(Verdict(difference if isfinite(difference) else None, first.cut or second.cut))
         return verdicts
 
-    def _of(self, conversation: Conversation) -> Score:
+    def _of(self, conversation: Dialogue) -> Score:
         if conversation not in self._known:
             self._known[conversation] = self._score(conversation)
         return self._known[conversation]

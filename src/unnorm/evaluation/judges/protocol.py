@@ -7,7 +7,7 @@ In the style of MT-Bench (arXiv 2306.05685, figures 5 and 9): both answers in on
 import re
 from typing import Literal
 
-from unnorm.evaluation.judges.interface import WHOLE, Pair
+from unnorm.evaluation.judges.interface import WHOLE, AnswerPair
 
 VERSION = 1
 """Part of a judge's identity: another wording is another judge."""
@@ -29,7 +29,7 @@ _VERDICT = re.compile(r"\[\[([ABC])\]\]")
 _OURS = re.compile(r"\[\[(?=[ABC]\]\])|<<(?=(?:END|ASSISTANT)\b)|###(?= (?:User|Assistant))", re.IGNORECASE)
 
 
-def messages(pair: Pair) -> list[dict[str, str]]:
+def messages(pair: AnswerPair) -> list[dict[str, str]]:
     """What is sent: the rules, then both conversations between markers that no answer can forge."""
     task = "one" if len(pair.questions) == 1 else "whole" if pair.part == WHOLE else "last"
     body = "\n\n".join(_side(name, pair.questions, said) for name, said in (("A", pair.first), ("B", pair.second)))

@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 
-from unnorm.data.chat_template import chat_template_of, fixed
+from unnorm.data.chat_template import fixed
+from unnorm.data.templates import chat_template_of
 from unnorm.evaluation.judges.interface import WHOLE
-from unnorm.evaluation.judges.pointwise import Conversation, PointwiseJudge, Score
+from unnorm.evaluation.judges.pointwise import Dialogue, PointwiseJudge, Score
 from unnorm.evaluation.judges.special_tokens import neutralise
 from unnorm.foundation.errors import ModelError
 from unnorm.foundation.hashing import hash_tensors
@@ -16,28 +17,28 @@ from unnorm.surgery.finite import check_logits
 from unnorm.surgery.vocabulary import check_ids
 
 
-def load_reward(name: str) -> PointwiseJudge:
-    """The judge with the reward model `name` (hub id or folder; safetensors, remote code off).
+def load_reward(model: str) -> PointwiseJudge:
+    """The judge with the reward model `model` (hub id or folder; safetensors, remote code off).
 
     A model that cannot be loaded, whose head is not in the file, or that gives several numbers, is a `ModelError`.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    model = load_model(AutoModelForSequenceClassification, name, "the reward model", dtype="auto")
-    tokenizer = load_pretrained(AutoTokenizer, name, "the tokenizer of")
-    if model.config.num_labels != 1:
+    loaded = load_model(AutoModelForSequenceClassification, model, "the reward model", dtype="auto")
+    tokenizer = load_pretrained(AutoTokenizer, model, "the tokenizer of")
+    if loaded.config.num_labels != 1:
         raise ModelError(
-            f"{name!r} gives {model.config.num_labels} numbers, and which of them is the reward is not known. "
+            f"{model!r} gives {loaded.config.num_labels} numbers, and which of them is the reward is not known. "
             "Give a reward model with one."
         )
-    identity = {"kind": "reward", "model": name, "model_hash": hash_tensors(model.state_dict())}
+    identity = {"kind": "reward", "model": model, "model_hash": hash_tensors(loaded.state_dict())}
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    widen_(model, device)
-    model.eval().to(device)
-    return PointwiseJudge(identity, lambda conversation: mean_reward(model, tokenizer, conversation), None)
+    widen_(loaded, device)
+    loaded.eval().to(device)
+    return PointwiseJudge(identity, lambda conversation: mean_reward(loaded, tokenizer, conversation), None)
 
 
-def mean_reward(model: Any, tokenizer: Any, conversation: Conversation) -> Score:
+def mean_reward(model: Any, tokenizer: Any, conversation: Dialogue) -> Score:
     """The reward of the last answer given what was said before; of a whole conversation, the mean over its turns."""
     turns = len(conversation.questions)
     judged = range(1, turns + 1) if conversation.part == WHOLE else [turns]

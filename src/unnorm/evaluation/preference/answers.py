@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from unnorm.evaluation.judges.interface import WHOLE, Pair
+from unnorm.evaluation.judges.interface import WHOLE, AnswerPair
 from unnorm.foundation.errors import DataError, json_problem
 
 
@@ -39,10 +39,10 @@ class Question:
         turns = slice(None) if part == WHOLE else slice(_number(part) - 1, _number(part))
         return self.a[turns], self.b[turns]
 
-    def pair(self, part: str) -> Pair:
+    def pair(self, part: str) -> AnswerPair:
         """What the judge is shown for `part`, A first: everything up to its end."""
         end = len(self.a) if part == WHOLE else _number(part)
-        return Pair(
+        return AnswerPair(
             tuple(turn.prompt for turn in self.a[:end]),
             tuple(turn.text for turn in self.a[:end]),
             tuple(turn.text for turn in self.b[:end]),

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from unnorm.evaluation.judges.interface import Judge, Pair, Verdict
+from unnorm.evaluation.judges.interface import AnswerPair, Judge, Verdict
 from unnorm.evaluation.preference.answers import Question
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import DataError, SettingsError
@@ -96,7 +96,7 @@ def judge_all(questions: Sequence[Question], judge: Judge, log: VerdictLog, *, q
             bar.advance(len(batch))
 
 
-def _matches(questions: Sequence[Question], sees_order: bool) -> Iterable[tuple[Key, Pair]]:
+def _matches(questions: Sequence[Question], sees_order: bool) -> Iterable[tuple[Key, AnswerPair]]:
     for question in questions:
         for part in question.parts:
             if ruling(question, part) is None:
@@ -109,10 +109,10 @@ def _matches(questions: Sequence[Question], sees_order: bool) -> Iterable[tuple[
         if is_empty(question.a):
             continue
         pair = question.pair(part)
-        same = Pair(pair.questions, pair.first, pair.first, part)
+        same = AnswerPair(pair.questions, pair.first, pair.first, part)
         yield Key(question.prompt_id, part, "A A"), same
         if sees_order:
             yield (
                 Key(question.prompt_id, part, "A A again"),
-                Pair(pair.questions, pair.first, pair.first, part, repeat=1),
+                AnswerPair(pair.questions, pair.first, pair.first, part, repeat=1),
             )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unnorm.evaluation.judges.interface import WHOLE, Judge
+from unnorm.evaluation.judges.load import code_of, judge_maker, load_judge
 from unnorm.evaluation.preference import OUTCOMES, REPORT
 from unnorm.evaluation.preference.compare import compare
 from unnorm.foundation import atomic
@@ -12,7 +13,7 @@ from unnorm.foundation.hashing import hash_json
 from unnorm.study.after.completions import completions_key
 from unnorm.study.after.pairs import Pair
 from unnorm.study.after.stage import Stage
-from unnorm.study.spec import Completions, JudgeStage
+from unnorm.study.spec import Completions, JudgeStage, StudyFile
 from unnorm.study.view import COMPLETIONS
 from unnorm.tuning.run_log import RunLog
 
@@ -20,7 +21,8 @@ from unnorm.tuning.run_log import RunLog
 def judge_stage(pair: Pair, answers: Completions, wanted: JudgeStage) -> str:
     """The name of the stage, and of its folder in the pair's: it is about this judge of these answers."""
     keys = [completions_key(cell, answers) for cell in (pair.arm, pair.against)]
-    return f"judge-{hash_json([*keys, wanted.model_dump()])}"
+    code = code_of(wanted.kind)
+    return f"judge-{hash_json([*keys, wanted.model_dump(), *([code] if code else [])])}"
 
 
 def judge(pair: Pair, wanted: JudgeStage, out: Path, *, quiet: bool = False) -> str:
@@ -36,8 +38,6 @@ def judge(pair: Pair, wanted: JudgeStage, out: Path, *, quiet: bool = False) -> 
 @lru_cache(maxsize=1)
 def _loaded(*how: Any) -> Judge:
     """The judge is loaded when the first pair needs it, and kept."""
-    from unnorm.evaluation.judges.load import load_judge
-
     return load_judge(*how)
 
 
@@ -49,6 +49,13 @@ def _read(folder: Path, at: str, logs: bool) -> dict[str, Any]:
     }
 
 
+def _check(spec: StudyFile) -> None:
+    wanted = spec.after.judge
+    assert wanted is not None
+    with spec.blamed("after", "judge"):
+        judge_maker(wanted.kind, wanted.model, wanted.base_url)
+
+
 STAGE = Stage(
     "judge",
     of_pairs=True,
@@ -58,4 +65,5 @@ STAGE = Stage(
     ),
     needs=("completions",),
     read=_read,
+    check=_check,
 )

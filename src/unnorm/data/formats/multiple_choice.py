@@ -6,6 +6,7 @@ from itertools import takewhile
 from typing import Any
 
 from unnorm.data.conversation import Conversation, Message
+from unnorm.data.formats.form import Format, has_texts
 from unnorm.data.values import as_list, as_text, is_blank
 
 LETTERS = "ABCDEFGHIJ"
@@ -111,3 +112,23 @@ def _digit(answer: Any) -> int | None:
     """The index that a digit alone means, be it a number or text."""
     text = (as_text(answer) or "").strip()
     return int(text) if len(text) == 1 and text.isascii() and text.isdigit() else None
+
+
+def _fits(row: Mapping[str, Any]) -> bool:
+    choices = row.get("choices")
+    return (
+        is_multiple_choice(row)
+        and has_texts("question", "answer")(row)
+        and (is_blank(choices) or as_list(choices) is not None)
+    )
+
+
+MULTIPLE_CHOICE = Format(
+    name="multiple-choice",
+    label="multiple-choice",
+    fields="`question`, `choices`, `answer` (counted from 0)",
+    has=is_multiple_choice,
+    fits=_fits,
+    convert=from_multiple_choice,
+    columns=lambda row: {"question", "choices", "answer"},
+)

@@ -1,10 +1,14 @@
-"""Rows of a CSV file, all of whose values are text."""
+"""Rows of files of text: CSV, and plain text as paragraphs or lines."""
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 
 from unnorm.foundation.errors import DataError
+
+TEXT = ".txt"
+_EMPTY_LINES = re.compile(r"\n[^\S\n]*\n")
 
 
 def csv_rows(name: str, content: bytes) -> Iterator[dict[str, str]]:
@@ -29,3 +33,17 @@ def csv_rows(name: str, content: bytes) -> Iterator[dict[str, str]]:
             yield row
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{name}: not a CSV file in UTF-8 ({error}). Save it again as one.") from error
+
+
+def text_rows(name: str, content: bytes) -> Iterator[dict[str, str]]:
+    """A row with `text` for each paragraph of `content`, UTF-8, or each line where no empty line parts any.
+
+    It is called `name` in messages. Raises `DataError`.
+    """
+    try:
+        whole = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: not UTF-8 ({error.reason} at byte {error.start}). Save the file as UTF-8.") from error
+    whole = "\n".join(whole.splitlines()).strip()
+    texts = _EMPTY_LINES.split(whole) if _EMPTY_LINES.search(whole) else whole.split("\n")
+    yield from ({"text": text.strip()} for text in texts if text.strip())

@@ -5,37 +5,18 @@ answered them, MMLU's auxiliary training questions, and Tulu 3's persona algebra
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from unnorm.data.conversation import Conversation
-from unnorm.data.folders import READ
-from unnorm.data.formats import FormatName
-from unnorm.data.hub import HubSet
-from unnorm.data.packed_files import PACKED
-from unnorm.foundation.errors import DataError
+from unnorm.data.known.hub_set import HubSet, Mix, Part, Take
 
-WILDCHAT, MMLU, ALGEBRA = "wildchat", "mmlu", "algebra"
-PARTS = {
-    WILDCHAT: HubSet("nyu-dice-lab/allenai_WildChat-1M-Full-Qwen_Qwen2.5-72B-Instruct"),
-    MMLU: HubSet("penfever/mmlu-it", split="auxiliary_train"),
-    ALGEBRA: HubSet("allenai/tulu-3-sft-personas-algebra"),
-}
-FORMATS: dict[str, FormatName] = {WILDCHAT: "messages", MMLU: "multiple-choice", ALGEBRA: "messages"}
+if TYPE_CHECKING:
+    import numpy as np
 
 _SHARE = 0.25
 _SEED = 42
 NOT_DRAWN = "not drawn for the mix"
-
-
-class Mix(NamedTuple):
-    """How the WildChat conversations are drawn, and whether only first questions and answers are kept."""
-
-    draw: Callable[[Iterable[Conversation], Counter[str]], list[Conversation]]
-    first_pairs: bool
 
 
 def share(conversations: Iterable[Conversation], dropped: Counter[str]) -> list[Conversation]:
@@ -43,7 +24,7 @@ def share(conversations: Iterable[Conversation], dropped: Counter[str]) -> list[
 
     Those that are not drawn are counted in `dropped`.
     """
-    generator = np.random.Generator(np.random.PCG64(_SEED))
+    generator = _generator()
     kept = []
     for conversation in conversations:
         if generator.random() < _SHARE:
@@ -59,7 +40,7 @@ def sample(conversations: Iterable[Conversation], dropped: Counter[str], count: 
     One pass, and never more than `count` in memory (reservoir sampling, algorithm R: Vitter 1985). Those that are not
     drawn are counted in `dropped`.
     """
-    generator = np.random.Generator(np.random.PCG64(_SEED))
+    generator = _generator()
     kept: list[tuple[int, Conversation]] = []
     for number, conversation in enumerate(conversations):
         if number < count:
@@ -70,15 +51,6 @@ def sample(conversations: Iterable[Conversation], dropped: Counter[str], count: 
         if place < count:
             kept[place] = (number, conversation)
     return [conversation for _, conversation in sorted(kept, key=lambda pair: pair[0])]
-
-
-def shuffled(conversations: Sequence[Conversation]) -> list[Conversation]:
-    """The parts mixed, the same in every run, so that the first rows are a mix too."""
-    generator = np.random.Generator(np.random.PCG64(_SEED))
-    return [conversations[i] for i in generator.permutation(len(conversations))]
-
-
-MIXES = {"rewild": Mix(share, first_pairs=False), "rewild-reduced": Mix(sample, first_pairs=True)}
 
 
 def first_pair(conversation: Conversation) -> Conversation | str:
@@ -95,12 +67,47 @@ def first_pair(conversation: Conversation) -> Conversation | str:
     return "no question that is answered at once"
 
 
-def part_file(folder: Path, part: str) -> str:
-    """The file or folder of a part in a local copy: the one whose name begins with the part's. Raises `DataError`."""
-    found = sorted(folder.glob(f"{part}*")) if folder.is_dir() else []
-    if len(found) != 1:
-        raise DataError(
-            f"{folder} must hold the parts of RE-WILD, one file or folder each, named {', '.join(PARTS)} "
-            f"(and {', '.join(READ)}, perhaps {', '.join(PACKED)}); of {part!r} there are {len(found)}."
-        )
-    return str(found[0])
+def _first_pairs(conversations: Iterable[Conversation], dropped: Counter[str]) -> Iterator[Conversation]:
+    for conversation in conversations:
+        pair = first_pair(conversation)
+        if isinstance(pair, str):
+            dropped[pair] += 1
+        else:
+            yield pair
+
+
+def _all(conversations: Iterable[Conversation], dropped: Counter[str]) -> list[Conversation]:
+    return list(conversations)
+
+
+def _of_pairs(take: Take) -> Take:
+    return lambda conversations, dropped: take(_first_pairs(conversations, dropped), dropped)
+
+
+def _generator() -> "np.random.Generator":
+    import numpy as np  # not above: the names of data sets are listed by --help
+
+    return np.random.Generator(np.random.PCG64(_SEED))
+
+
+PARTS = {
+    "wildchat": HubSet("nyu-dice-lab/allenai_WildChat-1M-Full-Qwen_Qwen2.5-72B-Instruct"),
+    "mmlu": HubSet("penfever/mmlu-it", split="auxiliary_train"),
+    "algebra": HubSet("allenai/tulu-3-sft-personas-algebra"),
+}
+REWILD = Mix(
+    {
+        "wildchat": Part(PARTS["wildchat"], "messages", share),
+        "mmlu": Part(PARTS["mmlu"], "multiple-choice", _all),
+        "algebra": Part(PARTS["algebra"], "messages", _all),
+    },
+    _SEED,
+)
+REDUCED = Mix(
+    {
+        "wildchat": Part(PARTS["wildchat"], "messages", _of_pairs(sample)),
+        "mmlu": Part(PARTS["mmlu"], "multiple-choice", _of_pairs(_all)),
+        "algebra": Part(PARTS["algebra"], "messages", _of_pairs(_all)),
+    },
+    _SEED,
+)

@@ -4,9 +4,9 @@ import gzip
 
 import pytest
 
-from unnorm.data.plain_text import text_rows
 from unnorm.data.settings import DataSettings
 from unnorm.data.sources import read
+from unnorm.data.text_rows import text_rows
 from unnorm.foundation.errors import DataError
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from data.chats import said
-from unnorm.data.multiple_choice import AMBIGUOUS, from_multiple_choice
+from unnorm.data.formats.multiple_choice import AMBIGUOUS, from_multiple_choice
 
 KNOWN = [
     ("What is 2 + 2?", ["3", "4", "5", "6"], 1, "B. 4"),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data.chats import chat, said
-from unnorm.data import rewild
+from unnorm.data.known import rewild
 from unnorm.data.settings import DataSettings
 from unnorm.data.sources import read
 from unnorm.foundation.errors import DataError

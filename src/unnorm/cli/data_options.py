@@ -54,6 +54,14 @@ def settings_from(policy: list[str] | None, **values: Any) -> Any:
     from unnorm.data.settings import DataSettings
     from unnorm.foundation.validation import Misplaced, sentence, validated
 
+    try:
+        return validated(DataSettings, values_from(policy, **values))
+    except Misplaced as error:
+        raise SettingsError(f"{option_of(error.location)}: {sentence(error)}") from error
+
+
+def values_from(policy: list[str] | None, **values: Any) -> dict[str, Any]:
+    """Options as a study file has them: what has several values is taken apart, what is not given is left out."""
     policies: dict[str, Any] = {}
     for pair in policy or []:
         key, equals, value = pair.partition("=")
@@ -62,11 +70,9 @@ def settings_from(policy: list[str] | None, **values: Any) -> Any:
         policies[key] = value.split(",") if key == "languages" else value
     if not values.get("map"):
         values.pop("map", None)
-    values["loss_on"] = loss_on_from(values["loss_on"])
-    try:
-        return validated(DataSettings, {"policies": policies, **values})
-    except Misplaced as error:
-        raise SettingsError(f"{option_of(error.location)}: {sentence(error)}") from error
+    if "loss_on" in values:
+        values["loss_on"] = loss_on_from(values["loss_on"])
+    return {"policies": policies, **values} if policies else values
 
 
 def loss_on_from(text: str) -> str | tuple[str, ...]:

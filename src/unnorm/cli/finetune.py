@@ -1,20 +1,28 @@
 """`unnorm finetune`: one cell, no YAML."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from unnorm.cli import data_options as o
-from unnorm.cli.options import chosen_sharding, option_of
-from unnorm.cli.output import JsonOption, emit_json, emit_table, say
+from unnorm.cli.options import ReportTo, chosen_sharding
+from unnorm.cli.output import JsonOption, emit_json, emit_table, say, say_next
 
 EXAMPLE = (
     "Example: [bold]unnorm finetune EleutherAI/pythia-14m --data alpaca --to dyt --strategy frozen --out run/[/bold]"
 )
+_TRAINING = (
+    "tokens", "epochs", "max_length", "batch_tokens", "learning_rate", "schedule", "warmup", "precision", "train_sites",
+    "devices", "sharding",
+)  # fmt: skip
+_LORA = {"lora_rank": "r", "lora_dropout": "dropout", "lora_targets": "targets"}
+_EVALUATION = {"evaluation_tokens": "tokens", "evaluate_every": "every_tokens"}
+_DATASET = ("template", "loss_on", "too_long", "repair", "map", "held_out", "policy")
 
 
 def finetune(
+    ctx: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The base: a hub id or a folder.")],
     data: Annotated[str, typer.Option(metavar="DATA", help=o.DATA_HELP)],
     out: Annotated[Path, typer.Option(help="Folder of the run. An interrupted run in it is resumed.")],
@@ -22,10 +30,12 @@ def finetune(
     strategy: Annotated[str, typer.Option(help="What trains: frozen, selective or full.")] = "frozen",
     alpha: Annotated[str, typer.Option(help="scalar: one α a site; channel: one a channel.")] = "scalar",
     tokens: Annotated[int, typer.Option(min=1, help="Training tokens.")] = 1_000_000,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of --tokens: all training data so often.")] = None,
     max_length: Annotated[int, typer.Option(min=2, help="Tokens a row.")] = 256,
     batch_tokens: Annotated[int, typer.Option(min=2, help="Tokens a step.")] = 4096,
     learning_rate: Annotated[float | None, typer.Option(help="Default: 3e-3 with LoRA, 4e-4 for full.")] = None,
     schedule: Annotated[str, typer.Option(help="cosine, linear or constant.")] = "cosine",
+    warmup: Annotated[float, typer.Option(min=0, help="Share of the steps in which the rate rises.")] = 0.1,
     precision: Annotated[
         str,
         typer.Option(help="fp32, bf16 or fp16 (autocast); auto: bf16 where the device multiplies it, else fp32."),
@@ -38,67 +48,54 @@ def finetune(
     map: o.Map = None,
     held_out: o.HeldOut = 0.05,
     lora_rank: Annotated[int, typer.Option(min=1, help="LoRA's r.")] = 8,
+    lora_dropout: Annotated[float, typer.Option(min=0, help="Of LoRA's inputs.")] = 0.05,
     lora_targets: Annotated[list[str] | None, typer.Option(help="Module names; default: every linear layer.")] = None,
     train_sites: Annotated[list[str] | None, typer.Option(help="selective: only these sites train.")] = None,
     evaluation_tokens: Annotated[int, typer.Option(min=1, help="Held-out tokens.")] = 100_000,
     evaluate_every: Annotated[int, typer.Option(min=1, help="Tokens between evaluations.")] = 200_000,
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Tokens between checkpoints.")] = 200_000,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(min=1, help="Tokens between checkpoints. Default: at each evaluation.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="YAML with training, evaluation and dataset as a study has them. Options win over it."
+        ),
+    ] = None,
+    report_to: ReportTo = None,
     devices: Annotated[int, typer.Option(min=1, help="GPUs to spread it over (processes, without any).")] = 1,
     sharding: o.ShardingOption = "ddp",
     seed: Annotated[int, typer.Option(min=0, help="Data order, LoRA's start, dropout.")] = 0,
     json: JsonOption = False,
 ) -> None:
     """Swap a model's norms and fine-tune it, or fine-tune it as it is (--to original)."""
+    from unnorm.cli.one_cell import one_cell
     from unnorm.foundation.errors import SettingsError
     from unnorm.foundation.places import check_folder
     from unnorm.foundation.processes import is_main
-    from unnorm.foundation.validation import Misplaced, sentence, validated
-    from unnorm.study.arms import Arm, arm_from
-    from unnorm.study.cell import CellSettings
+    from unnorm.study.arms import Arm
     from unnorm.study.run_cell import run_cell
-    from unnorm.tuning.settings import DEFAULT_LEARNING_RATE
+    from unnorm.study.trackers import check_trackers
 
-    rate = learning_rate if learning_rate is not None else DEFAULT_LEARNING_RATE.get(strategy, 3e-3)  # type: ignore[call-overload]
-    arm = arm_from(to)
+    given = {name: value for name, value in ctx.params.items() if _is_given(ctx, name)}
+    if {"tokens", "epochs"} <= given.keys():
+        raise SettingsError("--tokens and --epochs both say how long to train: give one of them.")
+    trackers = check_trackers(report_to or [])
+    given |= {"sharding": chosen} if (chosen := chosen_sharding(sharding)) != sharding else {}
+    settings = one_cell(
+        {"model": model, "data": data, "arm": to, "strategy": strategy, "seed": seed}, _sections(given), config
+    )
     if alpha != "scalar":
+        arm = settings.arm
         if arm.norm is None:
             raise SettingsError(f"arm {to!r} keeps the pretrained norms, which have no alpha.")
         arm = Arm(**{**arm.model_dump(), "id": f"{to}-{alpha}", "norm": {**arm.norm, "alpha": alpha}})
-    data_settings = o.settings_from(
-        policy, source=data, max_length=max_length, template=template, loss_on=loss_on, too_long=too_long,
-        held_out=held_out, repair=repair, map=map,
-    )  # fmt: skip
-    try:
-        settings = validated(
-            CellSettings,
-            {
-                "model": model,
-                "arm": arm.model_dump(),
-                "strategy": strategy,
-                "data": data_settings,
-                "training": {
-                    "tokens": tokens,
-                    "batch_tokens": batch_tokens,
-                    "learning_rate": rate,
-                    "schedule": schedule,
-                    "precision": precision,
-                    "lora": {"r": lora_rank, "targets": lora_targets or "auto"},
-                    "train_sites": train_sites,
-                    "devices": devices,
-                    "sharding": chosen_sharding(sharding),
-                },
-                "evaluation_tokens": evaluation_tokens,
-                "evaluate_every_tokens": evaluate_every,
-                "checkpoint_every_tokens": checkpoint_every,
-                "seed": seed,
-            },
-        )
-    except Misplaced as error:
-        raise SettingsError(f"{option_of(error.location)}: {sentence(error)}") from error
-    settings.rows_per_step()
+        settings = settings.model_copy(update={"arm": arm})
+    if checkpoint_every is not None:
+        settings = settings.model_copy(update={"checkpoint_every_tokens": checkpoint_every})
     if is_main():
         check_folder(out)
-    result = run_cell(settings, out, say=say)
+    result = run_cell(settings, out, say=say, report_to=trackers)
     if not is_main():
         return
     if json:
@@ -117,4 +114,28 @@ def finetune(
     ]
     columns = ["cell", "start loss", "end loss", "drop", "accuracy", "tokens", "tokens/s"]
     emit_table("held-out loss in nats per token", columns, rows)
-    say(f"the model is in {out / 'model'}")
+    if "tensorboard" in trackers:
+        say(f"The curves are in {out / 'runs'}: tensorboard --logdir {out / 'runs'}")
+    made = out / "model"
+    say_next(
+        f"The model is in {made}.",
+        f"unnorm evaluate {made} --data {data} --against {model}",
+        f"unnorm package {made} --out {out / 'package'}" if settings.arm.norm else f"unnorm check {made}",
+    )
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _sections(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The options that were given, as the sections of a study file."""
+    training = {name: given[name] for name in _TRAINING if name in given}
+    lora = {key: given[name] for name, key in _LORA.items() if name in given}
+    dataset = {name: given[name] for name in _DATASET if name in given}
+    return {
+        "training": {**training, "lora": lora} if lora else training,
+        "evaluation": {key: given[name] for name, key in _EVALUATION.items() if name in given},
+        "dataset": o.values_from(dataset.pop("policy", None), **dataset),
+    }

@@ -3,26 +3,40 @@
 import os
 from collections.abc import Iterable
 from math import isfinite
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.nearest import did_you_mean
 
+ReportTo = Annotated[
+    list[str] | None, typer.Option(help="Send each step to a tracker: tensorboard, wandb, trackio, mlflow.")
+]
+
 _NAMES = {
+    "models": "MODEL",
+    "datasets": "DATA",
     "source": "DATA",
+    "arms": "--to",
+    "strategies": "--strategy",
+    "seeds": "--seed",
     "policies": "--policy",
     "r": "--lora-rank",
     "targets": "--lora-targets",
-    "evaluate_every_tokens": "--evaluate-every",
-    "checkpoint_every_tokens": "--checkpoint-every",
+    "dropout": "--lora-dropout",
+    "every_tokens": "--evaluate-every",
 }
 """Of settings whose option is not called after them."""
 
 
 def option_of(location: tuple[int | str, ...]) -> str:
     """What the user calls the setting at `location`."""
-    if location[:1] == ("policies",):
-        return " ".join(["--policy", *map(str, location[1:2])])
+    if "policies" in location:
+        after = location.index("policies") + 1
+        return " ".join(["--policy", *map(str, location[after : after + 1])])
+    if location == ("evaluation", "tokens"):
+        return "--evaluation-tokens"
     key = next((str(part) for part in reversed(location) if isinstance(part, str)), "")
     return _NAMES.get(key, "--" + key.replace("_", "-"))
 
@@ -49,8 +63,6 @@ def chosen_sharding(asked: str) -> Any:
 
 def finite(value: float | None) -> float | None:
     """For options of numbers, as typer's callback: NaN and infinity pass its own limits."""
-    import typer
-
     if value is not None and not isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number.")
     return value

@@ -99,6 +99,13 @@ def say(text: str) -> None:
         write_line(text)
 
 
+def say_next(result: str, *commands: str) -> None:
+    """How a long command ends: where its result lies, and what one would do next."""
+    say(result)
+    if commands:
+        say("\n  ".join(["Next:", *commands]))
+
+
 def complain(text: str) -> None:
     """What a command fails of, on stderr: said once, by that process of a launch which fails first."""
     if launch() is not None:

@@ -22,6 +22,8 @@ _TUNED = "training.learning_rate"
 _THREADS, _LOAD = "environment.threads", "environment.load"
 _LOADS_ALIKE = 0.1  # of all cores' time
 _OF_THE_ARM = ("arm.", "start.")
+_NAMES = ("model.name", "data.name")
+"""What base and data are called beside their hashes, which tell whether they are the same."""
 _NOTHING = "0"
 
 Facts = Mapping[str, Any]
@@ -97,7 +99,7 @@ def differences(one: Facts, other: Facts, *, tuned: bool = False) -> tuple[list[
     found = [
         (key, f"{key}: {one.get(key, 'not known')!r} against {other.get(key, 'not known')!r}")
         for key in sorted(one.keys() | other.keys())
-        if not key.startswith(_OF_THE_ARM) and key != _LOAD and one.get(key) != other.get(key)
+        if not key.startswith(_OF_THE_ARM) and key not in (_LOAD, *_NAMES) and one.get(key) != other.get(key)
     ]
     noted = [line for key, line in found if tuned and key == _TUNED]
     differ = [line for _, line in found if line not in noted]

@@ -29,6 +29,7 @@ class CellSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     model: str
+    base_name: str | None = Field(default=None, description="what results call the model; default: its own name")
     arm: Arm
     strategy: Strategy = "frozen"
     data: DataSettings
@@ -41,27 +42,29 @@ class CellSettings(BaseModel):
 
     @property
     def model_name(self) -> str:
-        """A hub id as it is; of a folder its last part."""
-        return short_name(self.model)
+        """What results call it: the name that was given, else a hub id as it is, or a folder's last part."""
+        return self.base_name or short_name(self.model)
 
     @property
     def dataset_name(self) -> str:
+        """What results call it."""
         return self.data.name or short_name(self.data.source)
 
     def resolved(self, base_hash: str, data_hash: str, encoding: dict[str, Any]) -> dict[str, Any]:
         """The configuration as plain values: its hash is the cell's name.
 
         Base and data are named by their content, not by where they lie; how often the run is saved and how many devices
-        it is spread over change no result.
+        it is spread over change no result. Nor do names that people gave them: here they have their own.
         encoding: what else shapes the data's rows (`Source.encoding`).
         """
-        left_out: dict[str, Any] = dict.fromkeys(("model", "checkpoint_every_tokens", "data", "epochs"), True)
+        not_hashed = ("model", "base_name", "checkpoint_every_tokens", "data", "epochs")
+        left_out: dict[str, Any] = dict.fromkeys(not_hashed, True)
         left_out["training"] = SPREAD
         return {
             "format": 1,
-            "model": {"name": self.model_name, "hash": base_hash},
+            "model": {"name": short_name(self.model), "hash": base_hash},
             "data": {
-                "name": self.dataset_name,
+                "name": short_name(self.data.source),
                 "hash": data_hash,
                 **encoding,
             },
@@ -108,7 +111,8 @@ def cell_of(settings: CellSettings, bench: Workbench) -> tuple[str, dict[str, An
     resolved = settings.resolved(base.hash, source.hash, source.encoding)
     start = start_settings(settings.model, settings.arm, settings.data, settings.training)
     if start is not None:
-        resolved["start"] = {"key": plan_start(start, bench, Path()).key, "data": start.data_names}
+        names = [short_name(data.source) for data, _ in start.data]
+        resolved["start"] = {"key": plan_start(start, bench, Path()).key, "data": names}
     return hash_json(resolved), resolved
 
 

@@ -9,7 +9,7 @@ alive.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,6 @@ from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, DataError, DiskError
 from unnorm.study import engines
 from unnorm.study.attempt import is_unpublished
-from unnorm.study.cell import CellSettings
 from unnorm.study.lease import Entry, TaskFolder, newest
 
 FORMAT = 2
@@ -37,9 +36,10 @@ class Standing(NamedTuple):
     entry: Entry | None = None
 
 
-def cell_folder(ledger: Path, settings: CellSettings, cell: str) -> Path:
-    """Where the cell lies: its hash decides, the prefix is for people."""
-    parts = (settings.model_name, settings.dataset_name, settings.arm.id, settings.strategy, f"s{settings.seed}")
+def cell_folder(ledger: Path, resolved: Mapping[str, Any], cell: str) -> Path:
+    """Where the cell of a resolved configuration lies: its hash decides, the prefix is for people."""
+    names = (resolved["model"]["name"], resolved["data"]["name"], resolved["arm"]["id"])
+    parts = (*names, resolved["strategy"], f"s{resolved['seed']}")
     return ledger / "cells" / folder_name(parts, cell)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.precision import choose as choose_precision
 from unnorm.study.cell import CellSettings, cell_of, settled
 from unnorm.study.ledger import cell_folder, result_of, state_of
@@ -96,10 +97,26 @@ def _planned(spec: StudyFile, settings: CellSettings, ledger: Path, bench: Workb
     with spec.blamed("datasets", spec.dataset_names.index(settings.dataset_name)):
         bench.source(settings.data, settings.model)
     settings = settled(settings, bench)
-    cell, resolved = cell_of(settings, bench)
-    wanted = start_settings(settings.model, settings.arm, settings.data, settings.training)
+    _, resolved = cell_of(settings, bench)
+    resolved = _as_it_was_begun(settings, resolved, ledger)
+    cell = hash_json(resolved)
+    wanted = start_settings(
+        settings.model, settings.arm, settings.data, settings.training, base_name=settings.base_name
+    )
     start = plan_start(wanted, bench, ledger) if wanted is not None else None
-    return Planned(settings, cell, resolved, cell_folder(ledger, settings, cell), start)
+    return Planned(settings, cell, resolved, cell_folder(ledger, resolved, cell), start)
+
+
+def _as_it_was_begun(settings: CellSettings, resolved: dict[str, Any], ledger: Path) -> dict[str, Any]:
+    """The configuration that the ledger has of the cell, if it was begun while a data set's given name was part of its
+    hash; else `resolved`."""
+    name = settings.data.name
+    if name is None or cell_folder(ledger, resolved, hash_json(resolved)).is_dir():
+        return resolved
+    earlier = {**resolved, "data": {**resolved["data"], "name": name}}
+    if settings.arm.recover is not None and settings.arm.recover.data is None:
+        earlier["start"] = {**resolved["start"], "data": [name]}
+    return earlier if cell_folder(ledger, earlier, hash_json(earlier)).is_dir() else resolved
 
 
 def _choices(search: list[Planned]) -> list[Choice]:

@@ -31,6 +31,7 @@ class StartSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     model: str
+    base_name: str | None = None
     arm: Arm
     data: tuple[tuple[DataSettings, float], ...]
     devices: int = 1
@@ -43,7 +44,7 @@ class StartSettings(BaseModel):
 
     @property
     def model_name(self) -> str:
-        return short_name(self.model)
+        return self.base_name or short_name(self.model)
 
     @property
     def data_names(self) -> list[str]:
@@ -78,10 +79,15 @@ def planned_start_from(content: dict[str, Any]) -> PlannedStart:
 
 
 def start_settings(
-    model: str, arm: Arm, data: DataSettings, training: TrainingSettings | None = None
+    model: str,
+    arm: Arm,
+    data: DataSettings,
+    training: TrainingSettings | None = None,
+    *,
+    base_name: str | None = None,
 ) -> StartSettings | None:
     """The start of a cell with this base, arm and data; None where the arm recovers nothing. training: the cell's,
-    over whose devices it is spread.
+    over whose devices it is spread. base_name: what results call the base.
 
     Data that the arm names are read as `unnorm recover` reads them, in the cell's template. What a search of the
     learning rate holds out of a cell's data is held out of the same data here.
@@ -90,7 +96,7 @@ def start_settings(
         return None
     length = arm.recover.max_length or data.max_length
     training = training or TrainingSettings()
-    over: dict[str, Any] = {"devices": training.devices, "sharding": training.sharding}
+    over: dict[str, Any] = {"base_name": base_name, "devices": training.devices, "sharding": training.sharding}
     if arm.recover.data is None:
         own = data.model_copy(update={"max_length": length})
         return StartSettings(model=model, arm=arm, data=((own, 1.0),), **over)

@@ -192,6 +192,13 @@ class Override(_Part):
     set: Changes
 
 
+class NamedModel(_Part):
+    """A base, and what results call it."""
+
+    name: Named = Field(description="what results call it, and `where` too")
+    model: Named = Field(description="a hub id or a folder")
+
+
 class StudyFile(_Part):
     """models × datasets × arms × strategies × seeds."""
 
@@ -201,7 +208,9 @@ class StudyFile(_Part):
         max_length=80,
         description="letters, digits, dots, dashes and underscores, a letter or digit first",
     )
-    models: list[Named] = Field(min_length=1, description="hub ids or folders; ${VARIABLES} are expanded")
+    models: list[Named | NamedModel] = Field(
+        min_length=1, description="hub ids or folders, or {name, model}; ${VARIABLES} are expanded"
+    )
     datasets: list[Dataset] = Field(min_length=1)
     arms: list[str | dict[str, Any]] = Field(min_length=1, description="known ids, or {id, norm, calibrate, ...}")
     strategies: list[Strategy] = Field(default=list(STRATEGIES), min_length=1)
@@ -229,7 +238,16 @@ class StudyFile(_Part):
 
     @property
     def model_names(self) -> list[str]:
-        return [_short(model, "models", number) for number, model in enumerate(self.models)]
+        """What results call each model: the name that the file gives, else a hub id or a folder's last part."""
+        return [
+            each.name if isinstance(each, NamedModel) else _short(each, "models", number)
+            for number, each in enumerate(self.models)
+        ]
+
+    @property
+    def model_sources(self) -> list[str]:
+        """Where each model is: a hub id or a folder."""
+        return [each.model if isinstance(each, NamedModel) else each for each in self.models]
 
     @property
     def dataset_names(self) -> list[str]:
@@ -263,7 +281,7 @@ class StudyFile(_Part):
         resolved = self.resolved_arms()
         self._check_axes([arm.id for arm in resolved])
         arms = {arm.id: arm for arm in resolved}
-        models = dict(zip(self.model_names, self.models, strict=True))
+        models = dict(zip(self.model_names, self.model_sources, strict=True))
         datasets = dict(zip(self.dataset_names, self.datasets, strict=True))
         every = [
             Place(model, dataset, arm, strategy, seed)
@@ -301,6 +319,7 @@ class StudyFile(_Part):
         strategy: Strategy = place.strategy  # type: ignore[assignment]
         cell = CellSettings(
             model=model,
+            base_name=place.model if place.model != _short(model, "models") else None,
             arm=arm,
             strategy=strategy,
             data=DataSettings(max_length=training.max_length, **dataset.model_dump()),
@@ -345,8 +364,10 @@ class StudyFile(_Part):
         for key, names in named.items():
             given = len(getattr(self, key))
             if len(set(names)) < given:
-                hint = " Give one of them a `name`." if key == "datasets" else ""
+                hint = " Give one of them a `name`." if key in ("models", "datasets") else ""
                 raise Misplaced(f"each may stand once, not {', '.join(names)}.{hint}", key)
+        if len(set(self.model_sources)) < len(self.models):
+            raise Misplaced(f"each model may stand once, not {', '.join(self.model_sources)}", "models")
         cells = prod(len(names) for names in named.values())
         if cells > _MOST_CELLS:
             longest = max(named, key=lambda key: len(named[key]))

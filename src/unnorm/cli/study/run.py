@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from unnorm.cli.options import ReportTo
 from unnorm.cli.output import JsonOption, emit_json, say
 from unnorm.cli.study.options import LEDGER, Ledger, StudyFile
 from unnorm.cli.study.table import emit_results
@@ -27,9 +28,6 @@ Parallelism = Annotated[int, typer.Option(min=1, help="Jobs of an array that run
 Sbatch = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="Any other option of sbatch; may be repeated.", rich_help_panel=_SLURM),
-]
-ReportTo = Annotated[
-    list[str] | None, typer.Option(help="A tracker that transformers knows: tensorboard, wandb, mlflow, trackio.")
 ]
 
 

@@ -25,6 +25,7 @@ def pairs_of(cells: list[Planned], reference: str) -> list[Pair]:
     for place, arm in at.items():
         against = at.get(place._replace(arm=reference))
         if place.arm != reference and against is not None:
-            name = folder_name(place, hash_json([arm.cell, against.cell]))
+            own = place._replace(model=arm.resolved["model"]["name"], dataset=arm.resolved["data"]["name"])
+            name = folder_name(own, hash_json([arm.cell, against.cell]))
             found.append(Pair(arm, against, place, arm.folder.parent.parent / "pairs" / name))
     return found

@@ -9,7 +9,7 @@ AXE := build/axe/axe.min.js
 AXE_VERSION := 4.14.1
 AXE_SHA256 := 29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c
 
-.PHONY: demo test test-browser browser lint setup clean
+.PHONY: demo test test-browser browser site lint setup clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -31,6 +31,11 @@ browser: $(AXE)
 $(AXE):
 	@mkdir -p $(@D)
 	@{ npm pack --silent axe-core@$(AXE_VERSION) --pack-destination $(@D) > /dev/null && tar xzf $(@D)/axe-core-$(AXE_VERSION).tgz -C $(@D) --strip-components 1 package/axe.min.js && echo "$(AXE_SHA256)  $@" | sha256sum --check --quiet && touch $@; } || { rm -f $@; echo "no axe-core to be had"; }
+
+# The documentation, as a site that needs no network. A warning is an error.
+site: $(READY)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "the site: build/site/index.html"
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -48,8 +48,7 @@ def main() -> None:
         from unnorm.demo.story import tell
 
         time_in(unnorm.demo.base, "pretrain", "pretraining the base")
-        for name in ("evaluate_rows", "score_conversations"):
-            time_in(unnorm.study.fine_tune, name, "held-out losses")
+        time_in(unnorm.study.fine_tune, "score_rows", "held-out losses")
         time_in(unnorm.study.after.completions, "generate", "completions")
         time_in(unnorm.study.workbench, "swap_", "fitting the norms")
         study, _ = tell(Path(folder) / "demo", print)

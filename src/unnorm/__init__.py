@@ -12,11 +12,10 @@ if TYPE_CHECKING:
     from unnorm.artefacts.package import package
     from unnorm.artefacts.saving import save
     from unnorm.data.settings import DataSettings
-    from unnorm.evaluation.held_out import evaluate
+    from unnorm.evaluation.held_out import evaluate, score_data
     from unnorm.evaluation.judges.interface import Verdict
     from unnorm.evaluation.latency import Workload, compare_latency
     from unnorm.evaluation.losses import losses
-    from unnorm.evaluation.scored_data import score_data
     from unnorm.foundation.errors import UnnormError
     from unnorm.norms.affine import AffineSpec
     from unnorm.norms.curve import CurveSpec
@@ -89,7 +88,7 @@ _HOME = {
     "recover_blockwise_": "unnorm.tuning.blockwise",
     "register": "unnorm.norms.spec",
     "save": "unnorm.artefacts.saving",
-    "score_data": "unnorm.evaluation.scored_data",
+    "score_data": "unnorm.evaluation.held_out",
     "site_anatomy": "unnorm.surgery.anatomy",
     "swap_": "unnorm.surgery.swap",
     "unswap_": "unnorm.surgery.swap",

@@ -7,8 +7,8 @@ import pytest
 from conftest import alpaca_rows, tiny_model
 from unnorm.data.settings import DataSettings
 from unnorm.data.sources import read
+from unnorm.evaluation.held_out import score_data
 from unnorm.evaluation.losses import by_group, compare, losses
-from unnorm.evaluation.scored_data import score_data
 from unnorm.foundation.errors import DataError, SettingsError
 
 

@@ -12,10 +12,10 @@ from unnorm import DyT
 from unnorm.cli.main import run
 from unnorm.data.templates import template_of
 from unnorm.evaluation.generate import generate
-from unnorm.evaluation.held_out import evaluate_batches
 from unnorm.evaluation.judges.likelihood import load_likelihood
 from unnorm.evaluation.latency import Workload
 from unnorm.evaluation.questions import read_questions
+from unnorm.evaluation.scores import score_batches
 from unnorm.foundation.errors import ModelError, NonFiniteError
 from unnorm.surgery.finite import check_finite, check_logits
 
@@ -128,7 +128,7 @@ def test_what_becomes_nan_in_training_is_not_saved(tmp_path):
 
 def test_a_loss_that_is_not_finite_is_no_result():
     with pytest.raises(NonFiniteError, match="not finite on the held-out tokens"):
-        evaluate_batches(broken(), [{"input_ids": tokens(), "labels": tokens()}])
+        score_batches(broken(), [{"input_ids": tokens(), "labels": tokens()}])
 
 
 def test_tokens_that_a_model_rules_out_are_no_fault():

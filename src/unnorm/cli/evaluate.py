@@ -50,7 +50,7 @@ def evaluate(
     from typing import get_args
 
     from unnorm.artefacts.loading import open_model
-    from unnorm.evaluation.scored_data import By
+    from unnorm.evaluation.held_out import By
     from unnorm.foundation import ranks
     from unnorm.foundation.errors import SettingsError
     from unnorm.foundation.processes import is_main
@@ -95,8 +95,8 @@ def evaluate(
 def _losses(
     opened: list[tuple[Any, Any]], data: str, shared: dict[str, Any], by: str, tokens: int, seed: int
 ) -> dict[str, Any]:
-    from unnorm.evaluation.losses import by_group, by_position, compare, losses
-    from unnorm.evaluation.scored_data import score_data
+    from unnorm.evaluation.held_out import score_data
+    from unnorm.evaluation.losses import compare
     from unnorm.surgery.base import context_length
 
     length = shared["max_length"]
@@ -107,19 +107,11 @@ def _losses(
         score_data(loaded, settings, tokenizer, tokens=tokens, by=by)  # type: ignore[arg-type]
         for loaded, tokenizer in opened
     ]
-    scores, dropped, share = scored[0]
-    if share.warning_of_held_out:
-        say(f"{data}: {share.warning_of_held_out}")
-    found: dict[str, Any] = {
-        "trained": losses(scores, "trained", seed=seed).to_dict(),
-        "all": losses(scores, "all", seed=seed).to_dict(),
-        by: {name: part.to_dict() for name, part in by_group(scores, seed=seed).items()},
-        "positions": by_position(scores),
-        "dropped": dict(dropped),
-        "share": share._asdict(),
-    }
+    if scored[0].warning:
+        say(f"{data}: {scored[0].warning}")
+    found = scored[0].to_dict(by, seed=seed)  # type: ignore[arg-type]
     if len(scored) > 1:
-        found["difference"] = compare(scores, scored[1].scores, seed=seed).to_dict()
+        found["difference"] = compare(scored[0].scores, scored[1].scores, seed=seed).to_dict()
     return found
 
 

@@ -1,13 +1,11 @@
 """What a model scored on each held-out conversation, as a file: what two models are compared over, pair by pair."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from unnorm.data.prepare import Rows
-from unnorm.evaluation.held_out import HeldOut
-from unnorm.evaluation.scores import Item, score
+from unnorm.evaluation.scores import Scores
 from unnorm.foundation import atomic
 from unnorm.foundation.parquet import parquet_bytes, read_columns
 
@@ -21,18 +19,11 @@ class ConversationSums(NamedTuple):
     correct: np.ndarray
     ids: np.ndarray
 
-    def held_out(self, seconds: float) -> HeldOut:
-        """The loss over all of them, which took so long to find."""
-        tokens = int(self.tokens.sum())
-        return HeldOut(float(self.nats.sum()) / tokens, int(self.correct.sum()) / tokens, tokens, seconds)
 
-
-def score_conversations(model: Any, tokenizer: Any, rows: Rows) -> ConversationSums:
-    """Score every conversation in prepared `rows`, in their order. The model is left in its mode."""
-    items = (Item(encoded, key=0) for row in rows.rows for encoded in row)
-    found = score(model, tokenizer, items, max_length=rows.max_length, packed=rows.packed, pad_id=rows.pad_id)
-    nats, tokens, correct, *_ = found.trained.T
-    return ConversationSums(nats, tokens.astype(np.int64), correct.astype(np.int64), found.ids)
+def trained_sums(scores: Scores) -> ConversationSums:
+    """What `scores` say of each conversation's trained tokens."""
+    nats, tokens, correct, *_ = scores.trained.T
+    return ConversationSums(nats, tokens.astype(np.int64), correct.astype(np.int64), scores.ids)
 
 
 def write_sums(path: Path, sums: ConversationSums) -> None:

@@ -1,83 +1,70 @@
-"""Held-out loss: the sum of nats over the number of tokens, whatever the batches were."""
+"""What a model loses on data that no run trains on, conversation by conversation, as the data streams."""
 
-import math
-import time
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 import torch
 
-from unnorm.data.prepare import Rows, Source
+from unnorm.data.encode import Encoder, Encoding, encode_each
+from unnorm.data.prepare import Source
 from unnorm.data.settings import DataSettings
-from unnorm.foundation import ranks
-from unnorm.foundation.errors import DataError, NonFiniteError
+from unnorm.data.shares import Share
+from unnorm.evaluation.losses import by_group, by_position, losses
+from unnorm.evaluation.scores import Item, Scores, score, score_batches
+from unnorm.foundation.errors import DataError
+from unnorm.foundation.hashing import hash_text
 from unnorm.foundation.progress import track
-from unnorm.metrics.token_sums import token_sums
-from unnorm.surgery.base import check_length, context_length, under_adapters
-from unnorm.surgery.finite import check_finite, name_of
-from unnorm.surgery.vocabulary import check_ids
+from unnorm.surgery.base import check_length, context_length
+from unnorm.surgery.finite import check_finite
 from unnorm.tuning.packing_probe import packing_is_clean
 
-_TOKENS_A_BATCH = 4096
+By = Literal["source", "language", "category"]
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """loss: nats per token; token_accuracy: share of tokens that were the most likely one; tokens: how many counted."""
+class ScoredData(NamedTuple):
+    """Scores of conversations; those of the data that were dropped, by reason; what share of it was scored, None where
+    there were batches and no data set."""
 
-    loss: float
-    token_accuracy: float
-    tokens: int
-    seconds: float
+    scores: Scores
+    dropped: Counter[str]
+    share: Share | None
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    @property
+    def loss(self) -> float:
+        """Nats per trained token."""
+        return self.scores.loss
 
+    @property
+    def token_accuracy(self) -> float:
+        """Share of trained tokens that were the most likely one."""
+        return self.scores.token_accuracy
 
-@torch.no_grad()
-def evaluate_batches(model: Any, batches: Iterable[Mapping[str, torch.Tensor]]) -> HeldOut:
-    """Loss over batches of `input_ids`, `labels` [B, T] and other model inputs. The model is left in its mode.
+    @property
+    def tokens(self) -> int:
+        """How many tokens were trained ones."""
+        return self.scores.tokens
 
-    Under torch.distributed every process must call it with the same batches: each takes its share of them, and all get
-    the whole. Raises `NonFiniteError` where the logits are not finite.
-    """
-    started = time.perf_counter()
-    inner = under_adapters(model)
-    device = next(model.parameters()).device
-    nats = torch.zeros((), dtype=torch.float64)
-    correct = tokens = 0
-    was_training = model.training
-    model.eval()
-    try:
-        for batch, counts in ranks.shared(batches):
-            # weights shape what is trained; what is measured is nats per token
-            check_ids(inner, batch["input_ids"])
-            here = {name: tensor.to(device) for name, tensor in batch.items() if name != "weights"}
-            sums = token_sums(model, inner.get_output_embeddings(), here)
-            if counts:
-                nats += sums.nats.double().cpu()
-                correct, tokens = correct + int(sums.correct), tokens + int(sums.tokens)
-    finally:
-        model.train(was_training)
-    parts = ranks.of_all((float(nats), correct, tokens))
-    total, correct, tokens = (sum(column) for column in zip(*parts, strict=True))
-    if tokens == 0:
-        raise DataError("there is no labelled token to evaluate on: every label is -100.")
-    if not math.isfinite(total):
-        raise NonFiniteError(
-            f"the logits are not finite on the held-out tokens: the loss of {name_of(inner)} is {total}. What "
-            "was trained has diverged (lower the learning rate), or its weights do not fit this precision (use fp32)."
-        )
-    return HeldOut(total / tokens, correct / tokens, tokens, time.perf_counter() - started)
+    @property
+    def warning(self) -> str | None:
+        """What to say where there were fewer tokens than were asked for."""
+        return self.share.warning_of_held_out if self.share is not None else None
 
-
-def evaluate_rows(model: Any, rows: Rows, *, quiet: bool = False) -> HeldOut:
-    """Loss over prepared rows."""
-    rows_a_batch = max(1, _TOKENS_A_BATCH // rows.max_length)
-    total = -(-len(rows.rows) // rows_a_batch)
-    return evaluate_batches(model, track(rows.batches(rows_a_batch), "evaluating", total, quiet=quiet))
+    def to_dict(self, by: By = "source", *, seed: int = 0) -> dict[str, Any]:
+        """What `unnorm evaluate --json` says of a data set, with 95 % intervals. by: what the groups are made of, as it
+        was scored; seed: of the intervals' resamples. Of batches, the trained tokens alone."""
+        found: dict[str, Any] = {"trained": losses(self.scores, "trained", seed=seed).to_dict()}
+        if self.share is None:
+            return found
+        return {
+            **found,
+            "all": losses(self.scores, "all", seed=seed).to_dict(),
+            by: {name: part.to_dict() for name, part in by_group(self.scores, seed=seed).items()},
+            "positions": by_position(self.scores),
+            "dropped": dict(self.dropped),
+            "share": self.share._asdict(),
+        }
 
 
 def evaluate(
@@ -85,25 +72,80 @@ def evaluate(
     data: str | DataSettings | Iterable[Mapping[str, torch.Tensor]],
     tokenizer: Any = None,
     *,
-    tokens: int = 100_000,
+    tokens: int | None = 100_000,
+    by: By = "source",
     quiet: bool = False,
-) -> HeldOut:
+) -> ScoredData:
     """Held-out loss, in nats per token, of `model` on `data`.
 
-    data: a known name, file or hub id (its held-out part, about `tokens` tokens of it, needs `tokenizer`; a
-    `UserWarning` says if it has fewer), the same as `DataSettings`, or batches of `input_ids` and `labels` [B, T] (a
-    label of -100 does not count; labels are not shifted by the caller). Raises `DataError` for data that cannot be
-    used, `ModelError` for a model whose logits are not finite.
+    data: a known name, file or hub id (its held-out part, as `score_data` takes it; a `UserWarning` says if it has
+    fewer tokens), the same as `DataSettings`, or batches of `input_ids` and `labels` [B, T] (a label of -100 does not
+    count; labels are not shifted by the caller), of which each row is taken for a conversation. Raises `DataError` for
+    data that cannot be used, `ModelError` for a model whose logits are not finite.
     """
-    check_finite(model)
     if isinstance(data, str):
         data = DataSettings(source=data, max_length=min(256, context_length(model) or 256))
     if not isinstance(data, DataSettings):
-        return evaluate_batches(model, data)
+        check_finite(model)
+        return ScoredData(score_batches(model, data), Counter(), None)
     if tokenizer is None:
         raise DataError(f"evaluating on {data.source!r} needs the model's tokenizer: evaluate(model, data, tokenizer).")
-    check_length(model, data.max_length)
-    rows = Source(data, tokenizer, quiet=quiet).validation(tokens, packed=packing_is_clean(model))
-    if warning := rows.share.warning_of_held_out:
-        warnings.warn(warning.removeprefix("warning: "), stacklevel=2)
-    return evaluate_rows(model, rows, quiet=quiet)
+    found = score_data(model, data, tokenizer, tokens=tokens, by=by, quiet=quiet)
+    if found.warning:
+        warnings.warn(found.warning.removeprefix("warning: "), stacklevel=2)
+    return found
+
+
+def score_data(
+    model: Any,
+    settings: DataSettings,
+    tokenizer: Any,
+    *,
+    tokens: int | None = 100_000,
+    by: By = "source",
+    quiet: bool = False,
+) -> ScoredData:
+    """Scores of the held-out conversations of a data set: about `tokens` tokens of them; None: all.
+
+    by: what groups are made of. A conversation's key is made of its source and row, so that two models, whatever their
+    tokenizers, are compared on the same ones. Raises as `evaluate`.
+    """
+    check_finite(model)
+    check_length(model, settings.max_length)
+    source = Source(settings, tokenizer, quiet=quiet)
+    result = Encoding([], Counter(), Counter())
+    taken: list[int] = []
+    scores = score(
+        model,
+        tokenizer,
+        track(_items(source, tokenizer, result, tokens, by, taken), "evaluating", quiet=quiet),
+        max_length=settings.max_length,
+        packed=packing_is_clean(model),
+        pad_id=tokenizer.pad_token_id,
+    )
+    if not len(scores.keys):
+        reasons = "; ".join(f"{count} × {reason}" for reason, count in result.dropped.items())
+        raise DataError(f"{settings.source}: nothing held out can be evaluated on ({reasons or 'there is nothing'}).")
+    found, met = sum(taken), len(taken) + sum(result.dropped.values())
+    of = len(source.held_out)
+    share = Share(found if tokens is None else tokens, found, min(len(taken), of), of, whole=met >= of)
+    return ScoredData(scores, source.reading.dropped + result.dropped, share)
+
+
+def _items(
+    source: Source, tokenizer: Any, result: Encoding, tokens: int | None, by: By, taken: list[int]
+) -> Iterator[Item]:
+    """The items to score; `taken` is given the tokens of each."""
+    settings = source.settings
+    encoder = Encoder(tokenizer, settings.template, settings.loss_on)
+    encoded = encode_each(encoder, source.held_out, settings.max_length, settings.too_long, result, quiet=True)
+    left = tokens
+    for conversation, (_, rows) in zip(source.held_out, encoded, strict=True):
+        group = getattr(conversation, by) or "unknown"
+        for part, row in enumerate(rows):
+            yield Item(row, group, hash_text(f"{conversation.source}/{conversation.row}/{part}") >> 1)
+            taken.append(len(row.ids))
+            if left is not None:
+                left -= len(row.ids)
+        if left is not None and left <= 0:
+            return

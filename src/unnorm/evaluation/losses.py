@@ -11,10 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 from unnorm.evaluation.intervals import interval
-from unnorm.evaluation.scores import SUMS, Scores
+from unnorm.evaluation.scores import SUMS, Scores, Tokens
 from unnorm.foundation.errors import DataError
 
-Tokens = Literal["trained", "all"]
 _NATS, _TOKENS, _TOP1, _TOP5, _BYTES = range(len(SUMS))
 
 

@@ -3,27 +3,33 @@
 Streams: conversations are taken a few rows at a time, and of each only a handful of sums is kept.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from unnorm.data.encode import Encoded
 from unnorm.data.packing import collate_packed, collate_padded, pack
+from unnorm.data.prepare import Rows
 from unnorm.foundation import ranks
-from unnorm.foundation.errors import NonFiniteError
+from unnorm.foundation.errors import DataError, NonFiniteError
+from unnorm.metrics.batches import inputs_of
 from unnorm.metrics.token_scores import positions_at_once, token_scores
 from unnorm.metrics.token_sums import IGNORED
 from unnorm.surgery.base import under_adapters
-from unnorm.surgery.finite import check_finite, name_of
+from unnorm.surgery.finite import name_of
+from unnorm.surgery.passes import in_eval
 from unnorm.surgery.vocabulary import check_ids
 
+Tokens = Literal["trained", "all"]
 SUMS = ("nats", "tokens", "top1", "top5", "bytes")
 _CHUNK = 64  # conversations packed together
 _TOKENS_A_BATCH = 4096
+_POSITIONS = 20
 
 
 class Item(NamedTuple):
@@ -41,7 +47,7 @@ class Scores:
     trained, all [n, 5] fp64: nats, tokens, tokens that were the most likely one, tokens among the five most likely,
     bytes of their text (UTF-8, special tokens not counted). keys [n] int64; groups [n]: names. ids [n] int64: digests
     of the token ids. positions [2, K, 4]: nats, tokens, top1, top5 of trained and of all tokens at positions 2^k to
-    2^(k+1) − 1.
+    2^(k+1) − 1. seconds: how long it took to find them. `all` is 0 where only trained tokens were asked for.
     """
 
     trained: np.ndarray
@@ -50,6 +56,22 @@ class Scores:
     groups: np.ndarray
     ids: np.ndarray
     positions: np.ndarray
+    seconds: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """How many trained tokens."""
+        return int(self.trained[:, 1].sum())
+
+    @property
+    def loss(self) -> float:
+        """Nats per trained token."""
+        return float(self.trained[:, 0].sum()) / self.tokens
+
+    @property
+    def token_accuracy(self) -> float:
+        """Share of trained tokens that were the most likely one."""
+        return float(self.trained[:, 2].sum()) / self.tokens
 
     def of(self, chosen: np.ndarray) -> "Scores":
         """Those of some conversations [n] bool; `positions` stay those of all."""
@@ -57,124 +79,148 @@ class Scores:
         return Scores(*parts, self.positions)
 
 
-_POSITIONS = 20
-
-
-@torch.no_grad()
 def score(
-    model: Any, tokenizer: Any, items: Iterable[Item], *, max_length: int, packed: bool, pad_id: int | None = None
+    model: Any,
+    tokenizer: Any,
+    items: Iterable[Item],
+    *,
+    max_length: int,
+    packed: bool,
+    pad_id: int | None = None,
+    tokens: Tokens = "all",
 ) -> Scores:
     """Score every conversation of `items`, in their order. The model is left in its mode.
 
-    Under torch.distributed each process takes its share of the batches, and all get the whole. Raises
-    `ModelError` for a model whose logits are not finite, `NonFiniteError` where they become so on a conversation.
+    tokens: "trained" spares what the others cost, and raises `DataError` if there are none. tokenizer: counts bytes;
+    without it there are none. Under torch.distributed each process takes its share of the batches, and all get the
+    whole. Raises `NonFiniteError` where the logits are not finite.
     """
-    check_finite(model)
+    pad_id = tokenizer.eos_token_id if pad_id is None else pad_id
+    return _scores(model, tokenizer, _batches(model, items, max_length, packed, pad_id), tokens)
+
+
+def score_rows(model: Any, rows: Rows) -> Scores:
+    """Score the trained tokens of every conversation in prepared `rows`, in their order."""
+    items = (Item(encoded) for row in rows.rows for encoded in row)
+    return score(
+        model, None, items, max_length=rows.max_length, packed=rows.packed, pad_id=rows.pad_id, tokens="trained"
+    )
+
+
+def score_batches(model: Any, batches: Iterable[Mapping[str, torch.Tensor]]) -> Scores:
+    """Score the labelled tokens of batches of `input_ids`, `labels` [B, T] and other model inputs: each row is taken
+    for one conversation, and its place for its key. As `score` else."""
+    return _scores(model, None, _numbered(batches), "trained")
+
+
+class _Place(NamedTuple):
+    """Where in a batch a conversation stands, and which one it is."""
+
+    row: int
+    first: int
+    end: int
+    number: int
+    group: str
+    key: int
+
+
+_Batch = tuple[Mapping[str, torch.Tensor], list[_Place]]
+
+
+def _batches(model: Any, items: Iterable[Item], length: int, packed: bool, pad_id: int) -> Iterator[_Batch]:
+    """Rows that are run together: a few conversations are packed at a time."""
+    numbered = enumerate(items)
+    vocabulary = under_adapters(model).get_output_embeddings().weight.shape[0]
+    size = max(1, min(_TOKENS_A_BATCH, positions_at_once(vocabulary)) // length)
+    while chunk := list(islice(numbered, _CHUNK)):
+        numbers = {id(item.row): (number, item.group, item.key) for number, item in chunk}
+        encoded = [item.row for _, item in chunk]
+        rows = pack(encoded, length).rows if packed else [[row] for row in sorted(encoded, key=lambda r: len(r.ids))]
+        for first in range(0, len(rows), size):
+            some = rows[first : first + size]
+            places = []
+            for number, row in enumerate(some):
+                at = 0
+                for each in row:
+                    places.append(_Place(number, at, at := at + len(each.ids), *numbers[id(each)]))
+            yield collate_packed(some, length, pad_id) if packed else collate_padded(some, pad_id), places
+
+
+def _numbered(batches: Iterable[Mapping[str, torch.Tensor]]) -> Iterator[_Batch]:
+    count = 0
+    for batch in batches:
+        rows, length = batch["input_ids"].shape
+        yield batch, [_Place(row, 0, length, count + row, "", count + row) for row in range(rows)]
+        count += rows
+
+
+@torch.no_grad()
+def _scores(model: Any, tokenizer: Any, batches: Iterable[_Batch], tokens: Tokens) -> Scores:
+    started = time.perf_counter()
     inner = under_adapters(model)
-    scorer = _Scorer(model, inner, tokenizer, max_length, packed, tokenizer.eos_token_id if pad_id is None else pad_id)
-    was_training = model.training
-    model.eval()
-    try:
-        for batch, counts in ranks.shared(scorer.batches(items)):
-            scorer.add(batch, counts)
-    finally:
-        model.train(was_training)
-    return scorer.scores()
-
-
-class _Batch(NamedTuple):
-    """rows: packed; numbers: each conversation's place and item, by the id of its row."""
-
-    rows: list[list[Encoded]]
-    numbers: dict[int, tuple[int, Item]]
-
-
-class _Scorer:
-    def __init__(self, model: Any, inner: Any, tokenizer: Any, length: int, packed: bool, pad_id: int) -> None:
-        self.model, self.inner, self.tokenizer = model, inner, tokenizer
-        self.length, self.packed, self.pad_id = length, packed, pad_id
-        self.vocabulary = inner.get_output_embeddings().weight.shape[0]
-        self.device = inner.get_input_embeddings().weight.device
-        self.table: list[tuple[int, int, str, int, np.ndarray]] = []
-        self.positions = np.zeros((2, _POSITIONS, 4))
-
-    def batches(self, items: Iterable[Item]) -> Iterator[_Batch]:
-        """Rows that are run together: a few conversations are packed at a time."""
-        numbered = enumerate(items)
-        size = max(1, min(_TOKENS_A_BATCH, positions_at_once(self.vocabulary)) // self.length)
-        while chunk := list(islice(numbered, _CHUNK)):
-            numbers = {id(item.row): (number, item) for number, item in chunk}
-            rows = [item.row for _, item in chunk]
-            packed = pack(rows, self.length).rows if self.packed else [[row] for row in sorted(rows, key=_length)]
-            for first in range(0, len(packed), size):
-                yield _Batch(packed[first : first + size], numbers)
-
-    def add(self, batch: _Batch, counts: bool) -> None:
-        """Score a batch, and keep what was found if it counts."""
-        for row, nats, rank in self._scored(batch.rows):
-            if counts:
-                number, item = batch.numbers[id(row)]
-                self._keep(number, item, nats, rank)
-
-    def _scored(self, batch: Sequence[list[Encoded]]) -> Iterator[tuple[Encoded, np.ndarray, np.ndarray]]:
-        made = collate_packed(batch, self.length, self.pad_id) if self.packed else collate_padded(batch, self.pad_id)
-        check_ids(self.inner, made["input_ids"])
-        inputs = {n: t.to(self.device) for n, t in made.items() if n in ("input_ids", "position_ids", "attention_mask")}
-        scored = torch.zeros_like(made["input_ids"], dtype=torch.bool)
-        for number, row in enumerate(batch):
-            at = 0
-            for item in row:
-                scored[number, at + 1 : at + len(item.ids)] = True  # the first token follows nothing
-                at += len(item.ids)
-        head = self.inner.get_output_embeddings()
-        found = token_scores(self.model, head, inputs, scored.to(self.device), self.vocabulary)
-        nats, rank = found.nats.numpy(), found.rank.numpy()
-        if not np.isfinite(nats).all():
-            raise NonFiniteError(
-                f"the logits are not finite on some of the text: {name_of(self.inner)} gives a token a loss of NaN or "
-                "infinity. Its weights may not fit this precision: use fp32."
-            )
-        at = 0
-        for row in batch:
-            for item in row:
-                end = at + len(item.ids) - 1
-                yield item, nats[at:end], rank[at:end]
-                at = end
-
-    def _keep(self, number: int, item: Item, nats: np.ndarray, rank: np.ndarray) -> None:
-        ids, trained = item.row.ids[1:], item.row.labels[1:] != IGNORED
-        bucket = np.log2(np.arange(1, len(ids) + 1)).astype(int).clip(max=_POSITIONS - 1)
-        columns = np.stack([nats, np.ones_like(nats), rank < 1, rank < 5], 1)
-        sums = np.zeros((2, len(SUMS)))
-        for which, counted in enumerate((trained, np.ones_like(trained))):
-            np.add.at(self.positions[which], bucket[counted], columns[counted])
-            text = self.tokenizer.decode(ids[counted], skip_special_tokens=True)
-            sums[which] = *columns[counted].sum(0), len(text.encode("utf-8", "surrogatepass"))
-        digest = _digest(item.row)
-        self.table.append((number, item.key, item.group, digest, sums))
-
-    def scores(self) -> Scores:
-        """The whole, in the order of the items."""
-        parts = ranks.of_all((self.table, self.positions))
-        positions = np.sum([each for _, each in parts], axis=0)
-        table = sorted((entry for part, _ in parts for entry in part), key=lambda entry: entry[0])
-        sums = np.array([entry[4] for entry in table]).reshape(-1, 2, len(SUMS))
-        return Scores(
-            trained=sums[:, 0],
-            all=sums[:, 1],
-            keys=np.array([entry[1] for entry in table], dtype=np.int64),
-            groups=np.array([entry[2] for entry in table], dtype=object),
-            ids=np.array([entry[3] for entry in table], dtype=np.int64),
-            positions=positions,
+    head, device = inner.get_output_embeddings(), inner.get_input_embeddings().weight.device
+    table: list[tuple[_Place, int, np.ndarray]] = []
+    positions = np.zeros((2, _POSITIONS, 4))
+    with in_eval(model):
+        for (batch, places), counts in ranks.shared(batches):
+            scored = _scored(batch, places, tokens)
+            check_ids(inner, batch["input_ids"])
+            # weights shape what is trained; what is measured is nats per token
+            inputs = {name: tensor.to(device) for name, tensor in inputs_of(batch).items()}
+            found = token_scores(model, head, inputs, scored.to(device), head.weight.shape[0])
+            columns = np.zeros((*scored.shape, 4))
+            nats, rank = found.nats.numpy(), found.rank.numpy()
+            columns[scored.numpy()] = np.stack([nats, np.ones_like(nats), rank < 1, rank < 5], 1)
+            for place in places if counts else ():
+                table.append((place, *_sums(batch, place, columns, tokenizer, positions)))
+    parts = ranks.of_all((table, positions))
+    whole = sorted((entry for part, _ in parts for entry in part), key=lambda entry: entry[0].number)
+    sums = np.array([entry[2] for entry in whole]).reshape(-1, 2, len(SUMS))
+    if not np.isfinite(sums).all():
+        raise NonFiniteError(
+            f"the logits are not finite on the held-out tokens: {name_of(inner)} gives a token a loss of NaN or "
+            "infinity. What was trained has diverged (lower the learning rate), or its weights do not fit this "
+            "precision (use fp32)."
         )
+    if tokens == "trained" and not sums[:, 0, 1].sum():
+        raise DataError("there is no labelled token to evaluate on: every label is -100.")
+    return Scores(
+        trained=sums[:, 0],
+        all=sums[:, 1] if tokens == "all" else np.zeros_like(sums[:, 1]),
+        keys=np.array([place.key for place, *_ in whole], dtype=np.int64),
+        groups=np.array([place.group for place, *_ in whole], dtype=object),
+        ids=np.array([digest for _, digest, _ in whole], dtype=np.int64),
+        positions=np.sum([each for _, each in parts], axis=0),
+        seconds=time.perf_counter() - started,
+    )
 
 
-def _length(row: Encoded) -> int:
-    return len(row.ids)
+def _scored(batch: Mapping[str, torch.Tensor], places: list[_Place], tokens: Tokens) -> torch.Tensor:
+    """Which tokens of a batch are scored, [B, T]: a conversation's first one follows nothing."""
+    scored = torch.zeros_like(batch["input_ids"], dtype=torch.bool, device="cpu")
+    trained = batch["labels"].cpu() != IGNORED
+    for place in places:
+        part = (place.row, slice(place.first + 1, place.end))
+        scored[part] = trained[part] if tokens == "trained" else True
+    return scored
 
 
-def _digest(row: Encoded) -> int:
+def _sums(
+    batch: Mapping[str, torch.Tensor], place: _Place, columns: np.ndarray, tokenizer: Any, positions: np.ndarray
+) -> tuple[int, np.ndarray]:
+    """A conversation's digest, and its sums [2, 5]; `columns` [B, T, 4] also go into `positions`, where they belong."""
+    ids, labels = (batch[name][place.row, place.first : place.end].cpu().numpy() for name in ("input_ids", "labels"))
+    own = columns[place.row, place.first + 1 : place.end]
+    bucket = np.log2(np.arange(1, len(ids))).astype(int).clip(max=_POSITIONS - 1)
+    sums = np.zeros((2, len(SUMS)))
+    for which, counted in enumerate((labels[1:] != IGNORED, own[:, 1] > 0)):
+        np.add.at(positions[which], bucket[counted], own[counted])
+        text = tokenizer.decode(ids[1:][counted], skip_special_tokens=True) if tokenizer is not None else ""
+        sums[which] = *own[counted].sum(0), len(text.encode("utf-8", "surrogatepass"))
+    return _digest(ids, labels), sums
+
+
+def _digest(ids: np.ndarray, labels: np.ndarray) -> int:
     import xxhash
 
-    text = row.ids.astype(np.int64).tobytes() + (row.labels != IGNORED).tobytes()
-    return xxhash.xxh3_64_intdigest(text) >> 1  # fits int64
+    return xxhash.xxh3_64_intdigest(ids.astype(np.int64).tobytes() + (labels != IGNORED).tobytes()) >> 1  # fits int64

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from unnorm.foundation import ranks
 from unnorm.metrics.token_sums import head_only_at
 
 LOGITS = 2**26
@@ -36,14 +37,17 @@ def token_scores(
     """Score the tokens of `inputs["input_ids"]` [B, T] where `scored` [B, T] is true (never at position 0).
 
     inputs: whatever the model takes. Where a batch has more such tokens than logits fit, it is run several times, each
-    with a part of them: the output layer sees only those.
+    with a part of them: the output layer sees only those. Under torch.distributed every process runs it as often, since
+    a model that is sharded over them runs in all of them or in none: all must call it.
     """
     before = torch.zeros_like(scored)
     before[:, :-1] = scored[:, 1:]
     ids = inputs["input_ids"]
     places = before.nonzero()
+    size = positions_at_once(vocabulary)
     parts = []
-    for some in places.split(positions_at_once(vocabulary)):
+    for number in range(max(ranks.of_all(max(1, -(-len(places) // size))))):
+        some = places[number * size : (number + 1) * size]
         wanted = torch.zeros_like(before)
         wanted[some[:, 0], some[:, 1]] = True
         with head_only_at(head, wanted):
@@ -52,6 +56,4 @@ def token_scores(
         found = logits.gather(1, targets[:, None])
         nats = torch.logsumexp(logits, 1, keepdim=True) - found
         parts.append(TokenScores(nats[:, 0].double(), (logits > found).sum(1)))
-    if not parts:
-        return TokenScores(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.int64))
     return TokenScores(*(torch.cat(each).cpu() for each in zip(*parts, strict=True)))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from unnorm.evaluation.held_out import evaluate_batches
+from unnorm.evaluation.scores import score_batches
 from unnorm.foundation.memory import forget_peak, peak_memory
 from unnorm.foundation.precision import choose
 from unnorm.metrics.token_sums import token_sums
@@ -98,6 +98,6 @@ def _measure(cell: Planned, bench: Workbench) -> _Measured:
         optimizer.step()
         optimizer.zero_grad()
         seconds = time.perf_counter() - started
-    one = evaluate_batches(model, [batch]).seconds
+    one = score_batches(model, [batch]).seconds
     share = settings.evaluation_tokens / max(1, int(batch["tokens"].sum()))
     return _Measured(trainable, seconds, one * share, peak_memory(device))

@@ -9,7 +9,6 @@ scores.parquet     the held-out scores of each conversation, at the end
 model/             the artefact, at the end;  result.json  the numbers
 """
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +17,8 @@ import torch
 
 from unnorm.artefacts.saving import save
 from unnorm.data.sources import counts_in_words
-from unnorm.evaluation.conversation_scores import score_conversations, write_sums
-from unnorm.evaluation.held_out import evaluate_rows
+from unnorm.evaluation.conversation_scores import trained_sums, write_sums
+from unnorm.evaluation.scores import score_rows
 from unnorm.foundation import atomic, ranks
 from unnorm.foundation.load import OthersLoad
 from unnorm.foundation.processes import is_main
@@ -185,7 +184,6 @@ def _prepare(
         say(begun.words)
     model, trainable, paths = set_up(begun.model, settings)
     say(trainable.describe())
-    tokenizer = bench.base(settings.model).tokenizer
     evaluations = RunLog(folder / "evaluations.jsonl")
     if is_main():  # another process might read what is about to be cut
         evaluations.cut_after(checkpoint.step_of(checkpoint.latest(folder / "checkpoints")))
@@ -193,18 +191,13 @@ def _prepare(
 
     def evaluate_at(step: int) -> dict[str, Any]:
         if step not in evaluated:
-            scores = None
-            if step and step == trainer.state.max_steps:
-                started = time.perf_counter()
-                scores = score_conversations(model, tokenizer, validation)
-                held_out = scores.held_out(time.perf_counter() - started)
-            else:
-                held_out = evaluate_rows(model, validation, quiet=True)
-            evaluated[step] = {"step": step, "train_tokens": trainer.train_tokens, **held_out.to_dict()}
+            scores = score_rows(model, validation)
+            found = {name: getattr(scores, name) for name in ("loss", "token_accuracy", "tokens", "seconds")}
+            evaluated[step] = {"step": step, "train_tokens": trainer.train_tokens, **found}
             if is_main():
                 hooks.check()
-                if scores is not None:
-                    write_sums(folder / SCORES, scores)
+                if step and step == trainer.state.max_steps:
+                    write_sums(folder / SCORES, trained_sums(scores))
                 evaluations.append(evaluated[step])
         return evaluated[step]
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from unnorm.data.prepare import Rows
-from unnorm.evaluation.held_out import evaluate_batches
+from unnorm.evaluation.scores import score_batches
 from unnorm.foundation.errors import NonFiniteError
 from unnorm.metrics.token_sums import all_labelled
 from unnorm.norms.spec import NormSpec
@@ -103,7 +103,7 @@ def judge(batches: Sequence[dict[str, torch.Tensor]]) -> Callable[[Any], float]:
 
     def loss(model: Any) -> float:
         try:
-            return evaluate_batches(model, labelled).loss
+            return score_batches(model, labelled).loss
         except NonFiniteError:
             return float("nan")
 

@@ -7,9 +7,9 @@ import resource
 import subprocess
 import sys
 
-from machine import machine_line
 from typer.main import get_command
 
+from machine import machine_line
 from unnorm.cli.main import app
 
 _RUNS = 5

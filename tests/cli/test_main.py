@@ -77,7 +77,9 @@ def test_help_imports_nothing_heavy():
         "print(*[run([*path, '--help']) for path in json.loads(sys.argv[1])], file=sys.stderr); "
         "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", program, json.dumps(VERBS)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(VERBS)], capture_output=True, text=True, check=True
+    )
     codes, modules = done.stderr.splitlines()
     heavy = {"torch", "transformers", "peft", "accelerate", "datasets", "numpy", "scipy", "pyarrow", "altair", "pandas"}
     assert codes.split() == ["0"] * len(VERBS)

@@ -63,14 +63,15 @@ class OptimizeReport:
 
 def optimize_(model: Any, *, head: bool = False, compile: bool = False) -> OptimizeReport:
     """Fold γ into the weights and β into the biases of the layers that read each norm, in place; fixed scales wholly.
-    On CUDA residual adds and the norms after them become one kernel, in blocks like Llama's, GPT-2's and GPT-NeoX's.
+    On CUDA residual adds and the norms around them become one kernel, in blocks like Llama's, GPT-2's, GPT-NeoX's,
+    Gemma's and OLMo's, and so do the norms of queries and keys in attentions like Qwen's, Gemma's and OLMo's.
 
     head: fold the final norm into the output layer, too. The last of the hidden states is then what comes into that
     norm, and an output layer that is tied to the embedding gets weights of its own, which take their memory.
 
-    compile: let `model.generate` decode with a cache of fixed size and a compiled step, captured in CUDA graphs on a GPU;
-    the first tokens after that take the compiler's time. Its logits are compared with eager ones. To undo it, set
-    `model.generation_config.cache_implementation` to None.
+    compile: let `model.generate` decode with a cache of fixed size and a compiled step, captured in CUDA graphs on a
+    GPU; the first tokens of a new shape take the compiler's time. Its logits are compared with eager ones. To undo it,
+    set `model.generation_config.cache_implementation` to None.
 
     Works on swapped models and on others, in eval mode. A swap can no longer be undone, and the model no longer be
     saved: save it first, and optimize what `load` gives. Raises `ModelError` for a model in train mode or with

@@ -3,7 +3,7 @@
     python benchmarks/kernels.py [--budget 6]
 
 Each shape's functions run alternately in random ABBA blocks; ratios are to `F.layer_norm`, with the noise floor of that
-against itself. On a GPU twice: as called, launches included, and captured in a CUDA graph, the device's time alone; and
+against itself. Compiled DyT is by tanh, by the logistic function and by exp. On a GPU twice: as called, launches included, and captured in a CUDA graph, the device's time alone; and
 as a share of the speed at which a copy moves as many bytes. Writes results/kernels.md, or kernels_gpu.md on a GPU.
 """
 
@@ -55,6 +55,22 @@ class Plain(nn.Module):
         return (self.weight * torch.tanh(self.alpha * x.float()) + self.bias).to(x.dtype)
 
 
+class Logistic(Plain):
+    """The same by the logistic function: tanh(u) = 1 − 2 σ(−2u), with γ and β where the constants are."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        s = torch.sigmoid(self.alpha * -2 * x.float())
+        return ((self.weight + self.bias) - 2 * self.weight * s).to(x.dtype)
+
+
+class Exponential(Plain):
+    """The same by exp alone, which a compiler makes one loop of vectors."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        e = torch.exp(self.alpha * 2 * x.float())
+        return ((self.weight + self.bias) - 2 * self.weight / (1 + e)).to(x.dtype)
+
+
 def functions(width: int, *, compiled: bool) -> dict[str, Function]:
     weight, bias = (torch.randn(width, device=DEVICE).to(DTYPE).requires_grad_() for _ in range(2))
     plain = Plain(width).to(DEVICE)
@@ -69,7 +85,8 @@ def functions(width: int, *, compiled: bool) -> dict[str, Function]:
         COPY: Function(torch.clone),
     }
     if compiled:
-        found["DyT, compiled"] = Function(torch.compile(plain), tuple(plain.parameters()))
+        for name, kind in (("tanh", Plain), ("σ", Logistic), ("exp", Exponential)):
+            found[f"DyT, {name}, compiled"] = of_module(torch.compile(kind(width).to(DEVICE)))
     if DEVICE == "cuda" and find_spec("liger_kernel"):
         from liger_kernel.transformers.dyt import LigerDyT
 
@@ -171,9 +188,10 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled DyT out")
     parser.add_argument("--note", default="", help="a line for the table, such as what else the machine was doing")
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--shapes", nargs="*", default=[f"{a}x{b}" for a, b in SHAPES], help="such as 512x768")
     options = parser.parse_args()
     rows: list[str] = []
-    for shape in SHAPES:
+    for shape in [tuple(map(int, text.split("x"))) for text in options.shapes]:
         for which in PASSES:
             for how in HOW:
                 rows += measure(shape, which, how, options.budget, compiled=not options.no_compile)

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from unnorm.data.prepare import Source
 from unnorm.data.settings import DataSettings
@@ -106,3 +107,18 @@ def test_weights_of_turns_reach_the_batches(tmp_path, tokenizer):
         row["messages"][1]["weight"] = 1
     path.write_text("\n".join(json.dumps(row) for row in rows))
     assert "weights" not in next(source(str(path), tokenizer).train(1000, seed=0).batches(4))
+
+
+def test_other_tokens_are_trained_of_a_source_that_is_read_once(data_file, tokenizer, monkeypatch):
+    wanted = [source(data_file, tokenizer, loss_on=loss_on) for loss_on in ("answer", "all")]
+    monkeypatch.setattr("unnorm.data.prepare.read", lambda *args, **more: pytest.fail("read again"))
+    found = [wanted[0].with_loss_on("answer"), wanted[0].with_loss_on("all")]
+    trained = []
+    for a, b in zip(found, wanted, strict=True):
+        assert a.encoding == b.encoding
+        rows = a.validation(300)
+        labels = rows.collate(rows.rows)["labels"]
+        other = b.validation(300)
+        assert torch.equal(labels, other.collate(other.rows)["labels"])
+        trained.append(int((labels >= 0).sum()))
+    assert trained[0] < trained[1]

@@ -7,6 +7,7 @@ import torch
 
 import unnorm
 from conftest import FAMILIES, tiny_model, tokens
+from surgery.architectures import architecture, architecture_tokens
 from unnorm.norms.derf import Derf
 from unnorm.norms.dyt import DyT
 from unnorm.norms.fixed_scale import FixedScale
@@ -64,6 +65,80 @@ def test_the_same_logits_states_and_tokens(family, spec, added):
     added.clear()
     assert torch.equal(logits(model), wanted)
     assert not added
+
+
+SANDWICHES = {  # what is one kernel in two layers: adds of a norm with a norm after them, without; pairs of norms
+    "gemma2": (3, 1, 0),
+    "gemma3_text": (3, 1, 2),
+    "olmo2": (0, 4, 2),
+    "qwen3": (0, 0, 2),
+}
+
+
+@pytest.fixture
+def more(added, monkeypatch):
+    """As `added`, for adds of norms and for norms of queries and keys."""
+    calls = []
+    norm_add, norm_pair = fused_blocks.norm_add, fused_blocks.norm_pair
+
+    def count_add(x, second, inner, module=None):
+        calls.append("add" if module is None else "add, norm")
+        return norm_add(x, second, inner, module)
+
+    def count_pair(*given):
+        calls.append("pair")
+        return norm_pair(*given)
+
+    monkeypatch.setattr(fused_blocks, "norm_add", count_add)
+    monkeypatch.setattr(fused_blocks, "norm_pair", count_pair)
+    return calls
+
+
+@pytest.mark.parametrize("spec", [DyT(), Derf(alpha="channel")], ids=str)
+@pytest.mark.parametrize("name", SANDWICHES)
+def test_norms_of_what_is_added_and_of_queries_and_keys(name, spec, more):
+    model, ids = architecture(name), architecture_tokens()
+    unnorm.swap_(model, spec, calibrate_on=ids, mode="parallel")
+
+    @torch.no_grad()
+    def outputs():
+        out = model(ids, output_hidden_states=True)
+        return out.logits, *out.hidden_states
+
+    def generated():
+        return model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
+
+    wanted, text = outputs(), generated()
+    undo = fuse_blocks_(model)
+    more.clear()
+    found = outputs()
+    assert tuple(more.count(kind) for kind in ("add, norm", "add", "pair")) == SANDWICHES[name]
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert torch.equal(generated(), text)
+    more.clear()
+    plain = torch.autograd.grad(model(ids, use_cache=False).logits.square().sum(), list(model.parameters()))
+    model.gradient_checkpointing_enable()
+    model.train()
+    saved = torch.autograd.grad(model(ids, use_cache=False).logits.square().sum(), list(model.parameters()))
+    torch.testing.assert_close(saved, plain, rtol=1e-4, atol=1e-3)
+    assert not more
+    model.eval()
+    for each in undo.values():
+        each()
+    assert all(torch.equal(a, b) for a, b in zip(outputs(), wanted, strict=True))
+    assert not more
+
+
+def test_a_compiler_is_shown_one_graph_of_fused_blocks(more):
+    for name, spec in (("gemma3_text", DyT()), ("gemma3_text", Derf()), ("olmo2", DyT())):
+        model, ids = architecture(name), architecture_tokens()
+        unnorm.swap_(model, spec, calibrate_on=ids, mode="parallel")
+        fuse_blocks_(model)
+        with torch.no_grad():
+            found = torch.compile(model, backend="eager", fullgraph=True)(ids, use_cache=False).logits
+            assert not more
+            torch.testing.assert_close(found, model(ids).logits, rtol=1e-4, atol=1e-4)
+        more.clear()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -145,6 +220,12 @@ def test_copies_of_llamas_block_are_known_by_their_code():
     from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
     for kind in (MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer):
+        assert _code(kind) in _families()
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer
+    from transformers.models.olmo3.modeling_olmo3 import Olmo3Attention, Olmo3DecoderLayer
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeAttention
+
+    for kind in (Gemma3DecoderLayer, Olmo3Attention, Olmo3DecoderLayer, Qwen3MoeAttention):
         assert _code(kind) in _families()
     assert _code(Phi3DecoderLayer) not in _families()  # has dropout in it
     assert _code(torch.nn.Linear) not in _families()

@@ -9,12 +9,13 @@ import typer
 
 from unnorm.cli import data_options as o
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
+from unnorm.cli.plain_group import Verbs
 
 if TYPE_CHECKING:
     from unnorm.data.preview import Shown
     from unnorm.data.sources import Reading
 
-app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
+app = Verbs(help="Look at data before training on it.")
 
 
 @app.command(

@@ -26,21 +26,15 @@ from unnorm.cli import (
     swap,
 )
 from unnorm.cli.output import complain, say
-from unnorm.cli.plain_group import PlainGroup
+from unnorm.cli.plain_group import Verbs
 from unnorm.foundation.errors import DiskError, Interrupted, UnnormError
 from unnorm.foundation.processes import launch
 
 _INTERRUPTED = 130  # also what typer makes of a KeyboardInterrupt
 
-app = typer.Typer(
+app = Verbs(
     name="unnorm",
     help="Replace the norms of a pretrained language model by Dynamic Tanh, fine-tune it, and measure what that cost.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    cls=PlainGroup,
-    context_settings={"help_option_names": ["-h", "--help"]},  # every verb's too
 )
 app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)

@@ -1,5 +1,6 @@
 """From a source to rows that are ready to be batched: the path through this room, as one call."""
 
+import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from unnorm.data import packing
 from unnorm.data.conversation import Conversation, content_hash
 from unnorm.data.encode import Encoded, Encoding, encode
 from unnorm.data.encoded_cache import cached, tokenizer_hash
-from unnorm.data.settings import DataSettings
+from unnorm.data.settings import DataSettings, LossOn
 from unnorm.data.shares import Share
 from unnorm.data.sources import read
 from unnorm.data.split import shuffled, split, split_for_search
@@ -72,6 +73,13 @@ class Source:
         self.train_conversations, self.held_out = split(self.reading.conversations, settings.held_out)
         if settings.for_search:
             self.train_conversations, self.held_out = split_for_search(self.train_conversations, settings.held_out)
+
+    def with_loss_on(self, loss_on: LossOn) -> "Source":
+        """The same conversations, not read again, of which other tokens are trained."""
+        other = copy.copy(self)
+        other.settings = self.settings.model_copy(update={"loss_on": loss_on})
+        other.encoding = other.settings.encoding(template_of(other.settings.template, self.tokenizer).identity)
+        return other
 
     def train(self, tokens: int, seed: int, packed: bool = True) -> Rows:
         """Training rows of about `tokens` tokens, in an order that depends on the seed alone.

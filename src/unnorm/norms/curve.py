@@ -46,7 +46,9 @@ class CurveNorm(AffineNorm):
 
     def formula(self, x: torch.Tensor) -> torch.Tensor:
         """The output in plain PyTorch, by whatever takes least time off CUDA."""
-        return super().forward(x) if torch.is_grad_enabled() else self._in_place(x)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():  # Dynamo leaves its graph at `out`
+            return super().forward(x)
+        return self._in_place(x)
 
     def _in_place(self, x: torch.Tensor) -> torch.Tensor:
         """The same without a gradient: one new tensor instead of three."""

@@ -23,7 +23,8 @@ class DyTNorm(CurveNorm):
             return self._small(x) if torch.is_grad_enabled() else self._in_place(x)
         # γ tanh(u) + β = (γ + β) − 2 γ σ(−2 u): as many passes over the activations as with tanh. Right to 1e-7.
         sigmoid = ((self.alpha.float() * -2) * x.float()).sigmoid_()
-        out = None if torch.is_grad_enabled() else sigmoid
+        # Dynamo leaves its graph at `out`, where x is not contiguous.
+        out = None if torch.is_grad_enabled() or torch.compiler.is_compiling() else sigmoid
         spec = self.spec
         if not spec.affine:
             return torch.sub(sigmoid.new_ones(()), sigmoid, alpha=2, out=out).to(x.dtype)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,16 +59,19 @@ def swap_model(
     packs = packing_is_clean(model)
     length = min(_ROW, context_length(model) or _ROW)
 
-    def source(data: str, loss_on: str) -> Source:
-        settings = DataSettings(source=data, max_length=length, template=swap.template, loss_on=loss_on)  # type: ignore[arg-type]
+    @cache  # what is measured on is mostly what is calibrated on: read once
+    def source(data: str) -> Source:
+        settings = DataSettings(source=data, max_length=length, template=swap.template, loss_on="answer")
         return Source(settings, tokenizer, quiet=quiet)
 
     rows: Rows | None = None
     if swap.calibrate is not None and arm.calibration_tokens is not None:
         if not packs:
             say("rows packed into this model would leak into each other: padding instead, one row each")
-        rows = source(swap.calibrate, "answer").train(arm.calibration_tokens + CHOICE_TOKENS, swap.seed, packs)
-    held_out = source(swap.measure, "all").validation(swap.measure_tokens, packs) if swap.measure is not None else None
+        rows = source(swap.calibrate).train(arm.calibration_tokens + CHOICE_TOKENS, swap.seed, packs)
+    held_out = None
+    if swap.measure is not None:
+        held_out = source(swap.measure).with_loss_on("all").validation(swap.measure_tokens, packs)
     check_rows(model, *(some for some in (rows, held_out) if some is not None))
     original = copy.deepcopy(model) if held_out is not None else None
     started = start_(model, arm, rows, sites=swap.sites)

@@ -1,4 +1,5 @@
-"""Blocks in which a residual add and the norms that follow it are one kernel, on CUDA and without a gradient.
+"""Blocks in which a residual add and the norms before and after it are one kernel, and attentions in which the norms of
+queries and keys are, on CUDA and without a gradient.
 
 A block's last add belongs with the norms of the next block. So a block computes those too and hands them on, and the
 next one takes them if it is given the very tensor that they were computed of, unchanged. Whatever else happens between
@@ -17,19 +18,20 @@ from torch import Tensor, nn
 from torch.nn.modules import module as modules
 
 from unnorm.norms.curve import CurveNorm
-from unnorm.norms.kernels import add_norms, curve_of, has_kernel
+from unnorm.norms.kernels import add_norms, curve_of, has_kernel, norm_add, norm_pair
 
 _NEXT, _HANDED = "_unnorm_next", "_unnorm_handed"
+_SANDWICH = ("post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 
 class _Family(NamedTuple):
-    """Blocks that run the code of `model`: their norms, how they run fused, and which of the next block's norms follow
-    the last add at once."""
+    """Blocks, or attentions, that run the code of `model`: their norms, how they run fused, and which of the next
+    block's norms follow the last add at once."""
 
     model: str
-    norms: tuple[str, str]
-    forward: Callable[..., Tensor]
-    follow: tuple[str, ...]
+    norms: tuple[str, ...]
+    forward: Callable[..., Any]
+    follow: tuple[str, ...] = ()
     fits: Callable[[Any], bool] = lambda block: True
 
 
@@ -117,6 +119,57 @@ def _gpt_neox(block: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> T
     return _handed_on(block, block.mlp(other), mixed, hidden_states)
 
 
+def _gemma(block: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Attention and MLP between two norms each: the second is of what is added."""
+    if args or not _may(block, hidden_states):
+        return _unfused(block, hidden_states, *args, **kwargs)
+    (y,) = _taken(block, hidden_states)
+    mixed, _ = block.self_attn(hidden_states=y, **kwargs)
+    h, y = norm_add(mixed, hidden_states, block.post_attention_layernorm, block.pre_feedforward_layernorm)
+    return _handed_on_normed(block, block.mlp(y), h, block.post_feedforward_layernorm)
+
+
+def _olmo(block: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Norms of what is added, and no others."""
+    if args or not _may(block, hidden_states):
+        return _unfused(block, hidden_states, *args, **kwargs)
+    mixed, _ = block.self_attn(hidden_states=hidden_states, **kwargs)
+    h, _ = norm_add(mixed, hidden_states, block.post_attention_layernorm)
+    return norm_add(block.mlp(h), h, block.post_feedforward_layernorm)[0]
+
+
+def _attention(
+    attention: Any,
+    hidden_states: Tensor,
+    position_embeddings: Any = None,
+    attention_mask: Any = None,
+    past_key_values: Any = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention with norms of queries and keys, of each head or of all of them together, before positions go in."""
+    if not _may(attention, hidden_states):
+        given = (hidden_states, position_embeddings, attention_mask, past_key_values)
+        return _unfused(attention, *given, **kwargs)  # type: ignore[return-value]
+    around = unwrap(type(attention).__base__.forward).__globals__  # type: ignore[union-attr]
+    shape = hidden_states.shape[:-1]
+    own = [attention.q_norm, attention.k_norm]
+    q, k = attention.q_proj(hidden_states), attention.k_proj(hidden_states)
+    q, k = (each.view(*shape, -1, norm.width) for each, norm in zip((q, k), own, strict=True))
+    q, k = norm_pair(q, own[0], k, own[1])
+    v = attention.v_proj(hidden_states)
+    q, k, v = (each.view(*shape, -1, attention.head_dim).transpose(1, 2) for each in (q, k, v))
+    q, k = around["apply_rotary_pos_emb"](q, k, *position_embeddings)
+    if past_key_values is not None:
+        k, v = past_key_values.update(k, v, attention.layer_idx)
+    if hasattr(attention, "sliding_window"):
+        kwargs["sliding_window"] = attention.sliding_window
+    run = around["ALL_ATTENTION_FUNCTIONS"].get_interface(
+        attention.config._attn_implementation, around["eager_attention_forward"]
+    )
+    out, weights = run(attention, q, k, v, attention_mask, dropout=0.0, scaling=attention.scaling, **kwargs)
+    return attention.o_proj(out.reshape(*shape, -1).contiguous()), weights
+
+
 def _may(block: Any, x: Tensor) -> bool:
     return not block.training and fusable(x) and _curves(block, block._unnorm_family.norms) is not None
 
@@ -142,6 +195,17 @@ def _handed_on(block: Any, x: Tensor, second: Tensor, third: Tensor | None = Non
         return h if third is None else h + third
     h, *outputs = add_norms(x, second, third, *(getattr(after, name) for name in names))
     after.__dict__[_HANDED] = h, h._version, tuple(outputs[: len(names)])
+    return h
+
+
+def _handed_on_normed(block: Any, x: Tensor, second: Tensor, inner: Any) -> Tensor:
+    """second + inner(x), and what the next block begins with to it."""
+    after = block.__dict__[_NEXT]
+    names = () if after is None else after._unnorm_family.follow
+    follows = len(names) == 1 and _curves(after, names) == curve_of(inner)
+    h, y = norm_add(x, second, inner, getattr(after, names[0]) if follows else None)
+    if y is not None:
+        after.__dict__[_HANDED] = h, h._version, (y,)
     return h
 
 
@@ -176,6 +240,17 @@ def _families() -> dict[Any, _Family]:
             _gpt_neox,
             ("input_layernorm", "post_attention_layernorm"),
             lambda block: block.use_parallel_residual,
+        ),
+        _Family("gemma2.Gemma2DecoderLayer", ("input_layernorm", *_SANDWICH), _gemma, ("input_layernorm",)),
+        _Family("olmo2.Olmo2DecoderLayer", (_SANDWICH[0], _SANDWICH[2]), _olmo),
+        *(
+            _Family(model, ("q_norm", "k_norm"), _attention)
+            for model in (
+                "qwen3.Qwen3Attention",
+                "gemma3.Gemma3Attention",
+                "olmo2.Olmo2Attention",
+                "olmo3.Olmo3Attention",
+            )
         ),
     )
     found = {}

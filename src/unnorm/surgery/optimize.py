@@ -15,6 +15,7 @@ from torch import nn
 
 from unnorm.foundation.errors import ModelError
 from unnorm.norms.spec import Norm
+from unnorm.surgery.compiled_decoding import check_compilable, compile_decoding_
 from unnorm.surgery.data_flow import dummy_inputs
 from unnorm.surgery.fold import bare_norm, fold_into_, linear_part, why_not
 from unnorm.surgery.fused_blocks import fuse_blocks_
@@ -53,24 +54,34 @@ class OptimizeReport:
     fused_blocks: tuple[str, ...]
     difference: float
     seconds: float
+    compiled_difference: float | None = None
+    """Of the logits of a few decoded tokens, compiled against eager; None where decoding is not compiled."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def optimize_(model: Any, *, head: bool = False) -> OptimizeReport:
+def optimize_(model: Any, *, head: bool = False, compile: bool = False) -> OptimizeReport:
     """Fold γ into the weights and β into the biases of the layers that read each norm, in place; fixed scales wholly.
-    On CUDA residual adds and the norms after them become one kernel, in blocks like Llama's, GPT-2's and GPT-NeoX's.
+    On CUDA residual adds and the norms around them become one kernel, in blocks like Llama's, GPT-2's, GPT-NeoX's,
+    Gemma's and OLMo's, and so do the norms of queries and keys in attentions like Qwen's, Gemma's and OLMo's.
 
     head: fold the final norm into the output layer, too. The last of the hidden states is then what comes into that
     norm, and an output layer that is tied to the embedding gets weights of its own, which take their memory.
 
+    compile: let `model.generate` decode with a cache of fixed size and a compiled step, captured in CUDA graphs on a
+    GPU; the first tokens of a new shape take the compiler's time. Its logits are compared with eager ones. To undo it,
+    set `model.generation_config.cache_implementation` to None.
+
     Works on swapped models and on others, in eval mode. A swap can no longer be undone, and the model no longer be
     saved: save it first, and optimize what `load` gives. Raises `ModelError` for a model in train mode or with
-    adapters, and one whose weights are on the meta device.
+    adapters, and one whose weights are on the meta device; with `compile`, for one that cannot be compiled, and
+    `SettingsError` where there is no compiler.
     """
     started = time.perf_counter()
     _check(model)
+    if compile:
+        check_compilable(model)
     sites = find_sites(model)
     inputs = dummy_inputs(model, next(model.parameters()).device)
     before = _logits(model, inputs)
@@ -98,7 +109,8 @@ def optimize_(model: Any, *, head: bool = False) -> OptimizeReport:
         difference = 0.0
     elif fused or any(change.done != "left" for change in changes):
         _mark(model, changes)
-    return OptimizeReport(tuple(changes), tuple(fused), difference, time.perf_counter() - started)
+    compiled = compile_decoding_(model, inputs["input_ids"], _tolerance(before.dtype)) if compile else None
+    return OptimizeReport(tuple(changes), tuple(fused), difference, time.perf_counter() - started, compiled)
 
 
 def _untie_(model: Any) -> nn.Parameter | None:

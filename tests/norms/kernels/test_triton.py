@@ -101,6 +101,38 @@ def test_residual_add_and_norm_in_one(dtype):
     assert_close(dx, exact_gradients(given._replace(x=h), dy, dh)[0], **CAST)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(5, 37), (3, 1030), (0, 8)], ids=str)
+def test_norm_add_and_norm_in_one(shape, dtype):
+    inner = case(shape, per_channel=True, dtype=dtype, device=DEVICE)
+    outer = case(shape, weight=False, dtype=dtype, device=DEVICE)
+    second = inner.like_x()
+    wanted = (second.double() + exact(*inner).to(dtype).double()).to(dtype)
+    for parts in (outer.parameters, None):
+        h, y = launch.norm_add(inner.x, second, inner.parameters, parts, "tanh")
+        assert h.dtype == dtype
+        # the norm's last bit may be rounded the other way, and so may the sum's
+        assert_close(h, wanted.double(), ulps=3 * CAST["ulps"])
+        assert (y is None) == (parts is None)
+    _, y = launch.norm_add(inner.x, second, inner.parameters, outer.parameters, "tanh")
+    assert_close(y, exact(h, *outer.parameters, "tanh"), **CAST)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("curve", ["tanh", "erf"])
+def test_two_norms_of_two_shapes_in_one(curve, dtype):
+    one = case((2, 3, 4, 8), curve, per_channel=True, dtype=dtype, device=DEVICE)
+    other = case((7, 1030), curve, bias=False, dtype=dtype, device=DEVICE)
+    for a, b in ((one, other), (other, one), (one, one)):
+        y, other_y = launch.pair(a.x, a.parameters, b.x, b.parameters, curve)
+        assert (y.shape, other_y.shape) == (a.x.shape, b.x.shape)
+        assert_close(y, exact(*a), **CAST)
+        assert_close(other_y, exact(*b), **CAST)
+    y, other_y = launch.pair(one.x, one.parameters, other.x[:0], other.parameters, curve)
+    assert_close(y, exact(*one), **CAST)
+    assert other_y.shape == (0, 1030)
+
+
 def test_autograd_goes_through_the_kernels(monkeypatch):
     monkeypatch.setattr(ops, "has_kernel", lambda x: x.dtype != torch.float64)
     given = case((9, 12), device=DEVICE)

@@ -1,7 +1,6 @@
 """`unnorm study`: a matrix of models × datasets × arms × strategies × seeds, one file a verb."""
 
-import typer
-
+from unnorm.cli.plain_group import Verbs
 from unnorm.cli.study.compare import compare
 from unnorm.cli.study.export import export
 from unnorm.cli.study.plan import plan
@@ -10,9 +9,7 @@ from unnorm.cli.study.schema import schema
 from unnorm.cli.study.status import status
 from unnorm.cli.study.table import table
 
-app = typer.Typer(
-    help="A matrix of models × datasets × arms × strategies × seeds, from a YAML file.", no_args_is_help=True
-)
+app = Verbs(help="A matrix of models × datasets × arms × strategies × seeds, from a YAML file.")
 
 for verb in (plan, run, retry, status, table, compare, export):
     example = f"Example: [bold]unnorm study {verb.__name__} recipes/alpaca-pythia-14m/study.yaml[/bold]"

@@ -1,7 +1,7 @@
 """One kernel instead of several operations for DyT and Derf, on CUDA and where Triton is installed.
 
     formula        the same in plain PyTorch: the reference, and the fallback
-    device_code    the kernels
+    device_code    the kernels; device_fusion: those of several norms
     launch         grids, strides and buffers
     eager          autograd around them for eager mode, past the dispatcher
     ops            operators with autograd, for compilers
@@ -58,6 +58,23 @@ def add_norms(
     run = (_eager or _import_eager()).norms if has_kernel(x) else formula.norms
     parts = None if other is None else parts_of(other)
     return run(x, second, third, parts_of(module), parts, CURVES[type(module.spec)])  # type: ignore[index]
+
+
+def norm_add(
+    x: torch.Tensor, second: torch.Tensor, inner: CurveNorm, module: CurveNorm | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """h = second + inner(x), and module(h) where there is one. Without a gradient; curves, shapes, dtypes are one."""
+    run = (_eager or _import_eager()).norm_add if has_kernel(x) else formula.norm_add
+    parts = None if module is None else parts_of(module)
+    return run(x, second, parts_of(inner), parts, CURVES[type(inner.spec)])  # type: ignore[index, no-any-return]
+
+
+def norm_pair(
+    x: torch.Tensor, module: CurveNorm, other_x: torch.Tensor, other: CurveNorm
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """module(x) and other(other_x). Without a gradient; curves and dtypes are one, shapes need not be."""
+    run = (_eager or _import_eager()).pair if has_kernel(x) else formula.pair
+    return run(x, parts_of(module), other_x, parts_of(other), CURVES[type(module.spec)])  # type: ignore[index, no-any-return]
 
 
 def curve_of(module: CurveNorm) -> str | None:

@@ -37,7 +37,7 @@ def _tanh(u, e, q, EXACT: tl.constexpr):
 
 
 @triton.jit
-def _norm(
+def norm_of(
     h,
     alpha_ptr,
     shift_ptr,
@@ -113,10 +113,10 @@ def forward_kernel(
         tl.store(h_ptr + place, h, mask=mask)
     h = h.to(tl.float32)
     exact: tl.constexpr = y_ptr.dtype.element_ty == tl.float32
-    y = _norm(h, alpha_ptr, shift_ptr, weight_ptr, bias_ptr, c, inside, ERF, ALPHA_PER_CHANNEL, exact)
+    y = norm_of(h, alpha_ptr, shift_ptr, weight_ptr, bias_ptr, c, inside, ERF, ALPHA_PER_CHANNEL, exact)
     tl.store(y_ptr + place, y.to(y_ptr.dtype.element_ty), mask=mask)
     if other_y_ptr is not None:
-        y = _norm(
+        y = norm_of(
             h,
             other_alpha_ptr,
             other_shift_ptr,

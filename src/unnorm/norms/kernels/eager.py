@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from unnorm.norms.kernels import launch
 from unnorm.norms.kernels.formula import Parts
 
-norms = launch.norms
+norms, norm_add, pair = launch.norms, launch.norm_add, launch.pair
 
 
 def curve_norm(x: Tensor, parts: Parts, curve: str) -> Tensor:

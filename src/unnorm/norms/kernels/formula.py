@@ -47,6 +47,17 @@ def norms(
     return h, y, None if other is None else forward(h, None, *other, curve)[1]
 
 
+def norm_add(x: Tensor, second: Tensor, inner: Parts, parts: Parts | None, curve: str) -> tuple[Tensor, Tensor | None]:
+    """h = second + the norm `inner` of x, and a norm of h where there is one. All [..., C] of one dtype."""
+    h = second + forward(x, None, *inner, curve)[1]
+    return h, None if parts is None else forward(h, None, *parts, curve)[1]
+
+
+def pair(x: Tensor, parts: Parts, other_x: Tensor, other: Parts, curve: str) -> tuple[Tensor, Tensor]:
+    """The norms of two tensors [..., C] and [..., D] of one dtype."""
+    return forward(x, None, *parts, curve)[1], forward(other_x, None, *other, curve)[1]
+
+
 def backward(
     dy: Tensor,
     dh: Tensor | None,

@@ -14,6 +14,7 @@ import triton
 from torch import Tensor
 
 from unnorm.norms.kernels.device_code import backward_kernel, finish_kernel, forward_kernel
+from unnorm.norms.kernels.device_fusion import norm_add_kernel, pair_kernel
 from unnorm.norms.kernels.formula import Gradients, Parts
 
 _FORWARD_TILE, _FORWARD_COLUMNS = 2048, 256
@@ -82,6 +83,40 @@ def norms(
     tensors = (x, second, third, h, *parts, y, *(other or _NO_PARTS), other_y)
     _run(forward_kernel, programs, _WARPS, tensors, numbers)
     return h, y, other_y
+
+
+def norm_add(x: Tensor, second: Tensor, inner: Parts, parts: Parts | None, curve: str) -> tuple[Tensor, Tensor | None]:
+    """As `formula.norm_add`: h = second + the norm `inner` of x, and a norm of h where there is one."""
+    h = _like(x)
+    y = None if parts is None else torch.empty_like(h)
+    if not h.numel():
+        return h, y
+    x, x_stride = _rows(x)
+    second, second_stride = _rows(second)
+    width = h.shape[-1]
+    rows = h.numel() // width
+    programs, tall, wide = _forward_tiles(rows, width)
+    per_channel = parts is not None and parts[0].numel() > 1
+    numbers = (rows, x_stride, second_stride, width, tall, wide, curve == "erf", inner[0].numel() > 1, per_channel)
+    _run(norm_add_kernel, programs, _WARPS, (x, second, h, *inner, *(parts or _NO_PARTS), y), numbers)
+    return h, y
+
+
+def pair(x: Tensor, parts: Parts, other_x: Tensor, other: Parts, curve: str) -> tuple[Tensor, Tensor]:
+    """As `formula.pair`: the norms of two tensors of any shapes and one dtype."""
+    y, other_y = _like(x), _like(other_x)
+    if not y.numel() or not other_y.numel():
+        return norms(x, None, None, parts, None, curve)[1], norms(other_x, None, None, other, None, curve)[1]
+    x, stride = _rows(x)
+    other_x, other_stride = _rows(other_x)
+    width, other_width = y.shape[-1], other_y.shape[-1]
+    rows, other_rows = y.numel() // width, other_y.numel() // other_width
+    programs, tall, wide = _forward_tiles(rows, width)
+    more, other_tall, other_wide = _forward_tiles(other_rows, other_width)
+    sizes = (stride, other_stride, width, other_width, tall, wide, other_tall, other_wide)
+    numbers = (rows, other_rows, programs, *sizes, curve == "erf", parts[0].numel() > 1, other[0].numel() > 1)
+    _run(pair_kernel, programs + more, _WARPS, (x, *parts, y, other_x, *other, other_y), numbers)
+    return y, other_y
 
 
 @lru_cache(_MOST_KNOWN)

@@ -15,6 +15,7 @@ for all gaps.
 import argparse
 import statistics
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -136,7 +137,7 @@ def moved(found: Mean, gap: float) -> Mean:
     assert found.high is not None
     assert found.error is not None
     value, low, high = ((1 + gap) * (1 + each) - 1 for each in (found.value, found.low, found.high))
-    return found._replace(value=value, low=low, high=high, error=(1 + gap) * found.error)
+    return replace(found, value=value, low=low, high=high, error=(1 + gap) * found.error)
 
 
 def simulate(

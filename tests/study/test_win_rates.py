@@ -15,10 +15,12 @@ def pair(seed: int, values: list[float | None]) -> PairView:
 def test_of_several_seeds_each_category_is_counted():
     found = win_rates([pair(0, [1.0, 0.0] * 10), pair(1, [1.0, 0.5] * 10)])
     assert list(found) == [None, *CATEGORIES]
-    assert found[None][:4] == (20, 20, 10, 10)
+    whole = found[None]
+    assert (whole.questions, whole.wins, whole.ties, whole.losses) == (20, 20, 10, 10)
     assert found[None].judgements == 40
-    assert found["writing"].mean.value == 1
-    assert found["reasoning"].mean.value == 0.25
+    assert (whole.exploratory, found["writing"].exploratory) == (False, True)  # ten questions
+    assert found["writing"].win_rate.value == 1
+    assert found["reasoning"].win_rate.value == 0.25
 
 
 def test_seeds_that_disagree_make_it_uncertain():
@@ -26,7 +28,7 @@ def test_seeds_that_disagree_make_it_uncertain():
     alike = [rng.permutation([1.0] * 30 + [0.0] * 30).tolist() for _ in range(3)]
     apart = [[1.0] * 58 + [0.0] * 2, [1.0] * 30 + [0.0] * 30, [1.0] * 2 + [0.0] * 58]
     alike_found, apart_found = (
-        win_rates([pair(seed, values) for seed, values in enumerate(each)])[None].mean for each in (alike, apart)
+        win_rates([pair(seed, values) for seed, values in enumerate(each)])[None].win_rate for each in (alike, apart)
     )
     assert alike_found.value == pytest.approx(apart_found.value) == 0.5
     assert apart_found.high - apart_found.low > 3 * (alike_found.high - alike_found.low)
@@ -34,7 +36,7 @@ def test_seeds_that_disagree_make_it_uncertain():
 
 
 def test_a_loss_of_every_question_is_no_certainty():
-    found = win_rates([pair(seed, [0.0] * 20) for seed in range(3)])[None].mean
+    found = win_rates([pair(seed, [0.0] * 20) for seed in range(3)])[None].win_rate
     assert (found.value, found.low) == (0, 0)
     assert found.high == pytest.approx(1 - 0.025 ** (1 / 20))
     assert found.p == pytest.approx(2 * 0.5**20)
@@ -52,6 +54,6 @@ def test_a_category_may_have_any_name():
 def test_only_questions_judged_in_every_seed_count():
     found = win_rates([pair(0, [1.0, None, 0.0, 1.0]), pair(1, [1.0, 1.0, None, 0.0])])
     assert found[None].questions == 2
-    assert found[None].mean.value == 0.75
+    assert found[None].win_rate.value == 0.75
     assert win_rates([pair(0, [None]), pair(1, [1.0])]) == {}
     assert win_rates([]) == {}

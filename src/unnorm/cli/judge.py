@@ -11,6 +11,7 @@ from unnorm.evaluation.judges import KIND_HELP
 
 if TYPE_CHECKING:
     from unnorm.evaluation.preference.compare import Comparison
+    from unnorm.evaluation.preference.summary import Preference, WinRate
 
 EXAMPLE = "Example: [bold]unnorm judge dyt.jsonl original.jsonl --judge pairrm --out verdicts/[/bold]"
 
@@ -77,15 +78,12 @@ def _print(found: "Comparison") -> None:
     from unnorm.evaluation.preference.wording import percent, sentences
     from unnorm.foundation.terminal import plain
 
-    rows = [
-        [part, *map(str, (p.questions, p.wins, p.ties, p.losses)), percent(p.win_rate), f"{p.sign_test_p:.3g}"]
-        for part, p in found.parts.items()
-    ]
+    rows = [[part, *_counts(p), percent(p.win_rate), f"{p.sign_test_p:.3g}"] for part, p in found.parts.items()]
     columns = ["part", "questions", "A wins", "ties", "B wins", "win rate of A", "p"]
     emit_table(f"A = {found.a}, B = {found.b}, judge: {found.judge['kind']}", columns, rows)
     whole = next(iter(found.parts.values()))
     rows = [
-        [name + (" (exploratory)" if c.exploratory else ""), *map(str, c[:4]), percent(c.win_rate)]
+        [name + (" (exploratory)" if c.exploratory else ""), *_counts(c), percent(c.win_rate)]
         for name, c in whole.categories.items()
     ]
     emit_table("by category, as wholes", ["category", *columns[1:-1]], rows)
@@ -94,3 +92,7 @@ def _print(found: "Comparison") -> None:
     if found.usage is not None:
         cost = "not known without --price" if found.usage.cost is None else f"{found.usage.cost:.4f}"
         print(f"Tokens: {found.usage.prompt_tokens:,} in, {found.usage.reply_tokens:,} out; cost {cost}.")
+
+
+def _counts(found: "Preference | WinRate") -> list[str]:
+    return [str(number) for number in (found.questions, found.wins, found.ties, found.losses)]

@@ -1,7 +1,8 @@
 """Estimates with their 95 % intervals, by bootstrap over questions or conversations."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -12,12 +13,17 @@ _FEW = 30
 _NUMBERS_AT_ONCE = 2**19  # of resamples in memory, however many questions
 
 
-class Estimate(NamedTuple):
-    """A value and its 95 % interval."""
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its 95 % interval; low and high are None where nothing was drawn twice."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+
+    def leaves_out(self, value: float) -> bool:
+        """Whether the interval does not hold `value`; never where there is none."""
+        return self.low is not None and self.high is not None and not self.low <= value <= self.high
 
 
 def interval(statistic: Callable[..., Any], columns: tuple[np.ndarray, ...], seed: int) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from unnorm.evaluation.intervals import interval
+from unnorm.evaluation.intervals import Estimate, interval
 from unnorm.evaluation.scores import SUMS, Scores, Tokens
 from unnorm.foundation.errors import DataError
 
@@ -18,24 +18,15 @@ _NATS, _TOKENS, _TOP1, _TOP5, _BYTES = range(len(SUMS))
 
 
 @dataclass(frozen=True)
-class Interval:
-    """An estimate and its 95 % interval; low and high are None where there is one conversation only."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
 class Losses:
     """Of one set of tokens: nats_per_token, nats_per_byte (comparable between tokenizers), top1 and top5 (shares of
     tokens); perplexity is exp(nats_per_token)."""
 
-    nats_per_token: Interval
-    perplexity: Interval
-    nats_per_byte: Interval | None
-    top1: Interval
-    top5: Interval
+    nats_per_token: Estimate
+    perplexity: Estimate
+    nats_per_byte: Estimate | None
+    top1: Estimate
+    top5: Estimate
     tokens: int
     bytes: int
     conversations: int
@@ -54,8 +45,8 @@ class Difference:
     per: Literal["token", "byte"]
     first: float
     second: float
-    difference: Interval
-    relative: Interval
+    difference: Estimate
+    relative: Estimate
     conversations: int
     left_out: int
     """Conversations that only one of them has."""
@@ -75,7 +66,7 @@ def losses(scores: Scores, tokens: Tokens = "trained", *, seed: int = 0) -> Loss
     low, high = (None if bound is None else _exp(bound) for bound in (nats.low, nats.high))
     return Losses(
         nats_per_token=nats,
-        perplexity=Interval(_exp(nats.value), low, high),
+        perplexity=Estimate(_exp(nats.value), low, high),
         nats_per_byte=per_byte[0] if has_text else None,
         top1=top1,
         top5=top5,
@@ -144,17 +135,17 @@ def _sums(scores: Scores, tokens: Tokens) -> np.ndarray:
     return sums[sums[:, _TOKENS] > 0]
 
 
-def _intervals(table: np.ndarray, statistic: Callable[[Any], np.ndarray], seed: int) -> list[Interval]:
+def _intervals(table: np.ndarray, statistic: Callable[[Any], np.ndarray], seed: int) -> list[Estimate]:
     """`statistic` takes the sums of the columns of `table` [n, columns] and gives [k] estimates."""
     values = statistic(table.sum(0))
     if len(table) < 2:
-        return [Interval(float(value), None, None) for value in values]
+        return [Estimate(float(value), None, None) for value in values]
 
     def of_sums(*columns: np.ndarray, axis: int) -> np.ndarray:
         return statistic([column.sum(axis) for column in columns])
 
     bounds = zip(values, *interval(of_sums, tuple(table.T), seed), strict=True)
-    return [Interval(float(value), float(low), float(high)) for value, low, high in bounds]
+    return [Estimate(float(value), float(low), float(high)) for value, low, high in bounds]
 
 
 def _exp(value: float) -> float:

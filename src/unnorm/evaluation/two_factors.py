@@ -13,10 +13,13 @@ three seeds happen to agree they claim too many, and intervals cover as little a
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import optimize, special
+
+from unnorm.evaluation.intervals import Estimate
 
 _RESAMPLES = 1000
 _AT_ONCE = 2**17  # numbers of resamples in memory: few enough for a cache
@@ -24,16 +27,14 @@ _LEVEL = 0.95
 _POWER = 0.8
 
 
-class Mean(NamedTuple):
+@dataclass(frozen=True)
+class Mean(Estimate):
     """The mean, its 95 % interval, and the two-sided p of its being `null` (both None where nothing is drawn twice).
 
     error: its standard error; freedom: that error's degrees of freedom, endless where nothing varies. Interval and p
     are Student's t of these two. Both are None where the interval is made otherwise.
     """
 
-    value: float
-    low: float | None
-    high: float | None
     p: float | None
     error: float | None = None
     freedom: float | None = None

@@ -13,14 +13,12 @@ def groups_of_answers(study: StudyView) -> list[dict[str, Any]]:
     score}} against the reference, on the prompt as a whole. Control and bidirectional characters stand as escapes.
     """
     found = []
-    for model in study.models:
-        for dataset in study.datasets:
-            for strategy in study.strategies:
-                for seed in study.seeds:
-                    place = (model, dataset, strategy, seed)
-                    cells = [c for c in study.cells if _place(c) == place and c.done and c.completions]
-                    if cells:
-                        found.append(_group(study, place, cells))
+    for model, dataset, strategy in study.strata:
+        for seed in study.seeds:
+            place = (model, dataset, strategy, seed)
+            cells = [c for c in study.cells if _place(c) == place and c.done and c.completions]
+            if cells:
+                found.append(_group(study, place, cells))
     return found
 
 

@@ -1,9 +1,9 @@
 """Judged answers and latencies of a study, gathered over seeds, for figures, tables and sentences."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from unnorm.evaluation.preference.summary import EXPLORATORY_BELOW
+from unnorm.evaluation.preference.summary import WinRate
 from unnorm.study.audit import doubt_of, matched_at
 from unnorm.study.view import CellView, PairView, StudyView
 from unnorm.study.win_rates import win_rates
@@ -47,24 +47,6 @@ class Group:
         return doubt_of(self.matched, len(self.judged) >= self.seeds)
 
 
-class Tally(NamedTuple):
-    """Judgements of one category, over all seeds. rate: win rate, ties as half; low, high: its 95 % interval."""
-
-    category: str
-    questions: int
-    wins: int
-    ties: int
-    losses: int
-    rate: float
-    low: float | None
-    high: float | None
-    exploratory: bool
-
-    @property
-    def judgements(self) -> int:
-        return self.wins + self.ties + self.losses
-
-
 def groups(study: StudyView) -> list[Group]:
     """In the study's order."""
     found: dict[tuple[str, ...], list[PairView]] = {}
@@ -80,16 +62,9 @@ def groups(study: StudyView) -> list[Group]:
     return [_group(study, key, found[key]) for key in sorted(found, key=place)]
 
 
-def tallies(group: Group) -> list[Tally]:
+def tallies(group: Group) -> list[tuple[str, WinRate]]:
     """`all` first, then each category in the judge's order: the study's own win rates."""
-    found = win_rates(group.judged)
-    return [
-        Tally(
-            "all" if name is None else name, part.questions, part.wins, part.ties, part.losses, *part.mean[:3],
-            exploratory=name is not None and part.questions < EXPLORATORY_BELOW,
-        )
-        for name, part in found.items()
-    ]  # fmt: skip
+    return [("all" if name is None else name, found) for name, found in win_rates(group.judged).items()]
 
 
 def _group(study: StudyView, key: tuple[str, ...], pairs: list[PairView]) -> Group:

@@ -25,17 +25,13 @@ def summary(study: StudyView) -> list[str]:
     ]
     planned = {(cell.model, cell.dataset, cell.strategy, cell.arm) for cell in study.cells}
     found = {row.place: row for row in compared(study) if row.metric == "loss"}
-    for model in study.models:
-        for dataset in study.datasets:
-            for strategy in study.strategies:
-                where = _where(study, model, dataset, strategy)
-                for arm in others(study):
-                    if (model, dataset, strategy, arm) not in planned:
-                        continue
-                    row = found.get((model, dataset, strategy, arm))
-                    lines.append(
-                        _finding(study, row, where) if row else f"{where}, {arm} could not be compared: {_NOT_DONE}."
-                    )
+    for model, dataset, strategy in study.strata:
+        where = _where(study, model, dataset, strategy)
+        for arm in others(study):
+            if (model, dataset, strategy, arm) not in planned:
+                continue
+            row = found.get((model, dataset, strategy, arm))
+            lines.append(_finding(study, row, where) if row else f"{where}, {arm} could not be compared: {_NOT_DONE}.")
     lines += _recovered(study)
     pairs = groups(study)
     lines += [_judged(study, group) for group in pairs if group.judged]
@@ -79,17 +75,18 @@ def _drawn(row: Row) -> str:
 def _judged(study: StudyView, group: Group) -> str:
     where = _where(study, *_place(group))
     kind = (group.judged[0].judge or {})["judge"]["kind"]
-    all_of_them = next(iter(tallies(group)), None)
-    if all_of_them is None or all_of_them.low is None or all_of_them.high is None:
+    of_all = next((found for _, found in tallies(group)), None)
+    rate = of_all.win_rate if of_all is not None else None
+    if of_all is None or rate is None or rate.low is None:
         return f"{where}, the judge ({kind}) gave no verdict on {group.arm} against {group.against}."
     verdict = "no difference shown"
-    if all_of_them.low > _FAIR or all_of_them.high < _FAIR:
-        verdict = f"{group.arm if all_of_them.low > _FAIR else group.against} is preferred"
+    if rate.leaves_out(_FAIR):
+        verdict = f"{group.arm if rate.value > _FAIR else group.against} is preferred"
     doubt = f" In doubt: {group.doubt}." if group.doubt else ""
     return (
         f"{where}, the judge ({kind}) sets {group.arm} against {group.against}: {verdict}. {group.arm} wins "
-        f"{all_of_them.rate:.0%} (95 % interval {all_of_them.low:.0%} to {all_of_them.high:.0%}, ties as half, "
-        f"{all_of_them.judgements} judgements).{doubt}"
+        f"{rate.value:.0%} (95 % interval {rate.low:.0%} to {rate.high:.0%}, ties as half, "
+        f"{of_all.judgements} judgements).{doubt}"
     )
 
 

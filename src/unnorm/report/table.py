@@ -40,32 +40,31 @@ def results(study: StudyView) -> list[dict[str, Any]]:
     found = {(row.place, row.metric): row for row in compared(study)}
     judged = {(g.model, g.dataset, g.strategy, g.arm): tallies(g)[:1] for g in groups(study) if g.judged}
     rows = []
-    for model in study.models:
-        for dataset in study.datasets:
-            for strategy in study.strategies:
-                for arm in study.arms:
-                    place = (model, dataset, strategy, arm)
-                    cells = [c for c in study.cells if (c.model, c.dataset, c.strategy, c.arm) == place]
-                    if not cells:  # left out of the study
-                        continue
-                    done = [c.result for c in cells if c.result]
-                    row: dict[str, Any] = dict.fromkeys(COLUMNS)
-                    row |= {"model": model, "dataset": dataset, "strategy": strategy, "arm": arm}
-                    row |= {"seeds": len(done), "planned_seeds": len(cells), "complete": len(done) == len(cells)}
-                    if done:
-                        row["start_tokens"] = max(result.get("start_tokens", 0) for result in done)
-                    for key in ("start_eval_loss", "eval_loss", "eval_token_accuracy") if done else ():
-                        row[key] = sum(result[key] for result in done) / len(done)
-                    if gap := found.get((place, "loss")):
-                        row |= {"gap": gap.value, "gap_low": gap.low, "gap_high": gap.high, "matched": gap.matched}
-                        row |= {"complete": gap.complete, "gap_detectable": gap.detectable, "margin": gap.margin}
-                        row |= {"equivalent": gap.equivalent, "verdict": verdict(gap)}
-                    if accuracy := found.get((place, "accuracy")):
-                        row["accuracy_difference"] = accuracy.value
-                    for tally in judged.get(place, ()):
-                        row |= {"win_rate": tally.rate, "win_rate_low": tally.low, "win_rate_high": tally.high}
-                        row["judgements"] = tally.judgements
-                    rows.append(row)
+    for model, dataset, strategy in study.strata:
+        for arm in study.arms:
+            place = (model, dataset, strategy, arm)
+            cells = [c for c in study.cells if (c.model, c.dataset, c.strategy, c.arm) == place]
+            if not cells:  # left out of the study
+                continue
+            done = [c.result for c in cells if c.result]
+            row: dict[str, Any] = dict.fromkeys(COLUMNS)
+            row |= {"model": model, "dataset": dataset, "strategy": strategy, "arm": arm}
+            row |= {"seeds": len(done), "planned_seeds": len(cells), "complete": len(done) == len(cells)}
+            if done:
+                row["start_tokens"] = max(result.get("start_tokens", 0) for result in done)
+            for key in ("start_eval_loss", "eval_loss", "eval_token_accuracy") if done else ():
+                row[key] = sum(result[key] for result in done) / len(done)
+            if gap := found.get((place, "loss")):
+                row |= {"gap": gap.value, "gap_low": gap.low, "gap_high": gap.high, "matched": gap.matched}
+                row |= {"complete": gap.complete, "gap_detectable": gap.detectable, "margin": gap.margin}
+                row |= {"equivalent": gap.equivalent, "verdict": verdict(gap)}
+            if accuracy := found.get((place, "accuracy")):
+                row["accuracy_difference"] = accuracy.value
+            for _, of_all in judged.get(place, ()):
+                rate = of_all.win_rate
+                row |= {"win_rate": rate.value, "win_rate_low": rate.low, "win_rate_high": rate.high}
+                row["judgements"] = of_all.judgements
+            rows.append(row)
     return rows
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from unnorm.evaluation.conversation_scores import ConversationSums, read_sums
+from unnorm.evaluation.intervals import Estimate
 from unnorm.evaluation.two_factors import Mean, holm, mean_over
 from unnorm.foundation.errors import SettingsError
 from unnorm.study.audit import differences, doubt_of, facts_of, matched_at
@@ -67,9 +68,9 @@ class Row(NamedTuple):
     @property
     def different(self) -> bool | None:
         """Whether the 95 % interval excludes 0, of loss and accuracy; None where there is no standard error."""
-        if self.error is None or self.low is None or self.high is None:
+        if self.error is None or self.low is None:
             return None
-        return not self.low <= 0 <= self.high
+        return Estimate(self.value, self.low, self.high).leaves_out(0)
 
     @property
     def doubt(self) -> str:
@@ -94,11 +95,9 @@ def compare_arms(study: StudyView, arm: str | None = None, against: str | None =
     arms = [arm] if arm else [each for each in study.arms if each != against]
     done = {cell.place: cell for cell in study.cells if cell.done}
     rows = []
-    for model in study.models:
-        for dataset in study.datasets:
-            for strategy in study.strategies:
-                for each in arms:
-                    rows += _rows(study, done, (model, dataset, strategy), each, against)
+    for where in study.strata:
+        for each in arms:
+            rows += _rows(study, done, where, each, against)
     return _corrected(rows)
 
 
@@ -128,7 +127,7 @@ def _rows(
             arm=arm,
             against=against,
             metric=metric,
-            **mean._asdict(),
+            **vars(mean),
             p_holm=None,
             detectable=mean.detectable,
             margin=study.margin if metric == "loss" else None,
@@ -197,7 +196,10 @@ def _of_results(
 def _preference(pairs: list[PairView]) -> list[tuple[Metric, Mean, tuple[int, ...], int]]:
     seeds = tuple(pair.seed for pair in pairs)
     whole = win_rates(pairs).get(None)
-    return [("preference", whole.mean, seeds, whole.questions)] if whole else []
+    if whole is None:
+        return []
+    assert isinstance(whole.win_rate, Mean), "of a study's pairs"
+    return [("preference", whole.win_rate, seeds, whole.questions)]
 
 
 def _latency(pairs: list[PairView]) -> list[tuple[Metric, Mean, tuple[int, ...], int]]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unnorm.evaluation.intervals import rate
+from unnorm.evaluation.intervals import rate_interval
 from unnorm.evaluation.task_scores import Score, read_scores
 from unnorm.evaluation.two_factors import mean_over
 from unnorm.study.audit import doubt_of
@@ -72,26 +72,24 @@ def task_rows(study: StudyView, against: str | None = None) -> tuple[TaskRow, ..
     against = against or study.reference
     scores = {cell.place: found for cell in study.cells if cell.done and (found := _scores(study, cell))}
     rows = []
-    for model in study.models:
-        for dataset in study.datasets:
-            for strategy in study.strategies:
-                here = [c for c in study.cells if (c.model, c.dataset, c.strategy) == (model, dataset, strategy)]
-                known = [scores[c.place] for c in here if c.place in scores]
-                for task, metrics in _metrics(known).items():
-                    metric = _shown(metrics)
-                    by_arm = {
-                        arm: {
-                            c.seed: scores[c.place][task, metric]
-                            for c in here
-                            if c.arm == arm and (task, metric) in scores.get(c.place, {})
-                        }
-                        for arm in study.arms
-                    }
-                    rows += [
-                        _row(study, here, (arm, against, task, metric), by_arm[arm], by_arm[against])
-                        for arm in study.arms
-                        if by_arm[arm]
-                    ]
+    for where in study.strata:
+        here = [c for c in study.cells if (c.model, c.dataset, c.strategy) == where]
+        known = [scores[c.place] for c in here if c.place in scores]
+        for task, metrics in _metrics(known).items():
+            metric = _shown(metrics)
+            by_arm = {
+                arm: {
+                    c.seed: scores[c.place][task, metric]
+                    for c in here
+                    if c.arm == arm and (task, metric) in scores.get(c.place, {})
+                }
+                for arm in study.arms
+            }
+            rows += [
+                _row(study, here, (arm, against, task, metric), by_arm[arm], by_arm[against])
+                for arm in study.arms
+                if by_arm[arm]
+            ]
     return tuple(rows)
 
 
@@ -144,16 +142,14 @@ def difference_of(a: np.ndarray, b: np.ndarray, *, is_share: bool) -> tuple[floa
     """(mean of `a` − `b`, low, high), both [seeds, n] of the same n questions, with its 95 % interval.
 
     Seeds and questions are both drawn (`two_factors`). Where all numbers are shares the interval is widened to the one
-    over questions alone (`intervals.rate`, of (1 + difference) / 2), which knows of outcomes that were not seen: two
+    over questions alone (`rate_interval`, of (1 + difference) / 2), which knows of outcomes that were not seen: two
     arms that answered four questions alike are not shown to be the same.
     """
     differences = a - b
     mean = mean_over(lambda x: x, (differences,))
     if not is_share:
         return mean.value, mean.low, mean.high
-    alone = rate((1 + differences.mean(0)) / 2, 0)
-    assert alone is not None, "there is a question"
-    low, high = 2 * alone.low - 1, 2 * alone.high - 1
+    low, high = (2 * float(bound) - 1 for bound in rate_interval((1 + differences.mean(0)) / 2, 0))
     if mean.low is not None and mean.high is not None:
         low, high = min(low, mean.low), max(high, mean.high)
     return mean.value, max(-1.0, low), min(1.0, high)

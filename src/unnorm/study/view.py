@@ -1,6 +1,7 @@
 """A study as it stands on disk, for whoever draws or counts it: plain records; nothing computed or written."""
 
 from dataclasses import dataclass, field, fields
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,11 @@ class StudyView:
     def reference(self) -> str:
         """The arm that the others are compared with."""
         return reference_of(self.arms)
+
+    @property
+    def strata(self) -> list[tuple[str, str, str]]:
+        """Every (model, data set, strategy), in order: what arms are compared within."""
+        return list(product(self.models, self.datasets, self.strategies))
 
 
 def reference_of(arms: list[str]) -> str:

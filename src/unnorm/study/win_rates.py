@@ -4,29 +4,16 @@ All figures, tables and comparisons have it from here.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from unnorm.evaluation.intervals import rate
+from unnorm.evaluation.intervals import rate_interval
 from unnorm.evaluation.judges.interface import WHOLE
 from unnorm.evaluation.preference.significance import sign_test
+from unnorm.evaluation.preference.summary import EXPLORATORY_BELOW, WinRate, counts_of
 from unnorm.evaluation.two_factors import Mean, mean_over
 from unnorm.study.view import PairView
-
-
-class WinRate(NamedTuple):
-    """mean: of the arm, ties as half, with its 95 % interval and p. wins, ties, losses: judgements of every seed."""
-
-    questions: int
-    wins: int
-    ties: int
-    losses: int
-    mean: Mean
-
-    @property
-    def judgements(self) -> int:
-        return self.wins + self.ties + self.losses
 
 
 def win_rates(pairs: Sequence[PairView]) -> dict[str | None, WinRate]:
@@ -39,36 +26,33 @@ def win_rates(pairs: Sequence[PairView]) -> dict[str | None, WinRate]:
     if len(pairs) == 1:
         whole = (pairs[0].judge or {})["parts"][WHOLE]
         found = {None: whole, **whole["categories"]}
-        return {name: _of_judge(part) for name, part in found.items() if part["win_rate"]}
+        return {name: _of_judge(part, name is not None) for name, part in found.items() if part["win_rate"]}
     values = [{v["prompt_id"]: v["value"] for v in pair.verdicts if v["value"] is not None} for pair in pairs]
     categories = {v["prompt_id"]: v["category"] for pair in pairs for v in pair.verdicts}
     shared = [prompt for prompt in (values[0] if values else ()) if all(prompt in each for each in values)]
     parts: dict[str | None, list[Any]] = {None: shared}
     for prompt in shared:
         parts.setdefault(categories[prompt], []).append(prompt)
-    return {name: _of_values(np.array([[v[p] for p in part] for v in values])) for name, part in parts.items() if part}
+    tables = {name: np.array([[v[p] for p in part] for v in values]) for name, part in parts.items() if part}
+    return {name: _of_values(table, name is not None) for name, table in tables.items()}
 
 
-def _of_judge(part: dict[str, Any]) -> WinRate:
+def _of_judge(part: dict[str, Any], is_category: bool) -> WinRate:
     mean = Mean(**part["win_rate"], p=part.get("sign_test_p"))
-    return WinRate(part["questions"], part["wins"], part["ties"], part["losses"], mean)
+    questions, wins, ties, losses = (part[name] for name in ("questions", "wins", "ties", "losses"))
+    return WinRate(questions, wins, ties, losses, mean, is_category and questions < EXPLORATORY_BELOW)
 
 
-def _of_values(values: np.ndarray) -> WinRate:
+def _of_values(values: np.ndarray, is_category: bool) -> WinRate:
     """From [seeds, questions], each 1, 0.5 or 0."""
     mean = mean_over(lambda x: x, (values,), null=0.5)
     by_question = values.mean(0)
-    alone = rate(by_question, 0)
-    assert alone is not None, "there is a question"
-    low, high = (alone.low, alone.high) if mean.low is None or mean.high is None else (mean.low, mean.high)
+    alone = low, high = [float(bound) for bound in rate_interval(by_question, 0)]
+    if mean.low is not None and mean.high is not None:
+        low, high = mean.low, mean.high
     p = mean.p
     if low == high:  # all the same: nothing was seen to vary, which is no certainty
         p = sign_test(int((by_question > 0.5).sum()), int((by_question < 0.5).sum()))
-    wins, ties, losses = (int((values == value).sum()) for value in (1, 0.5, 0))
-    return WinRate(
-        values.shape[1],
-        wins,
-        ties,
-        losses,
-        Mean(mean.value, max(0.0, min(low, alone.low)), min(1.0, max(high, alone.high)), p),
-    )
+    widened = Mean(mean.value, max(0.0, min(low, alone[0])), min(1.0, max(high, alone[1])), p)
+    questions = values.shape[1]
+    return WinRate(questions, *counts_of(values), widened, is_category and questions < EXPLORATORY_BELOW)

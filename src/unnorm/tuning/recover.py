@@ -20,14 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from unnorm.foundation import atomic, ranks
 from unnorm.foundation.errors import DataError, NonFiniteError
 from unnorm.foundation.processes import is_main
-from unnorm.metrics.batches import counted_tokens, inputs_of
-from unnorm.surgery.inputs import Inputs, single_rows, tokens_in
+from unnorm.surgery.inputs import Inputs, as_one_batch, single_rows, tokens_in
 from unnorm.surgery.passes import in_eval
 from unnorm.tuning.distance import Distance, distance
 from unnorm.tuning.learners import restored_flags, settled_, what_learns
@@ -158,12 +156,12 @@ def recover_(
     chosen = recover_settings(**settings)
     check_base(record_of_pair(model, original), original)
     rows = single_rows(batches)
-    measured = _together_in_batches(single_rows(held_out), 4096) if held_out is not None else None
+    measured = _in_batches(single_rows(held_out), 4096) if held_out is not None else None
     if measured is None:
         first, rows = _split(rows)
-        measured = _together_in_batches(first, 4096)
+        measured = _in_batches(first, 4096)
     length = max(row["input_ids"].shape[1] for row in rows)
-    text = Text(_repeated(rows, chosen.tokens, seed), _together, length, measured)
+    text = Text(_repeated(rows, chosen.tokens, seed), as_one_batch, length, measured)
     with ExitStack() as stack:
         place = Path(folder) if folder is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         return distil_(model, original, text, chosen, Run(place, "recover", quiet=quiet), seed=seed)
@@ -343,16 +341,6 @@ def _repeated(rows: list[Batch], tokens: int, seed: int) -> list[Batch]:
     return chosen
 
 
-def _together_in_batches(rows: list[Batch], tokens: int) -> list[Batch]:
+def _in_batches(rows: list[Batch], tokens: int) -> list[Batch]:
     size = max(1, tokens // max(row["input_ids"].shape[1] for row in rows))
-    return [_together(rows[i : i + size]) for i in range(0, len(rows), size)]
-
-
-def _together(rows: Sequence[Batch]) -> Batch:
-    """Rows of one length as a batch; others are padded, with a mask."""
-    length = max(row["input_ids"].shape[1] for row in rows)
-    if any(row["input_ids"].shape[1] != length or row.keys() != rows[0].keys() for row in rows):
-        rows = [{**inputs_of(row), "attention_mask": counted_tokens(row).long()} for row in rows]
-        names = set.intersection(*(set(row) for row in rows))
-        rows = [{name: F.pad(row[name], (0, length - row[name].shape[1])) for name in names} for row in rows]
-    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+    return [as_one_batch(rows[i : i + size]) for i in range(0, len(rows), size)]

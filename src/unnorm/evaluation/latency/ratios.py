@@ -11,15 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from unnorm.evaluation.intervals import Estimate
+
 _TRIM = 0.2
 _RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Ratio:
+class Ratio(Estimate):
     """Time of one model over another's: the estimate and its 95 % interval, from `blocks` paired blocks."""
 
-    value: float
     low: float
     high: float
     blocks: int

@@ -66,6 +66,6 @@ class LatencyReport:
 
 def verdict_of(ratio: Ratio, floor: Ratio) -> Verdict:
     """A ratio is a difference only if its interval leaves out 1, and it exceeds what a model shows against itself."""
-    if ratio.low <= 1 <= ratio.high or max(ratio.value, 1 / ratio.value) - 1 <= floor.bound:
+    if not ratio.leaves_out(1) or max(ratio.value, 1 / ratio.value) - 1 <= floor.bound:
         return "no difference shown"
     return "faster" if ratio.value < 1 else "slower"

@@ -9,7 +9,8 @@ instruction, which needs the verdicts on many other models:
 keeps both finite where length or side alone tells all outcomes.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import expit
@@ -20,7 +21,8 @@ _PRIOR_DEVIATION = 3.0
 _STEPS = 12
 
 
-class LengthControlled(NamedTuple):
+@dataclass(frozen=True)
+class LengthControlled:
     """win_rate: σ(θ); effect: φ. If its interval lies above zero, longer answers win because they are longer."""
 
     win_rate: Estimate

@@ -1,7 +1,7 @@
 """Could chance alone have done it, and what could these questions have shown at all."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize, stats
@@ -12,7 +12,8 @@ _RESAMPLES = 9999
 _NUMBERS_AT_ONCE = 2_000_000
 
 
-class Detectable(NamedTuple):
+@dataclass(frozen=True)
+class Detectable:
     """Win rates above one half, ties as half; their mirror images below are as far. None: no win rate would do.
 
     significant: the smallest that, if observed with as many ties, has p < 0.05 in the sign test. with_power: the

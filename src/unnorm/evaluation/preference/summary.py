@@ -1,8 +1,8 @@
 """The numbers of one part of a comparison, from its outcomes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -15,15 +15,22 @@ EXPLORATORY_BELOW = 30
 """Questions under which a category is marked: at MT-Bench's ten, an interval is some 0.6 wide."""
 
 
-class Category(NamedTuple):
-    """One category. exploratory: too few questions to conclude from, and one of several looked at."""
+@dataclass(frozen=True)
+class WinRate:
+    """How often A was preferred, over all questions or those of a category. wins, ties, losses: judgements, of each
+    seed where there are several. win_rate: ties as half. exploratory: a category with too few questions to conclude
+    from, and one of several looked at."""
 
     questions: int
     wins: int
     ties: int
     losses: int
     win_rate: Estimate
-    exploratory: bool
+    exploratory: bool = field(default=False, compare=False)
+
+    @property
+    def judgements(self) -> int:
+        return self.wins + self.ties + self.losses
 
 
 @dataclass(frozen=True)
@@ -52,18 +59,17 @@ class Preference:
     first_position_rate: Estimate | None
     length_ratio: Estimate | None
     length_controlled: LengthControlled | None
-    categories: dict[str, Category]
+    categories: dict[str, WinRate]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON: named tuples become objects."""
-        return {name: _plain(value) for name, value in vars(self).items()}
+        return asdict(self)
 
 
 def summarise(outcomes: Sequence[Outcome], seed: int) -> Preference:
     """The numbers of these outcomes; `seed` draws the resamples."""
     judged = [outcome for outcome in outcomes if outcome.value is not None]
     values = _values(judged)
-    wins, ties, losses = _counts(values)
+    wins, ties, losses = counts_of(values)
     flips = [flip for outcome in judged if (flip := flipped(outcome)) is not None]
     first = np.array([firsts(outcome) for outcome in judged], dtype=np.float64).reshape(-1, 2)
     decided = first[first[:, 1] > 0]
@@ -95,13 +101,13 @@ def _first_position(firsts_of: np.ndarray, seed: int) -> Estimate | None:
     return ratio(firsts_of[:, 0], firsts_of[:, 1], seed)
 
 
-def _categories(judged: Sequence[Outcome], seed: int) -> dict[str, Category]:
+def _categories(judged: Sequence[Outcome], seed: int) -> dict[str, WinRate]:
     found = {}
     for name in dict.fromkeys(outcome.category for outcome in judged):
         values = _values([outcome for outcome in judged if outcome.category == name])
         estimate = rate(values, seed)
         assert estimate is not None, "a category has a question"
-        found[name] = Category(len(values), *_counts(values), estimate, len(values) < EXPLORATORY_BELOW)
+        found[name] = WinRate(len(values), *counts_of(values), estimate, len(values) < EXPLORATORY_BELOW)
     return found
 
 
@@ -109,13 +115,6 @@ def _values(outcomes: Sequence[Outcome]) -> np.ndarray:
     return np.array([outcome.value for outcome in outcomes], dtype=np.float64)
 
 
-def _counts(values: np.ndarray) -> tuple[int, int, int]:
+def counts_of(values: np.ndarray) -> tuple[int, int, int]:
+    """Wins, ties and losses among outcomes of 1, 0.5 and 0."""
     return int((values == 1).sum()), int((values == 0.5).sum()), int((values == 0).sum())
-
-
-def _plain(content: Any) -> Any:
-    if hasattr(content, "_asdict"):
-        content = content._asdict()
-    if isinstance(content, dict):
-        return {name: _plain(value) for name, value in content.items()}
-    return content

@@ -54,7 +54,7 @@ def _judge(found: Comparison, whole: Preference) -> list[str]:
         ]
     lines = [f"Its two orders disagree on {percent(whole.order_flip_rate)} of the questions, which count as ties."]
     first = whole.first_position_rate
-    biased = first is not None and not first.low <= _FAIR <= first.high
+    biased = first is not None and first.leaves_out(_FAIR)
     lines.append(f"It prefers what stands first in {percent(first)} of its verdicts{_warn(biased, 'POSITION BIAS')}.")
     null = found.null
     lines.append(
@@ -81,7 +81,7 @@ def _answers(found: Comparison, whole: Preference) -> list[str]:
         lines.append(f"A's answers are {ratio.value:.2f} times as long ({ratio.low:.2f} to {ratio.high:.2f}).")
     if whole.length_controlled is not None:
         controlled = whole.length_controlled
-        biased = not controlled.effect.low <= 0 <= controlled.effect.high
+        biased = controlled.effect.leaves_out(0)
         lines.append(f"At equal length A would win {percent(controlled.win_rate)}{_warn(biased, 'LENGTH SWAYS IT')}.")
     counts = found.counts
     lines.append(

@@ -4,6 +4,8 @@ from typing import Any
 
 import altair as alt
 
+from unnorm.evaluation.intervals import Estimate
+from unnorm.evaluation.preference.summary import WinRate
 from unnorm.report.figures.figure import (
     FULL,
     PAIR,
@@ -16,7 +18,7 @@ from unnorm.report.figures.figure import (
     shape_of,
     zero,
 )
-from unnorm.report.pairs import Group, Tally, groups, tallies
+from unnorm.report.pairs import Group, groups, tallies
 from unnorm.report.theme import HATCH, LINE, Look
 from unnorm.study.view import StudyView
 
@@ -32,7 +34,7 @@ def by_category(study: StudyView, model: str, dataset: str) -> Figure | None:
         return None
     rows: list[dict[str, Any]] = []
     for group in shown:
-        for tally in tallies(group):
+        for category, tally in tallies(group):
             at = 0.0
             for outcome in _OUTCOMES:
                 count = getattr(tally, outcome)
@@ -40,18 +42,18 @@ def by_category(study: StudyView, model: str, dataset: str) -> Figure | None:
                 rows.append(
                     {
                         "panel": group.title,
-                        "category": tally.category,
-                        "label": _category(tally),
+                        "category": category,
+                        "label": _category(category, tally),
                         "outcome": outcome,
                         "arm": {"wins": group.arm, "ties": "tie", "losses": group.against}[outcome],
                         "count": count,
                         "from": at,
                         "to": at + share,
-                        "rate": tally.rate,
-                        "low": tally.low,
-                        "high": tally.high,
+                        "rate": tally.win_rate.value,
+                        "low": tally.win_rate.low,
+                        "high": tally.win_rate.high,
                         "doubt": group.doubt,
-                        "said": _said(tally),
+                        "said": _said(tally.win_rate),
                     }
                 )
                 at += share
@@ -95,7 +97,7 @@ def by_category(study: StudyView, model: str, dataset: str) -> Figure | None:
         .properties(width=width, height=height)
         .facet(alt.Facet("panel:N", sort=titles, title=None), columns=1 if len(titles) == 1 else 2)
     )
-    questions = sum(tally.judgements for group in shown for tally in tallies(group)[:1])
+    questions = sum(tally.judgements for group in shown for _, tally in tallies(group)[:1])
     judge = shown[0].pairs[0].judge or {}
     doubts = " Hatched: incomplete or not matched." if any(group.doubt for group in shown) else ""
     note = f" {judge['caveat']}" if judge.get("caveat") else ""
@@ -157,12 +159,12 @@ def _pull(group: Group) -> str:
     return f"{group.title}: {sways} (φ, 95 % interval {low:.2f} to {high:.2f})."
 
 
-def _category(tally: Tally) -> str:
-    return f"{tally.category[:30]}{' *' if tally.exploratory else ''} ({tally.judgements})"
+def _category(category: str, tally: WinRate) -> str:
+    return f"{category[:30]}{' *' if tally.exploratory else ''} ({tally.judgements})"
 
 
-def _said(tally: Tally) -> str:
-    return f"{tally.rate:.1%}" + ("" if tally.low is None else f" ({tally.low:.1%} to {tally.high:.1%})")
+def _said(rate: Estimate) -> str:
+    return f"{rate.value:.1%}" + ("" if rate.low is None else f" ({rate.low:.1%} to {rate.high:.1%})")
 
 
 def _seeds(shown: list[Group]) -> str:

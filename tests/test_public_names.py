@@ -32,13 +32,16 @@ def names_in_code(code: str) -> set[tuple[str, str]]:
 
 
 def names_in(page: Path) -> set[tuple[str, str]]:
-    """The same of a page: its blocks of Python, and what stands between backquotes in its text."""
+    """The same of a page: its blocks of Python, and what stands between backquotes in its text.
+
+    A block that is a file of unnorm's own, as its first line says, may take what it likes.
+    """
     text = page.read_text()
     blocks = re.findall(r"^```(?:python|py)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     quoted = " ".join(re.findall(r"`([^`]+)`", prose))
     paths = set(re.findall(r"(?<![\w.])unnorm((?:\.\w+)+)", quoted))
-    found = {name for block in blocks for name in names_in_code(block)}
+    found = {name for block in blocks if not block.startswith("# src/") for name in names_in_code(block)}
     for path in paths:
         first, *more = path.removeprefix(".").split(".")
         if first not in NO_CODE and f"unnorm{path}" not in PUBLIC_MODULES:

@@ -6,7 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model, field_validator, model_validator
 
 from unnorm.data.settings import Dataset, DataSettings
 from unnorm.evaluation.judges import JUDGES, KIND_HELP
@@ -168,6 +168,17 @@ class After(_Part):
     judge: JudgeStage | None = None
     latency: LatencyStage | None = None
     tasks: TasksStage | None = None
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_other_stages(cls, value: Any, handler: Any) -> Any:
+        """A stage without a field here says itself what it is set by."""
+        if cls is not After or not isinstance(value, Mapping) or value.keys() <= cls.model_fields.keys():
+            return handler(value)
+        from unnorm.study.after.stages import STAGES  # which know this module
+
+        fields: Any = {stage.name: (stage.settings | None, None) for stage in STAGES if stage.settings is not None}
+        return create_model("After", __base__=After, **fields).model_validate(value)
 
     @model_validator(mode="after")
     def _answers(self) -> "After":

@@ -1,27 +1,45 @@
 """The figures, a file a family. Only cells that are done are drawn, and each caption says which and how sure."""
 
 import re
+from collections.abc import Callable
+from pkgutil import resolve_name
 
-from unnorm.report.figures import curves, gap, preference, recovery, sites, speed, training
 from unnorm.report.figures.figure import Figure, Place
 from unnorm.study.view import StudyView
 
 __all__ = ["Figure", "figures"]
 
-_OF_STUDY = (gap.gap_by_strategy, gap.gap_by_size)
-_OF_PLACE = (
-    training.held_out_loss,
-    training.training_loss,
-    training.token_accuracy,
-    training.grad_norm,
-    curves.s_curves,
-    sites.fit,
-    recovery.recovery,
-    sites.alpha,
-    sites.alpha_and_sigma,
-    sites.saturation,
+
+def _makers(*names: str) -> tuple[Callable[..., Figure | None], ...]:
+    """What makes figures: `FILE:FUNCTION` in this folder. Each gives None where there is nothing to draw."""
+    return tuple(resolve_name(f"unnorm.report.figures.{name}") for name in names)
+
+
+_OF_STUDY = _makers(
+    "gap:gap_by_strategy",
+    "gap:gap_by_size",
 )
-_OF_PAIRS = (preference.by_category, preference.length_and_margin, speed.latency, speed.quality_and_speed)
+"""Of (study, data set)."""
+_OF_PLACE = _makers(
+    "training:held_out_loss",
+    "training:training_loss",
+    "training:token_accuracy",
+    "training:grad_norm",
+    "curves:s_curves",
+    "sites:fit",
+    "recovery:recovery",
+    "sites:alpha",
+    "sites:alpha_and_sigma",
+    "sites:saturation",
+)
+"""Of (`Place`)."""
+_OF_PAIRS = _makers(
+    "preference:by_category",
+    "preference:length_and_margin",
+    "speed:latency",
+    "speed:quality_and_speed",
+)
+"""Of (study, model, data set)."""
 
 
 def figures(study: StudyView) -> list[Figure]:

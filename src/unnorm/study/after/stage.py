@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel
+
 from unnorm.study.spec import StudyFile
 
 
@@ -18,7 +20,8 @@ class Stage(NamedTuple):
 
     read: from the cell's or pair's folder, what `folder` said, and whether logs are wanted, what a `CellView` or
     `PairView` shows of it: field -> value, or a name of its own, which is kept under `more`. rows: of the table that
-    `study export` writes under its name. check: a mistake in its settings, before anything is trained.
+    `study export` writes under its name. check: a mistake in its settings, before anything is trained. settings: what
+    stands under its key, where `spec.After` has no field for it.
     """
 
     name: str
@@ -31,3 +34,4 @@ class Stage(NamedTuple):
     read: Callable[[Path, str, bool], dict[str, Any]] = lambda folder, at, logs: {}
     rows: Callable[[Any], Sequence[Any]] = lambda study: ()
     check: Callable[[StudyFile], None] = lambda spec: None
+    settings: type[BaseModel] | None = None

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
-from unnorm.study.after import completions, judge, latency, tasks
 from unnorm.study.after.pairs import Pair, pairs_of
 from unnorm.study.after.stage import Stage
 from unnorm.study.engines.interface import Wants
@@ -13,7 +13,16 @@ from unnorm.study.plan import Planned, name_of
 from unnorm.study.spec import After, StudyFile
 from unnorm.study.tasks import Task
 
-STAGES: tuple[Stage, ...] = (completions.STAGE, tasks.STAGE, judge.STAGE, latency.STAGE)
+STAGES: tuple[Stage, ...] = tuple(
+    resolve_name(f"unnorm.study.after.{name}:STAGE")
+    for name in (
+        "completions",
+        "tasks",
+        "judge",
+        "latency",
+    )
+)
+"""In the order in which they are done: a stage comes after those that it needs."""
 
 
 def stage_tasks(
@@ -21,7 +30,7 @@ def stage_tasks(
 ) -> Iterator[tuple[Task, Sequence[Planned]]]:
     """The task of every stage of every cell or pair, and the cells that it is about. ids: of the cells' tasks, by the
     cells' hashes."""
-    wanted = [stage for stage in STAGES if getattr(after, stage.name) is not None]
+    wanted = [stage for stage in STAGES if getattr(after, stage.name, None) is not None]
     pairs = pairs_of(list(cells), reference)
     made: dict[tuple[str, str], str] = {}  # (stage, cell) -> id of its task
     for stage in wanted:
@@ -38,7 +47,7 @@ def stage_tasks(
 def folders_of(subject: Planned | Pair, after: After) -> dict[str, str]:
     """For study.json: what each stage of a cell or a pair is called in its folder, by the stage's name."""
     mine = [stage for stage in STAGES if stage.of_pairs == isinstance(subject, Pair)]
-    return {stage.name: stage.folder(subject, after) for stage in mine if getattr(after, stage.name) is not None}
+    return {stage.name: stage.folder(subject, after) for stage in mine if getattr(after, stage.name, None) is not None}
 
 
 def read_stages(folders: Mapping[str, str], folder: Path, *, logs: bool) -> dict[str, Any]:
@@ -53,7 +62,7 @@ def read_stages(folders: Mapping[str, str], folder: Path, *, logs: bool) -> dict
 def check_stages(spec: StudyFile) -> None:
     """A mistake in what comes after training shows now, not after hours of it."""
     for stage in STAGES:
-        if getattr(spec.after, stage.name) is not None:
+        if getattr(spec.after, stage.name, None) is not None:
             stage.check(spec)
 
 

@@ -36,7 +36,6 @@ app = typer.Typer(
     name="unnorm",
     help="Replace the norms of a pretrained language model by Dynamic Tanh, fine-tune it, and measure what that cost.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     cls=PlainGroup,

@@ -60,7 +60,7 @@ def main(dist: Path) -> None:
         (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
         version = wheel.name.split("-")[1]
         for command in ([str(fresh / "bin" / "unnorm")], [python, "-m", "unnorm"]):
-            assert said(command + ["--version"], folder) == f"unnorm {version}\n"
+            assert said([*command, "--version"], folder) == f"unnorm {version}\n"
         assert "Usage: unnorm" in said([str(fresh / "bin" / "unnorm"), "--help"], folder)
         said([python, "-c", PROGRAM], folder)
     print(f"{wheel.name} and {sdist.name} are whole, and the wheel works in a fresh environment")

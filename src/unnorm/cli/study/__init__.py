@@ -4,6 +4,7 @@ import typer
 
 from unnorm.cli.study.compare import compare
 from unnorm.cli.study.export import export
+from unnorm.cli.study.new import EXAMPLE, new
 from unnorm.cli.study.plan import plan
 from unnorm.cli.study.run import retry, run
 from unnorm.cli.study.schema import schema
@@ -14,6 +15,7 @@ app = typer.Typer(
     help="A matrix of models × datasets × arms × strategies × seeds, from a YAML file.", no_args_is_help=True
 )
 
+app.command(epilog=EXAMPLE)(new)
 for verb in (plan, run, retry, status, table, compare, export):
     example = f"Example: [bold]unnorm study {verb.__name__} recipes/alpaca-pythia-14m/study.yaml[/bold]"
     app.command(epilog=example)(verb)

@@ -9,7 +9,7 @@ AXE := build/axe/axe.min.js
 AXE_VERSION := 4.14.1
 AXE_SHA256 := 29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c
 
-.PHONY: demo test test-browser browser site lint setup clean
+.PHONY: demo test test-browser browser site lint wheel setup clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -42,6 +42,12 @@ lint: $(READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
 	@$(BIN)/mypy
+
+# What would be published, in build/dist: an sdist, and a wheel made from it, tried in a fresh environment.
+wheel: $(READY)
+	@rm -rf build/dist && mkdir -p build
+	@$(BIN)/python -m build --no-isolation --outdir build/dist > build/wheel.log 2>&1 || { cat build/wheel.log; exit 1; }
+	@$(BIN)/python .ci/try_wheel.py build/dist
 
 setup: $(READY)
 

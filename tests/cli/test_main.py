@@ -56,6 +56,30 @@ def test_the_version(capsys):
     assert (code, out) == (0, f"unnorm {version('unnorm')}\n")
 
 
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [("unnorm s", {"sites", "swap", "study"}), ("unnorm study pl", {"plan"}), ("unnorm swap --cal", {"--calibrate"})],
+)
+def test_a_shell_completes_verbs_and_options(capsys, monkeypatch, words, wanted):
+    monkeypatch.setenv("_UNNORM_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    code, out, _ = call(capsys)
+    assert code == 0
+    assert set(out.split()) == wanted
+
+
+def test_completion_can_be_shown_and_installed(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("shellingham.detect_shell", lambda *_, **__: ("bash", "/bin/bash"))
+    code, out, err = call(capsys, "--show-completion")
+    assert code == 0, err
+    assert "_UNNORM_COMPLETE=complete_bash" in out
+    code, _, err = call(capsys, "--install-completion")
+    assert code == 0, err
+    assert list(tmp_path.rglob("unnorm.sh"))
+
+
 def verbs(command, *path):
     """The path of each verb, and of each group of them."""
     yield path

@@ -35,6 +35,7 @@ _INTERRUPTED = 130  # also what typer makes of a KeyboardInterrupt
 app = Verbs(
     name="unnorm",
     help="Replace the norms of a pretrained language model by Dynamic Tanh, fine-tune it, and measure what that cost.",
+    add_completion=True,
 )
 app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)

@@ -66,11 +66,11 @@ class PlainGroup(TyperGroup):
 class Verbs(typer.Typer):
     """A typer whose verbs are `PlainCommand`s."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, add_completion: bool = False, **settings: Any) -> None:
         super().__init__(
             cls=PlainGroup,
             no_args_is_help=True,
-            add_completion=False,
+            add_completion=add_completion,
             pretty_exceptions_enable=False,
             rich_markup_mode=None,
             context_settings=_CONTEXT,  # every verb's too

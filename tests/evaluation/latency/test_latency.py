@@ -132,6 +132,43 @@ def test_a_comparison(family, tmp_path):
     json.dumps(report.to_dict())
 
 
+def test_times_and_tokens_per_second_are_medians_of_the_runs():
+    grid = [Workload(kind="prefill", batch_size=2, length=8), Workload(kind="decode", length=8, new_tokens=3)]
+    report = compare_latency({"a": tiny_model("gpt2")}, grid, budget_seconds=0.1, bound=False, quiet=True)
+    absolute = {(a["workload"], a["model"]): a for a in report.absolute()}
+    assert set(absolute) == {(each.name, model) for each in grid for model in ("a", AGAIN)}
+    for each, tokens in zip(grid, (16, 3), strict=True):
+        seconds = [s["seconds"] for s in report.samples if (s["workload"], s["model"]) == (each.name, "a")]
+        assert len(seconds) == 24
+        assert absolute[each.name, "a"]["seconds"] == pytest.approx(np.median(seconds))
+        assert absolute[each.name, "a"]["tokens_per_second"] == pytest.approx(tokens / np.median(seconds))
+    assert report.to_dict()["absolute"] == report.absolute()
+
+
+def test_a_budget_is_kept_where_fewer_blocks_are_allowed_and_they_show_nothing(monkeypatch):
+    """On a clock of our own, on which a run takes a second."""
+    clock = {"now": 0.0}
+
+    def fake(model, workload, prompts=(), **more):
+        def sample(number: int) -> float:
+            clock["now"] += 2.0 if model.config.slow else 1.0
+            return 2.0 if model.config.slow else 1.0
+
+        return sample
+
+    monkeypatch.setattr(harness, "prepare", fake)
+    monkeypatch.setattr(harness.time, "monotonic", lambda: clock["now"])
+    options = {"bound": False, "half_width": 0.0, "quiet": True}
+    found = compare_latency(pair(), [SHORT, SHORT], budget_seconds=40, least_blocks=2, **options)
+    assert found.seconds <= 40
+    assert {c.ratio.blocks for c in found.comparisons} == {2}  # of 8 s, after 4 s of warm-up, twice
+    assert {c.verdict for c in found.comparisons} == {"no difference shown"}
+    clock["now"] = 0.0
+    found = compare_latency(pair(), SHORT, budget_seconds=40, **options)
+    assert {c.ratio.blocks for c in found.comparisons} == {12}
+    assert next(c for c in found.comparisons if c.model == "b").verdict == "slower"
+
+
 def test_a_tight_interval_ends_it_early():
     model = tiny_model("gpt2")
     loose = compare_latency({"a": model}, SHORT, budget_seconds=60, half_width=100.0, bound=False, quiet=True)
@@ -179,13 +216,23 @@ def test_the_command(bases, tmp_path, capsys, monkeypatch):
     out = tmp_path / "s.parquet"
     assert run(["latency", bases["gpt2"], bases["llama"], *common, "--out", str(out), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert len(found["absolute"]) == 6
     assert {c["name"] for c in found["comparisons"]} == {"prefill 1 × 8", "decode 1 × 8 + 2"}
     assert found["environment"]["threads"] == torch.get_num_threads()
     assert found["environment"]["threading"]["OMP_WAIT_POLICY"] == "PASSIVE"
     assert pq.read_table(out).num_rows > 0
     assert run(["latency", bases["gpt2"], *common, "--prompts", "builtin"]) == 0
-    assert "noise floor" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert {"noise floor", "ms", "tokens/s"} <= {column.strip() for column in out.splitlines()[2].split("┃")}
+    assert "loaded in " in err
+    assert " blocks; " in err
     assert run(["latency", bases["gpt2"], *common, "--device", "cpu", "--dtype", "bfloat16"]) == 0
+    swapped = str(tmp_path / "swapped")
+    assert run(["swap", bases["gpt2"], "--bare", "--inherit", "--out", swapped]) == 0
+    assert run(["latency", bases["gpt2"], swapped, *common, "--workloads", "prefill", "--optimize"]) == 0
+    err = capsys.readouterr().err
+    assert err.count("optimized: ") == 1, err
+    assert "optimized: 4 of 5 norms folded, 0 blocks fused" in err, err[-900:]
     for wrong in (
         ["--device", "tpu"],
         ["--dtype", "int8"],

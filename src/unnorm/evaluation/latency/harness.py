@@ -16,7 +16,7 @@ from unnorm.evaluation.latency.energy import energy_of
 from unnorm.evaluation.latency.environment import environment
 from unnorm.evaluation.latency.placement import lay_elsewhere
 from unnorm.evaluation.latency.ratios import Ratio, ratio_of
-from unnorm.evaluation.latency.report import Comparison, LatencyReport, verdict_of
+from unnorm.evaluation.latency.report import ENOUGH, Comparison, LatencyReport, verdict_of
 from unnorm.evaluation.latency.workloads import Mode, Sample, Workload, prepare
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.progress import Bar
@@ -26,7 +26,7 @@ from unnorm.surgery.sites import find_sites
 from unnorm.surgery.vocabulary import check_ids
 
 AGAIN, NO_NORMS = "the same again", "no norms"
-_LEAST, _MOST = 12, 2000  # blocks
+_MOST = 2000  # blocks
 _LOOK_EVERY = 4
 _WARM_SECONDS, _WARM_RUNS = 1.0, 3
 _MOST_COMPILED = 256
@@ -38,6 +38,7 @@ def compare_latency(
     *,
     budget_seconds: float = 60.0,
     half_width: float = 0.005,
+    least_blocks: int = ENOUGH,
     bound: bool = True,
     mode: Mode = "eager",
     prompts: Sequence[Sequence[int]] = (),
@@ -50,7 +51,8 @@ def compare_latency(
     All run alternately, in random ABBA blocks, after a warm-up with the shapes that are measured; so do the reference a
     second time, which gives the noise floor, and (bound) a copy of it without norms: the most that any replacement
     could save. On the CPU weights are laid elsewhere before each run. budget_seconds: of all workloads together,
-    warm-up included. half_width: relative; once every interval is as tight, a workload ends early. mode: eager,
+    warm-up included; least_blocks are timed whatever it is (two at least), and over fewer than 12 there is no verdict.
+    half_width: relative; once every interval is as tight, a workload ends early. mode: eager,
     compile (torch.compile), cuda-graphs (what eager mode launches, captured) or compiled-cuda-graphs; all but eager
     with a cache of fixed size. energy_seconds: what each model runs beyond the budget, so that a GPU's energy can be
     read; 0 reads none. Raises `SettingsError` for a workload that is too long for a model, for graphs without a GPU,
@@ -97,8 +99,8 @@ def compare_latency(
                 }
                 if mode != "eager":
                     runs[AGAIN] = runs[reference]  # one compiled code, one cache: the same run
-                memory[each.name] = _warm_up(runs, device)
-                times = _measure(runs, timed, each, until, half_width, reference, seed, samples, quiet)
+                memory[each.name] = _warm_up(runs, device, mode)
+                times = _measure(runs, timed, each, until, least_blocks, half_width, reference, seed, samples, quiet)
                 comparisons += _compare(times, each, reference, seed)
                 if energy_seconds:
                     energy[each.name] = energy_of(runs, device, energy_seconds)
@@ -142,13 +144,17 @@ def _compilers_limits(mode: Mode) -> AbstractContextManager[Any]:
     return limits
 
 
-def _warm_up(runs: Mapping[str, Sample], device: torch.device) -> dict[str, int]:
-    """Run each until its caches, kernels and clocks have settled; peak memory of a run, where the device tells."""
+def _warm_up(runs: Mapping[str, Sample], device: torch.device, mode: Mode) -> dict[str, int]:
+    """Run each until its caches, kernels and clocks have settled; peak memory of a run, where the device tells.
+
+    On the CPU one run that takes long is enough; what is compiled or captured needs several.
+    """
     peaks = {}
+    least = 1 if mode == "eager" and device.type == "cpu" else _WARM_RUNS
     for name, run in runs.items():
         ends = time.monotonic() + _WARM_SECONDS / len(runs)
         done = 0
-        while done < _WARM_RUNS or time.monotonic() < ends:
+        while done < least or time.monotonic() < ends:
             run(done)
             done += 1
         if device.type == "cuda":
@@ -164,6 +170,7 @@ def _measure(
     models: Mapping[str, Any],
     workload: Workload,
     until: float,
+    least: int,
     half_width: float,
     reference: str,
     seed: int,
@@ -178,6 +185,7 @@ def _measure(
     try:
         with Bar(f"timing {workload.name}", None, quiet=quiet) as bar:
             for number in range(_MOST):
+                began = time.monotonic()
                 taken: dict[str, list[float]] = {name: [] for name in runs}
                 for place, name in enumerate(block(list(runs), generator)):
                     lay_elsewhere(models[name], generator)
@@ -190,9 +198,10 @@ def _measure(
                     times[name].append(pair)
                 gc.collect(0)
                 bar.advance()
-                if number + 1 >= _LEAST and time.monotonic() >= until:
+                now = time.monotonic()
+                if number + 1 >= max(2, least) and now + (now - began) > until:  # another one would not fit
                     break
-                if number + 1 >= _LEAST and (number + 1) % _LOOK_EVERY == 0:
+                if number + 1 >= ENOUGH and (number + 1) % _LOOK_EVERY == 0:
                     found = [_ratio(times, name, reference, seed) for name in runs if name != reference]
                     if all(ratio.half_width <= half_width for ratio in found):
                         break

@@ -2,11 +2,14 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 from unnorm.evaluation.latency.ratios import Ratio
 from unnorm.evaluation.latency.workloads import Workload
 
+ENOUGH = 12
+"""Blocks that a verdict needs: an interval over fewer is too narrow."""
 Verdict = Literal["faster", "slower", "no difference shown"]
 
 
@@ -42,8 +45,23 @@ class LatencyReport:
     peak_memory: dict[str, dict[str, int]] = field(default_factory=dict)
     energy: dict[str, dict[str, float]] = field(default_factory=dict)
 
+    def absolute(self) -> list[dict[str, Any]]:
+        """workload, model, seconds (the median of its runs) and tokens_per_second: of each model on each workload, the
+        reference first."""
+        workloads = {comparison.workload.name: comparison.workload for comparison in self.comparisons}
+        order = [(c.workload.name, model) for c in self.comparisons for model in (c.reference, c.model)]
+        taken: dict[tuple[str, str], list[float]] = {key: [] for key in order}
+        for sample in self.samples:
+            taken[sample["workload"], sample["model"]].append(sample["seconds"])
+        found = [(*key, median(seconds)) for key, seconds in taken.items()]
+        return [
+            {"workload": w, "model": m, "seconds": middle, "tokens_per_second": workloads[w].tokens / middle}
+            for w, m, middle in found
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         return {
+            "absolute": self.absolute(),
             "comparisons": [comparison.to_dict() for comparison in self.comparisons],
             "environment": self.environment,
             "seconds": self.seconds,
@@ -65,7 +83,10 @@ class LatencyReport:
 
 
 def verdict_of(ratio: Ratio, floor: Ratio) -> Verdict:
-    """A ratio is a difference only if its interval leaves out 1, and it exceeds what a model shows against itself."""
+    """A ratio is a difference only if its interval leaves out 1, and it exceeds what a model shows against itself, and
+    there were `ENOUGH` blocks."""
+    if ratio.blocks < ENOUGH:
+        return "no difference shown"
     if not ratio.leaves_out(1) or max(ratio.value, 1 / ratio.value) - 1 <= floor.bound:
         return "no difference shown"
     return "faster" if ratio.value < 1 else "slower"

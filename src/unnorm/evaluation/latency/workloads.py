@@ -35,6 +35,11 @@ class Workload(BaseModel):
         return f"{self.kind} {self.batch_size} × {self.length}{tail}"
 
     @property
+    def tokens(self) -> int:
+        """Tokens of a run: those that are added, or else those that are read."""
+        return self.batch_size * (self.new_tokens if self.kind in ("decode", "prompts") else self.length)
+
+    @property
     def positions(self) -> int:
         """The most positions that a model needs for it."""
         return self.length + (self.new_tokens if self.kind == "decode" else 0)

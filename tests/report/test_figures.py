@@ -1,6 +1,8 @@
 """The data inside each figure's Vega-Lite spec is the ledger's, and the caption says how much of it."""
 
 import itertools
+import re
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +10,7 @@ from report.views import ARMS, CATEGORIES, QUESTIONS, SITES, STRATEGIES, study
 from unnorm.report.comparisons import compared
 from unnorm.report.export import export
 from unnorm.report.figures import figures
-from unnorm.report.theme import COLOURS, HATCH, looks
+from unnorm.report.theme import COLOURS, DARK, HATCH, looks
 from unnorm.study.compare import compare_arms
 
 ALL = ["gap", "loss", "train-loss", "accuracy", "grad-norm", "curves", "fit", "recovery", "alpha", "alpha-sigma",
@@ -189,7 +191,8 @@ def test_several_models_have_their_sizes_and_figures_of_their_own():
     found = {f.name: f for f in figures(study(models=("tiny", "larger")))}
     sizes = {(r["model"], r["parameters"]) for r in values(found["gap-size"])}
     assert sizes == {("tiny", 16_800_000), ("larger", 25_200_000)}
-    assert {r["model"] for r in values(found["gap"])} == {"tiny, 16.8 M", "larger, 25.2 M"}
+    titles = [panel["title"] for panel in found["gap"].spec["concat"]]
+    assert titles == ["tiny, 16.8 M parameters", "larger, 25.2 M parameters"]
     assert {"loss-tiny-rows", "loss-larger-rows"} <= set(found)
 
 
@@ -200,6 +203,46 @@ def test_an_arm_keeps_its_colour_and_no_two_of_seven_share_one():
     own = looks(["original", "dyt", "derf", "derf-bare", "mine"])
     assert len({look.colour for look in own.values()}) == 5
     assert len({look.shape for look in own.values()}) == 5
+
+
+def test_a_gap_that_dwarfs_the_others_has_a_panel_without_it():
+    assert len(next(f for f in figures(study(seeds=SEEDS)) if f.name == "gap").spec["concat"]) == 1
+    made = study(seeds=SEEDS)
+    cells = [replace(c, result={**c.result, "eval_loss": 30.0}) if c.arm == "dyt-bare" else c for c in made.cells]
+    gap = next(f for f in figures(replace(made, cells=cells)) if f.name == "gap")
+    near, whole = gap.spec["concat"]
+    rows = {r["arm"]: r for r in values(gap) if r["strategy"] == "full"}
+    end = near["layer"][0]["encoding"]["x"]["scale"]["domain"][1]
+    assert rows["dyt"]["high"] < end < 2 * rows["dyt"]["high"] < rows["dyt-bare"]["gap"]
+    assert whole["layer"][0]["encoding"]["x"]["scale"]["domain"][1] > rows["dyt-bare"]["high"]
+    assert near["title"] == f"magnified: gaps up to ± {end:.1%}"
+    assert f"ends at ± {end:.1%}" in gap.caption
+    arrows = [layer for layer in near["layer"] if layer["mark"].get("text") == "▸"]
+    assert len(arrows) == 1
+    assert f"datum.gap > {end}" in str(arrows)
+
+
+def test_an_arm_has_its_shape_in_the_legend_of_every_figure_that_it_is_in(drawn):
+    """Their legends merge colour and shape; a mark without a shape would give a legend of squares or lines."""
+    for name, figure in drawn.items():
+        spec = str(figure.spec)
+        if "'field': 'arm'" in spec and "'color': {'field': 'arm'" in spec:
+            assert "'shape': {'field': 'arm'" in spec, name
+    dashes = str(drawn["curves"].spec)
+    assert "'strokeDash': {'field': 'arm'" in dashes
+    assert looks(["dyt", "derf"])["dyt"].dash != looks(["dyt", "derf"])["derf"].dash
+
+
+def test_axes_are_named_in_words(drawn):
+    titles = re.findall(r"'title': '([^']+)'", " ".join(str(figure.spec) for figure in drawn.values()))
+    assert titles
+    assert not [title for title in titles if "_" in title]
+
+
+def test_every_colour_of_a_figure_has_one_in_the_dark(drawn):
+    for name, figure in drawn.items():
+        used = set(re.findall(r"#[0-9a-fA-F]{6}", str({k: v for k, v in figure.spec.items() if k != "data"})))
+        assert used <= DARK.keys(), name
 
 
 def linear(colour: str) -> list[float]:
@@ -225,14 +268,21 @@ def oklab(rgb) -> list[float]:
 
 
 @pytest.mark.parametrize("sight", SIGHT)
-def test_colours_are_told_apart(sight):
+@pytest.mark.parametrize("ground", ["#ffffff", DARK["#ffffff"]])
+def test_colours_are_told_apart(sight, ground):
+    colours = COLOURS if ground == "#ffffff" else [DARK[colour] for colour in COLOURS]
+
     def seen(colour):
         turned = (sum(a * b for a, b in zip(row, linear(colour), strict=True)) for row in SIGHT[sight])
         return oklab([min(1, max(0, value)) for value in turned])
 
-    for one, other in itertools.combinations(COLOURS, 2):
+    for one, other in itertools.combinations(colours, 2):
         apart = sum((a - b) ** 2 for a, b in zip(seen(one), seen(other), strict=True)) ** 0.5
         assert apart > 0.07, (sight, one, other)
-    for colour in COLOURS:
-        luminance = sum(a * b for a, b in zip((0.2126, 0.7152, 0.0722), linear(colour), strict=True))
-        assert 1.05 / (luminance + 0.05) >= 3, colour
+    for colour in colours:
+        low, high = sorted((luminance(colour), luminance(ground)))
+        assert (high + 0.05) / (low + 0.05) >= 3, colour
+
+
+def luminance(colour: str) -> float:
+    return sum(a * b for a, b in zip((0.2126, 0.7152, 0.0722), linear(colour), strict=True))

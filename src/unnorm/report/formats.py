@@ -6,8 +6,9 @@ from typing import Any
 
 import orjson
 
-from unnorm.foundation.latex import latex
+from unnorm.foundation.latex import latex, tabular
 from unnorm.foundation.terminal import plain
+from unnorm.report.names import named, without_folders
 from unnorm.report.published import published_caption, published_table
 from unnorm.report.summary import summary
 from unnorm.report.table import COLUMNS, latencies, results
@@ -22,6 +23,7 @@ from unnorm.study.view import StudyView
 
 def to_markdown(study: StudyView) -> str:
     """Summary, results, tasks, what was published, latencies, audit, failures, and how to reproduce them."""
+    study = named(study)
     lines = [f"# {_md(study.name)}", "", "## Summary", "", *(f"- {_md(line)}" for line in summary(study)), ""]
     lines += ["## Results", "", *_md_table(study), ""]
     tasks = task_table(study)
@@ -46,6 +48,7 @@ def to_markdown(study: StudyView) -> str:
 
 def to_card(study: StudyView) -> str:
     """A section that can stand in a model card as it is: what was measured, the table, and what it does not show."""
+    study = named(study)
     lines = ["## Results", "", f"From the study `{_code(study.name)}`.", "", *_md_table(study), ""]
     if tasks := task_table(study):
         lines += [*_md_rows(tasks), "", _md(task_caption(study)), ""]
@@ -56,16 +59,11 @@ def to_card(study: StudyView) -> str:
 
 def to_tex(study: StudyView) -> str:
     """A table for LaTeX, with booktabs; its caption says what the numbers are."""
+    study = named(study)
     head, *rows = text_table(study)
-    names = head.index("arm") + 1
-    body = [" & ".join(latex(cell) for cell in row) + r" \\" for row in [head, *rows]]
     caption = latex(f"{study.name}. {table_caption(study)}")
-    lines = [
-        "% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{caption}}}",
-        rf"\begin{{tabular}}{{{'l' * names}{'r' * (len(head) - names)}}}", r"\toprule", body[0], r"\midrule", *body[1:],
-        r"\bottomrule", r"\end{tabular}", r"\end{table}",
-    ]  # fmt: skip
-    return "\n".join([*lines, ""])
+    lines = ["% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{caption}}}"]
+    return "\n".join([*lines, *tabular(head, rows, head.index("arm") + 1), r"\end{table}", ""])
 
 
 def to_csv(study: StudyView) -> str:
@@ -209,10 +207,11 @@ def _audit(study: StudyView) -> list[str]:
 def _reproduce(study: StudyView) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in study.versions.items())
     cells = ", ".join(f"`{_code(cell.cell)}`" for cell in study.cells)
+    source = plain(without_folders(study.source)).rstrip("\n")
     fence = "`" * (3 + max((len(run) for run in re.findall("`+", study.source)), default=0))
     return [
         "## Reproduce", "", "Save this as `study.yaml` and run `unnorm study run study.yaml`.", "",
-        f"{fence}yaml", plain(study.source).rstrip("\n"), fence, "", f"Versions: {_md(versions)}. Cells: {cells}.", "",
+        f"{fence}yaml", source, fence, "", f"Versions: {_md(versions)}. Cells: {cells}.", "",
     ]  # fmt: skip
 
 

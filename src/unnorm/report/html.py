@@ -17,6 +17,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from unnorm.foundation.terminal import plain
+from unnorm.report.theme import dark_style
 
 _ASK = "; connect-src 'self'"
 
@@ -41,7 +42,7 @@ def render(template: str, scripts: Sequence[str], *, live: bool = False, **conte
     return environment.from_string(resource(template)).render(
         browser=browser,
         policy=policy,
-        style=Markup(resource("page.css")),
+        style=Markup(resource("page.css").replace("/* the dark figures */", dark_style())),
         scripts=[Markup(script) for script in scripts],
         **content,
     )

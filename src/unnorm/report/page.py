@@ -15,16 +15,18 @@ from markupsafe import Markup
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import SettingsError
 from unnorm.report import html
+from unnorm.report.cells import FILTERS, cells_table, other_speeds
 from unnorm.report.completions import groups_of_answers
 from unnorm.report.export import KINDS, export
 from unnorm.report.figures import Figure, figures
 from unnorm.report.formats import table_caption, text_table
+from unnorm.report.headline import headline
+from unnorm.report.names import named, without_folders
 from unnorm.report.published import published_caption, published_table
-from unnorm.report.summary import summary
+from unnorm.report.summary import findings, grounds, summary
 from unnorm.report.tasks import task_caption, task_table
-from unnorm.report.theme import HATCH_PATTERN, looks
+from unnorm.report.theme import HATCH_PATTERN, SHAPES, looks
 from unnorm.study.audit import noted_in_words
-from unnorm.study.results import rows_of
 from unnorm.study.view import StudyView
 
 _MOST_ANSWERS = 1_500_000  # bytes of JSON that the page itself takes
@@ -37,6 +39,7 @@ def write_report(study: StudyView, out: Path, extra: Sequence[Figure] = (), *, q
     """
     if out.exists() and not out.is_dir():
         raise SettingsError(f"{out} is a file, so no report can be written into it. Give a folder.")
+    study = named(study)
     drawn = [*figures(study), *extra]
     with atomic.folder(out / "figures") as fresh:  # whole, so that no figure of an earlier state stays behind
         names = export(drawn, fresh, quiet=quiet)
@@ -56,61 +59,58 @@ def write_report(study: StudyView, out: Path, extra: Sequence[Figure] = (), *, q
 def pages(study: StudyView, drawn: Sequence[Figure], *, live: str = "") -> dict[str, bytes]:
     """File name -> content, `index.html` first.
 
+    study: with names for people (`names.named`).
     live: the state of the study that a server shows; with one, the page reloads itself when the server has another.
     """
     answers = groups_of_answers(study)
     look = looks(study.arms)
-    colour = {arm: look[arm].colour for arm in study.arms}
+    marks = {arm: {"fill": of.colour, "d": SHAPES[of.shape]} for arm, of in look.items()}
     apart = {}
     if sum(len(orjson.dumps(group)) for group in answers) > _MOST_ANSWERS:
         for number, group in enumerate(answers, 1):
             page = html.render(
                 "completions.html",
-                [html.resource("browser.js")],
+                [html.resource("browser.js"), html.resource("state.js")],
                 study=study,
                 group=group,
                 groups=[group],
-                colour=colour,
+                marks=marks,
             )
             apart[f"completions-{number}.html"] = page.encode()
-    scripts = [html.vega(), *(html.resource(f"{name}.js") for name in ("figures", "table", "browser"))]
+    scripts = [html.vega(), *(html.resource(f"{name}.js") for name in ("figures", "table", "browser", "state"))]
     page = html.render(
         "page.html",
         [*scripts, html.resource("live.js")] if live else scripts,
         live=bool(live),
         state=live,
         study=study,
-        summary=summary(study),
+        source=without_folders(study.source),
+        headline=headline(study),
+        grounds=grounds(study),
+        findings=findings(study),
         figures=drawn,
         kinds=() if live else KINDS,
         hatch=Markup(HATCH_PATTERN),
-        rows=rows_of(study),
+        cells=cells_table(study),
+        filters=FILTERS,
         table=text_table(study),
         table_caption=table_caption(study),
         tasks=task_table(study),
         task_caption=task_caption(study),
         published=published_table(study),
         published_caption=published_caption(study),
-        colour=colour,
+        look=look,
+        shapes=SHAPES,
+        marks=marks,
         groups=[] if apart else answers,
         apart=[(name, group["title"], len(group["items"])) for name, group in zip(apart, answers, strict=False)],
         calibrations=_calibrations(study),
         failures=[cell for cell in study.cells if cell.error],
         noted=noted_in_words(study.audit),
         unmatched=[c for c in study.audit["comparisons"] if not c["matched"]],
-        other_speeds=_other_speeds(study),
+        other_speeds="; ".join(dict.fromkeys(other_speeds(study).values())),
     )
     return {"index.html": page.encode(), **apart}
-
-
-def _other_speeds(study: StudyView) -> dict[str, str]:
-    """Cell -> why its tokens a second do not compare with the reference's; only of cells of which that is so."""
-    known = {(c["model"], c["dataset"], c["arm"], c["strategy"], c["seed"]): c for c in study.audit["comparisons"]}
-    lines = {
-        cell.cell: known.get((cell.model, cell.dataset, cell.arm, cell.strategy, cell.seed), {}).get("speed")
-        for cell in study.cells
-    }
-    return {cell: "; ".join(why) for cell, why in lines.items() if why}
 
 
 def _calibrations(study: StudyView) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from unnorm.foundation import atomic
 from unnorm.foundation.errors import SettingsError, UnnormError
 from unnorm.foundation.hashing import hash_json
 from unnorm.report.figures import figures
+from unnorm.report.names import named
 from unnorm.report.page import pages
 from unnorm.study.lease import TaskFolder
 from unnorm.study.view import STUDY, read_study
@@ -74,7 +75,7 @@ class _Shown:
         with self._lock:
             state = self.state()
             if state != self._state or not self._pages:
-                study = read_study(self.study)
+                study = named(read_study(self.study))
                 self._pages, self._state = pages(study, figures(study), live=state), state
             return self._pages
 

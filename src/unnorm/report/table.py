@@ -57,7 +57,7 @@ def results(study: StudyView) -> list[dict[str, Any]]:
             if gap := found.get((place, "loss")):
                 row |= {"gap": gap.value, "gap_low": gap.low, "gap_high": gap.high, "matched": gap.matched}
                 row |= {"complete": gap.complete, "gap_detectable": gap.detectable, "margin": gap.margin}
-                row |= {"equivalent": gap.equivalent, "verdict": verdict(gap)}
+                row |= {"equivalent": gap.equivalent, "verdict": verdict(gap, brief=True)}
             if accuracy := found.get((place, "accuracy")):
                 row["accuracy_difference"] = accuracy.value
             for _, of_all in judged.get(place, ()):

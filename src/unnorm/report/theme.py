@@ -1,7 +1,7 @@
 """One look for all figures: colours that the colour-blind can tell apart, an arm keeps its own, on every page.
 
-Seven colours, each at least 3 : 1 against the white that figures stand on, and apart under simulated protanopia and
-deuteranopia (a test holds both). An arm has a shape as well, so that nothing rests on colour alone.
+Seven colours, each at least 3 : 1 against the ground, and apart under simulated protanopia and deuteranopia, in the
+light and in the dark (a test holds all). An arm has a shape and a dash as well, so that nothing rests on colour alone.
 """
 
 from typing import Any, NamedTuple
@@ -9,9 +9,28 @@ from typing import Any, NamedTuple
 from unnorm.foundation.hashing import hash_text
 
 COLOURS = ("#3d3d3d", "#0072b2", "#d07800", "#00a098", "#0b0e96", "#6b5a10", "#b0408f")
-GREY, RED, LINE = "#767676", "#b3261e", "#222222"
-"""What is no arm; what went wrong; intervals and bounds."""
-_SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
+GREY, RED, LINE, PAPER = "#767676", "#b3261e", "#222222", "#ffffff"
+"""What is no arm; what went wrong; intervals and bounds; the ground."""
+FAINT, FAINTER, MIDDLE = "#c9c9c9", "#dcdcdc", "#8a8a8a"
+_TEXT, _AXIS, _GRID = "#333333", "#999999", "#e8e8e8"
+DARK = {
+    **dict(zip(COLOURS, ("#d9d9d9", "#3f97dd", "#f0a030", "#22cdb8", "#8f86ff", "#8f7c2c", "#e57cc8"), strict=True)),
+    GREY: "#9a9a9a", RED: "#ff8a80", LINE: "#e8e8e6", PAPER: "#161616", FAINT: "#5c5c5c", FAINTER: "#3f3f3f",
+    MIDDLE: "#a0a0a0", _TEXT: "#cccccc", _AXIS: "#6e6e6e", _GRID: "#2e2e2e",
+}  # fmt: skip
+"""A figure's colour in the light -> in the dark. A figure has no others."""
+SHAPES = {
+    "circle": "M1,0A1,1,0,1,1,-1,0A1,1,0,1,1,1,0Z",
+    "square": "M-.88-.88H.88V.88H-.88Z",
+    "triangle-up": "M0-1L1,.85H-1Z",
+    "diamond": "M0-1.15L.9,0L0,1.15L-.9,0Z",
+    "cross": "M-.36-1H.36V-.36H1V.36H.36V1H-.36V.36H-1V-.36H-.36Z",
+    "triangle-down": "M0,1L-1-.85H1Z",
+    "triangle-right": "M1,0L-.85-1V1Z",
+}
+"""Shape -> its outline, from −1 to 1."""
+_SHAPES = tuple(SHAPES)
+_DASHES = ([1, 0], [1, 0], [8, 3], [5, 3], [9, 3, 2, 3], [3, 2], [2, 3])
 _OWN = {"original": 0, "dyt": 1, "dyt-bare": 2, "dyt-inherit": 3, "dyt-corrected": 4, "dyt-paper": 5, "dyt-plain": 6}
 HATCH = "unnorm-hatch"
 HATCH_PATTERN = (
@@ -26,6 +45,7 @@ class Look(NamedTuple):
 
     colour: str
     shape: str
+    dash: list[int] = [1, 0]  # noqa: RUF012
 
 
 def looks(arms: list[str]) -> dict[str, Look]:
@@ -37,33 +57,33 @@ def looks(arms: list[str]) -> dict[str, Look]:
             order = [(hash_text(arm) + step) % len(COLOURS) for step in range(len(COLOURS))]
             found[arm] = next((place for place in order if place not in taken), order[0])
             taken.add(found[arm])
-    return {arm: Look(COLOURS[found[arm]], _SHAPES[found[arm]]) for arm in arms}
+    return {arm: Look(COLOURS[found[arm]], _SHAPES[found[arm]], _DASHES[found[arm]]) for arm in arms}
 
 
+def dark_style() -> str:
+    """CSS that gives whatever is drawn in `COLOURS` and so on its colour in the dark."""
+    return "".join(
+        f'svg [fill="{light}"]{{fill:{dark}}}svg [stroke="{light}"]{{stroke:{dark}}}' for light, dark in DARK.items()
+    )
+
+
+_LABELS = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelColor": _TEXT}
 CONFIG: dict[str, Any] = {
-    "background": "#ffffff",
+    "background": PAPER,
     "font": "system-ui, Helvetica, Arial, sans-serif",
-    "axis": {
-        "labelFontSize": 12,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
-        "gridColor": "#e8e8e8",
-        "domainColor": "#999999",
-        "tickColor": "#999999",
-        "labelColor": "#333333",
-        "titleColor": "#333333",
-    },
+    "axis": {**_LABELS, "titleColor": _TEXT, "gridColor": _GRID, "domainColor": _AXIS, "tickColor": _AXIS},
+    "axisYQuantitative": {"minExtent": 40},  # panels of one width, whatever their labels
     "legend": {
-        "labelFontSize": 12,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
+        **_LABELS,
+        "titleColor": _TEXT,
         "orient": "top",
         "labelLimit": 260,
-        "labelColor": "#333333",
-        "titleColor": "#333333",
+        "symbolOpacity": 1,
+        "symbolSize": 90,
     },
-    "header": {"labelFontSize": 13, "titleFontSize": 0, "labelColor": "#222222", "labelFontWeight": "bold"},
-    "title": {"fontSize": 13, "anchor": "start"},
-    "view": {"stroke": "#dddddd"},
+    "header": {"labelFontSize": 13, "titleFontSize": 0, "labelColor": LINE, "labelFontWeight": "bold"},
+    "title": {"fontSize": 13, "anchor": "start", "color": LINE},
+    "text": {"color": LINE},
+    "view": {"stroke": FAINTER},
     "line": {"strokeWidth": 2},
 }

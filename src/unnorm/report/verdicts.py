@@ -52,15 +52,6 @@ def task_could_show(row: TaskRow) -> str | None:
     return None if row.detectable is None else f"± {_size(row.detectable, row)}"
 
 
-def verdict_sentences(row: Row) -> str:
-    """The verdict, and what the study could have shown; empty where there is no verdict. The interval stands beside."""
-    words, could = verdict(row, brief=True), could_show(row)
-    if words is None:
-        return ""
-    words = f"{words[0].upper()}{words[1:]}."
-    return words if could is None else f"{words} The smallest gap that the study could have shown is {could}."
-
-
 def margin_in_words(margin: float) -> str:
     """As few digits as it has."""
     return f"{100 * margin:.4g}%"

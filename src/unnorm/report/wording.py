@@ -1,14 +1,21 @@
-"""Shares as people read them: one decimal, or as many as it takes to see what is meant."""
+"""Shares and lists as people read them: one decimal, or as many as it takes to see what is meant."""
+
+from collections.abc import Sequence
+
+
+def listed(items: Sequence[str]) -> str:
+    """As in `a, b and c`."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def share(value: float) -> str:
     """Without a sign of its own."""
-    return f"{value:.{_digits(abs(value))}%}"
+    return f"{value:,.{_digits(abs(value))}%}"
 
 
 def signed(value: float, digits: int | None = None) -> str:
     """With a sign, and a minus that is one."""
-    return f"{value:+.{_digits(abs(value)) if digits is None else digits}%}".replace("-", "−")
+    return f"{value:+,.{_digits(abs(value)) if digits is None else digits}%}".replace("-", "−")
 
 
 def signed_interval(low: float, high: float) -> str:

@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unnorm.foundation.latex import latex
+from unnorm.foundation.latex import tabular
 from unnorm.foundation.parquet import parquet_bytes
 
 Table = Sequence[Mapping[str, Any]]
@@ -52,10 +52,8 @@ def as_parquet(rows: Table, columns: Sequence[str]) -> bytes:
 def as_latex(rows: Table, columns: Sequence[str]) -> bytes:
     """A tabular environment (booktabs), escaped; numbers with four digits after the point, hashes left out."""
     shown = [column for column in columns if column != "cell"]
-    lines = [r"\begin{tabular}{" + "l" * len(shown) + "}", r"\toprule"]
-    lines += [" & ".join(map(latex, shown)) + r" \\", r"\midrule"]
-    lines += [" & ".join(latex(_short(row[column])) for column in shown) + r" \\" for row in rows]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""]).encode()
+    lines = tabular(shown, ([_short(row[column]) for column in shown] for row in rows), len(shown))
+    return "\n".join([*lines, ""]).encode()
 
 
 def _joined(value: Any) -> Any:

@@ -49,7 +49,6 @@ def sizes(anatomy: Anatomy, name: str) -> Figure:
         "line:N",
         title=None,
         scale=alt.Scale(domain=names, range=[colour for _, colour, _ in _LINES.values()]),
-        legend=alt.Legend(symbolOpacity=1),
     )
     shape = alt.Shape("line:N", title=None, scale=alt.Scale(domain=names, range=[s for _, _, s in _LINES.values()]))
     lines: Any = alt.Chart(data(rows)).encode(x=x, y=y, color=colour)

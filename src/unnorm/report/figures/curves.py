@@ -4,11 +4,13 @@ from typing import Any
 
 import altair as alt
 
-from unnorm.report.figures.figure import Figure, Place, colour_of, data, made
+from unnorm.report.figures.figure import FULL, Figure, Place, colour_of, dash_of, data, made, shape_of
+from unnorm.report.theme import GREY
 from unnorm.study.view import CellView
 
 _SITES = 6  # as many as can be looked at together
-_WIDTH, _HEIGHT = 180, 150
+_SHORT = "abs(datum.value) >= 1e4 ? format(datum.value, '~s') : datum.label"
+_WIDTH, _HEIGHT = FULL // 3 - 60, 150
 
 
 def s_curves(place: Place) -> Figure | None:
@@ -28,24 +30,30 @@ def s_curves(place: Place) -> Figure | None:
             panel = _tail(site["path"])
             if panel not in order:
                 order.append(panel)
+            ends = {min(channel["x"]), max(channel["x"])}
             for x, old, new in zip(channel["x"], channel["old"], channel["new"], strict=True):
                 known = {"panel": panel, "site": site["path"], "channel": channel["channel"], "x": x}
-                rows.append({**known, "arm": cell.arm, "y": new})
+                rows.append({**known, "arm": cell.arm, "y": new} | ({"end": True} if x in ends else {}))
                 if first:
                     rows.append({**known, "old": old})
     if not rows:
         return None
     arms = [arm for arm in place.study.arms if arm in drawn]
-    x = alt.X("x:Q", title="input activation", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
+    x = alt.X(
+        "x:Q", title="input activation", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4, labelExpr=_SHORT)
+    )
     y: dict[str, Any] = {"title": "output", "axis": alt.Axis(tickCount=5)}
-    dots = alt.Chart().mark_circle(size=16, opacity=0.55, color="#767676").encode(x=x, y=alt.Y("old:Q", **y))
-    lines = alt.Chart().mark_line(strokeWidth=2.2).encode(
-        x=x, y=alt.Y("y:Q", **y), color=colour_of(place.study, arms), detail="arm:N"
-    )  # fmt: skip
+    dots = alt.Chart().mark_circle(size=16, opacity=0.55, color=GREY).encode(x=x, y=alt.Y("old:Q", **y))
+    fitted = alt.Chart().encode(x=x, y=alt.Y("y:Q", **y), color=colour_of(place.study, arms))
+    lines = fitted.mark_line(strokeWidth=2.2).encode(strokeDash=dash_of(place.study, arms))
+    ends = fitted.transform_filter("datum.end").mark_point(size=50, filled=True, opacity=1)
     header = alt.Header(labelFontSize=12, labelFontWeight="normal", labelLimit=_WIDTH + 20)
     chart = (
         alt.layer(
-            dots.transform_filter("isValid(datum.old)"), lines.transform_filter("isValid(datum.y)"), data=data(rows)
+            dots.transform_filter("isValid(datum.old)"),
+            lines.transform_filter("isValid(datum.y)"),
+            ends.encode(shape=shape_of(place.study, arms)),
+            data=data(rows),
         )
         .properties(width=_WIDTH, height=_HEIGHT)
         .facet(alt.Facet("panel:N", sort=order, title=None, header=header), columns=3)

@@ -6,12 +6,12 @@ from typing import Any
 import altair as alt
 
 from unnorm.report.figures.figure import HEIGHT, Figure, bars_height, data, made
-from unnorm.report.theme import RED
+from unnorm.report.theme import COLOURS, FAINT, RED
 
-_BLUE = "#0072b2"
+_BLUE = COLOURS[1]
 _ACTIONS = {
-    "mended": "#0072b2", "decoded": "#00a098", "ignored": "#b5b5b5",
-    "removed": "#d07800", "replaced": "#b0408f", "rejected": "#b3261e",
+    "mended": COLOURS[1], "decoded": COLOURS[3], "ignored": FAINT,
+    "removed": COLOURS[2], "replaced": COLOURS[6], "rejected": RED,
 }  # fmt: skip
 _LOSING = ("removed", "replaced", "rejected")
 

@@ -8,9 +8,9 @@ import altair as alt
 from unnorm.report.theme import CONFIG, LINE, Look, looks
 from unnorm.study.view import CellView, StudyView
 
-WIDTH, HEIGHT = 260, 220  # of one panel
-PAIR = 330  # of one of two panels with long labels
-FULL = 640  # of a figure that fills whatever holds it, where it is a file
+HEIGHT = 220  # of one panel
+FULL = 720  # what a figure is wide where it is a file; on a page it fills whatever holds it
+PAIR = FULL // 2 - 80  # of one of two panels with labels beside them
 _MOST_ROWS = 4_000  # points that lines may have together: more cannot be seen, and the page is to stay small
 
 
@@ -50,7 +50,7 @@ def made(chart: Any, name: str, title: str, caption: str, cells: Sequence[CellVi
     if spec.get("width") == "container":  # the axes count too, or the right edge is cut off
         spec["autosize"] = {"type": "fit-x", "contains": "padding"}
     if cells:
-        spec["usermeta"] = {"cells": sorted({cell.cell for cell in cells})}
+        spec.setdefault("usermeta", {})["cells"] = sorted({cell.cell for cell in cells})
     return Figure(name, title, caption, spec)
 
 
@@ -72,26 +72,47 @@ def data(rows: list[dict[str, Any]]) -> alt.Data:
     return alt.Data(values=rows)
 
 
-def panels(chart: Any, field: str, values: Sequence[str], *, columns: int = 0) -> Any:
-    """One panel a value, `columns` side by side (0: as many as there is room for)."""
-    facet = alt.Facet(f"{field}:N", sort=list(values), title=None)
-    best = columns if 0 < columns <= 3 else 2 if len(values) in (2, 4) else 3
-    width = {1: FULL - 100, 2: (3 * WIDTH) // 2 - 20, 3: WIDTH}[min(best, len(values))]
-    return chart.properties(width=width, height=HEIGHT).facet(facet, columns=best)
+def panels(study: StudyView, chart: Any, field: str, values: Sequence[str], *, columns: int = 0) -> Any:
+    """One panel a value, `columns` side by side: by default as many as the study has strategies, up to three.
+
+    Panels of one study are of one width, in whichever figure.
+    """
+    alone = len(values) == 1
+    abreast = 1 if alone else {1: 3, 2: 2, 4: 2}.get(len(study.strategies), 3)
+    return (
+        chart.properties(width=FULL - 80 if alone else FULL // abreast - 40, height=HEIGHT)
+        .facet(alt.Facet(f"{field}:N", sort=list(values), title=None), columns=abreast if alone else columns or abreast)
+        .properties(usermeta={"abreast": abreast})
+    )
 
 
 def colour_of(study: StudyView, shown: Sequence[str], extra: Mapping[str, Look] | None = None) -> alt.Color:
     """Each arm in its own colour; the legend names those that are `shown`, and `extra` after them."""
     own = _named(study, shown, extra)
-    scale = alt.Scale(domain=list(own), range=[look.colour for look in own.values()])
-    return alt.Color("arm:N", title=None, scale=scale, legend=alt.Legend(symbolOpacity=1))
+    return alt.Color(
+        "arm:N", title=None, scale=alt.Scale(domain=list(own), range=[look.colour for look in own.values()])
+    )
 
 
 def shape_of(study: StudyView, shown: Sequence[str], extra: Mapping[str, Look] | None = None) -> alt.Shape:
     """Each arm in its own shape, as `colour_of`."""
     own = _named(study, shown, extra)
-    scale = alt.Scale(domain=list(own), range=[look.shape for look in own.values()])
-    return alt.Shape("arm:N", title=None, scale=scale, legend=alt.Legend(symbolOpacity=1))
+    return alt.Shape(
+        "arm:N", title=None, scale=alt.Scale(domain=list(own), range=[look.shape for look in own.values()])
+    )
+
+
+def dash_of(study: StudyView, shown: Sequence[str]) -> alt.StrokeDash:
+    """Each arm in its own dash, for lines that may lie on each other."""
+    own = _named(study, shown, None)
+    scale = alt.Scale(domain=list(own), range=[look.dash for look in own.values()])
+    return alt.StrokeDash("arm:N", title=None, scale=scale)
+
+
+def unseen_points(base: Any, study: StudyView, shown: Sequence[str], extra: Mapping[str, Look] | None = None) -> Any:
+    """A layer that gives the legend of bars and lines each arm's own shape. base: with x and y."""
+    points = base.mark_point(filled=True, opacity=0, size=0)
+    return points.encode(color=colour_of(study, shown, extra), shape=shape_of(study, shown, extra))
 
 
 def _named(study: StudyView, shown: Sequence[str], extra: Mapping[str, Look] | None) -> dict[str, Look]:

@@ -16,14 +16,15 @@ from unnorm.report.figures.figure import (
     made,
     panels,
     shape_of,
+    unseen_points,
     zero,
 )
 from unnorm.report.pairs import Group, groups, tallies
-from unnorm.report.theme import HATCH, LINE, Look
+from unnorm.report.theme import FAINT, HATCH, LINE, PAPER, Look
 from unnorm.study.view import StudyView
 
 _OUTCOMES = ("wins", "ties", "losses")
-_TIE = Look("#d5d5d5", "square")
+_TIE = Look(FAINT, "square")
 _MOST_POINTS = 3_000
 
 
@@ -67,13 +68,13 @@ def by_category(study: StudyView, model: str, dataset: str) -> Figure | None:
     base = alt.Chart().encode(y=alt.Y("label:N", title=None, sort=labels, axis=alt.Axis(labelLimit=220)))
     tooltip = ["panel:N", "category:N", "outcome:N", "count:Q", "said:N", "doubt:N"]
     arms = [arm for arm in study.arms if any(row["arm"] == arm for row in rows)]
-    bars = base.mark_bar(stroke="#ffffff", strokeWidth=0.5).encode(
+    bars = base.mark_bar(stroke=PAPER, strokeWidth=0.5).encode(
         x=alt.X("from:Q", title="share of questions", scale=scale, axis=axis),
         x2="to:Q",
         color=colour_of(study, arms, {"tie": _TIE}),
         tooltip=tooltip,
     )  # fmt: skip
-    layers: list[Any] = [bars]
+    layers: list[Any] = [bars, unseen_points(base.encode(x="from:Q"), study, arms, {"tie": _TIE})]
     if any(group.doubt for group in shown):
         layers.append(
             base.mark_bar(fill=f"url(#{HATCH})")
@@ -82,11 +83,11 @@ def by_category(study: StudyView, model: str, dataset: str) -> Figure | None:
         )
     wins = base.transform_filter("datum.outcome == 'wins' && isValid(datum.low)")
     layers += [  # white around black: they lie on any colour
-        zero("x", 0.5).mark_rule(color="#ffffff", strokeWidth=3),
+        zero("x", 0.5).mark_rule(color=PAPER, strokeWidth=3),
         zero("x", 0.5),
-        wins.mark_rule(strokeWidth=5, color="#ffffff").encode(x="low:Q", x2="high:Q"),
+        wins.mark_rule(strokeWidth=5, color=PAPER).encode(x="low:Q", x2="high:Q"),
         wins.mark_rule(strokeWidth=2, color=LINE).encode(x="low:Q", x2="high:Q"),
-        wins.mark_point(size=60, filled=True, color=LINE, stroke="#ffffff", strokeWidth=1.5, opacity=1).encode(
+        wins.mark_point(size=60, filled=True, color=LINE, stroke=PAPER, strokeWidth=1.5, opacity=1).encode(
             x="rate:Q", tooltip=tooltip
         ),
     ]
@@ -143,7 +144,7 @@ def length_and_margin(study: StudyView, model: str, dataset: str) -> Figure | No
         f"prefers it, in its own unit. {_seeds(shown).capitalize()}. {' '.join(pulls)}"
         + (" Evenly thinned to what can be seen." if left_out else "")
     )
-    return made(panels(chart, "panel", [group.title for group in shown]), "length", "Length and preference",
+    return made(panels(study, chart, "panel", [group.title for group in shown]), "length", "Length and preference",
                 caption.strip(), [c for g in shown for c in g.cells])  # fmt: skip
 
 

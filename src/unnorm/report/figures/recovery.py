@@ -42,7 +42,12 @@ def recovery(place: Place) -> Figure | None:
             title="tokens learnt from before training",
             # logarithmic from the first measurement on, and with a place for 0, where the curve begins
             scale=alt.Scale(type="symlog", constant=first, nice=False, domain=[0, last]),
-            axis=alt.Axis(values=[0, *marks] if len(marks) > 1 else [0, first, last], format="~s", labelExpr=_ZERO),
+            axis=alt.Axis(
+                values=[0, *marks] if len(marks) > 1 else [0, first, last],
+                format="~s",
+                labelExpr=_ZERO,
+                labelOverlap="greedy",
+            ),
         ),
         y=alt.Y(
             "gap:Q",
@@ -77,4 +82,5 @@ def _gap_axis(gaps: list[float]) -> alt.Axis:
     marks = [sign * size for size in (0.02, 0.1, 0.5, 2, 10) for sign in (-1, 1)]
     axis = percent_axis()
     axis.values = sorted([0, *(mark for mark in marks if low <= mark <= high)])
+    axis.tickCount = len(axis.values)  # of more values than this every second one is dropped
     return axis

@@ -20,7 +20,7 @@ from unnorm.report.figures.figure import (
     shape_of,
     tokens_axis,
 )
-from unnorm.report.theme import GREY, LINE, RED
+from unnorm.report.theme import GREY, LINE, MIDDLE, RED
 from unnorm.study.view import CellView
 
 _SITE = "site, in execution order"
@@ -60,7 +60,11 @@ def alpha(place: Place) -> Figure | None:
         f"under which no α moves are left out. {drawn_from(place.study, cells)} One seed a panel: no interval."
     )
     return made(
-        panels(chart, "panel", list(moving), columns=_strategies(moving)), "alpha", "α over training", caption, cells
+        panels(place.study, chart, "panel", list(moving), columns=_strategies(moving)),
+        "alpha",
+        "α over training",
+        caption,
+        cells,
     )
 
 
@@ -92,7 +96,7 @@ def alpha_and_sigma(place: Place) -> Figure | None:
     tooltip = ["site:N", alt.Tooltip("start:Q", format=".4f"), alt.Tooltip("end:Q", format=".4f")]
     names = ["1/σ"] if of_any else []
     names += ["α at the start", "α at the end"]
-    colours = {"1/σ": RED, "α at the start": "#8a8a8a", "α at the end": LINE}
+    colours = {"1/σ": RED, "α at the start": MIDDLE, "α at the end": LINE}
     colour = alt.Color("what:N", title=None, scale=alt.Scale(domain=names, range=[colours[name] for name in names]))
 
     def named(chart: Any, name: str, field: str) -> Any:
@@ -117,8 +121,9 @@ def alpha_and_sigma(place: Place) -> Figure | None:
     caption = (
         f"α at every site at the first and the last step. {said} {drawn_from(place.study, cells)} One seed a panel."
     )
-    return made(panels(alt.layer(*layers, data=data(rows)), "panel", list(shown), columns=_strategies(shown)),
-                "alpha-sigma", "α against 1/σ", caption, cells)  # fmt: skip
+    chart = alt.layer(*layers, data=data(rows))
+    drawn = panels(place.study, chart, "panel", list(shown), columns=_strategies(shown))
+    return made(drawn, "alpha-sigma", "α against 1/σ", caption, cells)
 
 
 def saturation(place: Place) -> Figure | None:
@@ -169,7 +174,7 @@ def saturation(place: Place) -> Figure | None:
         f"from 64 tokens a step; each field is a mean of steps. {drawn_from(place.study, cells)} One seed a panel."
     )
     return made(
-        panels(chart, "panel", list(shown), columns=_strategies(shown)),
+        panels(place.study, chart, "panel", list(shown), columns=_strategies(shown)),
         "saturation",
         "Saturation by site",
         caption,

@@ -20,7 +20,7 @@ from unnorm.report.figures.figure import (
     zero,
 )
 from unnorm.report.pairs import Group, groups
-from unnorm.report.theme import LINE, Look
+from unnorm.report.theme import FAINT, FAINTER, LINE, Look
 from unnorm.study.view import StudyView
 
 NO_NORMS = "no norms"  # as evaluation.latency names its bound
@@ -48,11 +48,11 @@ def latency(study: StudyView, model: str, dataset: str) -> Figure | None:
         alt.Tooltip("low:Q", format="+.2%"), alt.Tooltip("high:Q", format="+.2%"), "blocks:Q",
         alt.Tooltip("floor_high:Q", format=".2%", title="noise floor ±"), alt.Tooltip("bound:Q", format="+.2%"),
     ]  # fmt: skip
-    extra = {NO_NORMS: Look(LINE, "stroke"), "noise floor": Look("#c9c9c9", "square")}
+    extra = {NO_NORMS: Look(LINE, "stroke"), "noise floor": Look(FAINT, "square")}
     extra = extra if any("bound" in row for row in rows) else {"noise floor": extra["noise floor"]}
     colour = colour_of(study, arms, extra)
     layers: list[Any] = [
-        base.mark_bar(color="#dcdcdc", height={"band": 0.9}).encode(
+        base.mark_bar(color=FAINTER, height={"band": 0.9}).encode(
             x=alt.X("floor_low:Q", scale=scale), x2="floor_high:Q"
         ),
         zero("x"),
@@ -136,7 +136,7 @@ def quality_and_speed(study: StudyView, model: str, dataset: str) -> Figure | No
         f"interval of the loss. {_seeds(shown)}"
         f"{' † In doubt: ' + '; '.join(doubts) + '.' if doubts else ''}"
     )
-    chart = panels(alt.layer(*layers, data=data(rows)), "panel", titles)
+    chart = panels(study, alt.layer(*layers, data=data(rows)), "panel", titles)
     return made(chart, "pareto", "Quality against speed", caption, [c for g in shown for c in g.cells])
 
 

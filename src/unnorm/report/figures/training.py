@@ -19,6 +19,8 @@ from unnorm.report.figures.figure import (
 )
 from unnorm.study.view import CellView
 
+_SHORT = "abs(datum.value) >= 1e5 ? format(datum.value, '.0e') : datum.label"
+
 
 def held_out_loss(place: Place) -> Figure | None:
     title, shows = (
@@ -40,7 +42,7 @@ def training_loss(place: Place) -> Figure | None:
 
 def grad_norm(place: Place) -> Figure | None:
     shows = "Norm of the gradient before clipping."
-    return _steps(place, "grad_norm", "grad_norm", "grad-norm", "Gradient norm", shows, log=True)
+    return _steps(place, "grad_norm", "gradient norm", "grad-norm", "Gradient norm", shows, log=True)
 
 
 def _evaluations(place: Place, key: str, label: str, name: str, title: str, shows: str) -> Figure | None:
@@ -91,6 +93,8 @@ def _over_seeds(arm: str, strategy: str, series: list[list[tuple[int, int, float
                 "seeds": len(values),
             }
         )
+    for row in rows[-1:]:
+        row["last"] = True
     return rows
 
 
@@ -110,7 +114,7 @@ def _figure(
     shown = [arm for arm in study.arms if any(row["arm"] == arm for row in rows)]
     scale = alt.Scale(type="log", nice=False, padding=8) if log else alt.Scale(zero=False)
     base = alt.Chart().encode(x=tokens_axis(), color=colour_of(study, shown))
-    axis = alt.Axis(format=".1~%") if name == "accuracy" else alt.Axis()
+    axis = alt.Axis(format=".1~%") if name == "accuracy" else alt.Axis(labelExpr=_SHORT) if log else alt.Axis()
     y = alt.Y("value:Q", title=label, scale=scale, axis=axis)
     tooltip = ["arm:N", "strategy:N", "tokens:Q", alt.Tooltip("value:Q", format=".4f", title=title.lower()), "seeds:Q"]
     layers: list[Any] = [base.mark_line(strokeWidth=2 if points else 1.5).encode(y=y, tooltip=tooltip)]
@@ -121,8 +125,11 @@ def _figure(
         )
     if points:
         layers.append(base.mark_point(size=34, filled=True).encode(y=y, shape=shape_of(study, shown), tooltip=tooltip))
+    else:
+        ends = base.transform_filter("datum.last").mark_point(size=50, filled=True, opacity=1)
+        layers.append(ends.encode(y=y, shape=shape_of(study, shown)))
     chart = alt.layer(*layers, data=data(rows))
     band = "Line: mean of the seeds; band: lowest to highest seed." if banded else "One seed: no band."
     strategies = [s for s in study.strategies if any(row["strategy"] == s for row in rows)]
     caption = f"{shows} {drawn_from(study, drawn)} {band} No smoothing."
-    return made(panels(chart, "strategy", strategies), name, title, caption, drawn)
+    return made(panels(study, chart, "strategy", strategies), name, title, caption, drawn)

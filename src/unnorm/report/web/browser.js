@@ -4,7 +4,7 @@
   const root = document.getElementById("browser");
   if (!root) return;
   const groups = JSON.parse(document.getElementById("completions").textContent);
-  const colours = JSON.parse(document.getElementById("colours").textContent);
+  const marks = JSON.parse(document.getElementById("marks").textContent);
   const form = root.querySelector("form");
   const list = root.querySelector(".list");
   const detail = root.querySelector(".detail");
@@ -30,12 +30,16 @@
     if (values.some(([value]) => value === before)) select.value = before;
   };
   const group = () => groups[fields.group ? Number(fields.group.value) : 0];
-  const outcome = (item) => {
-    const verdict = item.verdicts[fields.arm.value];
+  // the arms whose answers are shown beside the reference's
+  const compared = () => fields.arm.value ? [fields.arm.value] : group().arms.filter((arm) => arm !== group().reference);
+  const shownArms = () => [...new Set([group().reference, ...compared()])].filter((arm) => group().arms.includes(arm));
+  const outcome = (item, arm) => {
+    const verdict = item.verdicts[arm];
     if (!verdict) return "not judged";
     if (verdict.value === null) return "no verdict";
-    return verdict.value === 0.5 ? "tie" : verdict.value === 1 ? fields.arm.value + " wins" : group().reference + " wins";
+    return verdict.value === 0.5 ? "tie" : verdict.value === 1 ? arm + " wins" : group().reference + " wins";
   };
+  const outcomes = (item) => compared().map((arm) => outcome(item, arm));
 
   const text = (content) => {
     const box = element("div", "text");
@@ -51,9 +55,17 @@
   const answer = (item, arm) => {
     const box = element("div", "answer");
     const head = element("h3", "", "");
-    const dot = element("span", "dot");
-    dot.style.background = colours[arm];
-    head.append(dot, arm);
+    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+    for (const [name, value] of [["class", "mark"], ["viewBox", "-1.3 -1.3 2.6 2.6"], ["aria-hidden", "true"]]) svg.setAttribute(name, value);
+    for (const [name, value] of Object.entries(marks[arm])) path.setAttribute(name, value);
+    svg.append(path);
+    head.append(svg, arm);
+    const verdict = item.verdicts[arm];
+    if (verdict) {
+      const score = verdict.score === null ? "" : ", margin " + verdict.score.toFixed(3);
+      head.append(element("span", "soft verdict", outcome(item, arm) + score));
+    }
     box.append(head);
     const given = item.answers[arm];
     if (!given) {
@@ -77,35 +89,27 @@
     const top = option.offsetTop - list.offsetTop;
     if (top < list.scrollTop) list.scrollTop = top;
     if (top + option.offsetHeight > list.scrollTop + list.clientHeight) list.scrollTop = top + option.offsetHeight - list.clientHeight;
-    const verdict = item.verdicts[fields.arm.value];
-    const said = element("p", "verdict", "");
-    if (verdict) {
-      const score = verdict.score === null ? "" : ", margin " + verdict.score.toFixed(3);
-      said.append(element("strong", "", outcome(item)), score);
-    }
     const asked = text(item.prompt);
     asked.className = "asked";
     const answers = element("div", "answers");
-    const arms = fields.arm.value === group().reference ? [group().reference] : [group().reference, fields.arm.value];
-    answers.append(...arms.map((arm) => answer(item, arm)));
+    answers.append(...shownArms().map((arm) => answer(item, arm)));
     const where = item.category + ", " + item.id + " (" + (chosen + 1) + " of " + shown.length + ")";
-    detail.replaceChildren(element("p", "soft", where), asked, ...(verdict ? [said] : []), answers);
+    detail.replaceChildren(element("p", "soft", where), asked, answers);
   };
   const filter = () => {
     const [category, wanted, words] = [fields.category.value, fields.outcome.value, fields.text.value.toLowerCase()];
-    const arms = [group().reference, fields.arm.value];
+    const arms = shownArms();
     const has = (item) => [item.prompt, item.id, ...arms.map((arm) => (item.answers[arm] || { text: "" }).text)]
       .some((content) => content.toLowerCase().includes(words));
     shown = group().items.filter((item) =>
-      (!category || item.category === category) && (!wanted || outcome(item) === wanted) && has(item));
+      (!category || item.category === category) && (!wanted || outcomes(item).includes(wanted)) && has(item));
     list.replaceChildren(...shown.map((item, at) => {
       const option = element("li", "", "");
       option.id = "prompt-" + at;
       option.dataset.at = at;
       option.setAttribute("role", "option");
       option.append(element("span", "name", item.prompt.slice(0, 80)));
-      const verdict = item.verdicts[fields.arm.value];
-      if (verdict) option.append(element("span", "soft", outcome(item)));
+      if (compared().some((arm) => item.verdicts[arm])) option.append(element("span", "soft", [...new Set(outcomes(item))].join(", ")));
       return option;
     }));
     count.textContent = shown.length + " of " + group().items.length + " prompts";
@@ -115,7 +119,7 @@
   const choose = () => {
     const now = group();
     const arms = now.arms.filter((arm) => arm !== now.reference);
-    fill(fields.arm, (arms.length ? arms : [now.reference]).map((arm) => [arm, arm]));
+    fill(fields.arm, [["", "all"], ...arms.map((arm) => [arm, arm])]);
     offer();
   };
   const offer = () => {
@@ -123,7 +127,7 @@
     const all = [["", "all"]];
     const unique = (values) => [...new Set(values)].map((value) => [value, value]);
     fill(fields.category, all.concat(unique(now.items.map((item) => item.category))));
-    fill(fields.outcome, all.concat(unique(now.items.map(outcome)).sort()));
+    fill(fields.outcome, all.concat(unique(now.items.flatMap(outcomes)).sort()));
     filter();
   };
 

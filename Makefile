@@ -35,6 +35,7 @@ $(AXE):
 lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/python tests/line_lengths.py
 	@$(BIN)/lint-imports
 	@$(BIN)/mypy
 

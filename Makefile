@@ -40,6 +40,7 @@ site: $(READY)
 lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/python tests/line_lengths.py
 	@$(BIN)/lint-imports
 	@$(BIN)/mypy
 

@@ -8,61 +8,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unnorm.artefacts.loading import check, load
-    from unnorm.artefacts.package import package
-    from unnorm.artefacts.saving import save
-    from unnorm.data.settings import DataSettings
-    from unnorm.evaluation.held_out import evaluate, score_data
-    from unnorm.evaluation.judges.interface import Verdict
-    from unnorm.evaluation.latency import Workload, compare_latency
-    from unnorm.evaluation.losses import losses
-    from unnorm.foundation.errors import UnnormError
-    from unnorm.norms.affine import AffineSpec
-    from unnorm.norms.curve import CurveSpec
-    from unnorm.norms.derf import Derf
-    from unnorm.norms.dyisru import DyISRU
-    from unnorm.norms.dyt import DyT
-    from unnorm.norms.fixed_scale import FixedScale
-    from unnorm.norms.spec import NormSpec, register
-    from unnorm.surgery.anatomy import site_anatomy
-    from unnorm.surgery.optimize import optimize_
-    from unnorm.surgery.sites import find_sites
-    from unnorm.surgery.swap import swap_, unswap_
-    from unnorm.tuning.blockwise import recover_blockwise_
-    from unnorm.tuning.recover import recover_
+    from unnorm.artefacts.loading import check as check
+    from unnorm.artefacts.loading import load as load
+    from unnorm.artefacts.package import package as package
+    from unnorm.artefacts.saving import save as save
+    from unnorm.data.settings import DataSettings as DataSettings
+    from unnorm.evaluation.held_out import evaluate as evaluate
+    from unnorm.evaluation.held_out import score_data as score_data
+    from unnorm.evaluation.judges.interface import Verdict as Verdict
+    from unnorm.evaluation.latency import Workload as Workload
+    from unnorm.evaluation.latency import compare_latency as compare_latency
+    from unnorm.evaluation.losses import losses as losses
+    from unnorm.foundation.errors import UnnormError as UnnormError
+    from unnorm.norms.affine import AffineSpec as AffineSpec
+    from unnorm.norms.curve import CurveSpec as CurveSpec
+    from unnorm.norms.derf import Derf as Derf
+    from unnorm.norms.dyisru import DyISRU as DyISRU
+    from unnorm.norms.dyt import DyT as DyT
+    from unnorm.norms.fixed_scale import FixedScale as FixedScale
+    from unnorm.norms.spec import NormSpec as NormSpec
+    from unnorm.norms.spec import register as register
+    from unnorm.surgery.anatomy import site_anatomy as site_anatomy
+    from unnorm.surgery.optimize import optimize_ as optimize_
+    from unnorm.surgery.sites import find_sites as find_sites
+    from unnorm.surgery.swap import swap_ as swap_
+    from unnorm.surgery.swap import unswap_ as unswap_
+    from unnorm.tuning.blockwise import recover_blockwise_ as recover_blockwise_
+    from unnorm.tuning.recover import recover_ as recover_
 
     __version__: str
-
-__all__ = [
-    "AffineSpec",
-    "CurveSpec",
-    "DataSettings",
-    "Derf",
-    "DyISRU",
-    "DyT",
-    "FixedScale",
-    "NormSpec",
-    "UnnormError",
-    "Verdict",
-    "Workload",
-    "__version__",
-    "check",
-    "compare_latency",
-    "evaluate",
-    "find_sites",
-    "load",
-    "losses",
-    "optimize_",
-    "package",
-    "recover_",
-    "recover_blockwise_",
-    "register",
-    "save",
-    "score_data",
-    "site_anatomy",
-    "swap_",
-    "unswap_",
-]
 
 _HOME = {
     "AffineSpec": "unnorm.norms.affine",
@@ -93,6 +67,7 @@ _HOME = {
     "swap_": "unnorm.surgery.swap",
     "unswap_": "unnorm.surgery.swap",
 }
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,8 +4,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from unnorm.artefacts.adapters import put_on_adapters, put_on_norms
-from unnorm.artefacts.dispatch import DeviceMap, dispatch
 from unnorm.artefacts.files import check_files
 from unnorm.artefacts.fingerprint import Fingerprint, fingerprint
 from unnorm.artefacts.manifest import Manifest, read_manifest
@@ -18,6 +19,8 @@ from unnorm.surgery.base import load_base, load_tokenizer
 from unnorm.surgery.dtypes import widen_
 from unnorm.surgery.swap import set_record
 from unnorm.surgery.vocabulary import embedding_rows, fit_tokenizer_
+
+DeviceMap = str | dict[str, int | str | torch.device] | None
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,24 @@ def _load(folder: Path, base: str | None, device_map: DeviceMap) -> tuple[Any, C
         adapters=worn,
     )
     return model, report
+
+
+def dispatch(model: Any, device_map: DeviceMap) -> Any:
+    """`model` on the devices of `device_map`: None leaves it; "auto" fills them; a device; a mapping to devices."""
+    if device_map is None:
+        return model
+    if isinstance(device_map, str) and device_map not in ("auto", "balanced", "balanced_low_0", "sequential"):
+        return model.to(device_map)
+    from accelerate import dispatch_model, infer_auto_device_map
+    from accelerate.utils import get_balanced_memory
+
+    if isinstance(device_map, str):
+        whole = list(getattr(model, "_no_split_modules", None) or [])
+        memory = None
+        if device_map != "sequential":
+            memory = get_balanced_memory(model, no_split_module_classes=whole, low_zero=device_map == "balanced_low_0")
+        device_map = infer_auto_device_map(model, max_memory=memory, no_split_module_classes=whole)
+    return dispatch_model(model, device_map=device_map)
 
 
 def load_base_of(folder: Path, manifest: Manifest, base: str, device_map: DeviceMap = None) -> Any:

@@ -22,7 +22,7 @@ from unnorm.norms.dyt import DyT
 from unnorm.surgery.anatomy_verdict import LARGE_CHANNEL, SiteAnatomy, Verdict, verdict
 from unnorm.surgery.inputs import Inputs, as_batches, firsts
 from unnorm.surgery.outliers import LARGE_TOKEN
-from unnorm.surgery.passes import hooked, run
+from unnorm.surgery.passes import run, watched
 from unnorm.surgery.sites import Site, find_sites
 from unnorm.surgery.spread import Spread
 
@@ -67,11 +67,7 @@ def site_anatomy(model: nn.Module, batches: Inputs | Iterable[Inputs]) -> Anatom
         keep, first = here
         found[path].add(_of_tokens(x, keep), _of_tokens(y, keep), first)
 
-    handles = [
-        model.get_submodule(path).register_forward_hook(lambda m, args, out, path=path: see(path, args[0], out))
-        for path in found
-    ]
-    with hooked(handles):
+    with watched(model, found, see):
         for batch in [batches] if isinstance(batches, (torch.Tensor, Mapping)) else batches:
             (inputs,) = as_batches(batch)
             inputs = {name: tensor.to(device) for name, tensor in inputs.items()}

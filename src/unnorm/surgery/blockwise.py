@@ -7,8 +7,8 @@ outside of blocks (embedding norms, the final norm) are fitted in passes of the 
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from unnorm.foundation.progress import track
 from unnorm.norms.spec import Norm
 from unnorm.surgery.block_calls import Spill, block_of, call_block, split_call
 from unnorm.surgery.inputs import counted, counted_rows
-from unnorm.surgery.passes import Stop, hooked, in_eval, run
+from unnorm.surgery.passes import Stop, hooked, in_eval, run, watched
 
 FitSite = Callable[[str, torch.Tensor, torch.Tensor], Norm]
 
@@ -42,7 +42,15 @@ def fit_blockwise(
         if not groups or groups[-1][0] != block or not block:
             groups.append((block, []))
         groups[-1][1].append(path)
-    with tempfile.TemporaryDirectory(prefix="unnorm-") as folder, _converted(model, norms, [*norms, *paths]):
+
+    def new_output(path: str, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor | None:
+        """Of a site that has been fitted, what its new norm gives."""
+        return norms[path](x) if path in norms else None
+
+    with (
+        tempfile.TemporaryDirectory(prefix="unnorm-") as folder,
+        watched(model, [*norms, *paths], new_output),
+    ):
         spill = Spill(Path(folder))
         given: list[dict[str, Any]] = []
         previous = ""
@@ -60,19 +68,6 @@ def fit_blockwise(
             previous = block
 
 
-@contextmanager
-def _converted(model: nn.Module, norms: dict[str, Norm], paths: list[str]) -> Iterator[None]:
-    """While open, a site that has been fitted gives its new norm's output."""
-    handles = [
-        model.get_submodule(path).register_forward_hook(
-            lambda m, args, out, path=path: norms[path](args[0]) if path in norms else None
-        )
-        for path in paths
-    ]
-    with hooked(handles):
-        yield
-
-
 def _fit_sites(
     model: nn.Module,
     paths: list[str],
@@ -86,7 +81,7 @@ def _fit_sites(
         for go, batch in zip(runs, batches, strict=True):
             see = partial(_keep_and_stop, spill, parts, counted(batch))
             # Before the hook that gives the new norm's output: what is wanted is the old norm's.
-            with hooked([model.get_submodule(path).register_forward_hook(see, prepend=True)]), suppress(Stop):
+            with watched(model, [path], see, prepend=True), suppress(Stop):
                 go()
         if len(parts) == len(runs):  # else not reached, and the caller says so
             device = next(model.parameters()).device
@@ -99,12 +94,12 @@ def _keep_and_stop(
     spill: Spill,
     parts: list[tuple[torch.Tensor, torch.Tensor]],
     keep: torch.Tensor | None,
-    _module: nn.Module,
-    args: Any,
-    out: torch.Tensor,
+    _path: str,
+    x: torch.Tensor,
+    y: torch.Tensor,
 ) -> None:
-    """A forward hook: a site's input and output go to disk, and the pass ends."""
-    x, y = counted_rows(keep, args[0], out)
+    """A site's input and output go to disk, and the pass ends."""
+    x, y = counted_rows(keep, x, y)
     parts.append((spill.put(f"x{len(parts)}", [x]), spill.put(f"y{len(parts)}", [y])))
     raise Stop
 

@@ -12,6 +12,7 @@ mode, to all of its places together.
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ from unnorm.surgery.correct import Correct, Corrector, LayerFix
 from unnorm.surgery.inputs import Inputs, as_batches, as_one_batch, counted, counted_rows, tokens_in
 from unnorm.surgery.outliers import large_share, left_out, sizes, without_outliers
 from unnorm.surgery.parallel import fit_parallel
-from unnorm.surgery.passes import hooked, run
+from unnorm.surgery.passes import run, watched
 from unnorm.surgery.site_sample import SiteSample, sample_site
 from unnorm.surgery.sites import Site
 from unnorm.surgery.vocabulary import check_ids
@@ -161,11 +162,7 @@ def calibrate(
 def called_at_several_places(model: nn.Module, paths: list[str], inputs: Mapping[str, torch.Tensor]) -> list[str]:
     """Those of the modules at `paths` that one forward calls more than once; a few tokens of `inputs` tell."""
     calls = Counter[str]()
-    handles = [
-        model.get_submodule(path).register_forward_hook(lambda m, args, out, path=path: calls.update([path]))
-        for path in paths
-    ]
-    with hooked(handles):
+    with watched(model, paths, lambda path, x, out: calls.update([path])):
         run(model, {name: tensor[:1, :_FEW] for name, tensor in inputs_of(inputs).items()})
     return [path for path in paths if calls[path] > 1]
 
@@ -195,21 +192,11 @@ def _one_pass(
             corrector.placed(path, out)
         return out
 
-    def hooks() -> list[Any]:
-        return [
-            model.get_submodule(path).register_forward_hook(
-                lambda module, args, out, path=path: fit_here(path, args[0], out)
-            )
-            for path in [*fitted, *paths]
-        ]
-
-    if corrector is None:
-        with hooked(hooks()):
+    if corrector is not None:
+        with corrector.watch_original():
             run(model, inputs)
-        return
-    with corrector.watch_original():
-        run(model, inputs)
-    with hooked(hooks()), corrector.at_work(keep):
+    at_work = nullcontext() if corrector is None else corrector.at_work(keep)
+    with watched(model, [*fitted, *paths], fit_here), at_work:
         run(model, inputs)
 
 

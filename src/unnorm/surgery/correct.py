@@ -12,7 +12,7 @@ Layers are corrected in execution order, each on what it sees once all before it
 weight is its own; one tied to the embedding is left alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from unnorm.foundation.errors import ModelError
 from unnorm.surgery.linears import is_linear, shared_weights, stream_writers, weight_of
-from unnorm.surgery.passes import hooked
+from unnorm.surgery.passes import hooked, watched
 from unnorm.surgery.sites import Site
 
 Correct = Literal["none", "readers", "all"]
@@ -73,19 +73,12 @@ class Corrector:
     @contextmanager
     def watch_original(self) -> Iterator[None]:
         """Around a pass of the original over the calibration batch: keeps what it computes at sites and writers."""
-        handles = [
-            self.model.get_submodule(site.path).register_forward_hook(
-                lambda m, a, out, path=site.path: self._y.update({path: out.flatten(0, -2)})
-            )
-            for site in self._sites
-        ]
-        handles += [
-            self.model.get_submodule(path).register_forward_hook(
-                lambda m, a, out, path=path: self._o.update({path: out.flatten(0, -2)})
-            )
-            for path in self._writers
-        ]
-        with hooked(handles):
+
+        def keep_in(kept: dict[str, torch.Tensor]) -> Callable[[str, torch.Tensor, torch.Tensor], None]:
+            return lambda path, x, out: kept.update({path: out.flatten(0, -2)})
+
+        sites = [site.path for site in self._sites]
+        with watched(self.model, sites, keep_in(self._y)), watched(self.model, self._writers, keep_in(self._o)):
             yield
 
     @contextmanager

@@ -17,9 +17,8 @@ from unnorm.norms.identity import Identity
 from unnorm.norms.layer_norm import LayerNorm
 from unnorm.norms.rms_norm import RMSNorm
 from unnorm.norms.spec import Norm
-from unnorm.surgery.affine_of import affine_of
 from unnorm.surgery.linears import weight_of
-from unnorm.surgery.sites import Site
+from unnorm.surgery.sites import Site, affine_of
 
 
 @dataclass(frozen=True)

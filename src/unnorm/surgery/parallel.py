@@ -18,7 +18,7 @@ from unnorm.norms.affine_fit import Moments
 from unnorm.norms.spec import Fit, Norm, NormSpec
 from unnorm.surgery.inputs import counted, counted_rows
 from unnorm.surgery.outliers import large_share, left_out, size_limit, sizes
-from unnorm.surgery.passes import hooked, run
+from unnorm.surgery.passes import run, watched
 
 
 class _Sums:
@@ -77,11 +77,7 @@ def fit_parallel(
         sums[path].add(x, y)
         sums[path].seconds += time.perf_counter() - before
 
-    handles = [
-        model.get_submodule(path).register_forward_hook(lambda m, args, out, path=path: see(path, args[0], out))
-        for path in specs
-    ]
-    with hooked(handles):
+    with watched(model, specs, see):
         for batch in track(batches, "calibrating"):
             keep = counted(batch)
             run(model, batch)

@@ -1,6 +1,6 @@
 """One forward pass for what its hooks see: eval mode, no cache, no gradient, and no logits beyond a single one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,25 @@ def hooked(handles: list[Any]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def watched(
+    model: nn.Module, paths: Iterable[str], see: Callable[[str, torch.Tensor, Any], Any], *, prepend: bool = False
+) -> Iterator[None]:
+    """While open, `see` is told path, input and output of whatever module at `paths` has run.
+
+    What it returns, unless that is None, takes the output's place. prepend: before what other hooks do to the output.
+    """
+    with hooked(
+        [
+            model.get_submodule(path).register_forward_hook(
+                lambda module, args, out, path=path: see(path, args[0], out), prepend=prepend
+            )
+            for path in paths
+        ]
+    ):
+        yield
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from unnorm.foundation.errors import ModelError, SiteError
@@ -18,11 +19,22 @@ from unnorm.surgery.base import unwrapped
 from unnorm.surgery.data_flow import Flow, trace
 from unnorm.surgery.norm_behaviour import Behaviour, behaviour_of, kind_of, takes_more_than_x, width_of
 from unnorm.surgery.residual_stream import Place, places
-from unnorm.surgery.site_names import role_from_name
 
-__all__ = ["ROLES", "Site", "find_sites", "kind_of", "width_of"]
+__all__ = ["ROLES", "Site", "affine_of", "find_sites", "kind_of", "width_of"]
 
 ROLES = ("attention", "mlp", "qk", "final", "embedding", "other")
+_ROLES_OF_NAMES = (
+    ("qk", r"(.*\.)?(q|k|query|key)_?(layer)?_?norm(\.norms\.\d+)?"),
+    ("embedding", r"(.*\.)?(word_embeddings_layernorm|emb_ln|embed\w*_norm|embeddings\.(LayerNorm|norm))"),
+    ("attention", r".*\.(attention\.output\.LayerNorm|attention\.\w*norm|self_attn\.\w*norm)"),
+    ("attention", r".*\.(ln_1|norm_1|input_layernorm|attention_norm|attn_norm|self_attn_layer_norm|ln_attn)"),
+    ("attention", r".*\.post_(self_)?attn_layernorm"),
+    ("mlp", r".*\.(ln_2|norm_2|post_attention_layernorm|ffn_norm|mlp_norm|ln_mlp|post_mlp_layernorm)"),
+    ("mlp", r".*\.(pre|post)_feedforward_layernorm"),
+    ("mlp", r".*\.\d+\.(final_layer_norm|output\.LayerNorm)"),
+    ("final", r"(?!.*\.\d+\.)(.*\.)?(ln_f|norm|norm_f|final_norm|final_layer_?norm|transform\.LayerNorm)"),
+)
+"""For the meta device, and wherever the data flow does not tell."""
 
 
 @dataclass(frozen=True)
@@ -147,3 +159,25 @@ def _as_its_peers(path: str, where: dict[str, Place]) -> Place:
     pattern = re.sub(r"\.\d+\.", ".#.", path)
     peers = [p for other, p in where.items() if other != path and re.sub(r"\.\d+\.", ".#.", other) == pattern]
     return Counter(peers).most_common(1)[0][0] if peers else where[path]
+
+
+def role_from_name(path: str, paths: list[str]) -> str:
+    """The role that `path` suggests among `paths`, all the norms there are; `other` where it suggests none.
+
+    `post_attention_layernorm` comes before the MLP in Llama, and after the attention where the MLP has norms of its own
+    (Gemma 2, OLMo 2).
+    """
+    parent, _, leaf = path.rpartition(".")
+    if leaf == "post_attention_layernorm" and f"{parent}.post_feedforward_layernorm" in paths:
+        return "attention"
+    return next((role for role, pattern in _ROLES_OF_NAMES if re.fullmatch(pattern, path)), "other")
+
+
+@torch.no_grad()
+def affine_of(module: nn.Module, site: Site) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """(γ, β), each [C] fp32 or None, of the pretrained norm at `site`: Gemma and Nemotron store γ − 1."""
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    if weight is None:
+        return None, None
+    gamma = weight.float() + (1.0 if site.kind.endswith("-plus-one") else 0.0)
+    return gamma, bias.float() if bias is not None else None

@@ -9,14 +9,13 @@ from torch import nn
 from unnorm.foundation.errors import ModelError, SettingsError
 from unnorm.foundation.hashing import digest_tensors, hash_digests
 from unnorm.norms.spec import Norm, NormSpec
-from unnorm.surgery.affine_of import affine_of
 from unnorm.surgery.base import unwrapped
 from unnorm.surgery.calibrate import CalibrationReport, Mode, calibrate, restore_layers
 from unnorm.surgery.correct import Correct
 from unnorm.surgery.finite import check_finite
 from unnorm.surgery.inputs import Inputs
 from unnorm.surgery.patterns import assign
-from unnorm.surgery.sites import Site, find_sites
+from unnorm.surgery.sites import Site, affine_of, find_sites
 
 _RECORD = "_unnorm_record"
 

@@ -5,8 +5,7 @@ import pytest
 from evaluation.judges.server import PROMPT_TOKENS, REPLY_TOKENS, Server, completion
 from unnorm.evaluation.judges.endpoint import KEY_VARIABLE, Endpoint
 from unnorm.evaluation.judges.interface import AnswerPair
-from unnorm.evaluation.judges.openai import OpenAIJudge, load_openai
-from unnorm.evaluation.judges.replies import Replies
+from unnorm.evaluation.judges.openai import OpenAIJudge, Replies, load_openai
 from unnorm.foundation.errors import RunError, SettingsError
 
 KEY = "sk-very-secret-0123456789"

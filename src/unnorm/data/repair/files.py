@@ -12,7 +12,6 @@ import orjson
 
 from unnorm.data.repair.damage import LOSING, Account, Damage, Kept, Rejected
 from unnorm.data.repair.engine import Repair
-from unnorm.data.repair.json_array import JsonArray
 from unnorm.data.repair.stream import Stream
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import DataError, SettingsError
@@ -46,6 +45,28 @@ class Repaired:
             if len(kinds) > 1:
                 drifting[name] = types
         return drifting
+
+
+class JsonArray:
+    """Takes what a file of lines would be written; writes an array into `file`, record n in line n. `end` closes it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._begun = False
+
+    def write(self, lines: bytes) -> None:
+        """Write whole lines, each a record."""
+        records = lines[:-1].replace(b"\n", b",\n")  # a newline in a record is written as \n
+        self._file.write((b",\n" if self._begun else b"[") + records)
+        self._begun = True
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def end(self) -> None:
+        """Close the array, which may be empty."""
+        self._file.write(b"]\n" if self._begun else b"[]\n")
+        self._file.flush()
 
 
 def repair_file(
@@ -124,7 +145,7 @@ def _repair(source: Path, max_record: int, bar: Bar | None, keep_unverified: boo
     return Repair(stream, max_record, expects, keep_unverified=keep_unverified)
 
 
-def _write(repair: Repair, out: "BinaryIO | JsonArray", report: BinaryIO, rejected: BinaryIO) -> None:
+def _write(repair: Repair, out: BinaryIO | JsonArray, report: BinaryIO, rejected: BinaryIO) -> None:
     for event in repair.events():
         if isinstance(event, Kept):
             out.write(event.lines)

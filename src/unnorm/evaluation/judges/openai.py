@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
+
+import orjson
 
 from unnorm.evaluation.judges import protocol
 from unnorm.evaluation.judges.endpoint import Endpoint, Reply
 from unnorm.evaluation.judges.interface import AnswerPair, Verdict
-from unnorm.evaluation.judges.replies import Replies
+from unnorm.foundation import atomic
 from unnorm.foundation.cache import cache_folder
+from unnorm.foundation.hashing import hash_json
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 _AT_ONCE = 4
@@ -17,6 +21,27 @@ _PREFERENCE = {"A": 1.0, "B": -1.0, "C": 0.0}
 CAVEAT = (
     "no reference answers are given: verdicts on mathematics, code and reasoning rest on what the judge can do itself."
 )
+
+
+class Replies:
+    """A folder of replies by the hash of what was asked, so that none is paid for twice. No key is kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, asked: Any) -> Reply | None:
+        """The reply to `asked`, or None; a file that is damaged counts as not there."""
+        try:
+            return Reply(**orjson.loads(self._path(asked).read_bytes()))
+        except (OSError, orjson.JSONDecodeError, TypeError):
+            return None
+
+    def put(self, asked: Any, reply: Reply) -> None:
+        """Keep `reply`, whole or not at all."""
+        atomic.write_bytes(self._path(asked), orjson.dumps(reply._asdict()))
+
+    def _path(self, asked: Any) -> Path:
+        return self.folder / f"{hash_json(asked, 32)}.json"
 
 
 class OpenAIJudge:

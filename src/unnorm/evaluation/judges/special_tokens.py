@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from unnorm.data.chat_template import special_texts
+
 
 def neutralise(text: str, tokenizer: Any) -> str:
     """`text` with a space after the first character of every literal special token of `tokenizer`.
@@ -11,7 +13,7 @@ def neutralise(text: str, tokenizer: Any) -> str:
     Breaking one token can complete no other: every special token that is matched is broken, and a space is added,
     never taken away; the loop is there for tokens that overlap.
     """
-    marks = sorted(_special(tokenizer), key=len, reverse=True)
+    marks = sorted((mark for mark in special_texts(tokenizer) if len(mark.strip()) > 1), key=len, reverse=True)
     if not marks:
         return text
     # a tokenizer may lowercase before it looks for them
@@ -19,9 +21,3 @@ def neutralise(text: str, tokenizer: Any) -> str:
     while pattern.search(text):
         text = pattern.sub(lambda found: found[0][0] + " " + found[0][1:], text)
     return text
-
-
-def _special(tokenizer: Any) -> set[str]:
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    marks = {token.content for token in added.values() if token.special} | set(tokenizer.all_special_tokens)
-    return {mark for mark in marks if len(mark.strip()) > 1}

@@ -9,7 +9,7 @@ AXE := build/axe/axe.min.js
 AXE_VERSION := 4.14.1
 AXE_SHA256 := 29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c
 
-.PHONY: demo test test-browser browser site lint wheel setup clean
+.PHONY: demo test test-browser browser site notebooks lint wheel setup clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -36,6 +36,10 @@ $(AXE):
 site: $(READY)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "the site: build/site/index.html"
+
+# Both notebooks, on what the demo left: every cell is run, and its output kept.
+notebooks: demo
+	@$(BIN)/python notebooks/execute.py
 
 lint: $(READY)
 	@$(BIN)/ruff check .

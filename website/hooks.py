@@ -9,10 +9,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from command_line import command_line
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+from command_line import command_line
+from notebooks import notebooks
 from public_names import public_names
 from study_file import study_file
 
@@ -34,8 +36,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     written = [_path(file.src_uri) for file in files.documentation_pages()]
     for uri, make in GENERATED.items():
         files.append(File.generated(config, uri, content=make()))
+    for uri, content in notebooks().items():
+        files.append(File.generated(config, uri, content=content))
     for path in sorted(_linked_outside(written)):
-        files.append(File.generated(config, _uri(path), abs_src_path=str(ROOT / path)))
+        if not path.endswith(".ipynb"):
+            files.append(File.generated(config, _uri(path), abs_src_path=str(ROOT / path)))
     return files
 
 
@@ -85,4 +90,7 @@ def _path(uri: str) -> str:
 
 
 def _uri(path: str) -> str:
+    """Where in the site a file of the repository lies."""
+    if path.endswith(".ipynb"):
+        return path.removesuffix("ipynb") + "md"
     return path.removeprefix("docs/") if path.startswith("docs/") else f"{OUTSIDE}{path}"

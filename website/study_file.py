@@ -7,15 +7,14 @@ from typing import Any
 INTRODUCTION = """\
 # Study file
 
-Every key of a study file. [Studies](../studies.md) says what they are for; this page is made from the JSON schema, which
-your editor can use as well:
+Every key of a study file. [Run studies](../studies.md) says what they are for. This page is made from the JSON schema,
+which your editor can use as well:
 
 ```sh
 unnorm study schema > study.schema.json
 ```
 
 """
-TITLES = {"StudyFile": "The file"}
 
 
 def study_file() -> str:
@@ -23,22 +22,33 @@ def study_file() -> str:
     from unnorm.study.spec import StudyFile
 
     schema = StudyFile.model_json_schema()
-    parts = [INTRODUCTION, *_section("StudyFile", schema)]
-    for name in _in_order(schema):
-        parts += _section(name, schema["$defs"][name])
+    places = _places(schema)
+    parts = [INTRODUCTION, *_section("The file", "the-file", schema)]
+    for name, place in places.items():
+        parts += _section(f"`{place}`", name.lower(), schema["$defs"][name])
     return "\n".join(parts)
 
 
-def _in_order(schema: dict[str, Any]) -> list[str]:
-    """The definitions in the order in which a reader meets them."""
-    found: list[str] = []
-    unread: list[Any] = [schema["properties"]]
+def _places(schema: dict[str, Any]) -> dict[str, str]:
+    """Definition -> the first key that takes it (`after.judge`), in the order in which a reader meets them.
+
+    What an override may change is what the part that it changes has, so that has no place of its own.
+    """
+    found: dict[str, str] = {}
+    unread = [("", schema["properties"])]
     while unread:
-        for name in _references(unread.pop(0)):
-            if name not in found:
-                found.append(name)
-                unread.append(schema["$defs"][name].get("properties", {}))
+        path, keys = unread.pop(0)
+        for key, value in keys.items():
+            for name in _references(value):
+                if name not in found and not _changed(name):
+                    found[name] = f"{path}{key}"
+                    unread.append((f"{path}{key}.", schema["$defs"][name].get("properties", {})))
     return found
+
+
+def _changed(name: str) -> str:
+    """The part of a study that this definition changes: `Dataset` for `DatasetChanges`; empty for any other."""
+    return name.removesuffix("Changes") if name.endswith("Changes") else ""
 
 
 def _references(node: Any) -> Iterator[str]:
@@ -52,8 +62,8 @@ def _references(node: Any) -> Iterator[str]:
             yield from _references(value)
 
 
-def _section(name: str, schema: dict[str, Any]) -> Iterator[str]:
-    yield f"## {TITLES.get(name, name)} {{ #{name.lower()} }}\n"
+def _section(title: str, anchor: str, schema: dict[str, Any]) -> Iterator[str]:
+    yield f"## {title} {{ #{anchor} }}\n"
     if "description" in schema:
         yield f"{_sentence(schema['description'])}\n"
     required = set(schema.get("required", ()))
@@ -67,7 +77,8 @@ def _type(schema: dict[str, Any]) -> str:
     """What a value may be, in words; links where it is a mapping with keys of its own."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
-        return f"[{name}](#{name.lower()})"
+        changed = _changed(name)
+        return f"some of [these keys](#{changed.lower()})" if changed else f"[keys](#{name.lower()})"
     if "anyOf" in schema or "oneOf" in schema:
         options = schema.get("anyOf") or schema["oneOf"]
         return " or ".join(dict.fromkeys(_type(one) for one in options if one.get("type") != "null"))
@@ -87,7 +98,7 @@ def _type(schema: dict[str, Any]) -> str:
 
 def _bounds(schema: dict[str, Any]) -> str:
     words = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    found = [f"{sign} {schema[key]:g}" for key, sign in words.items() if key in schema]
+    found = [f"{sign} {schema[key]:,}" for key, sign in words.items() if key in schema]
     return f" {', '.join(found)}" if found else ""
 
 
@@ -97,11 +108,12 @@ def _default(key: str, schema: dict[str, Any], required: set[str]) -> str:
     value = schema.get("default")
     if value is None:
         return ""
-    return "its own" if isinstance(value, dict) and value else f"`{json.dumps(value, ensure_ascii=False)}`"
+    return "" if isinstance(value, dict) and value else f"`{json.dumps(value, ensure_ascii=False)}`"
 
 
 def _sentence(text: str) -> str:
-    return text.replace("<", "&lt;").strip()
+    """Text that is no tag and no attribute list."""
+    return text.replace("<", "&lt;").replace("{", "&#123;").strip()
 
 
 def _cell(text: str) -> str:

@@ -59,7 +59,9 @@ def commands(markdown: str) -> list[Command]:
 
 def _command(line: str, whole: bool) -> Command | None:
     """What unnorm gets of a line; None if it does not call unnorm."""
-    match = re.match(r"(?:[A-Z_]+=\S+ )*(?:unnorm|\S*python3? -m unnorm|(?:torchrun|accelerate launch) .*?-m unnorm) ", line)
+    match = re.match(
+        r"(?:[A-Z_]+=\S+ )*(?:unnorm|\S*python3? -m unnorm|(?:torchrun|accelerate launch) .*?-m unnorm) ", line
+    )
     if match is None:
         return None
     told = re.split(r" [>|<]|(?<=\s)&&|;", line[match.end() :])[0]

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import typer
-from docs.pages import NAMES, ROOT, Command, commands
 
+from docs.pages import NAMES, ROOT, Command, commands
 from unnorm.cli.main import app
 
 
@@ -20,7 +20,7 @@ def fault(command: Command) -> str | None:
         if rest[0] not in verb.commands:
             return f"{path} has no verb {rest[0]!r}"
         path, verb = f"{path} {rest[0]}", verb.commands[rest.pop(0)]
-    if rest in (["--help"], ["-h"], ["--version"]) or not command.whole and not rest:
+    if rest in (["--help"], ["-h"], ["--version"]) or (not command.whole and not rest):
         return None
     try:
         verb.make_context(path, rest)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from docs.pages import ROOT, blocks, commands, lines
 
+from docs.pages import ROOT, blocks, commands, lines
 from unnorm.cli.main import run
 
 TUTORIALS = ROOT / "docs" / "tutorials"
@@ -32,8 +32,9 @@ SMALLER = {
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, tokenizer) -> str:
     """A tiny Llama with room for the rows that verbs read unless told otherwise."""
-    from conftest import tiny_config
     from transformers import AutoModelForCausalLM
+
+    from conftest import tiny_config
 
     config = tiny_config("llama")
     config.max_position_embeddings = 512

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 from unnorm.study.view import StudyView
 
 _HASH = re.compile(r"[-_.@]?\b[0-9a-f]{12,64}\b")
-_FOLDERS = re.compile(r"(?<![\w.$}~:/\\-])(?:~|/|[A-Za-z]:\\)(?:[^\s\"',\[\]{}()/\\]+[/\\])+(?=[^\s\"',\[\]{}()/\\])")
-_QUOTED = re.compile(r"([\"'])(?:~|/|[A-Za-z]:\\)[^\"'\n]*[/\\](?=[^\"'/\\\n]+\1)")
+_FOLDERS = re.compile(r"(?<![\w.$}~:/\\-])(?:~/|/|[A-Za-z]:\\)(?:[^\s\"',\[\]{}()/\\]+[/\\])+(?=[^\s\"',\[\]{}()/\\])")
+_QUOTED = re.compile(r"([\"'])(?:~/|/|[A-Za-z]:\\)[^\"'\n]*[/\\](?=[^\"'/\\\n]+\1)")
 T = TypeVar("T")
 
 

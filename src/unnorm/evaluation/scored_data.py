@@ -1,7 +1,7 @@
 """The held-out conversations of a data set, as items to be scored: streamed, each with the group it belongs to."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from unnorm.data.encode import Encoder, Encoding, encode_each
@@ -11,7 +11,7 @@ from unnorm.data.shares import Share
 from unnorm.evaluation.scores import Item, Scores, score
 from unnorm.foundation.errors import DataError
 from unnorm.foundation.hashing import hash_text
-from unnorm.foundation.progress import track
+from unnorm.foundation.progress import Bar
 from unnorm.surgery.base import check_length
 from unnorm.tuning.packing_probe import packing_is_clean
 
@@ -48,7 +48,7 @@ def score_data(
     scores = score(
         model,
         tokenizer,
-        track(_items(source, tokenizer, result, tokens, by, taken), "evaluating", quiet=quiet),
+        _counted(_items(source, tokenizer, result, tokens, by, taken), tokens, quiet=quiet),
         max_length=settings.max_length,
         packed=packing_is_clean(model),
         pad_id=pad,
@@ -60,6 +60,15 @@ def score_data(
     of = len(source.held_out)
     share = Share(found if tokens is None else tokens, found, min(len(taken), of), of, whole=met >= of)
     return ScoredData(scores, source.reading.dropped + result.dropped, share)
+
+
+def _counted(items: Iterable[Item], tokens: int | None, *, quiet: bool) -> Iterator[Item]:
+    """Yield `items` while a bar counts their tokens, up to `tokens`; None: up to no known number."""
+    with Bar("evaluating (tokens)", tokens, quiet=quiet) as bar:
+        for item in items:
+            yield item
+            left = len(item.row.ids) if tokens is None else min(len(item.row.ids), tokens - bar.done)
+            bar.advance(left)
 
 
 def _items(

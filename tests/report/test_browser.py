@@ -68,9 +68,11 @@ def wide(browser, folder):
 
 @pytest.fixture(scope="module")
 def phone(wide, folder):
-    """The page loaded again on a phone, after what is tested at full width."""
+    """The page loaded again on a phone, after what is tested at full width; all of it open."""
     set_view(wide, PHONE)
+    wide.get("about:blank")
     load(wide, folder / "index.html")
+    unfold(wide)
     return wide
 
 
@@ -84,8 +86,13 @@ def set_view(browser, width, dark=False):
 def load(browser, path, figures=FIGURES):
     browser.get(f"file://{path}")
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and len(find(browser, ".figure svg")) < figures:
+    while time.monotonic() < deadline and not find(browser, "main[data-drawn]"):
         time.sleep(0.1)
+    assert len(find(browser, ".figure svg")) == figures
+
+
+def unfold(browser):
+    browser.execute_script("for (const details of document.querySelectorAll('details')) details.open = true")
 
 
 def find(browser, selector):
@@ -125,13 +132,34 @@ def offences(browser):
 
 
 def test_it_opens_from_disk_and_fetches_nothing(wide):
-    assert len(find(wide, ".figure svg")) == FIGURES
+    """What is folded opens when it is asked for: by a link to it, too."""
     is_quiet(wide)
     fits(wide)
-    sizes = "return [...document.querySelectorAll('.figure svg')].map(e => e.getBoundingClientRect().width)"
-    assert min(wide.execute_script(sizes)) > 200
+    picture(wide, "wide-folded")
+    open_now = "return [...document.querySelectorAll('.figure')].filter(e => e.checkVisibility()).map(e => e.id)"
+    assert wide.execute_script(open_now) == ["drawn-gap"]
+    wide.execute_script("location.hash = 'figure-grad-norm'")
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and len(wide.execute_script(open_now)) < 2:
+        time.sleep(0.05)
+    assert wide.execute_script(open_now) == ["drawn-gap", "drawn-grad-norm"]
+    assert wide.execute_script("return document.getElementById('figure-grad-norm').getBoundingClientRect().top < 200")
+    unfold(wide)
+    fits(wide)
     assert wide.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     picture(wide, "wide-light")
+
+
+def test_figures_are_as_wide_as_the_page_and_their_panels_of_one_width(wide):
+    room = wide.execute_script("return document.getElementById('summary').clientWidth")
+    width = "return Number(document.querySelector('#drawn-{} svg').getAttribute('width'))"
+    for name in ("gap", "loss", "grad-norm", "curves", "fit", "recovery", "preference", "latency"):
+        assert room - 8 <= wide.execute_script(width.format(name)) <= room, name
+    panel = (
+        "return document.querySelector('#drawn-{} .mark-group.role-scope .background').getBoundingClientRect().width"
+    )
+    widths = {name: wide.execute_script(panel.format(name)) for name in ("loss", "train-loss", "accuracy", "grad-norm")}
+    assert max(widths.values()) - min(widths.values()) <= 6, widths
 
 
 def verdicts_out_of_sight(browser):
@@ -153,9 +181,9 @@ def test_each_arm_has_its_verdict_in_sight(wide):
 
 
 def test_doubtful_comparisons_are_hatched(wide):
-    hatched = wide.execute_script("return document.querySelectorAll('#figure-1 [fill^=\"url(\"]').length")
+    hatched = wide.execute_script("return document.querySelectorAll('#figure-gap [fill^=\"url(\"]').length")
     assert hatched == 2  # dyt under frozen is not matched, under full incomplete
-    assert "not matched" in find(wide, "#figure-1")[0].text
+    assert "not matched" in find(wide, "#figure-gap")[0].text
     assert len(find(wide, "svg.defs pattern#unnorm-hatch")) == 1
 
 
@@ -213,16 +241,20 @@ def test_completions_are_browsed_by_keyboard_and_filtered(wide):
     assert f"({QUESTIONS} of {QUESTIONS})" in find(wide, where)[0].text
     active = find(wide, ".list [aria-selected=true]")
     assert [option.get_attribute("id") for option in active] == [listed.get_attribute("aria-activedescendant")]
-    heads = [head.text for head in find(wide, ".answer h3")]
-    assert heads == ["original", "dyt-bare"]
+    heads = "return [...document.querySelectorAll('.answer h3')].map(e => e.childNodes[1].textContent)"
+    assert wide.execute_script(heads) == ["original", "dyt-bare", "dyt"]
+    choose(wide, "#browser [name=arm]", "dyt")
+    assert wide.execute_script(heads) == ["original", "dyt"]
+    choose(wide, "#browser [name=arm]", "dyt-bare")
     choose(wide, "#browser [name=category]", CATEGORIES[1])
     assert find(wide, "#browser .count")[0].text == f"{QUESTIONS // 3} of {QUESTIONS} prompts"
     choose(wide, "#browser [name=outcome]", "tie")
     ties = find(wide, ".list li")
     assert ties
     assert all("tie" in option.text for option in ties)
-    assert find(wide, ".verdict strong")[0].text == "tie"
+    assert find(wide, ".answer .verdict")[0].text.startswith("tie")
     choose(wide, "#browser [name=outcome]", "")
+    choose(wide, "#browser [name=arm]", "")
     choose(wide, "#browser [name=category]", "")
     find(wide, "#browser [name=text]")[0].send_keys("question 11")
     assert find(wide, "#browser .count")[0].text == f"1 of {QUESTIONS} prompts"
@@ -236,18 +268,58 @@ def test_no_serious_offence_against_accessibility(wide):
     assert offences(wide) == []
 
 
+def test_any_table_is_sorted_by_any_column(wide):
+    gaps = "return [...document.querySelectorAll('#arms td[data-head=gap]')].map(e => parseFloat(e.textContent))"
+    head = find(wide, "#arms th:nth-child(7)")[0]
+    head.find_element("css selector", "button").click()
+    found = wide.execute_script(gaps)
+    assert found[:4] == sorted(found[:4])
+    assert found[4:] == [None, None]  # the reference has none, and stands last either way
+    assert head.get_attribute("aria-sort") == "ascending"
+    head.find_element("css selector", "button").click()
+    assert wide.execute_script(gaps) == [*sorted(found[:4], reverse=True), None, None]
+    find(wide, "#arms th:nth-child(1) button")[0].click()
+    assert head.get_attribute("aria-sort") is None
+
+
+def test_what_was_chosen_survives_a_reload_and_stands_in_the_address(wide, folder):
+    find(wide, "#arms th:nth-child(2) button")[0].click()
+    choose(wide, "#cells-filter [name=arm]", "dyt")
+    choose(wide, "#browser [name=category]", CATEGORIES[0])
+    wide.execute_script("for (const id of ['audit', 'figure-loss']) document.getElementById(id).open = false")
+    time.sleep(0.2)  # a toggle is told of later
+    address = wide.current_url
+    wide.get("about:blank")
+    wide.get(address)
+    chosen = "return [...document.querySelectorAll('#cells tbody tr:not([hidden]) td.name:nth-child(2)')]"
+    assert set(wide.execute_script(f"{chosen}.map(e => e.textContent)")) == {"dyt"}
+    assert find(wide, "#browser .count")[0].text == f"{QUESTIONS // 3} of {QUESTIONS} prompts"
+    assert find(wide, "#arms th:nth-child(2)")[0].get_attribute("aria-sort") == "ascending"
+    shut = wide.execute_script("return [...document.querySelectorAll('details:not([open])')].map(e => e.id)")
+    assert sorted(shut) == ["audit", "figure-loss"]
+    wide.get("about:blank")
+    load(wide, folder / "index.html")
+
+
 def test_it_prints(wide):
     printed = base64.b64decode(wide.execute_cdp_cmd("Page.printToPDF", {})["data"])
     assert printed.startswith(b"%PDF")
     assert 3 <= printed.count(b"/Type /Page\n") + printed.count(b"/Type /Page ") <= 40
     (BUILD / "screenshots").mkdir(parents=True, exist_ok=True)
     (BUILD / "screenshots" / "printed.pdf").write_bytes(printed)
-    assert wide.execute_script("return [...document.querySelectorAll('details')].every(e => e.open)")
+    shut = "return document.querySelectorAll('details:not([open])').length"
+    before = wide.execute_script(shut)
+    assert before > 10
+    wide.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    assert wide.execute_script(shut) == 0
+    wide.execute_script("window.dispatchEvent(new Event('afterprint'))")
+    assert wide.execute_script(shut) == before
 
 
 def test_a_phone_has_room_for_it(phone):
-    assert len(find(phone, ".figure svg")) == FIGURES
     fits(phone)
+    labels = "[...document.querySelectorAll('#drawn-gap svg text')].map(e => e.getBoundingClientRect())"
+    assert phone.execute_script(f"return {labels}.filter(r => r.left < 0 || r.right > innerWidth).length") == 0
     assert verdicts_out_of_sight(phone) == 0
     heads = "return getComputedStyle(document.querySelector('#results .arms td.n'), '::before').content"
     assert phone.execute_script(heads) == '"tokens before"'
@@ -258,6 +330,10 @@ def test_in_the_dark(phone):
     set_view(phone, PHONE, dark=True)
     fits(phone)
     assert phone.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(22, 22, 22)"
+    white = "[...document.querySelectorAll('.figure svg > *, .figure svg > g > .background')]"
+    assert phone.execute_script(f"return {white}.filter(e => getComputedStyle(e).fill === 'rgb(255, 255, 255)')") == []
+    mark = "return getComputedStyle(document.querySelector('#arms .mark path')).fill"
+    assert phone.execute_script(mark) == "rgb(224, 224, 224)"  # of the original, which is nearly black in the light
     assert offences(phone) == []
     picture(phone, "phone-dark")
     set_view(phone, WIDE, dark=True)
@@ -299,11 +375,14 @@ def test_a_served_page_follows_the_study(browser, tmp_path):
         try:
             browser.get(f"http://127.0.0.1:{serving.server_address[1]}/")
             assert "it broke" not in find(browser, "main")[0].text
+            find(browser, "#every-cell summary")[0].click()
+            choose(browser, "#cells-filter [name=arm]", "dyt")
             fail(folder, "dyt")
             deadline = time.monotonic() + 40
             while time.monotonic() < deadline and "it broke" not in browser.page_source:
                 time.sleep(0.2)
             assert "it broke" in find(browser, "#failures")[0].text
+            assert find(browser, "#cells-filter .count")[0].text == "1 of 2 cells"
             assert [entry for entry in browser.get_log("browser") if "favicon" not in entry["message"]] == []
         finally:
             serving.shutdown()

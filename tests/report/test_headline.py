@@ -52,14 +52,14 @@ def test_no_difference_is_no_equivalence(said):
 def test_arms_that_differ_by_strategy_say_where(said):
     text = said(everywhere("dyt", EQUIVALENT, BEHIND) + everywhere("dyt-bare", BEHIND, BEHIND))
     assert text == (
-        "Dyt ends within 1% of original's held-out loss under frozen, and ends 20% behind under full; "
+        "dyt ends within 1% of original's held-out loss under frozen, and ends 20% behind under full; "
         "dyt-bare ends 20% behind under both strategies."
-    ).replace("Dyt", "dyt", 1).replace("dyt", "Dyt", 1)
+    )
 
 
 def test_arms_alike_are_said_together(said):
     rows = everywhere("dyt", BEHIND, (0.4, 0.3, 0.5, False)) + everywhere("dyt-bare", (0.3, 0.2, 0.4, False), BEHIND)
-    assert said(rows) == "Under both strategies, dyt and dyt-bare end 20–40% behind original in held-out loss."
+    assert said(rows) == "Under both strategies, dyt-bare and dyt end 20–40% behind original in held-out loss."
     assert said(everywhere("dyt", BEHIND, BEHIND) + everywhere("dyt-bare", (4.8, 4, 5, False), (5.0, 4, 6, False))) == (
         "Under both strategies, dyt ends 20% behind original in held-out loss; dyt-bare ends 480–500% behind."
     )
@@ -71,7 +71,7 @@ def test_several_models_are_counted(said):
     rows[0] = row("dyt", "frozen", *BEHIND)
     rows += [row("dyt-bare", s, *BEHIND, model=m) for s in ("frozen", "full") for m in models]
     assert said(rows, models=models) == (
-        "Dyt ends within 1% of original's held-out loss in 3 of 4 comparisons, and ends 20% behind in 1 of 4 "
+        "dyt ends within 1% of original's held-out loss in 3 of 4 comparisons, and ends 20% behind in 1 of 4 "
         "comparisons; dyt-bare ends 20% behind in all 4 comparisons (2 models × 2 strategies)."
     )
 
@@ -89,5 +89,5 @@ def test_what_is_in_doubt_is_left_out_and_said(said):
 def test_without_an_interval_nothing_is_behind(said):
     rows = [row(arm, s, 0.2, None, None, None) for arm in ("dyt", "dyt-bare") for s in ("frozen", "full")]
     assert said(rows) == (
-        "Under both strategies, dyt and dyt-bare end 20% above original's held-out loss (one seed, so no interval)."
+        "Under both strategies, dyt-bare and dyt end 20% above original's held-out loss (one seed, so no interval)."
     )

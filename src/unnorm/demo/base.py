@@ -12,7 +12,7 @@ from unnorm.demo.pretrain import pretrain
 from unnorm.foundation import atomic
 from unnorm.foundation.cache import cache_folder
 from unnorm.foundation.hashing import hash_json
-from unnorm.surgery.base import bars_on_a_terminal_only
+from unnorm.foundation.quiet import without_bars
 
 _EOS = "<|endoftext|>"
 
@@ -48,8 +48,7 @@ def demo_base(recipe: BaseRecipe | None = None, *, quiet: bool = False) -> Path:
         tokenizer = _tokenizer(rows, recipe.vocabulary)
         unfinished = cache_folder() / f"{name}.unfinished"
         model = pretrain(rows, tokenizer, recipe, unfinished, quiet=quiet)
-        bars_on_a_terminal_only()
-        with atomic.folder(folder) as fresh:
+        with without_bars(), atomic.folder(folder) as fresh:
             model.save_pretrained(str(fresh))
             tokenizer.save_pretrained(str(fresh))
         shutil.rmtree(unfinished, ignore_errors=True)

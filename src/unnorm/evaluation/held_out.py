@@ -15,7 +15,7 @@ from unnorm.evaluation.losses import by_group, by_position, losses
 from unnorm.evaluation.scores import Item, Scores, score, score_batches
 from unnorm.foundation.errors import DataError
 from unnorm.foundation.hashing import hash_text
-from unnorm.foundation.progress import track
+from unnorm.foundation.progress import Bar
 from unnorm.surgery.base import check_length, context_length
 from unnorm.surgery.finite import check_finite
 from unnorm.tuning.packing_probe import packing_is_clean
@@ -118,7 +118,7 @@ def score_data(
     scores = score(
         model,
         tokenizer,
-        track(_items(source, tokenizer, result, tokens, by, taken), "evaluating", quiet=quiet),
+        _counted(_items(source, tokenizer, result, tokens, by, taken), tokens, quiet=quiet),
         max_length=settings.max_length,
         packed=packing_is_clean(model),
         pad_id=tokenizer.pad_token_id,
@@ -130,6 +130,15 @@ def score_data(
     of = len(source.held_out)
     share = Share(found if tokens is None else tokens, found, min(len(taken), of), of, whole=met >= of)
     return ScoredData(scores, source.reading.dropped + result.dropped, share)
+
+
+def _counted(items: Iterable[Item], tokens: int | None, *, quiet: bool) -> Iterator[Item]:
+    """Yield `items` while a bar counts their tokens, up to `tokens`; None: up to no known number."""
+    with Bar("evaluating (tokens)", tokens, quiet=quiet) as bar:
+        for item in items:
+            yield item
+            left = len(item.row.ids) if tokens is None else min(len(item.row.ids), tokens - bar.done)
+            bar.advance(left)
 
 
 def _items(

@@ -5,7 +5,6 @@ What to say where one cannot be had is `hub_errors`'.
 """
 
 import re
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,13 +86,7 @@ def _check_token() -> None:
 
 @contextmanager
 def download_shown(repository: str, kind: Kind = "model") -> Iterator[None]:
-    """While open, a download shows off a terminal too: a line now and then with what has arrived in the cache.
-
-    On a terminal the hub's client draws its own bars.
-    """
-    if sys.stderr.isatty():
-        yield
-        return
+    """While open, a download shows what has arrived in the cache."""
     blobs = _blobs(repository, kind)
     stop = threading.Event()
     thread = threading.Thread(target=_watch, args=(repository, blobs, _megabytes(blobs), stop), daemon=True)

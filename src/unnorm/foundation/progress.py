@@ -9,12 +9,22 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 T = TypeVar("T")
 
 _scope: ContextVar[str] = ContextVar("scope", default="")
 
 _line_every_seconds = 10.0
+_WIDE = 100  # columns from which on there is room for everything
+
+
+def time_in_words(seconds: float) -> str:
+    """As in `40 s`, `1 min`, `2 h 10 min`."""
+    if seconds < 55:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def lines_every(seconds: float) -> None:
@@ -46,15 +56,18 @@ class Bar:
             return
         console = Console(file=sys.stderr)
         if console.is_terminal:
+            wide = console.width >= _WIDE
+            counted = "{task.completed:,.0f} of {task.total:,.0f}" if total else "{task.completed:,.0f}"
+            title_column = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # gives way to all the others
             self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed:.0f}/{task.total:.0f}" if total else "{task.completed:.0f}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.description}", table_column=title_column),
+                BarColumn(bar_width=24 if wide else 8),
+                TextColumn(counted, table_column=Column(no_wrap=True)),
+                *([TimeElapsedColumn(), TimeRemainingColumn()] if wide else [TimeRemainingColumn()]),
+                TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
                 console=console,
                 transient=True,
+                expand=True,
             )
             self._task = self._progress.add_task(title, total=total, note="")
         else:

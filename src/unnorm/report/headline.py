@@ -54,12 +54,13 @@ def headline(study: StudyView) -> str:
     shared = everywhere and all(clause.kind != "mixed" for clause in clauses)
     text = "; ".join(_said(study, clause, first=not number, placed=not shared) for number, clause in enumerate(clauses))
     if shared:
-        text = f"{_places(study, sound, sound)}, {text}"
+        where = _places(study, sound, sound)
+        text = f"{where[0].upper()}{where[1:]}, {text}"
     notes = ["one seed, so no interval"] if all(row.different is None for row in sound) else []
     notes += [f"{_count(len(doubted), 'comparison')} of {_arms(doubted)} left out: {why}"] if doubted else []
     notes += [f"{_count(waiting, 'comparison')} not done yet"] if waiting else []
     said = f" ({'; '.join(notes)})" if notes else ""
-    return f"{text[0].upper()}{text[1:]}{said}."
+    return f"{text}{said}."
 
 
 def _arms(rows: Sequence[Row]) -> str:

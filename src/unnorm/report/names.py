@@ -4,18 +4,18 @@ import re
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from unnorm.study.names import without_hash
 from unnorm.study.view import StudyView
 
-_HASH = re.compile(r"[-_.@]?\b[0-9a-f]{12,64}\b")
-_FOLDERS = re.compile(r"(?<![\w.$}~:/\\-])(?:~|/|[A-Za-z]:\\)(?:[^\s\"',\[\]{}()/\\]+[/\\])+(?=[^\s\"',\[\]{}()/\\])")
-_QUOTED = re.compile(r"([\"'])(?:~|/|[A-Za-z]:\\)[^\"'\n]*[/\\](?=[^\"'/\\\n]+\1)")
+_FOLDERS = re.compile(r"(?<![\w.$}~:/\\-])(?:~/|/|[A-Za-z]:\\)(?:[^\s\"',\[\]{}()/\\]+[/\\])+(?=[^\s\"',\[\]{}()/\\])")
+_QUOTED = re.compile(r"([\"'])(?:~/|/|[A-Za-z]:\\)[^\"'\n]*[/\\](?=[^\"'/\\\n]+\1)")
 T = TypeVar("T")
 
 
 def display_name(name: str) -> str:
     """Of a model or a data set: the last part of its place, without the hash that it may end in."""
     last = name.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
-    return _HASH.sub("", last) or last
+    return without_hash(last)
 
 
 def named(study: StudyView) -> StudyView:

@@ -14,7 +14,7 @@ GREY, RED, LINE, PAPER = "#767676", "#b3261e", "#222222", "#ffffff"
 FAINT, FAINTER, MIDDLE = "#c9c9c9", "#dcdcdc", "#8a8a8a"
 _TEXT, _AXIS, _GRID = "#333333", "#999999", "#e8e8e8"
 DARK = {
-    **dict(zip(COLOURS, ("#d9d9d9", "#3f97dd", "#f0a030", "#22cdb8", "#8f86ff", "#8f7c2c", "#e57cc8"), strict=True)),
+    **dict(zip(COLOURS, ("#e0e0e0", "#3fa6fb", "#f59602", "#2cccb2", "#6a5ffe", "#a07c1c", "#c455a8"), strict=True)),
     GREY: "#9a9a9a", RED: "#ff8a80", LINE: "#e8e8e6", PAPER: "#161616", FAINT: "#5c5c5c", FAINTER: "#3f3f3f",
     MIDDLE: "#a0a0a0", _TEXT: "#cccccc", _AXIS: "#6e6e6e", _GRID: "#2e2e2e",
 }  # fmt: skip

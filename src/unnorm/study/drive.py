@@ -6,10 +6,12 @@ holds it; not in between.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from unnorm.foundation import processes
 from unnorm.foundation.errors import Interrupted, RunError
+from unnorm.foundation.progress import time_in_words
 from unnorm.study.engines.interface import Ended, Engine
 from unnorm.study.lease import newest
 from unnorm.study.tasks import Task, holder, record_death, state_of
@@ -53,7 +55,9 @@ class _Driver:
         self.held: dict[str, float] = {}  # by others: when to look again
         self.died: dict[str, Ended] = {}  # whose death is not yet seen in their claims
         self.idle_deaths = 0
-        self.started, self.open_at_start = time.monotonic(), self._left()
+        self.started, self.begun = time.monotonic(), dict[str, float]()
+        self.took: dict[str, list[float]] = {}  # kind of a task -> seconds of each that was done since this run began
+        self.shared = _shared([task.name for task in tasks])
         self.told: list[str] = []
 
     def is_left(self) -> bool:
@@ -77,6 +81,7 @@ class _Driver:
             if (end := self.died.pop(task.id, None)) is not None:
                 self._record_death(task, end)
             self.submitted.add(task.id)
+            self.begun[task.id] = time.monotonic()
             self.engine.submit(task, self._label(task))
 
     def wait(self) -> list[Ended]:
@@ -93,6 +98,8 @@ class _Driver:
         task = self.tasks[end.task]
         self.submitted.discard(task.id)
         self.state[task.id] = state_of(task)
+        if self.state[task.id] == "done":
+            self.took.setdefault(_kind(task), []).append(time.monotonic() - self.begun[task.id])
         if not end.died:
             self.idle_deaths = 0
             return
@@ -153,8 +160,31 @@ class _Driver:
         return sum(state == "open" for state in self.state.values())
 
     def _label(self, task: Task) -> str:
-        """Which task it is of how many, and how long all will take, by what was done since this run began."""
-        left, count = self._left(), len(self.tasks)
-        done, seconds = self.open_at_start - left, time.monotonic() - self.started
-        minutes = f", about {seconds / done * left / 60:.0f} min left" if done else ""
-        return f"{count - left + 1}/{count} {task.name}{minutes}"
+        """Which task it is of how many, how long all will take, and its name as far as it tells it from the others."""
+        count = len(self.tasks)
+        return f"{count - self._left() + 1}/{count}{self._time_left()} {task.name.replace(self.shared, '')}"
+
+    def _time_left(self) -> str:
+        """By what tasks of each kind took since this run began, and how many ran at once: a start says nothing of
+        cells. Nothing until a cell is done."""
+        left = Counter(_kind(task) for task in self.tasks.values() if self.state[task.id] == "open")
+        if "cell" not in self.took and left["cell"]:
+            return ""
+        known = {kind: sum(seconds) / len(seconds) for kind, seconds in self.took.items()}
+        busy = sum(map(sum, self.took.values()))
+        at_once = max(1.0, busy / (time.monotonic() - self.started))
+        seconds = sum(known.get(kind, 0.0) * count for kind, count in left.items()) / at_once
+        how = "about" if left.keys() <= known.keys() else "over"
+        return f" ({how} {time_in_words(seconds)} left)" if seconds else ""
+
+
+def _kind(task: Task) -> str:
+    """`cell`, `starts` (of recovered starts), or the name of the stage."""
+    folder = task.at.path.parent.name
+    return task.at.stage.partition("-")[0] or ("cell" if folder == "cells" else folder)
+
+
+def _shared(names: Sequence[str]) -> str:
+    """The model and the data set with which the names of all cells begin, if they are the same for all."""
+    begin = {tuple(name.rpartition(" of ")[2].split(" / ")[:2]) for name in names if name.count(" / ") >= 4}
+    return f"{' / '.join(begin.pop())} / " if len(begin) == 1 else ""

@@ -8,6 +8,7 @@ from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.precision import choose as choose_precision
 from unnorm.study.cell import CellSettings, cell_of, settled
 from unnorm.study.ledger import cell_folder, result_of, state_of
+from unnorm.study.names import without_hash
 from unnorm.study.recovered_start import PlannedStart, plan_start, planned_start_from, start_settings
 from unnorm.study.slices import Place
 from unnorm.study.spec import StudyFile
@@ -50,8 +51,8 @@ def place_of(settings: CellSettings) -> Place:
 
 def name_of(settings: CellSettings) -> str:
     """A cell's name, for people."""
-    parts = (settings.model_name, settings.dataset_name, settings.arm.id, settings.strategy, f"seed {settings.seed}")
-    return " / ".join(parts)
+    base, data = without_hash(settings.model_name), without_hash(settings.dataset_name)
+    return " / ".join((base, data, settings.arm.id, settings.strategy, f"seed {settings.seed}"))
 
 
 class Plan(NamedTuple):

@@ -1,6 +1,5 @@
 """Load a pretrained base and its tokenizer from the hub or a folder, with errors that say what to do."""
 
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from torch import nn
 from unnorm.foundation import hub, lfs
 from unnorm.foundation.errors import ModelError, SettingsError, first_line
 from unnorm.foundation.hub_errors import explain
-from unnorm.foundation.quiet import errors_alone
+from unnorm.foundation.quiet import errors_alone, without_bars
 from unnorm.surgery.finite import check_weights
 from unnorm.surgery.loaded_weights import check_loaded
 from unnorm.surgery.vocabulary import fit_tokenizer_
@@ -56,13 +55,13 @@ def load_pretrained(loader: Any, name: str, what: str, **options: Any) -> Any:
     that it can be loaded again. Anything that prevents loading is a `ModelError` with `what` and what to do.
     """
     _check_folder(name)
-    bars_on_a_terminal_only()
     folder = Path(name).expanduser()
     try:
         if folder.is_dir():
-            return loader.from_pretrained(str(folder), **options)
+            with without_bars():
+                return loader.from_pretrained(str(folder), **options)
         place = hub.pinned(name)
-        with hub.download_shown(place.repository):
+        with without_bars(), hub.download_shown(place.repository):
             loaded = loader.from_pretrained(place.repository, revision=place.revision, **options)
     except Exception as error:  # transformers, the hub and safetensors each raise their own kinds
         why = f"{first_line(error)} {_INSTEAD}" if folder.is_dir() else explain(error, name)
@@ -71,14 +70,6 @@ def load_pretrained(loader: Any, name: str, what: str, **options: Any) -> Any:
     if hub.parse(name).revision is not None and hasattr(made, "config"):
         made.config._name_or_path = name
     return loaded
-
-
-def bars_on_a_terminal_only() -> None:
-    """Keep transformers' progress bars out of logs and pipes."""
-    from transformers.utils.logging import disable_progress_bar
-
-    if not sys.stderr.isatty():
-        disable_progress_bar()
 
 
 def load_tokenizer(name: str) -> Any:

@@ -18,6 +18,7 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
     Trains nothing. Recovered starts, and with `tune` the tries of the search, are listed first.
     """
     from unnorm.foundation.precision import line_of
+    from unnorm.foundation.progress import time_in_words
     from unnorm.study import threads
     from unnorm.study.audit import audit_plan
     from unnorm.study.estimate import estimates
@@ -65,7 +66,7 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
         ]
         emit_table("learning-rate search", columns, rows, align_right_from=3)
     more = f", and {len(waiting)} cells that wait for the search to find their learning rate" if waiting else ""
-    emit_table(f"{spec.name}: about {left / 60:.0f} minutes left here{more}", columns, _rows(cells), align_right_from=3)
+    emit_table(f"{spec.name}: about {time_in_words(left)} left here{more}", columns, _rows(cells), align_right_from=3)
     for warning in dict.fromkeys(warning for record in search + cells for warning in record["warnings"]):
         say(warning)
     _say_audit(audit)

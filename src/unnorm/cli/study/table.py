@@ -1,8 +1,9 @@
 """`unnorm study table`, and the table that a run ends with."""
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from unnorm.cli.output import JsonOption, emit_json, emit_table
+from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 from unnorm.cli.study.options import LEDGER, Ledger, StudyFile, view_of
 
 if TYPE_CHECKING:
@@ -40,11 +41,14 @@ def emit_results(view: "StudyView") -> None:
     first = ["model / data", "strategy"] if len(view.models) * len(view.datasets) > 1 else ["strategy"]
     columns = [*first, "arm", "seed", "start loss", "end loss", f"gap to {view.reference}", "accuracy"]
     emit_table(f"{view.name}: held-out loss in nats per token", columns, rows, align_right_from=len(first) + 2)
+    missing = Counter(cell.state for cell in view.cells if cell.result is None)
+    if missing:
+        states = ", ".join(f"{count} {state}" for state, count in missing.items())
+        say(f"{missing.total()} of {len(view.cells)} cells have no result: {states}")
     _emit_tasks(view)
 
 
 def _emit_tasks(view: "StudyView") -> None:
-    from unnorm.cli.output import say
     from unnorm.report.tasks import task_caption, task_table
 
     lines = task_table(view)

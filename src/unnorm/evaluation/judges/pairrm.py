@@ -12,7 +12,7 @@ from unnorm.foundation import atomic, hub
 from unnorm.foundation.errors import ModelError, first_line
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.foundation.hub_errors import explain
-from unnorm.surgery.base import bars_on_a_terminal_only, load_pretrained
+from unnorm.surgery.base import load_pretrained
 from unnorm.surgery.finite import check_logits, check_weights
 
 DEFAULT = "llm-blender/PairRM-hf"
@@ -73,7 +73,6 @@ def load_pairrm(model: str = DEFAULT) -> PairRMJudge:
     from safetensors.torch import load_file
     from transformers import AutoTokenizer, DebertaV2Config
 
-    bars_on_a_terminal_only()
     try:
         settings = atomic.read_json(_file(model, "config.json"))
         weights = load_file(_file(model, _WEIGHTS))

@@ -25,7 +25,8 @@
     const svg = () => target.querySelector("svg");
     // what axes and labels take is known only now: the panels get the rest
     const signals = Object.keys(view.getState({ signals: () => true }).signals);
-    const widths = signals.filter((name) => /^(child_?width|concat_\d+_width)$/i.test(name));
+    const several = signals.filter((name) => /^(child_?width|concat_\d+_width)$/i.test(name));
+    const widths = several.length ? several : ["width"];
     for (let turn = 0; parts.length && turn < 2; turn++) {
       const spare = Math.floor((room * spec.columns) / abreast - Number(svg().getAttribute("width")));
       const width = Math.max(120, view.signal(widths[0]) + Math.floor(spare / spec.columns));

@@ -5,7 +5,7 @@
   const parts = () => location.hash.slice(1).split("?");
   const chosen = new URLSearchParams(parts()[1]);
   const all = [...document.querySelectorAll("details[id]")];
-  const at = all.filter((details) => details.open).map((details) => details.id).join(" ");
+  const usual = new Map(all.map((details) => [details.id, details.open]));
   const keep = () => {
     const found = new URLSearchParams();
     for (const form of document.forms) {
@@ -16,8 +16,8 @@
     for (const head of document.querySelectorAll("table[id] th[aria-sort]")) {
       found.set(head.closest("table").id + "." + head.cellIndex, head.getAttribute("aria-sort"));
     }
-    const open = all.filter((details) => details.open).map((details) => details.id).join(" ");
-    if (open !== at) found.set("open", open || "none");
+    const turned = all.filter((details) => details.open !== usual.get(details.id)).map((details) => details.id);
+    if (turned.length) found.set("turned", turned.join(" "));
     const query = found.toString();
     const hash = parts()[0] + (query ? "?" + query : "");
     if (hash !== location.hash.slice(1)) history.replaceState(null, "", "#" + hash);
@@ -47,7 +47,8 @@
       for (let turn = 0; order && turn < 2 && head.getAttribute("aria-sort") !== order; turn++) head.querySelector("button").click();
     });
   }
-  if (chosen.has("open")) for (const details of all) details.open = chosen.get("open").split(" ").includes(details.id);
+  const turned = (chosen.get("turned") || "").split(" ");
+  for (const details of all) if (turned.includes(details.id)) details.open = !details.open;
   document.addEventListener("input", keep);
   document.addEventListener("change", keep);
   document.addEventListener("sorted", keep);

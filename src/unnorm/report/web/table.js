@@ -50,6 +50,7 @@
     form.querySelector(".count").textContent = shown + " of " + rows.length + " cells";
   };
   form.addEventListener("input", filter);
+  form.addEventListener("change", filter);
   form.addEventListener("submit", (event) => event.preventDefault());
   filter();
 })();

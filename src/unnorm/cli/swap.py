@@ -6,7 +6,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from unnorm.cli.data_options import TEMPLATE_HELP
+from unnorm.cli.data_options import Map, Repair, Template, settings_from
 from unnorm.cli.models import Model
 from unnorm.cli.options import check_choice, finite
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
@@ -50,7 +50,9 @@ def swap(
         str | None, typer.Option(metavar="DATA", help="Measure the gap on this data. Default: that of --calibrate.")
     ] = None,
     measure_tokens: Annotated[int, typer.Option(min=64, help="Held-out tokens that the gap is measured on.")] = 4096,
-    template: Annotated[str, typer.Option(help=TEMPLATE_HELP)] = "alpaca",
+    template: Template = "alpaca",
+    repair: Repair = False,
+    map: Map = None,
     seed: Annotated[int, typer.Option(min=0, help="Which rows of DATA are taken.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another artefact in OUT.")] = False,
     json: JsonOption = False,
@@ -82,10 +84,11 @@ def swap(
         correct=correct,  # type: ignore[arg-type]
         inherit=inherit,
     )
+    reading = settings_from(None, source=calibrate or measure or "none", template=template, repair=repair, map=map)
     done = swap_model(
         model,
         arm,
-        Swap(calibrate, measure or calibrate, measure_tokens, template, tuple(sites) if sites else None, seed),
+        Swap(calibrate, measure or calibrate, measure_tokens, reading, tuple(sites) if sites else None, seed),
         out,
         overwrite=overwrite,
         say=say,

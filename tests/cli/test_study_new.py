@@ -39,7 +39,7 @@ def test_what_is_commented_out_in_it_is_right_too(capsys, tmp_path):
         "--data",
         "a b'\"#{.json",
         "--data",
-        "alpaca",
+        "no",
         "--map",
         "instruction=q,output=a",
     )
@@ -49,9 +49,10 @@ def test_what_is_commented_out_in_it_is_right_too(capsys, tmp_path):
     with_all = [line.replace("# learning_rate", "learning_rate") for line in lines[:start]]
     file.write_text("\n".join(with_all + [line.removeprefix("# ") for line in lines[start:]]))
     spec, _ = read_spec(file)
-    assert spec.after.completions and spec.after.latency
+    assert spec.after.completions is not None
+    assert spec.after.latency is not None
     assert spec.training.learning_rate == {"frozen": 1e-3, "selective": 1e-3, "full": 1e-4}
-    assert [each.source for each in spec.datasets] == ["a b'\"#{.json", "alpaca"]
+    assert [each.source for each in spec.datasets] == ["a b'\"#{.json", "no"]
     assert dict(spec.datasets[1].map) == {"instruction": "q", "output": "a"}
     assert all(each.repair for each in spec.datasets)
     assert spec.seeds == [0, 1, 2]

@@ -4,15 +4,62 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from study.small_study import study_text
-from unnorm.study import estimate
+from unnorm.foundation import progress
+from unnorm.study import estimate, over_devices
 from unnorm.study.estimate import estimates
+from unnorm.study.over_devices import crowded, memory_over
 from unnorm.study.plan import plan_study
 from unnorm.study.spec import parse_spec
 from unnorm.study.workbench import Workbench
 
 SIZE = 300_000_000
+
+
+def estimated(bases, data_file, ledger, monkeypatch, *, devices=1, sharding="ddp", bench=None):
+    """The estimates of a frozen and a full cell, and how many rows each measured step had."""
+    spread = {"devices": devices, "sharding": sharding}
+    training = {"tokens": 2048, "max_length": 64, "batch_tokens": 256, "precision": "fp32", **spread}
+    text = study_text(bases["gpt2"], data_file, arms=["original"], training=training)
+    rows, real = [], estimate.token_sums
+    monkeypatch.setattr(estimate, "token_sums", lambda m, h, b: rows.append(len(b["input_ids"])) or real(m, h, b))
+    bench = bench or Workbench(quiet=True)
+    found = estimates(plan_study(parse_spec(text, "study"), ledger, bench).cells, bench)
+    monkeypatch.undo()
+    return found, rows
+
+
+def test_a_cell_of_several_devices_is_measured_with_one_devices_part(bases, data_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(estimate, "peak_memory", lambda device: 10**9)
+    one, rows = estimated(bases, data_file, tmp_path, monkeypatch)
+    assert set(rows) == {4}
+    monkeypatch.setattr(estimate, "peak_memory", lambda device: 10**9)
+    four, rows = estimated(bases, data_file, tmp_path, monkeypatch, devices=4)
+    assert set(rows) == {1}
+    assert [each.steps for each in four] == [each.steps for each in one]
+    assert [each.memory_bytes for each in one] == [10**9, 10**9]
+    assert [each.memory_bytes for each in four] == [4 * 10**9] * 2  # processes of one machine, without GPUs
+
+
+def test_what_several_devices_make_of_time_and_memory(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(over_devices, "cores", lambda: 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert [crowded(devices, cpu) for devices in (1, 2, 4)] == [1, 1, 2]
+    assert crowded(4, gpu) == 1
+    model = torch.nn.Linear(100, 10, bias=False)  # 1,000 weights, each with gradient and two moments
+    assert memory_over(50_000, model, 4, "ddp", gpu) == 50_000
+    assert memory_over(50_000, model, 4, "fsdp", gpu) == 50_000 - 12_000
+    assert memory_over(50_000, model.requires_grad_(False), 4, "fsdp", gpu) == 50_000 - 3_000
+    assert memory_over(50_000, model, 1, "fsdp", gpu) == 50_000
+
+
+def test_measuring_is_shown(bases, data_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_line_every_seconds", 0.0)
+    estimated(bases, data_file, tmp_path, monkeypatch, bench=Workbench())
+    assert "measuring one step of each kind of cell: 2/2 original / full" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a process")

@@ -1,13 +1,16 @@
 """`unnorm sites`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unnorm.cli.data_options import DATA_HELP, Template
+from unnorm.cli.data_options import DATA_HELP, Map, Repair, Template, settings_from
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 from unnorm.foundation.errors import SettingsError
+
+if TYPE_CHECKING:
+    from unnorm.data.settings import DataSettings
 
 SITES_EXAMPLE = (
     "Example: [bold]unnorm sites EleutherAI/pythia-14m[/bold], or before a swap "
@@ -28,6 +31,8 @@ def sites(
         Path | None, typer.Option(metavar="FILE", help="With --data: sizes over depth, as .svg, .png or .pdf.")
     ] = None,
     template: Template = "alpaca",
+    repair: Repair = False,
+    map: Map = None,
     seed: Annotated[int, typer.Option(min=0, help="Which rows of DATA are taken.")] = 0,
     json: JsonOption = False,
 ) -> None:
@@ -48,7 +53,8 @@ def sites(
     if hasattr(loaded, "peft_config"):
         loaded = loaded.merge_and_unload()
     if data is not None:
-        _anatomy(model, loaded, tokenizer, {"source": data, "template": template}, tokens, seed, figure, json)
+        reading = settings_from(None, source=data, template=template, repair=repair, map=map)
+        _anatomy(model, loaded, tokenizer, reading, tokens, seed, figure, json)
         return
     found = find_sites(loaded)
     if json:
@@ -76,20 +82,19 @@ def _anatomy(
     name: str,
     model: Any,
     tokenizer: Any,
-    data: dict[str, str],
+    data: "DataSettings",
     tokens: int,
     seed: int,
     figure: Path | None,
     json: bool,
 ) -> None:
     from unnorm.data.prepare import Source
-    from unnorm.data.settings import DataSettings
     from unnorm.surgery.anatomy import site_anatomy
     from unnorm.surgery.base import context_length
     from unnorm.tuning.packing_probe import packing_is_clean
 
     length = min(256, context_length(model) or 256)
-    source = Source(DataSettings(**data, max_length=length), tokenizer, quiet=json)  # type: ignore[arg-type]
+    source = Source(data.model_copy(update={"max_length": length}), tokenizer, quiet=json)
     rows = source.train(tokens, seed, packed=packing_is_clean(model))
     found = site_anatomy(model, rows.batches(max(1, _BATCH_TOKENS // length)))
     short = name.rstrip("/").rsplit("/", 1)[-1]

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unnorm.cli.data_options import ShardingOption, Template
+from unnorm.cli.data_options import Map, Repair, ShardingOption, Template, settings_from
 from unnorm.cli.options import check_choice, chosen_sharding
 from unnorm.cli.output import JsonOption, emit_json, say
 
@@ -47,6 +47,8 @@ def recover(
         str | None, typer.Option(help="Tokens between two measurements. Default: 10 in all.")
     ] = None,
     template: Template = "alpaca",
+    repair: Repair = False,
+    map: Map = None,
     precision: Annotated[str, typer.Option(help="auto, bf16 (autocast) or fp32.")] = "auto",
     sharding: ShardingOption = "ddp",
     base: Annotated[str | None, typer.Option(help="Where the base lies now, if it was moved.")] = None,
@@ -58,7 +60,6 @@ def recover(
     The model that comes out is in OUT/model. Progress, losses and checkpoints are in OUT, too.
     """
     from unnorm.cli.amounts import share, token_count
-    from unnorm.data.settings import DataSettings
     from unnorm.foundation.processes import is_main
     from unnorm.study.recover_model import recover_model
     from unnorm.study.recovery import Recovery, parse_data
@@ -75,8 +76,9 @@ def recover(
         precision=precision,
         lora=LoraSettings(r=lora_rank, alpha=2 * lora_rank, dropout=0.0),
     )
+    reading = {"max_length": max_length, "template": template, "repair": repair, "map": map}
     sources = tuple(
-        (DataSettings(source=name, max_length=max_length, template=template, loss_on="all", too_long="split"), weight)
+        (settings_from(None, source=name, loss_on="all", too_long="split", **reading), weight)
         for name, weight in parse_data(data)
     )
     shared = chosen_sharding(sharding)

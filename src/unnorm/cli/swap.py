@@ -52,6 +52,8 @@ def swap(
     ] = None,
     measure_tokens: Annotated[int, typer.Option(min=64, help="Held-out tokens that the gap is measured on.")] = 4096,
     template: o.Template = "alpaca",
+    repair: o.Repair = False,
+    map: o.Map = None,
     seed: Annotated[int, typer.Option(min=0, help="Which rows of DATA are taken.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another artefact in OUT.")] = False,
     json: JsonOption = False,
@@ -83,10 +85,11 @@ def swap(
         correct=correct,  # type: ignore[arg-type]
         inherit=inherit,
     )
+    reading = o.settings_from(None, source=calibrate or measure or "none", template=template, repair=repair, map=map)
     done = swap_model(
         model,
         arm,
-        Swap(calibrate, measure or calibrate, measure_tokens, template, tuple(sites) if sites else None, seed),
+        Swap(calibrate, measure or calibrate, measure_tokens, reading, tuple(sites) if sites else None, seed),
         out,
         overwrite=overwrite,
         say=say,

@@ -1,6 +1,7 @@
 """What a study will take: exact tokens and steps, and time and memory from one measured step of each kind of cell."""
 
 import time
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import torch
@@ -8,8 +9,10 @@ import torch
 from unnorm.evaluation.scores import score_batches
 from unnorm.foundation.memory import forget_peak, peak_memory
 from unnorm.foundation.precision import choose
+from unnorm.foundation.progress import Bar
 from unnorm.metrics.token_sums import token_sums
 from unnorm.study.cell import set_up
+from unnorm.study.over_devices import crowded, memory_over
 from unnorm.study.plan import Planned
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.base import under_adapters
@@ -25,8 +28,9 @@ gives for an MLP four times as wide."""
 
 
 class Estimate(NamedTuple):
-    """tokens, steps: exact; seconds: training and evaluation; memory_bytes: the most in measured steps, of the process
-    or on a GPU; warnings: where the data is small for what is asked of it."""
+    """tokens, steps: exact; seconds: training and evaluation, on as many devices as the cell asks for; memory_bytes:
+    the most in measured steps, of each GPU, or of all processes where there is none; warnings: where the data is small
+    for what is asked of it."""
 
     tokens: int
     steps: int
@@ -56,28 +60,39 @@ class _Measured(NamedTuple):
 
 
 def estimates(planned: list[Planned], bench: Workbench) -> list[Estimate]:
-    """One estimate a cell. A step is measured once for each base, arm and strategy; nothing is kept of it."""
-    measured: dict[tuple[str, str, str], _Measured] = {}
+    """One estimate a cell. A step is measured once for each base, arm, strategy and spread; nothing is kept of it."""
+    measured: dict[Hashable, _Measured] = {}
     found = []
-    for cell in planned:
-        settings = cell.settings
-        key = (settings.model, settings.arm.id, settings.strategy)
-        rows = bench.train_rows(settings.data, settings.model, settings.training.tokens, settings.seed)
-        steps = -(-len(rows.rows) // settings.rows_per_step())
-        if key not in measured:
-            measured[key] = _measure(cell, bench)
-        one = measured[key]
-        evaluations = 2 + rows.tokens // settings.evaluate_every_tokens
-        seconds = steps * one.step_seconds + evaluations * one.evaluation_seconds
-        held_out = bench.validation_rows(settings.data, settings.model, settings.evaluation_tokens)
-        both = (rows.share.warning_of_training, held_out.share.warning_of_held_out)
-        warnings = [f"{settings.dataset_name}: {each}" for each in both if each]
-        found.append(Estimate(rows.tokens, steps, one.trainable, seconds, one.memory_bytes, warnings))
+    kinds = len({_kind(cell) for cell in planned})
+    with Bar("measuring one step of each kind of cell", kinds, quiet=bench.quiet) as bar:
+        for cell in planned:
+            found.append(_estimate(cell, bench, measured, bar))
     return found
 
 
+def _kind(cell: Planned) -> Hashable:
+    s = cell.settings
+    return s.model, s.arm.id, s.strategy, s.training.devices, s.training.sharding
+
+
+def _estimate(cell: Planned, bench: Workbench, measured: dict[Hashable, _Measured], bar: Bar) -> Estimate:
+    settings, key = cell.settings, _kind(cell)
+    rows = bench.train_rows(settings.data, settings.model, settings.training.tokens, settings.seed)
+    steps = -(-len(rows.rows) // settings.rows_per_step())
+    if key not in measured:
+        measured[key] = _measure(cell, bench)
+        bar.advance(note=f"{settings.arm.id} / {settings.strategy}")
+    one = measured[key]
+    evaluations = 2 + rows.tokens // settings.evaluate_every_tokens
+    seconds = steps * one.step_seconds + evaluations * one.evaluation_seconds
+    held_out = bench.validation_rows(settings.data, settings.model, settings.evaluation_tokens)
+    both = (rows.share.warning_of_training, held_out.share.warning_of_held_out)
+    warnings = [f"{settings.dataset_name}: {each}" for each in both if each]
+    return Estimate(rows.tokens, steps, one.trainable, seconds, one.memory_bytes, warnings)
+
+
 def _measure(cell: Planned, bench: Workbench) -> _Measured:
-    settings = cell.settings
+    settings, devices = cell.settings, cell.settings.training.devices
     rows = bench.train_rows(settings.data, settings.model, settings.training.tokens, settings.seed)
     swapped = settings.arm.model_copy(update={"recover": None})  # a step of what was recovered takes as long
     model, *_ = bench.start(settings.model, swapped, settings.data, settings.training.tokens, settings.seed)
@@ -85,7 +100,7 @@ def _measure(cell: Planned, bench: Workbench) -> _Measured:
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     model.to(device).train()
     inner = under_adapters(model)
-    batch = {k: v.to(device) for k, v in rows.collate(rows.rows[: settings.rows_per_step()]).items()}
+    batch = {k: v.to(device) for k, v in rows.collate(rows.rows[: settings.rows_per_step() // devices]).items()}
     optimizer = torch.optim.AdamW(parameter_groups(model, settings.training.weight_decay))
     dtype = choose(settings.training.precision, device).dtype
     seconds = 0.0
@@ -99,5 +114,7 @@ def _measure(cell: Planned, bench: Workbench) -> _Measured:
         optimizer.zero_grad()
         seconds = time.perf_counter() - started
     one = score_batches(model, [batch]).seconds
-    share = settings.evaluation_tokens / max(1, int(batch["tokens"].sum()))
-    return _Measured(trainable, seconds, one * share, peak_memory(device))
+    share = settings.evaluation_tokens / max(1, devices * int(batch["tokens"].sum()))
+    longer = crowded(devices, device)
+    memory = memory_over(peak_memory(device), model, devices, settings.training.sharding, device)
+    return _Measured(trainable, longer * seconds, longer * one * share, memory)

@@ -9,6 +9,7 @@ import torch
 from unnorm.data.mixture import Mixture
 from unnorm.foundation.memory import forget_peak, peak_memory
 from unnorm.study.make_start import MEASURED_EVERY
+from unnorm.study.over_devices import crowded, memory_over
 from unnorm.study.recovered_start import PlannedStart
 from unnorm.study.start import CHOICE_TOKENS, recoverable_
 from unnorm.study.workbench import Base, Workbench
@@ -22,7 +23,8 @@ from unnorm.tuning.recover import without_gradients
 
 class StartEstimate(NamedTuple):
     """tokens, steps: at most, since a target may end it early; seconds: of distillation and its measurements;
-    trainable_parameters: how many learn; memory_bytes: the most in measured steps, of the process or on a GPU."""
+    trainable_parameters: how many learn; memory_bytes: the most in measured steps, of each GPU, or of all processes
+    where there is none."""
 
     tokens: int
     steps: int
@@ -41,11 +43,11 @@ def estimate_start(start: PlannedStart, bench: Workbench) -> StartEstimate:
     rows = mixture.train(max(training.batch_tokens, _fit_tokens(settings.arm)), settings.wanted.seed)
     model: Any = copy.deepcopy(base.model)
     recoverable_(model, settings.arm, rows)
-    batch = rows.collate(rows.rows[:rows_per_step])
+    batch = rows.collate(rows.rows[: rows_per_step // settings.devices])
     with without_gradients(base.model):
         learns, seconds, measuring, memory = _measure(model, base, batch, start)
     steps = -(-training.tokens // training.batch_tokens)
-    share = settings.recovery().measured_tokens / batch["input_ids"].numel()
+    share = settings.recovery().measured_tokens / (settings.devices * batch["input_ids"].numel())
     looks = 2 + max(10, training.tokens // MEASURED_EVERY)
     whole = steps * seconds + looks * measuring * share
     return StartEstimate(training.tokens, steps, learns, whole, memory)
@@ -83,6 +85,8 @@ def _measure(
             seconds = time.perf_counter() - started
         started = time.perf_counter()
         distance(learner, base.model, [batch])
-        return learns, seconds, time.perf_counter() - started, peak_memory(device)
+        devices, longer = start.settings.devices, crowded(start.settings.devices, device)
+        memory = memory_over(peak_memory(device), learner, devices, start.settings.sharding, device)
+        return learns, longer * seconds, longer * (time.perf_counter() - started), memory
     finally:
         base.model.to(here)

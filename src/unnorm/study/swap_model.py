@@ -24,12 +24,13 @@ _TOKENS_AT_ONCE = 2048
 
 
 class Swap(NamedTuple):
-    """calibrate, measure: data to fit to and to measure on, or None. sites: patterns, or None for all."""
+    """calibrate, measure: data to fit to and to measure on, or None; reading: how both are read, whatever its source.
+    sites: patterns, or None for all."""
 
     calibrate: str | None
     measure: str | None
     measure_tokens: int
-    template: str
+    reading: DataSettings
     sites: tuple[str, ...] | None
     seed: int
 
@@ -61,8 +62,8 @@ def swap_model(
 
     @cache  # what is measured on is mostly what is calibrated on: read once
     def source(data: str) -> Source:
-        settings = DataSettings(source=data, max_length=length, template=swap.template, loss_on="answer")
-        return Source(settings, tokenizer, quiet=quiet)
+        own = {"source": data, "max_length": length, "loss_on": "answer"}
+        return Source(swap.reading.model_copy(update=own), tokenizer, quiet=quiet)
 
     rows: Rows | None = None
     if swap.calibrate is not None and arm.calibration_tokens is not None:

@@ -67,6 +67,10 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
         emit_table("learning-rate search", columns, rows, align_right_from=3)
     more = f", and {len(waiting)} cells that wait for the search to find their learning rate" if waiting else ""
     emit_table(f"{spec.name}: about {time_in_words(left)} left here{more}", columns, _rows(cells), align_right_from=3)
+    for devices in sorted({cell.settings.training.devices for cell in planned.cells} - {1}):
+        say(
+            f"a cell of {devices} devices: minutes on all of them, without the time in which they talk; GiB of each GPU"
+        )
     for warning in dict.fromkeys(warning for record in search + cells for warning in record["warnings"]):
         say(warning)
     _say_audit(audit)
@@ -95,10 +99,15 @@ def _records(planned: "list[Planned]", found: "list[Estimate]") -> list[dict[str
 
 
 def _start_records(to_make: "list[PlannedStart]", bench: "Workbench") -> list[dict[str, Any]]:
+    from unnorm.foundation.progress import Bar
     from unnorm.study.estimate_start import estimate_start
     from unnorm.study.ledger import standing_of
 
-    found = [(start, estimate_start(start, bench)) for start in to_make]
+    found = []
+    with Bar("measuring one step of each recovered start", len(to_make), quiet=bench.quiet) as bar:
+        for start in to_make:
+            found.append((start, estimate_start(start, bench)))
+            bar.advance()
     return [
         {
             "start": f"{start.settings.model_name} / {start.settings.arm.id}",

@@ -2,11 +2,11 @@
 
     python benchmarks/kernels.py [--budget 6]
 
-Each shape's functions run alternately in random ABBA blocks; ratios are to `F.layer_norm`, with the noise floor of that
-against itself. Compiled DyT is by tanh, by the logistic function and by exp. On a CPU it is the thread's own time, which
-leaves out what else ran. On a GPU twice: as called, launches included, and captured in a CUDA graph, the device's time
-alone; and as a share of the speed at which a copy moves as many bytes. Writes results/kernels.md, or kernels_gpu.md on a
-GPU.
+Each shape's functions run alternately in random ABBA blocks; ratios are to `F.layer_norm`, with the noise floor of
+that against itself. Compiled DyT is by tanh, by the logistic function and by exp. On a CPU it is the thread's own time,
+which leaves out what else ran. On a GPU twice: as called, launches included, and captured in a CUDA graph, the device's
+time alone; and as a share of the speed at which a copy moves as many bytes. Writes results/kernels.md, or
+kernels_gpu.md on a GPU.
 """
 
 import argparse

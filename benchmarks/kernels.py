@@ -2,9 +2,11 @@
 
     python benchmarks/kernels.py [--budget 6]
 
-Each shape's functions run alternately in random ABBA blocks; ratios are to `F.layer_norm`, with the noise floor of that
-against itself. Compiled DyT is by tanh, by the logistic function and by exp. On a GPU twice: as called, launches included, and captured in a CUDA graph, the device's time alone; and
-as a share of the speed at which a copy moves as many bytes. Writes results/kernels.md, or kernels_gpu.md on a GPU.
+Each shape's functions run alternately in random ABBA blocks; ratios are to `F.layer_norm`, with the noise floor of
+that against itself. Compiled DyT is by tanh, by the logistic function and by exp. On a CPU it is the thread's own time,
+which leaves out what else ran. On a GPU twice: as called, launches included, and captured in a CUDA graph, the device's
+time alone; and as a share of the speed at which a copy moves as many bytes. Writes results/kernels.md, or
+kernels_gpu.md on a GPU.
 """
 
 import argparse
@@ -33,6 +35,7 @@ PASSES = ("forward", "forward + backward")
 REFERENCE, AGAIN, COPY = "F.layer_norm", "F.layer_norm again", "copy"
 TENSORS = {"forward": 2, "forward + backward": 5}
 """Of x's size, that a norm must read or write: x and y; then dy, x again, dx. A copy: two."""
+CLOCK = time.perf_counter if DEVICE == "cuda" or torch.get_num_threads() > 1 else time.thread_time
 INPUTS = 4
 """As many x take turns, so that on a GPU none of them waits in a cache."""
 HEAD = "| shape | pass | | function | time | noise floor | of a copy's speed |\n" + "|---" * 7 + "|"
@@ -132,12 +135,12 @@ def captured(run: Callable[[], Any]) -> Callable[[], Any]:
 def timed(run: Callable[[], Any], times: int) -> float:
     if DEVICE == "cuda":
         torch.cuda.synchronize()
-    started = time.perf_counter()
+    started = CLOCK()
     for _ in range(times):
         run()
     if DEVICE == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - started) / times
+    return (CLOCK() - started) / times
 
 
 def measure(shape: tuple[int, int], which: str, how: str, budget: float, *, compiled: bool) -> list[str]:

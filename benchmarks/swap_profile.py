@@ -2,8 +2,8 @@
 
     python benchmarks/swap_profile.py MODEL DATA
 
-Every moment counts for the innermost of the parts that it lies in. Processor time hardly depends on what else the machine
-does. Writes results/swap_profile.md.
+Every moment counts for the innermost of the parts that it lies in. Processor time hardly depends on what else the
+machine does. Writes results/swap_profile.md.
 """
 
 import builtins
@@ -79,8 +79,8 @@ def main(model: str, data: str) -> None:
     lines = [
         "# Where the time of `unnorm swap` goes\n",
         machine_line() + ", one thread, fp32\n",
-        f"Calibrated on {_TOKENS:,} tokens and measured on as many; every step is measured too. Processor time: what else "
-        "ran on the machine hardly counts. The forward passes that find sites count as such.\n",
+        f"Calibrated on {_TOKENS:,} tokens and measured on as many; every step is measured too. Processor time: what "
+        "else ran on the machine hardly counts. The forward passes that find sites count as such.\n",
         "| part | seconds | share |\n|---|---|---|",
         *rows,
         f"| all | {whole:.1f} | |",

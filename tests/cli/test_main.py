@@ -253,6 +253,16 @@ def test_doctor(capsys):
     assert call(capsys, "doctor")[0] == 0
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a C compiler there")
+def test_doctor_says_whether_decoding_can_be_compiled(capsys, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    _, out, _ = call(capsys, "doctor", "--json")
+    assert json.loads(out)["devices"]["optimize_(compile=True)"].startswith("no: needs a C++ compiler")
+    monkeypatch.setenv("CXX", f"{sys.executable} -x")  # a command that is there, with options
+    _, out, _ = call(capsys, "doctor", "--json")
+    assert json.loads(out)["devices"]["optimize_(compile=True)"] == "yes"
+
+
 def bad_input_cases(base, data, tmp):
     empty, garbled, tsv = tmp / "empty.json", tmp / "garbled.json", tmp / "rows.tsv"
     empty.write_text("")

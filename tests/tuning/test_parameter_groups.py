@@ -1,10 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
 from torch import nn
 
 import unnorm
 from conftest import FAMILIES, tiny_model, tokens
 from unnorm import DyT
-from unnorm.tuning.parameter_groups import parameter_groups
+from unnorm.tuning.parameter_groups import on_gpu, parameter_groups
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -21,3 +23,10 @@ def test_rule_12_matrices_decay_and_norms_biases_alphas_embeddings_do_not(family
         assert name in expected
     assert any(name.endswith(".alpha") for name in rest)
     assert not any("norm" in name or ".ln_" in name for name in decay)
+
+
+def test_adamw_is_fused_where_every_parameter_is_on_a_gpu():
+    here, there = (SimpleNamespace(is_cuda=on) for on in (False, True))
+    assert on_gpu([{"params": [there, there]}, {"params": [there]}])
+    assert not on_gpu([{"params": [there, here]}, {"params": [there]}])
+    assert not on_gpu(parameter_groups(tiny_model("gpt2"), 0.01))

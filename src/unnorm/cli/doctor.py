@@ -29,11 +29,13 @@ def _facts() -> dict[str, dict[str, Any]]:
 
     from unnorm.foundation.cache import cache_folder
     from unnorm.foundation.precision import choose
+    from unnorm.surgery.compiled_decoding import missing_compiler
     from unnorm.tuning.threads import threads_for_small
 
     chosen = choose("auto")
     cache = cache_folder()
     hub = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    missing = missing_compiler("cuda" if torch.cuda.is_available() else "cpu")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _NEEDED}},
@@ -43,6 +45,8 @@ def _facts() -> dict[str, dict[str, Any]]:
             "GPUs": ", ".join(gpus) or "none: everything runs on the processor",
             "precision auto": f"{chosen.name}. {chosen.why}",
             "fp16": "yes" if gpus else "no: needs a GPU",
+            "optimize_(compile=True)": f"no: needs {missing}" if missing else "yes",
+            "DyT without a GPU": "by PyTorch's sigmoid, in three passes; compiled it is no faster where it matters",
         },
         "folders": {
             "cache of unnorm (UNNORM_CACHE)": f"{cache}, {_writable(cache)}, {_free(cache)}",

@@ -20,7 +20,7 @@ _BACKEND = "inductor"
 
 
 def check_compilable(model: Any) -> None:
-    """Raises `ModelError` for a model whose decoding transformers does not compile; `SettingsError` without a compiler."""
+    """`ModelError` for a model whose decoding transformers cannot compile, `SettingsError` without a compiler."""
     if not hasattr(model, "generate") or not getattr(model, "_can_compile_fullgraph", False):
         raise ModelError(
             f"transformers does not compile the decoding of {type(model).__name__}: it has no cache of fixed size. "

@@ -33,3 +33,8 @@ def parameter_groups(
         {"params": of_norms, "weight_decay": 0.0, "lr": norm_rate},
     ]
     return [group for group in groups if group["params"]]
+
+
+def on_gpu(groups: list[dict[str, Any]]) -> bool:
+    """Whether all parameters are on CUDA, so that AdamW can take its step in few kernels."""
+    return all(parameter.is_cuda for group in groups for parameter in group["params"])

@@ -26,7 +26,7 @@ from unnorm.tuning.arguments import training_arguments
 from unnorm.tuning.clip import clip_gradients_
 from unnorm.tuning.device_rows import IDLE, DeviceRows, one_batch
 from unnorm.tuning.objectives import CrossEntropy, Objective
-from unnorm.tuning.parameter_groups import parameter_groups
+from unnorm.tuning.parameter_groups import on_gpu, parameter_groups
 from unnorm.tuning.precision import plain_forward, plain_forward_after
 from unnorm.tuning.relative import relative
 from unnorm.tuning.run_log import RunLog
@@ -121,7 +121,7 @@ class TokenTrainer(Trainer):
             rate = settings.norm_learning_rate if settings.norm_learning_rate is not None else settings.learning_rate
             groups = parameter_groups(self.model, settings.weight_decay, self.norm_parameters, rate)
             betas = (0.9, settings.adam_beta2)
-            self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=False)
+            self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=on_gpu(groups))
         return self.optimizer
 
     def compute_loss(  # type: ignore[override]

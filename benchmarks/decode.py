@@ -75,12 +75,16 @@ HEAD = (
 )
 
 
-def arms(name: str) -> dict[str, Any]:
+def base_of(name: str) -> Any:
     model_type, settings = SHAPES[name]
     torch.manual_seed(0)
     config = AutoConfig.for_model(model_type, **settings)
-    base = AutoModelForCausalLM.from_config(config).to(DEVICE, DTYPE).eval()
-    ids = torch.randint(config.vocab_size, (4, 64)).to(DEVICE)
+    return AutoModelForCausalLM.from_config(config).to(DEVICE, DTYPE).eval()
+
+
+def arms(name: str) -> dict[str, Any]:
+    base = base_of(name)
+    ids = torch.randint(base.config.vocab_size, (4, 64)).to(DEVICE)
     found = {"as it is": base}
     for arm, spec in (("DyT as swapped", unnorm.DyT()), ("FixedScale optimized", FixedScale())):
         found[arm] = copy.deepcopy(base)

@@ -4,12 +4,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from unnorm.data.conversation import Conversation
 from unnorm.data.encode import Encoded, encode
 from unnorm.data.settings import DataSettings
-from unnorm.metrics.token_sums import IGNORED
 
 
 class TokenRun(NamedTuple):
@@ -48,10 +45,9 @@ def preview(conversations: Sequence[Conversation], settings: DataSettings, token
 
 
 def _runs(row: Encoded, tokenizer: Any) -> list[TokenRun]:
-    weights = (row.labels != IGNORED).astype(np.float32) if row.weights is None else row.weights
     runs = []
     at = 0
-    for weight, run in groupby(weights.tolist()):
+    for weight, run in groupby(row.label_weights.tolist()):
         length = len(list(run))
         ids = row.ids[at : at + length].tolist()
         text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MOST = 120
-NOT_YET = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/")
+NOT_YET = ("README.md", "CHANGELOG.md", "docs/")
 """Pages that were written before this was checked; whoever rewrites one takes it out of here."""
 
 _BEGINS = re.compile(r"[\s>]*(?:[-*+]\s+|\d+\.\s+)?")

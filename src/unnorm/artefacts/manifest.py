@@ -34,7 +34,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Base(_Strict):
+class BaseEntry(_Strict):
     """A pretrained base (hub id or folder), or the artefact's folder that an adapter stands on; its tensors' hash."""
 
     name: str = Field(max_length=4096)
@@ -85,7 +85,7 @@ class Manifest(_Strict):
     kind: Literal["model", "adapter", "package"]
     architecture: ClassName
     dtype: Literal["float32", "bfloat16", "float16", "float64"]
-    base: Base
+    base: BaseEntry
     sites: list[SiteEntry] = Field(max_length=100_000)
     corrected: list[ModulePath] = Field(default=[], max_length=100_000)
     """Paths of linear layers whose weights were corrected; an adapter's folder holds them, since its base does not."""

@@ -17,7 +17,7 @@ from unnorm.artefacts.adapters import CONFIG, WEIGHTS, folder_of
 from unnorm.artefacts.files import check_files, inventory
 from unnorm.artefacts.fingerprint import fingerprint
 from unnorm.artefacts.loading import load, load_base_of
-from unnorm.artefacts.manifest import NAME, Base, Manifest, library_versions, read_manifest
+from unnorm.artefacts.manifest import NAME, BaseEntry, Manifest, library_versions, read_manifest
 from unnorm.artefacts.model_card import model_card
 from unnorm.artefacts.norm_code import norm_code
 from unnorm.artefacts.saving import check_place, is_artefact
@@ -74,7 +74,7 @@ def package(
     tensors, tied = stored_tensors(model)
     content = {
         **source.model_dump(include={"architecture", "dtype", "sites", "corrected"}),
-        "base": Base(name=source.base.public_name, hash=source.base.hash),
+        "base": BaseEntry(name=source.base.public_name, hash=source.base.hash),
         "kind": "package",
         "tensors": digest_tensors(tensors),
         "tied": tied,

@@ -13,7 +13,7 @@ from unnorm.artefacts.adapters import base_digests, base_tensors, write_adapters
 from unnorm.artefacts.buffers import as_loaded
 from unnorm.artefacts.files import inventory
 from unnorm.artefacts.fingerprint import Fingerprint, fingerprint
-from unnorm.artefacts.manifest import NAME, Base, SiteEntry, library_versions, manifest_of
+from unnorm.artefacts.manifest import NAME, BaseEntry, SiteEntry, library_versions, manifest_of
 from unnorm.artefacts.savable import check_adapters, check_layout, check_state
 from unnorm.artefacts.weights import SHARD, stored_tensors, write_tensors
 from unnorm.artefacts.whole import MODEL_WEIGHTS
@@ -73,7 +73,7 @@ def _save_whole(model: Any, out: Path, tokenizer: Any, shard: str) -> None:
     tensors, tied = stored_tensors(model)
     digests = digest_tensors(tensors)
     record = record_of(model)
-    base = Base(
+    base = BaseEntry(
         name=lasting_name(record.base_name if record else _name_of(model)),
         hash=record.base_hash if record else hash_digests(digests),
     )
@@ -93,7 +93,7 @@ def _save_adapters(model: Any, out: Path, tokenizer: Any) -> None:
     record = record_of(inner)
     digests = base_digests(inner, record, model.peft_config)
     stands_on = record.stands_on if record else None
-    base = Base(
+    base = BaseEntry(
         name=lasting_name(stands_on.name if stands_on else _name_of(inner)),
         hash=hash_digests(digests),
         artefact=stands_on is not None and stands_on.artefact,

@@ -31,6 +31,11 @@ class Encoded(NamedTuple):
     labels: np.ndarray
     weights: np.ndarray | None = None
 
+    @property
+    def label_weights(self) -> np.ndarray:
+        """What each token counts in the loss, [T] fp32: 0 where it is not trained."""
+        return (self.labels != IGNORED).astype(np.float32) if self.weights is None else self.weights
+
 
 class Encoding(NamedTuple):
     """Encoded conversations, those dropped by reason, and those cut or split by reason."""

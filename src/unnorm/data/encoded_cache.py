@@ -57,9 +57,7 @@ def _bytes_of(encoding: Encoding) -> bytes:
         "trained": np.concatenate([row.labels != IGNORED for row in rows] or empty).astype(np.uint8),
     }
     if any(row.weights is not None for row in rows):
-        arrays["weights"] = np.concatenate(
-            [(row.labels != IGNORED).astype(np.float32) if row.weights is None else row.weights for row in rows]
-        )
+        arrays["weights"] = np.concatenate([row.label_weights for row in rows])
         arrays["weighted"] = np.array([row.weights is not None for row in rows], dtype=np.uint8)
     counts = {"dropped": dict(encoding.dropped), "changed": dict(encoding.changed)}
     return save(arrays, {name: orjson.dumps(count).decode() for name, count in counts.items()})

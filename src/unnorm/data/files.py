@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from unnorm.data.folders import READ, Chosen, choose
+from unnorm.data.folders import READ, ChosenFiles, choose
 from unnorm.data.known import KNOWN
 from unnorm.data.packed_files import PACKED, magic_suffix, unpack
 from unnorm.data.repair import repaired_records
@@ -40,14 +40,14 @@ class _Asked(NamedTuple):
 
     file: str
     split: str
-    chosen: Callable[[Chosen], None]
+    chosen: Callable[[ChosenFiles], None]
     repaired: Callable[[str, Account], None] | None
 
 
 def rows_of(
     source: str,
     split: str = "train",
-    chosen: Callable[[Chosen], None] = lambda which: None,
+    chosen: Callable[[ChosenFiles], None] = lambda which: None,
     repaired: Callable[[str, Account], None] | None = None,
 ) -> Iterator[Any]:
     """The rows in a file, in the files of a folder or zip in order of their names, or in what comes on stdin (`-`).

@@ -27,7 +27,7 @@ _ABOUT_TEXT = re.compile(r"readme|licen[cs]e|notice|requirements", re.IGNORECASE
 _NAMED = 5
 
 
-class Chosen(NamedTuple):
+class ChosenFiles(NamedTuple):
     """The files that are read of a folder or a zip, and why others in it are not."""
 
     where: str
@@ -41,7 +41,7 @@ class Chosen(NamedTuple):
 
 def choose(
     names: Iterable[str], split: str, where: str, suffixes: Sequence[str] = (*READ, *PACKED), *, packed: bool = False
-) -> Chosen:
+) -> ChosenFiles:
     """Those of `names` (paths within the folder or zip `where`) that are data of `split`, in the order of their names.
 
     Plain text is data where there is nothing else, for notes often lie beside data. packed: whether it is a zip. One
@@ -77,7 +77,7 @@ def choose(
     for name in found:
         if name not in taken:
             left_out[name] = f"of the split {splits[name]}" if splits[name] else "not named as of a split"
-    return Chosen(where, taken, left_out)
+    return ChosenFiles(where, taken, left_out)
 
 
 def _wanted(split: str, known: set[str]) -> str | None:

@@ -49,24 +49,13 @@ def pack(encoded: Sequence[Encoded], length: int) -> Packing:
 def collate_packed(rows: Sequence[Row], length: int, pad_id: int, *, weighted: bool = False) -> dict[str, torch.Tensor]:
     """A batch [B, length] of packed rows: input_ids, labels, position_ids (int64), and `tokens` [B], each row's count
     without padding; if `weighted`, also weights (fp32), what each label counts. The tail is a segment of padding."""
-    batch = {
-        "tokens": torch.tensor([token_count([row]) for row in rows]),
-        "input_ids": torch.full((len(rows), length), pad_id),
-        "labels": torch.full((len(rows), length), IGNORED),
-        "position_ids": torch.zeros(len(rows), length, dtype=torch.int64),
-        **_no_weights(len(rows), length, weighted),
-    }
+    batch = _filled(rows, length, pad_id, weighted)
+    batch["position_ids"] = torch.zeros(len(rows), length, dtype=torch.int64)
     for number, row in enumerate(rows):
         at = 0
-        for item in row:
-            end = at + len(item.ids)
-            batch["input_ids"][number, at:end] = torch.from_numpy(item.ids)
-            batch["labels"][number, at:end] = torch.from_numpy(item.labels)
-            batch["position_ids"][number, at:end] = torch.arange(end - at)
-            if weighted:
-                batch["weights"][number, at:end] = _weights_of(item)
-            at = end
-        batch["position_ids"][number, at:] = torch.arange(length - at)
+        for size in [*(len(item.ids) for item in row), length - token_count([row])]:
+            batch["position_ids"][number, at : at + size] = torch.arange(size)
+            at += size
     return batch
 
 
@@ -74,22 +63,10 @@ def collate_padded(rows: Sequence[Row], pad_id: int, *, weighted: bool = False) 
     """A batch [B, longest] with one conversation a row and an attention mask. Padding is masked by position: an eos
     that serves as pad token stays a target where it ends an answer. `tokens` [B] counts without padding; if `weighted`,
     weights (fp32) hold what each label counts."""
+    assert all(len(row) == 1 for row in rows)
     length = max(len(row[0].ids) for row in rows)
-    batch = {
-        "tokens": torch.tensor([token_count([row]) for row in rows]),
-        "input_ids": torch.full((len(rows), length), pad_id),
-        "labels": torch.full((len(rows), length), IGNORED),
-        "attention_mask": torch.zeros(len(rows), length, dtype=torch.int64),
-        **_no_weights(len(rows), length, weighted),
-    }
-    for number, row in enumerate(rows):
-        (item,) = row
-        batch["input_ids"][number, : len(item.ids)] = torch.from_numpy(item.ids)
-        batch["labels"][number, : len(item.ids)] = torch.from_numpy(item.labels)
-        batch["attention_mask"][number, : len(item.ids)] = 1
-        if weighted:
-            batch["weights"][number, : len(item.ids)] = _weights_of(item)
-    return batch
+    mask = torch.arange(length) < torch.tensor([token_count([row]) for row in rows])[:, None]
+    return {**_filled(rows, length, pad_id, weighted), "attention_mask": mask.long()}
 
 
 def token_count(rows: Sequence[Row]) -> int:
@@ -97,9 +74,19 @@ def token_count(rows: Sequence[Row]) -> int:
     return sum(len(item.ids) for row in rows for item in row)
 
 
-def _no_weights(rows: int, length: int, weighted: bool) -> dict[str, torch.Tensor]:
-    return {"weights": torch.zeros(rows, length)} if weighted else {}
-
-
-def _weights_of(item: Encoded) -> torch.Tensor:
-    return torch.from_numpy(item.weights if item.weights is not None else (item.labels != IGNORED).astype(np.float32))
+def _filled(rows: Sequence[Row], length: int, pad_id: int, weighted: bool) -> dict[str, torch.Tensor]:
+    """What packed and padded batches have alike."""
+    batch = {
+        "tokens": torch.tensor([token_count([row]) for row in rows]),
+        "input_ids": torch.full((len(rows), length), pad_id),
+        "labels": torch.full((len(rows), length), IGNORED),
+    }
+    if weighted:
+        batch["weights"] = torch.zeros(len(rows), length)
+    for number, row in enumerate(rows):
+        here = number, slice(token_count([row]))
+        batch["input_ids"][here] = torch.from_numpy(np.concatenate([item.ids for item in row]))
+        batch["labels"][here] = torch.from_numpy(np.concatenate([item.labels for item in row]))
+        if weighted:
+            batch["weights"][here] = torch.from_numpy(np.concatenate([item.label_weights for item in row]))
+    return batch

@@ -4,15 +4,12 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from unnorm.data.conversation import Conversation
 from unnorm.data.encode import Encoded, encode
 from unnorm.data.settings import DataSettings
-from unnorm.metrics.token_sums import IGNORED
 
 
-class Run(NamedTuple):
+class TokenRun(NamedTuple):
     """Tokens that follow each other and count the same. text: as they decode; weight: 0 where they are not trained."""
 
     text: str
@@ -24,7 +21,7 @@ class Shown(NamedTuple):
     """A conversation and the rows that are made of it. dropped, changed: why there is none, and what was done to it."""
 
     conversation: Conversation
-    rows: list[list[Run]]
+    rows: list[list[TokenRun]]
     dropped: list[str]
     changed: list[str]
 
@@ -47,14 +44,13 @@ def preview(conversations: Sequence[Conversation], settings: DataSettings, token
     return shown
 
 
-def _runs(row: Encoded, tokenizer: Any) -> list[Run]:
-    weights = (row.labels != IGNORED).astype(np.float32) if row.weights is None else row.weights
+def _runs(row: Encoded, tokenizer: Any) -> list[TokenRun]:
     runs = []
     at = 0
-    for weight, run in groupby(weights.tolist()):
+    for weight, run in groupby(row.label_weights.tolist()):
         length = len(list(run))
         ids = row.ids[at : at + length].tolist()
         text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        runs.append(Run(text, length, weight))
+        runs.append(TokenRun(text, length, weight))
         at += length
     return runs

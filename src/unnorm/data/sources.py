@@ -15,7 +15,7 @@ from unnorm.data import files, hub
 from unnorm.data.columns import renamed
 from unnorm.data.continuations import join
 from unnorm.data.conversation import Conversation
-from unnorm.data.folders import READ, Chosen
+from unnorm.data.folders import READ, ChosenFiles
 from unnorm.data.formats import FORMATS, convert, left_out, recognise
 from unnorm.data.formats.form import Format
 from unnorm.data.known import KNOWN
@@ -51,7 +51,7 @@ class Reading:
     changed: Counter[str] = field(default_factory=Counter)
     noted: Counter[str] = field(default_factory=Counter)
     ignored: tuple[str, ...] = ()
-    files: list[Chosen] = field(default_factory=list)
+    files: list[ChosenFiles] = field(default_factory=list)
     repaired: dict[str, Account] = field(default_factory=dict)
 
 
@@ -64,11 +64,11 @@ def read(settings: DataSettings, *, quiet: bool = False) -> Reading:
     mix = known if isinstance(known, Mix) else None
     local = settings.path is not None or (mix is None and files.is_file_name(settings.source))
     _check(settings, local, mixed=mix is not None)
-    chosen: list[Chosen] = []
+    chosen: list[ChosenFiles] = []
     accounts: dict[str, Account] = {}
     repaired = accounts.__setitem__ if settings.repair else None
 
-    def note(files_read: Chosen) -> None:
+    def note(files_read: ChosenFiles) -> None:
         chosen.append(files_read)
         if not quiet:
             print(files_read, file=sys.stderr, flush=True)
@@ -95,7 +95,7 @@ def read(settings: DataSettings, *, quiet: bool = False) -> Reading:
 def _rows_of(
     settings: DataSettings,
     local: bool,
-    note: Callable[[Chosen], None],
+    note: Callable[[ChosenFiles], None],
     repaired: Callable[[str, Account], None] | None,
 ) -> tuple[str, Iterator[Any]]:
     """What a source that is no mix is called, and its rows."""
@@ -219,7 +219,7 @@ def _read_mix(
     mix: Mix,
     settings: DataSettings,
     quiet: bool,
-    note: Callable[[Chosen], None],
+    note: Callable[[ChosenFiles], None],
     repaired: Callable[[str, Account], None] | None,
 ) -> Reading:
     """A mix, from the hub or from a folder that holds its parts."""

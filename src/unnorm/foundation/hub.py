@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.progress import Bar
 
-Kind = Literal["model", "dataset"]
+RepoType = Literal["model", "dataset"]
 
 _REPOSITORY = r"[A-Za-z0-9][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_.-]+)?"
 _PINNED = re.compile(rf"({_REPOSITORY})@([A-Za-z0-9_./-]+)")
@@ -41,7 +41,7 @@ def is_name(name: str) -> bool:
     return re.fullmatch(_REPOSITORY, parse(name).repository) is not None
 
 
-def pinned(name: str, kind: Kind = "model") -> Name:
+def pinned(name: str, kind: RepoType = "model") -> Name:
     """The repository of `name` and the commit at which its revision (without one: the default branch) stands.
 
     Asked once: a name means one commit for as long as the process lives, so that all files of it belong together. A
@@ -52,7 +52,7 @@ def pinned(name: str, kind: Kind = "model") -> Name:
 
 
 @cache
-def _commit(repository: str, revision: str | None, kind: Kind) -> str:
+def _commit(repository: str, revision: str | None, kind: RepoType) -> str:
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError, RevisionResolutionError
 
@@ -85,7 +85,7 @@ def _check_token() -> None:
 
 
 @contextmanager
-def download_shown(repository: str, kind: Kind = "model") -> Iterator[None]:
+def download_shown(repository: str, kind: RepoType = "model") -> Iterator[None]:
     """While open, a download shows what has arrived in the cache."""
     blobs = _blobs(repository, kind)
     stop = threading.Event()
@@ -106,7 +106,7 @@ def _watch(repository: str, blobs: Path, at_start: int, stop: threading.Event) -
                 bar.advance(arrived - bar.done, "MB")
 
 
-def _blobs(repository: str, kind: Kind) -> Path:
+def _blobs(repository: str, kind: RepoType) -> Path:
     """Where the hub's client puts the files of a repository, those on their way included."""
     from huggingface_hub.constants import HF_HUB_CACHE
 

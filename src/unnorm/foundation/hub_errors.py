@@ -4,7 +4,7 @@ import errno
 from collections.abc import Iterator
 
 from unnorm.foundation.errors import UnnormError, first_line
-from unnorm.foundation.hub import Kind, parse
+from unnorm.foundation.hub import RepoType, parse
 
 _INSTEAD = {
     "model": "give a folder that holds config.json and safetensors weights",
@@ -12,7 +12,7 @@ _INSTEAD = {
 }
 
 
-def explain(error: BaseException, name: str, kind: Kind = "model") -> str:
+def explain(error: BaseException, name: str, kind: RepoType = "model") -> str:
     """Why `name` (with or without @revision) could not be had, and what to do next. Never shows a token.
 
     error: as caught, from any of the libraries; what it was raised from is looked at too.
@@ -29,7 +29,7 @@ def explain(error: BaseException, name: str, kind: Kind = "model") -> str:
     return _on_this_machine(causes, name, kind) or _unknown(error, kind)
 
 
-def _answered(error: BaseException, name: str, kind: Kind) -> str | None:
+def _answered(error: BaseException, name: str, kind: RepoType) -> str | None:
     """What the hub's answer means: the hub was reached, and said no."""
     from huggingface_hub import constants, errors, get_token
 
@@ -61,7 +61,7 @@ def _answered(error: BaseException, name: str, kind: Kind) -> str | None:
     return None
 
 
-def _on_this_machine(causes: list[BaseException], name: str, kind: Kind) -> str | None:
+def _on_this_machine(causes: list[BaseException], name: str, kind: RepoType) -> str | None:
     """What went wrong on the way or on this machine's disk."""
     from huggingface_hub import constants, errors, is_offline_mode
 
@@ -88,7 +88,7 @@ def _on_this_machine(causes: list[BaseException], name: str, kind: Kind) -> str 
     return None
 
 
-def _unknown(error: BaseException, kind: Kind) -> str:
+def _unknown(error: BaseException, kind: RepoType) -> str:
     if "cannot be loaded with `safetensors`" in str(error):
         return "it has no safetensors weights, and no others are read. Give another revision that has, or a folder."
     text = _without_token(first_line(error))

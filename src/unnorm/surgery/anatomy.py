@@ -19,7 +19,7 @@ from unnorm.foundation.errors import DataError, ModelError
 from unnorm.metrics.batches import counted_tokens
 from unnorm.norms.curve import CurveNorm
 from unnorm.norms.dyt import DyT
-from unnorm.surgery.anatomy_verdict import LARGE_CHANNEL, SiteAnatomy, Verdict, verdict
+from unnorm.surgery.anatomy_verdict import LARGE_CHANNEL, AnatomyVerdict, SiteAnatomy, verdict
 from unnorm.surgery.inputs import Inputs, as_batches, firsts
 from unnorm.surgery.outliers import LARGE_TOKEN
 from unnorm.surgery.passes import run, watched
@@ -37,7 +37,7 @@ class Anatomy:
     tokens: int
     sequences: int
     sites: tuple[SiteAnatomy, ...]
-    verdict: Verdict
+    verdict: AnatomyVerdict
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -58,14 +58,14 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AnatomyVerdict:
     """findings: what stands out, the worst first; empty where nothing does. text: all of it in words, and advice."""
 
     findings: tuple[Finding, ...]
     text: tuple[str, ...]
 
 
-def verdict(sites: Sequence[SiteAnatomy]) -> Verdict:
+def verdict(sites: Sequence[SiteAnatomy]) -> AnatomyVerdict:
     """What follows from `sites`, given in execution order."""
     made = (_sink(sites), _large_tokens(sites), _large_channels(sites))
     findings = tuple(finding for finding in made if finding is not None)
@@ -89,7 +89,7 @@ def verdict(sites: Sequence[SiteAnatomy]) -> Verdict:
         text.append("Swap with `--alpha channel`, and close the gap that `unnorm swap` prints with `unnorm recover`.")
     else:
         text.append(f"Errors of {len(sites)} sites add up all the same: look at the gap that `unnorm swap` prints.")
-    return Verdict(findings, tuple(text))
+    return AnatomyVerdict(findings, tuple(text))
 
 
 def _sink(sites: Sequence[SiteAnatomy]) -> Finding | None:

@@ -20,7 +20,7 @@ class HubSet(NamedTuple):
     revision: str | None = None
 
 
-class Part(NamedTuple):
+class MixPart(NamedTuple):
     """A part of a mix: where it is, the format of its rows, and what is taken of it."""
 
     where: HubSet
@@ -31,5 +31,5 @@ class Part(NamedTuple):
 class Mix(NamedTuple):
     """Parts by their names, which are mixed, the same in every run, so that the first rows are a mix too."""
 
-    parts: dict[str, Part]
+    parts: dict[str, MixPart]
     seed: int

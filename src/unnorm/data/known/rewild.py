@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from unnorm.data.conversation import Conversation
-from unnorm.data.known.hub_set import HubSet, Mix, Part, Take
+from unnorm.data.known.hub_set import HubSet, Mix, MixPart, Take
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,17 +97,17 @@ PARTS = {
 }
 REWILD = Mix(
     {
-        "wildchat": Part(PARTS["wildchat"], "messages", share),
-        "mmlu": Part(PARTS["mmlu"], "multiple-choice", _all),
-        "algebra": Part(PARTS["algebra"], "messages", _all),
+        "wildchat": MixPart(PARTS["wildchat"], "messages", share),
+        "mmlu": MixPart(PARTS["mmlu"], "multiple-choice", _all),
+        "algebra": MixPart(PARTS["algebra"], "messages", _all),
     },
     _SEED,
 )
 REDUCED = Mix(
     {
-        "wildchat": Part(PARTS["wildchat"], "messages", _of_pairs(sample)),
-        "mmlu": Part(PARTS["mmlu"], "multiple-choice", _of_pairs(_all)),
-        "algebra": Part(PARTS["algebra"], "messages", _of_pairs(_all)),
+        "wildchat": MixPart(PARTS["wildchat"], "messages", _of_pairs(sample)),
+        "mmlu": MixPart(PARTS["mmlu"], "multiple-choice", _of_pairs(_all)),
+        "algebra": MixPart(PARTS["algebra"], "messages", _of_pairs(_all)),
     },
     _SEED,
 )

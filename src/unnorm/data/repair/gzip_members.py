@@ -19,14 +19,14 @@ _PIECE = 1 << 20
 _EXTRA, _NAME, _COMMENT, _HEADER_CHECK = 4, 8, 16, 2
 
 
-class Text(NamedTuple):
+class MemberText(NamedTuple):
     """A piece of the text of a member."""
 
     member: int
     text: bytes
 
 
-class End(NamedTuple):
+class MemberEnd(NamedTuple):
     """A member's end. fault: nothing, if its checksum and length are right, or `FAILED`, `CORRUPT` or `CUT`. After the
     last two nothing can be told any more. `AFTER`, and the number of no member: what follows is not gzip."""
 
@@ -34,16 +34,16 @@ class End(NamedTuple):
     fault: str
 
 
-def members(pieces: Iterable[bytes]) -> Iterator[Text | End]:
+def members(pieces: Iterable[bytes]) -> Iterator[MemberText | MemberEnd]:
     """The text of each member in pieces of a megabyte at most, followed by its end. Memory does not grow."""
     source = _Source(iter(pieces))
     number = 0
     while number == 0 or source.past_padding():
         if number and not MAGIC.startswith(source.peek(len(MAGIC))):
-            yield End(number, AFTER)
+            yield MemberEnd(number, AFTER)
             return
         fault = yield from _member(source, number)
-        yield End(number, fault)
+        yield MemberEnd(number, fault)
         if fault in (CORRUPT, CUT):
             return
         number += 1
@@ -51,7 +51,7 @@ def members(pieces: Iterable[bytes]) -> Iterator[Text | End]:
 
 def faults(pieces: Iterable[bytes]) -> dict[int, str]:
     """The fault of each member that has one."""
-    ends = (found for found in members(pieces) if isinstance(found, End))
+    ends = (found for found in members(pieces) if isinstance(found, MemberEnd))
     return {end.member: end.fault for end in ends if end.fault and end.fault != AFTER}
 
 
@@ -101,7 +101,7 @@ class _Source:
         return bool(self.peek(1))
 
 
-def _member(source: _Source, number: int) -> Generator[Text, None, str]:
+def _member(source: _Source, number: int) -> Generator[MemberText, None, str]:
     """The text of the member that begins here; returns its fault."""
     fault = _header(source)
     if fault:
@@ -114,13 +114,13 @@ def _member(source: _Source, number: int) -> Generator[Text, None, str]:
         try:
             text = inflate.decompress(piece, _PIECE)
         except zlib.error:
-            yield Text(number, _up_to_the_fault(before, piece))
+            yield MemberText(number, _up_to_the_fault(before, piece))
             return CORRUPT
         if not text and not piece:
             return CUT
         source.put(inflate.unused_data if inflate.eof else inflate.unconsumed_tail)
         check, length = zlib.crc32(text, check), length + len(text)
-        yield Text(number, text)
+        yield MemberText(number, text)
     trailer = source.exactly(8)
     if len(trailer) < 8:
         return CUT

@@ -105,7 +105,7 @@ class Stream:
         for found in gzip_members.members(pieces):
             if found.member > member:
                 begin, member = self.given, found.member
-            if isinstance(found, gzip_members.Text):
+            if isinstance(found, gzip_members.MemberText):
                 if found.text:
                     yield _Piece(found.text, faults.get(member, ""))
             elif found.fault == gzip_members.CUT:

@@ -33,7 +33,7 @@ class Reply(NamedTuple):
     reply_tokens: int
 
 
-class Unusable(Exception):
+class BadReply(Exception):
     """An answer that is no answer: worth another try."""
 
 
@@ -95,7 +95,7 @@ class Endpoint:
                     raise self._refused(error.code, error.said) from None
                 trouble = f"status {error.code}: {error.said}"
                 wait = min(max(wait, float(error.wait)), _LONGEST_WAIT) if error.wait.isdigit() else wait
-            except (httpx.HTTPError, Unusable) as error:
+            except (httpx.HTTPError, BadReply) as error:
                 trouble = self._clean(str(error).encode()) or type(error).__name__
         raise RunError(
             f"{self.base_url} gave no usable answer in {self.attempts} tries (last: {trouble}). "
@@ -115,7 +115,7 @@ class Endpoint:
             for part in response.iter_bytes():
                 found += part
                 if len(found) > _MOST_BYTES or time.monotonic() > until:  # a timeout of httpx's bounds only a pause
-                    raise Unusable(f"the answer is longer than {_MOST_BYTES} bytes or {self.timeout:g} s")
+                    raise BadReply(f"the answer is longer than {_MOST_BYTES} bytes or {self.timeout:g} s")
             return found
 
     def _refused(self, code: int, said: str) -> RunError:
@@ -153,7 +153,7 @@ def _reply_in(content: bytes) -> Reply:
         usage = answer.get("usage") or {}
         counts = [max(0, int(usage.get(name) or 0)) for name in ("prompt_tokens", "completion_tokens")]
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError, ValueError) as error:
-        raise Unusable(f"not a chat completion ({type(error).__name__})") from None
+        raise BadReply(f"not a chat completion ({type(error).__name__})") from None
     if not isinstance(text, str):
-        raise Unusable("not a chat completion (no text)")
+        raise BadReply("not a chat completion (no text)")
     return Reply(text, *counts)

@@ -11,7 +11,7 @@ from unnorm.data.conversation import Message
 from unnorm.data.encode import encode_prompt
 from unnorm.data.templates import template_of
 from unnorm.evaluation.judges.interface import WHOLE
-from unnorm.evaluation.judges.pointwise import Dialogue, PointwiseJudge, Score
+from unnorm.evaluation.judges.pointwise import Dialogue, PointwiseJudge, Rating
 from unnorm.evaluation.judges.special_tokens import neutralise
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.foundation.precision import widen_
@@ -45,7 +45,7 @@ def load_likelihood(model: str) -> PointwiseJudge:
 
 
 @torch.no_grad()
-def mean_log_probability(model: Any, tokenizer: Any, conversation: Dialogue) -> Score:
+def mean_log_probability(model: Any, tokenizer: Any, conversation: Dialogue) -> Rating:
     """Nats a token of the answers that are judged, given all that was said before; eos is no part of an answer.
 
     Text longer than the model's context is read in windows that overlap by half, so that each token of an answer is
@@ -69,7 +69,7 @@ def mean_log_probability(model: Any, tokenizer: Any, conversation: Dialogue) -> 
         targets = window[:, 1:][wanted[:, :-1]]
         nats += float(F.cross_entropy(logits, targets, reduction="sum").double())
         tokens += targets.numel()
-    return Score(-nats / tokens if tokens else -math.inf, False)
+    return Rating(-nats / tokens if tokens else -math.inf, False)
 
 
 def _encode(conversation: Dialogue, tokenizer: Any) -> tuple[list[int], list[bool]]:

@@ -15,7 +15,7 @@ class Dialogue(NamedTuple):
     part: str
 
 
-class Score(NamedTuple):
+class Rating(NamedTuple):
     """value: higher is better; cut: whether the text was longer than the judge can read."""
 
     value: float
@@ -28,10 +28,10 @@ class PointwiseJudge:
     sees_order = False
     batch = 8
 
-    def __init__(self, identity: dict[str, Any], score: Callable[[Dialogue], Score], caveat: str | None) -> None:
+    def __init__(self, identity: dict[str, Any], score: Callable[[Dialogue], Rating], caveat: str | None) -> None:
         self.identity, self.caveat = identity, caveat
         self._score = score
-        self._known: dict[Dialogue, Score] = {}
+        self._known: dict[Dialogue, Rating] = {}
 
     def judge(self, pairs: Sequence[AnswerPair]) -> list[Verdict]:
         verdicts = []
@@ -42,7 +42,7 @@ class PointwiseJudge:
             verdicts.append(Verdict(difference if isfinite(difference) else None, first.cut or second.cut))
         return verdicts
 
-    def _of(self, conversation: Dialogue) -> Score:
+    def _of(self, conversation: Dialogue) -> Rating:
         if conversation not in self._known:
             self._known[conversation] = self._score(conversation)
         return self._known[conversation]

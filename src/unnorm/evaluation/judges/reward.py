@@ -7,7 +7,7 @@ import torch
 from unnorm.data.chat_template import fixed
 from unnorm.data.templates import chat_template_of
 from unnorm.evaluation.judges.interface import WHOLE
-from unnorm.evaluation.judges.pointwise import Dialogue, PointwiseJudge, Score
+from unnorm.evaluation.judges.pointwise import Dialogue, PointwiseJudge, Rating
 from unnorm.evaluation.judges.special_tokens import neutralise
 from unnorm.foundation.errors import ModelError
 from unnorm.foundation.hashing import hash_tensors
@@ -38,16 +38,16 @@ def load_reward(model: str) -> PointwiseJudge:
     return PointwiseJudge(identity, lambda conversation: mean_reward(loaded, tokenizer, conversation), None)
 
 
-def mean_reward(model: Any, tokenizer: Any, conversation: Dialogue) -> Score:
+def mean_reward(model: Any, tokenizer: Any, conversation: Dialogue) -> Rating:
     """The reward of the last answer given what was said before; of a whole conversation, the mean over its turns."""
     turns = len(conversation.questions)
     judged = range(1, turns + 1) if conversation.part == WHOLE else [turns]
     scores = [_reward(model, tokenizer, conversation.questions[:turn], conversation.answers[:turn]) for turn in judged]
-    return Score(sum(score.value for score in scores) / len(scores), any(score.cut for score in scores))
+    return Rating(sum(score.value for score in scores) / len(scores), any(score.cut for score in scores))
 
 
 @torch.no_grad()
-def _reward(model: Any, tokenizer: Any, questions: tuple[str, ...], answers: tuple[str, ...]) -> Score:
+def _reward(model: Any, tokenizer: Any, questions: tuple[str, ...], answers: tuple[str, ...]) -> Rating:
     """One forward without padding, so that no other answer and no pad token can matter."""
     most = context_length(model) or 2**30
     messages = []
@@ -70,4 +70,4 @@ def _reward(model: Any, tokenizer: Any, questions: tuple[str, ...], answers: tup
     check_ids(model, tensors["input_ids"])
     logits = model(**tensors).logits
     check_logits(logits, model)
-    return Score(float(logits[0, 0]), full > most)
+    return Rating(float(logits[0, 0]), full > most)

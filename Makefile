@@ -35,7 +35,7 @@ $(AXE):
 # The documentation, as a site that needs no network. A warning is an error.
 site: $(READY)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
-	@echo "the site: build/site/index.html"
+	@echo "the site: build/site/index.html; with its search: $(BIN)/python -m http.server --directory build/site"
 
 # Both notebooks, on what the demo left: every cell is run, and its output kept.
 notebooks: demo

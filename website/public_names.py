@@ -1,10 +1,20 @@
-"""The reference of the Python interface: one heading a public name, which mkdocstrings fills from its docstring."""
+"""The reference of the Python interface: one heading a public name, which mkdocstrings fills from its docstring.
 
+Names and their order are those of `docs/python.md`. Behind a class of settings stands a table of them.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from schema_table import table
+
+NAMES = Path(__file__).parents[1] / "docs" / "python.md"
 INTRODUCTION = """\
 # Python
 
 Every public name, with its signature and what it does. [From Python](../python.md) says which one you want, and
-[Surgery](../surgery.md) shows them at work.
+[Swap and fit norms](../surgery.md) shows them at work.
 
 ```python
 import unnorm
@@ -13,15 +23,27 @@ help(unnorm.swap_)
 ```
 
 """
-
-MODULES = {"unnorm.data.repair": ["repair_file", "repaired_records", "Repaired", "MAX_RECORD"]}
-"""Public names outside `unnorm` itself."""
+ALSO = ["repair_file", "repaired_records", "Repaired", "MAX_RECORD"]
+"""Public names of `unnorm.data.repair`."""
 
 
 def public_names() -> str:
     """The page."""
-    import unnorm
+    rows = re.findall(r"^\| (`.*?) \|", NAMES.read_text(), re.MULTILINE)
+    names = [name for row in rows for name in re.findall(r"`(\w+)`", row) if not name.startswith("__")]
+    parts = [f"::: unnorm.{name}\n\n{_settings(name)}" for name in names]
+    return INTRODUCTION + "\n".join(parts + [f"::: unnorm.data.repair.{name}\n" for name in ALSO])
 
-    names = [f"unnorm.{name}" for name in unnorm.__all__ if not name.startswith("__")]
-    names += [f"{module}.{name}" for module, inside in MODULES.items() for name in inside]
-    return INTRODUCTION + "\n".join(f"::: {name}\n" for name in names)
+
+def _settings(name: str) -> str:
+    """A table of what can be set, where that is not in the signature; else nothing."""
+    from pydantic import BaseModel
+
+    import unnorm
+    from unnorm.tuning.recover_settings import RecoverSettings
+
+    named: Any = RecoverSettings if name == "recover_" else getattr(unnorm, name)
+    if not (isinstance(named, type) and issubclass(named, BaseModel) and named.model_fields):
+        return ""
+    words = "Other settings:" if name == "recover_" else "Settings:"
+    return f"{words}\n\n{table(named.model_json_schema(), lambda part: f'`{part}`')}\n"

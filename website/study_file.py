@@ -1,8 +1,9 @@
 """The reference of the study file, as Markdown, from its JSON schema."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
+
+from schema_table import prose, table
 
 INTRODUCTION = """\
 # Study file
@@ -65,56 +66,10 @@ def _references(node: Any) -> Iterator[str]:
 def _section(title: str, anchor: str, schema: dict[str, Any]) -> Iterator[str]:
     yield f"## {title} {{ #{anchor} }}\n"
     if "description" in schema:
-        yield f"{_sentence(schema['description'])}\n"
-    required = set(schema.get("required", ()))
-    yield "| key | type | default | |\n|---|---|---|---|"
-    for key, value in schema.get("properties", {}).items():
-        yield f"| `{key}` | {_type(value)} | {_default(key, value, required)} | {_cell(value.get('description', ''))} |"
-    yield ""
+        yield f"{prose(schema['description'])}\n"
+    yield f"{table(schema, _link)}\n"
 
 
-def _type(schema: dict[str, Any]) -> str:
-    """What a value may be, in words; links where it is a mapping with keys of its own."""
-    if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        changed = _changed(name)
-        return f"some of [these keys](#{changed.lower()})" if changed else f"[keys](#{name.lower()})"
-    if "anyOf" in schema or "oneOf" in schema:
-        options = schema.get("anyOf") or schema["oneOf"]
-        return " or ".join(dict.fromkeys(_type(one) for one in options if one.get("type") != "null"))
-    if "enum" in schema:
-        return ", ".join(f"`{value}`" for value in schema["enum"])
-    if "const" in schema:
-        return f"`{schema['const']}`"
-    kind = schema.get("type")
-    if kind == "array":
-        inner = schema.get("items")
-        return f"list of {_type(inner)}" if inner else "list"
-    if kind == "object":
-        inner = schema.get("additionalProperties")
-        return f"mapping to {_type(inner)}" if isinstance(inner, dict) and inner else "mapping"
-    return str(kind or "anything") + _bounds(schema)
-
-
-def _bounds(schema: dict[str, Any]) -> str:
-    words = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    found = [f"{sign} {schema[key]:,}" for key, sign in words.items() if key in schema]
-    return f" {', '.join(found)}" if found else ""
-
-
-def _default(key: str, schema: dict[str, Any], required: set[str]) -> str:
-    if key in required:
-        return "required"
-    value = schema.get("default")
-    if value is None:
-        return ""
-    return "" if isinstance(value, dict) and value else f"`{json.dumps(value, ensure_ascii=False)}`"
-
-
-def _sentence(text: str) -> str:
-    """Text that is no tag and no attribute list."""
-    return text.replace("<", "&lt;").replace("{", "&#123;").strip()
-
-
-def _cell(text: str) -> str:
-    return " ".join(_sentence(text).replace("|", "\\|").split())
+def _link(name: str) -> str:
+    changed = _changed(name)
+    return f"some of [these keys](#{changed.lower()})" if changed else f"[keys](#{name.lower()})"

@@ -9,10 +9,12 @@ import typer
 from docs.pages import NAMES, ROOT, Command, commands
 from unnorm.cli.main import app
 
+ROOT_OF_VERBS: Any = typer.main.get_command(app)
+
 
 def fault(command: Command) -> str | None:
     """What is wrong with a command, by typer's own parser; nothing is run."""
-    verb: Any = typer.main.get_command(app)
+    verb = ROOT_OF_VERBS
     path, rest = "unnorm", list(command.arguments)
     while hasattr(verb, "commands"):
         if not rest or rest[0].startswith("-"):

@@ -79,6 +79,7 @@ def test_every_public_name_is_there_with_what_it_does(site):
         text = page.split(f'<h2 id="unnorm.{name}"')[1].split("<h2 ")[0]
         assert re.search(r"<p>\w", text), f"{name} has no docstring"
     assert 'id="unnorm.data.repair.repair_file"' in page
+    assert all(f"<code>{key}</code>" in page for key in ("held_out", "norm_learning_rate", "new_tokens", "alpha_init"))
 
 
 def test_every_key_of_a_study_file_is_there(site):

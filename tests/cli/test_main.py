@@ -159,6 +159,7 @@ def test_swap_to_another_norm_corrected(capsys, bases, data_file, tmp_path):
     code, _, stderr = call(capsys, "swap", bases["gpt2"], "--bare", "--inherit", "--out", tmp_path / "i")
     assert code == 0, stderr
     assert "was not measured" in stderr
+    assert f"\nNext:\n  unnorm evaluate {tmp_path / 'i'} --data DATA --against {bases['gpt2']}\n" in stderr
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from unnorm.artefacts.package import package, push
 from unnorm.foundation.errors import ArtefactError, ModelError, SettingsError
 from unnorm.norms.derf import Derf
 from unnorm.norms.spec import known_norms, spec_from
+from unnorm.surgery.swap import record_of
 
 
 @pytest.fixture(autouse=True)
@@ -168,13 +170,18 @@ def test_generation_is_the_same(tmp_path, tokenizer):
     assert again("red stone")["input_ids"] == tokenizer("red stone")["input_ids"]
 
 
-def test_a_pipeline_loads_it(tmp_path, tokenizer):
+def test_a_pipeline_loads_it_and_warns_of_nothing(tmp_path, tokenizer, capfd):
     from transformers import pipeline
 
     folder = artefact(tmp_path, tokenizer=tokenizer)
     package(folder, tmp_path / "p")
-    theirs = pipeline("text-generation", model=str(tmp_path / "p"), trust_remote_code=True, device="cpu")
-    (found,) = theirs("red stone", max_new_tokens=6, do_sample=False, return_full_text=False)
+    capfd.readouterr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        theirs = pipeline("text-generation", model=str(tmp_path / "p"), trust_remote_code=True, device="cpu")
+        (found,) = theirs("red stone", max_new_tokens=6, do_sample=False, return_full_text=False)
+    said = re.sub(r"[^\n\r]*it/s\]", "", "".join(capfd.readouterr()))  # the bars of loading
+    assert said.strip() == ""
     ids = torch.tensor([tokenizer("red stone")["input_ids"]])
     ours = unnorm.load(folder).generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0)[0, ids.shape[1] :]
     assert found["generated_text"] == tokenizer.decode(ours, skip_special_tokens=True)
@@ -243,7 +250,27 @@ def test_the_model_card(tmp_path, bases, tokenizer):
     assert "<b>" not in text
     assert all(len(re.findall(r"(?<!\\)\|", line)) in (0, 3, 4) for line in text.splitlines())
     package(tmp_path / "a", tmp_path / "bare")
-    assert "No measurement was handed to this card." in (tmp_path / "bare" / "README.md").read_text()
+    assert "Its gap to the original was not measured" in (tmp_path / "bare" / "README.md").read_text()
+
+
+def test_the_card_of_a_recovered_model_tells_gap_tokens_and_data(tmp_path):
+    model = tiny_model("gpt2")
+    unnorm.swap_(model, DyT(), calibrate_on=tokens())
+    record = record_of(model)
+    record.measured = {"gap": 0.0123, "loss": 3.1, "original_loss": 3.0623, "kl": 0.021, "tokens": 20000}
+    data = [{"name": "alpaca", "tokens": 900, "passes": 1}, {"name": "/home/me/rows.json", "tokens": 100, "passes": 2}]
+    record.recovered = {"tokens": 1000, "train": "all", "data": data}
+    unnorm.save(model, tmp_path / "a")
+    package(tmp_path / "a", tmp_path / "p")
+    text = (tmp_path / "p" / "README.md").read_text()
+    sentence = (
+        "The original was distilled into it, from 1,000 tokens of alpaca (900), rows.json (100). What learnt: all."
+    )
+    assert sentence in text
+    assert "| held-out gap to the original | +1.23% |" in text
+    assert "| held-out loss (nats a token) | 3.1000; the original: 3.0623 |" in text
+    assert "| measured on (tokens) | 20,000 |" in text
+    assert "/home/me" not in text
 
 
 def test_the_card_names_the_package_as_its_reader_will(tmp_path):

@@ -79,6 +79,11 @@ def test_names_are_shown_and_no_cell_is_trained_for_them(small, ledger, tmp_path
     code, out, err = call(capsys, "study", "plan", *study)
     assert code == 0, err
     assert "Tiny GPT-2 / colours" in " ".join(out.split())
+    assert "Next:" not in err  # all is done
+    code, _, err = call(capsys, "study", "run", *study)
+    assert code == 0, err
+    assert f"The results are in {ledger / 'named' / 'results.csv'}.\nNext:\n  unnorm study compare" in err
+    assert f"--ledger {ledger}\n  unnorm report {ledger / 'named'}" in err
     code, out, _ = call(capsys, "study", "compare", *study, "--json")
     assert {(row["model"], row["dataset"]) for row in json.loads(out)["comparisons"]} == {("Tiny GPT-2", "colours")}
     code, out, _ = call(capsys, "study", "table", *study, "--json")

@@ -13,7 +13,7 @@ def model_card(
 ) -> str:
     """README.md with the hub's metadata on top. numbers: name -> value, shown as a table, in their order.
 
-    Nothing is said of the model's quality but what stands in `numbers`.
+    Nothing is said of the model's quality but what stands in `numbers`, and the gap in the manifest of `source`.
     """
     from huggingface_hub import ModelCardData
 
@@ -59,11 +59,14 @@ def model_card(
     if kept:
         names = ", ".join(f"`adapters/{_plain(each)}`" for each in kept)
         lines += ["", f"Adapters for this model, not for `{base}`: {names}."]
-    if numbers:
+    if source.recovered is not None:
+        lines += ["", "## How it was recovered", "", _recovered(source.recovered)]
+    rows = {**(_gap(source.measured) if source.measured is not None and merged is None else {}), **numbers}
+    if rows:
         lines += ["", "## Measured", "", "| | |", "|---|---|"]
-        lines += [f"| {_plain(key)} | {_plain(_shown(value))} |" for key, value in numbers.items()]
+        lines += [f"| {_plain(key)} | {_plain(_shown(value))} |" for key, value in rows.items()]
     else:
-        lines += ["", "No measurement was handed to this card."]
+        lines += ["", "Its gap to the original was not measured: `unnorm evaluate --against` measures it."]
     versions = ", ".join(f"{library} {version}" for library, version in sorted(source.libraries.items()))
     lines += [
         "",
@@ -71,6 +74,33 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _gap(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured when the model was swapped or recovered, against the original on text that neither had seen."""
+    return {
+        "held-out gap to the original": f"{measured['gap']:+.2%}",
+        "held-out loss (nats a token)": f"{measured['loss']:.4f}; the original: {measured['original_loss']:.4f}",
+        "KL to the original (nats a token)": measured["kl"],
+        "measured on (tokens)": measured["tokens"],
+    }
+
+
+def _recovered(recovered: Mapping[str, Any]) -> str:
+    """How, from how many tokens and from which data, in one sentence."""
+    how = (
+        "It was trained by cross-entropy"
+        if recovered.get("objective") == "ce"
+        else "The original was distilled into it"
+    )
+    parts = [f"{_file_name(part['name'])} ({part['tokens']:,})" for part in recovered.get("data", [])]
+    data = f" of {_plain(', '.join(parts))}" if parts else ""
+    return f"{how}, from {recovered['tokens']:,} tokens{data}. What learnt: {_plain(str(recovered['train']))}."
+
+
+def _file_name(source: str) -> str:
+    """A data set's name; of a file here, its last part: the card tells nobody where it lay."""
+    return source.rsplit("/", 1)[-1] if source.startswith(("/", "~", ".")) else source
 
 
 def _settings(spec: Mapping[str, Any]) -> str:

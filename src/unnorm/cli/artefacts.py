@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from unnorm.cli.output import JsonOption, emit_json, emit_table, say
+from unnorm.cli.output import JsonOption, emit_json, emit_table, say, say_next
 
 PACKAGE_EXAMPLE = "Example: [bold]unnorm package run/model --out my-model --push me/my-model[/bold]"
 CHECK_EXAMPLE = "Example: [bold]unnorm check run/model[/bold]"
@@ -60,6 +60,8 @@ def package(
     address = upload(out, push, private=not public) if push is not None else None
     if address is not None:
         say(f"uploaded to {address}")
+    if not json:
+        say_next(f"The model card is {out / 'README.md'}.", f"unnorm check {out}")
     if json:
         emit_json({"out": str(out), "bytes": size, "sites": len(manifest.sites), "numbers": numbers, "hub": address})
 

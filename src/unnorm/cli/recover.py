@@ -7,7 +7,7 @@ import typer
 
 from unnorm.cli.data_options import Map, Repair, ShardingOption, Template, settings_from
 from unnorm.cli.options import check_choice, chosen_sharding
-from unnorm.cli.output import JsonOption, emit_json, say
+from unnorm.cli.output import JsonOption, emit_json, say, say_next
 
 EXAMPLE = (
     "Example: [bold]unnorm recover swapped/ --data alpaca --data sharegpt=0.5 --tokens 10M --target 1% "
@@ -97,7 +97,15 @@ def recover(
     if json:
         emit_json({"out": str(out), **result})
         return
-    say(f"the model is in {out / 'model'}")
+    made = out / "model"
+    compare = f"unnorm evaluate {made} --data {parse_data(data)[0][0]} --against {base or _base_of(swapped)}"
+    say_next(f"The model is in {made}.", compare, f"unnorm package {made} --out {out / 'package'}")
+
+
+def _base_of(swapped: str) -> str:
+    from unnorm.artefacts.manifest import read_manifest
+
+    return read_manifest(Path(swapped)).base.name
 
 
 def _when(text: str) -> Any:

@@ -9,7 +9,7 @@ import typer
 from unnorm.cli import data_options as o
 from unnorm.cli.models import Model
 from unnorm.cli.options import check_choice, finite
-from unnorm.cli.output import JsonOption, emit_json, emit_table, say
+from unnorm.cli.output import JsonOption, emit_json, emit_table, say, say_next
 from unnorm.foundation.errors import SettingsError
 from unnorm.norms import NORMS
 
@@ -104,9 +104,12 @@ def swap(
         say("the gap to the original was not measured: give --measure DATA to have it")
     else:
         emit_table(*_gap_table(found), align_right_from=0)
-    say(f"saved {out}")
-    if found is not None and not found.usable:
-        data = measure or calibrate
+    data = measure or calibrate
+    if found is None or found.usable:
+        compare = f"unnorm evaluate {out} --data {data or 'DATA'} --against {model}"
+        say_next(f"The swapped model is in {out}.", compare, f"unnorm package {out} --out {out}-package")
+    else:
+        say(f"saved {out}")
         nearer = "" if correct == "all" else "Swap it with --correct all, which brings it nearer. "
         say(
             f"This model is not usable yet: its held-out loss is {found.gap:+.0%} from the original's. "

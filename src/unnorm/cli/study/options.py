@@ -13,6 +13,11 @@ Ledger = Annotated[Path, typer.Option(help="Folder of the ledger; studies in one
 LEDGER = Path("studies")
 
 
+def given(study: Path, ledger: Path) -> str:
+    """A study and its ledger as the verbs take them."""
+    return f"{study}" if ledger == LEDGER else f"{study} --ledger {ledger}"
+
+
 def cell_name(record: dict[str, Any]) -> str:
     return " / ".join(str(record[key]) for key in ("model", "dataset", "arm", "strategy", "seed"))
 

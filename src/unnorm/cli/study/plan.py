@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from unnorm.cli.output import JsonOption, emit_json, emit_table, say
-from unnorm.cli.study.options import LEDGER, Ledger, StudyFile, cell_name
+from unnorm.cli.output import JsonOption, emit_json, emit_table, say, say_next
+from unnorm.cli.study.options import LEDGER, Ledger, StudyFile, cell_name, given
 
 if TYPE_CHECKING:
     from unnorm.study.estimate import Estimate
@@ -74,6 +74,8 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
     for warning in dict.fromkeys(warning for record in search + cells for warning in record["warnings"]):
         say(warning)
     _say_audit(audit)
+    if any(record["state"] != "done" for record in starts + search + cells) or waiting:
+        say_next("The plan trains nothing.", f"unnorm study run {given(study, ledger)}")
 
 
 def _records(planned: "list[Planned]", found: "list[Estimate]") -> list[dict[str, Any]]:

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from unnorm.cli.options import ReportTo
-from unnorm.cli.output import JsonOption, emit_json, say
-from unnorm.cli.study.options import LEDGER, Ledger, StudyFile
+from unnorm.cli.output import JsonOption, emit_json, say, say_next
+from unnorm.cli.study.options import LEDGER, Ledger, StudyFile, given
 from unnorm.cli.study.table import emit_results
 
 _LOCAL, _RAY, _SLURM = "On this machine", "On a Ray cluster", "On a Slurm cluster"
@@ -108,7 +108,11 @@ def _run(
     failed = [cell for cell in view.cells if cell.state == "failed"]
     begun = [stages_of(cell.folder).values() for cell in view.cells if cell.folder]
     stages = [cell for cell in begun if any(stage.state == "failed" for stage in cell)]
-    say(f"results: {view.folder / 'results.csv'}; a page of them: unnorm report {view.folder}")
+    say_next(
+        f"The results are in {view.folder / 'results.csv'}.",
+        f"unnorm study compare {given(study, ledger)}",
+        f"unnorm report {view.folder}",
+    )
     if failed or stages:
         counts = [f"{len(failed)} of {len(view.cells)} cells failed"] * bool(failed)
         counts += [f"stages after training of {len(stages)} cells failed"] * bool(stages)

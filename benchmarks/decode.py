@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import unnorm
 from machine import machine_line
 from unnorm.evaluation.latency import Workload, compare_latency
-from unnorm.evaluation.latency.workloads import Mode
+from unnorm.evaluation.latency.workloads import RunMode
 from unnorm.norms.fixed_scale import FixedScale
 
 OUT = Path(__file__).parent / "results" / "decode.md"
@@ -58,7 +58,7 @@ SHAPES = {
     "pythia-410m": neox(1024, 24, 16, 4096),
     "llama 1B": llama(2048, 16, 32, 8, 8192, 128256),
 }
-MODES: tuple[Mode, ...] = (
+MODES: tuple[RunMode, ...] = (
     ("eager", "compile", "cuda-graphs", "compiled-cuda-graphs") if DEVICE == "cuda" else ("eager", "compile")
 )
 ON_CPU = ("tiny llama", "pythia-14m", "distilgpt2")
@@ -119,7 +119,7 @@ def write(rows: list[str], note: str, out: Path) -> None:
     out.write_text("\n".join([*lines, *rows, ""]))
 
 
-def measured(name: str, models: dict[str, Any], workload: Workload, mode: Mode, budget: float) -> list[str]:
+def measured(name: str, models: dict[str, Any], workload: Workload, mode: RunMode, budget: float) -> list[str]:
     torch.compiler.reset()
     report = compare_latency(models, workload, budget_seconds=budget, mode=mode, energy_seconds=0.0, quiet=True)
     rows = []

@@ -49,26 +49,26 @@ class _Driver:
         self.tasks = {task.id: task for task in tasks}
         self.engine = engine
         self.state = dict(states)  # id: open, done, failed; void: what it needs has failed
+        self.left = sum(state == "open" for state in self.state.values())
         self.submitted: set[str] = set()
         self.held: dict[str, float] = {}  # by others: when to look again
         self.died: dict[str, Ended] = {}  # whose death is not yet seen in their claims
         self.idle_deaths = 0
-        self.started, self.open_at_start = time.monotonic(), self._left()
+        self.started, self.open_at_start = time.monotonic(), self.left
         self.told: list[str] = []
 
     def is_left(self) -> bool:
         for task in self.tasks.values():
             if self.state[task.id] == "open" and self._needs(task) == "void":
-                self.state[task.id] = "void"
-        return self._left() > 0
+                self._now(task, "void")
+        return self.left > 0
 
     def submit(self) -> None:
         """Submit what is ready and free, as far as there is room."""
         for task in self._ready():
             if not self.engine.has_room(task.wants):
                 continue
-            self.state[task.id] = state_of(task)
-            if self.state[task.id] != "open":
+            if self._now(task, state_of(task)) != "open":
                 continue
             if holder(task) is not None:
                 self.held[task.id] = time.monotonic() + LOOK
@@ -92,7 +92,7 @@ class _Driver:
         """See what became of a task that has ended."""
         task = self.tasks[end.task]
         self.submitted.discard(task.id)
-        self.state[task.id] = state_of(task)
+        self._now(task, state_of(task))
         if not end.died:
             self.idle_deaths = 0
             return
@@ -149,12 +149,15 @@ class _Driver:
                 self.engine.say(line)
         self.told = held
 
-    def _left(self) -> int:
-        return sum(state == "open" for state in self.state.values())
+    def _now(self, task: Task, state: str) -> str:
+        """Note the state of a task, and how many are left."""
+        self.left += (state == "open") - (self.state[task.id] == "open")
+        self.state[task.id] = state
+        return state
 
     def _label(self, task: Task) -> str:
         """Which task it is of how many, and how long all will take, by what was done since this run began."""
-        left, count = self._left(), len(self.tasks)
+        left, count = self.left, len(self.tasks)
         done, seconds = self.open_at_start - left, time.monotonic() - self.started
         minutes = f", about {seconds / done * left / 60:.0f} min left" if done else ""
         return f"{count - left + 1}/{count} {task.name}{minutes}"

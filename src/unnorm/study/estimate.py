@@ -13,18 +13,15 @@ from unnorm.study.cell import set_up
 from unnorm.study.plan import Planned
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.base import under_adapters
-from unnorm.tuning.memory_need import TRAINED_BYTES
+from unnorm.tuning.memory_need import MOST_KEPT_WIDTHS, TRAINED_BYTES
 from unnorm.tuning.parameter_groups import parameter_groups
 from unnorm.tuning.strategies import Trainable
 
 _LIBRARIES = 2**30
 """Bytes of a process that has loaded torch and transformers, and its data."""
-_KEPT_WIDTHS = 26
-"""Numbers that a block keeps of a token for its backward pass, in widths of the model: the most that `kept_numbers`
-gives for an MLP four times as wide."""
 
 
-class Estimate(NamedTuple):
+class CellEstimate(NamedTuple):
     """tokens, steps: exact; seconds: training and evaluation; memory_bytes: the most in measured steps, of the process
     or on a GPU; warnings: where the data is small for what is asked of it."""
 
@@ -45,7 +42,7 @@ def memory_needed(cell: Planned, bench: Workbench, *, on_gpu: bool) -> int:
         return held
     learns = (TRAINED_BYTES - 4) * size.parameters if settings.strategy == "full" else 0
     tokens = settings.rows_per_step() * settings.data.max_length
-    return held + learns + 4 * tokens * (_KEPT_WIDTHS * size.width * size.layers + 3 * size.vocabulary)
+    return held + learns + 4 * tokens * (MOST_KEPT_WIDTHS * size.width * size.layers + 3 * size.vocabulary)
 
 
 class _Measured(NamedTuple):
@@ -55,7 +52,7 @@ class _Measured(NamedTuple):
     memory_bytes: int
 
 
-def estimates(planned: list[Planned], bench: Workbench) -> list[Estimate]:
+def estimates(planned: list[Planned], bench: Workbench) -> list[CellEstimate]:
     """One estimate a cell. A step is measured once for each base, arm and strategy; nothing is kept of it."""
     measured: dict[tuple[str, str, str], _Measured] = {}
     found = []
@@ -72,7 +69,7 @@ def estimates(planned: list[Planned], bench: Workbench) -> list[Estimate]:
         held_out = bench.validation_rows(settings.data, settings.model, settings.evaluation_tokens)
         both = (rows.share.warning_of_training, held_out.share.warning_of_held_out)
         warnings = [f"{settings.dataset_name}: {each}" for each in both if each]
-        found.append(Estimate(rows.tokens, steps, one.trainable, seconds, one.memory_bytes, warnings))
+        found.append(CellEstimate(rows.tokens, steps, one.trainable, seconds, one.memory_bytes, warnings))
     return found
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from machine import SHARED, machine_line
 from unnorm.report.page import write_report
-from unnorm.study.runner import run_study
+from unnorm.study.run_study import run_study
 from unnorm.study.spec import read_spec
 from unnorm.study.view import StudyView
 

@@ -66,7 +66,7 @@ def stand_ins() -> None:
 
 def recoveries(base: str, text: Path, out: Path, bounds: list[float], outliers: float | None) -> None:
     """Distil from a start with each bound, in small steps at rates of 4e-4 and 5e-3."""
-    from unnorm.tuning.recover import Run, Text, distil_
+    from unnorm.tuning.recover import RecoveryRun, RecoveryText, distil_
     from unnorm.tuning.recover_settings import recover_settings
 
     bench = real.Bench(base, text, out, 1.0)
@@ -78,9 +78,11 @@ def recoveries(base: str, text: Path, out: Path, bounds: list[float], outliers: 
     for least in bounds:
         with bounded(least):
             model, _ = bench.swapped(real.CHANNEL, outliers=outliers)
-        rows = Text(bench.text.order(tokens), lambda rows: bench.text.batch("train", rows), real.LENGTH, watched)
+        rows = RecoveryText(
+            bench.text.order(tokens), lambda rows: bench.text.batch("train", rows), real.LENGTH, watched
+        )
         with tempfile.TemporaryDirectory() as folder:
-            run = Run(Path(folder), f"bound-{least}", evaluate_every=tokens)
+            run = RecoveryRun(Path(folder), f"bound-{least}", evaluate_every=tokens)
             report = distil_(model, bench.original, rows, settings, run, seed=0)
         record: dict[str, Any] = {"bound": least, "outliers": outliers, "losses": report.losses}
         record |= {"gap_before": report.gap_before, "gap_after": report.gap_after, "kl_after": report.kl_after}

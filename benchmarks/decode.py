@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import unnorm
 from machine import machine_line
 from unnorm.evaluation.latency import Workload, compare_latency
-from unnorm.evaluation.latency.workloads import Mode
+from unnorm.evaluation.latency.workloads import RunMode
 from unnorm.norms.fixed_scale import FixedScale
 
 OUT = Path(__file__).parent / "results" / "decode.md"
@@ -62,7 +62,7 @@ SHAPES = {
     "pythia-14m": neox(128, 6, 4, 512),
     "tiny llama": llama(64, 4, 4, 2, 256, 512),
 }
-MODES: tuple[Mode, ...] = (
+MODES: tuple[RunMode, ...] = (
     ("eager", "compiled-cuda-graphs", "cuda-graphs", "compile") if DEVICE == "cuda" else ("eager", "compile")
 )
 WORKLOADS = (("decode", 1), ("prefill", 1), ("decode", 32), ("prefill", 32))
@@ -144,7 +144,7 @@ def write(rows: list[str], note: str, out: Path) -> None:
     out.write_text("\n".join([*lines, *rows, ""]))
 
 
-def measured(name: str, models: dict[str, Any], workload: Workload, mode: Mode, budget: float) -> list[str]:
+def measured(name: str, models: dict[str, Any], workload: Workload, mode: RunMode, budget: float) -> list[str]:
     torch.compiler.reset()
     joules_seconds = budget / 10 if DEVICE == "cuda" else 0.0
     report = compare_latency(

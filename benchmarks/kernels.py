@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from machine import machine_line
-from unnorm.evaluation.latency.blocks import block
+from unnorm.evaluation.latency.harness import block
 from unnorm.evaluation.latency.ratios import Ratio, ratio_of
 from unnorm.norms.dyt import DyT
 

@@ -141,7 +141,7 @@ def make_text(base: str, out: Path, sources: list[str], template: str) -> None:
     np.savez_compressed(out, **arrays)
 
 
-class Text:
+class RecoveryText:
     """Rows of TEXT.npz as batches."""
 
     def __init__(self, path: Path) -> None:
@@ -177,7 +177,7 @@ class Bench:
         from unnorm.surgery.base import load_base
 
         self.scale, self.out = scale, out
-        self.text = Text(text)
+        self.text = RecoveryText(text)
         self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
         self.original = load_base(base).to(self.device)
         out.mkdir(parents=True, exist_ok=True)
@@ -253,17 +253,19 @@ class Bench:
         """Run a row and keep it."""
         import tempfile
 
-        from unnorm.tuning.recover import Run, Text, distil_
+        from unnorm.tuning.recover import RecoveryRun, RecoveryText, distil_
         from unnorm.tuning.recover_settings import recover_settings
 
         model, _ = self.swapped(row.spec, rows=16, correct=row.correct)
         tokens = max(int(row.tokens * self.scale), 4 * 2048)
         settings = recover_settings(tokens=tokens, **row.options)
         watched = self.text.held_out("instructions", max(2048, int(WATCHED_TOKENS * min(1.0, self.scale * 8))))
-        text = Text(self.text.order(tokens), lambda rows: self.text.batch("train", rows), LENGTH, watched)
+        text = RecoveryText(self.text.order(tokens), lambda rows: self.text.batch("train", rows), LENGTH, watched)
         torch.cuda.reset_peak_memory_stats() if self.device.type == "cuda" else None
         with tempfile.TemporaryDirectory() as folder:
-            run = Run(Path(folder), row.name, evaluate_every=max(LENGTH, tokens // (6 if tokens > 100_000 else 1)))
+            run = RecoveryRun(
+                Path(folder), row.name, evaluate_every=max(LENGTH, tokens // (6 if tokens > 100_000 else 1))
+            )
             report = distil_(model, self.original, text, settings, run, seed=0)
         peak = torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else None
         values = report.to_dict()

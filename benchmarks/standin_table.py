@@ -18,7 +18,7 @@ from unnorm.report.page import write_report
 from unnorm.report.table import latencies, results
 from unnorm.report.wording import signed, signed_interval
 from unnorm.study.engines.interface import Options
-from unnorm.study.runner import run_study
+from unnorm.study.run_study import run_study
 from unnorm.study.spec import read_spec
 from unnorm.study.view import StudyView
 

@@ -34,7 +34,7 @@ def _nothing_is_computed(monkeypatch):
         "unnorm.report.page.write_report",
         "unnorm.study.export.export_study",
         "unnorm.study.run_cell.run_cell",
-        "unnorm.study.runner.run_study",
+        "unnorm.study.run_study.run_study",
         "unnorm.surgery.base.load_tokenizer",
     ):
         monkeypatch.setattr(name, begun)

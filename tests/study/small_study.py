@@ -4,7 +4,7 @@ import csv
 import json
 from pathlib import Path
 
-from unnorm.study.runner import run_study
+from unnorm.study.run_study import run_study
 from unnorm.study.spec import parse_spec
 
 TIMINGS = ("tokens_per_second", "wall_seconds", "threads", "load")

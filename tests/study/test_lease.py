@@ -322,6 +322,26 @@ def test_what_is_needed_comes_first_and_its_failure_is_passed_on(tmp_path):
     assert newest(both.at) is None, "what it needs has failed"
 
 
+def test_a_tasks_label_says_which_it_is_of_how_many(tmp_path):
+    """A task that is void or done counts as dealt with, as one that was done before this run does."""
+    labels: list[str] = []
+
+    class Labelled(Mortal):
+        def submit(self, task: Task, label: str) -> None:
+            labels.append(label.partition(",")[0])
+            super().submit(task, label)
+
+    def bad(lease) -> str:
+        raise DataError("no rows")
+
+    before, one, two, three = (a_task(tmp_path / "cells" / name) for name in ("before", "one", "two", "three"))
+    run_tasks([before])
+    failing = a_task(tmp_path / "cells" / "failing", bad)
+    void = a_task(tmp_path / "pairs" / "void")._replace(needs=(failing.id,))
+    drive([before, failing, void, one, two, three], Labelled({"two": 1}, print, out_of_memory=False))
+    assert labels == ["2/6 failing", "4/6 one", "5/6 two", "5/6 two", "6/6 three"]
+
+
 class Mortal:
     """An engine whose workers die at the tasks that `deaths` counts, out of memory or for another reason."""
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from report.views import study
-from unnorm.evaluation.task_scores import Score, read_scores, write_scores
+from unnorm.evaluation.task_scores import TaskScore, read_scores, write_scores
 from unnorm.foundation.errors import ArtefactError
 from unnorm.study.task_differences import difference_of, task_rows
 
@@ -19,7 +19,9 @@ def made(folder, per_arm, seeds=(0,), **options):
         path = folder / cell.cell
         if cell.strategy == "frozen" and cell.arm in per_arm and cell.seed in per_arm[cell.arm]:
             of = per_arm[cell.arm][cell.seed]
-            scores = [Score("choice", metric, q, value) for metric in ("acc", "acc_norm") for q, value in of.items()]
+            scores = [
+                TaskScore("choice", metric, q, value) for metric in ("acc", "acc_norm") for q, value in of.items()
+            ]
             write_scores(path / "tasks-1" / "scores.parquet", scores)
         cells.append(dataclasses.replace(cell, folder=path))
     return dataclasses.replace(view, cells=cells, tasks="tasks-1")

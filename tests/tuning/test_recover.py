@@ -11,7 +11,7 @@ from conftest import FAMILIES, tiny_model, tokens
 from unnorm import DyT
 from unnorm.foundation.errors import DataError, Interrupted, ModelError, NonFiniteError, SettingsError
 from unnorm.surgery.swap import keep_base_, record_of
-from unnorm.tuning.recover import Run, Text, distil_
+from unnorm.tuning.recover import RecoveryRun, RecoveryText, distil_
 from unnorm.tuning.recover_settings import recover_settings
 from unnorm.tuning.trainer import TokenTrainer
 
@@ -273,9 +273,9 @@ def test_pretrained_norms_that_stay_learn_relatively(tmp_path):
         tokens=256, batch_tokens=256, train="norms", objective="ce", norm_learning_rate=rate, warmup=0, precision="fp32"
     )
     rows = [{"input_ids": row[None]} for row in tokens(8)]
-    text = Text(rows, lambda some: {"input_ids": torch.cat([row["input_ids"] for row in some])}, 32, rows[:2])
+    text = RecoveryText(rows, lambda some: {"input_ids": torch.cat([row["input_ids"] for row in some])}, 32, rows[:2])
     before = state_of(model)
-    report = distil_(model, original, text, settings, Run(tmp_path, "run", quiet=True), seed=0)
+    report = distil_(model, original, text, settings, RecoveryRun(tmp_path, "run", quiet=True), seed=0)
     norms = {f"{site.path}.weight" for site in unnorm.find_sites(original)}
     assert report.parameters == sum(before[name].numel() for name in norms)
     assert report.steps == 1

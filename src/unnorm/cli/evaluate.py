@@ -79,7 +79,7 @@ def evaluate(
     if not is_main():
         return
     if tasks is not None:
-        from unnorm.evaluation.harness import run_tasks
+        from unnorm.evaluation.lm_eval import run_tasks
 
         found["tasks"] = run_tasks(*opened[0], tasks.split(","), limit=limit, seed=seed)
     if json:

@@ -10,7 +10,7 @@ from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 from unnorm.evaluation.judges import KIND_HELP
 
 if TYPE_CHECKING:
-    from unnorm.evaluation.preference.compare import Comparison
+    from unnorm.evaluation.preference.compare import Judgement
     from unnorm.evaluation.preference.summary import Preference, WinRate
 
 EXAMPLE = "Example: [bold]unnorm judge dyt.jsonl original.jsonl --judge pairrm --out verdicts/[/bold]"
@@ -74,7 +74,7 @@ def _prices(text: str | None) -> tuple[float, float] | None:
     return prompt, reply
 
 
-def _print(found: "Comparison") -> None:
+def _print(found: "Judgement") -> None:
     from unnorm.evaluation.preference.wording import percent, sentences
     from unnorm.foundation.terminal import plain
 

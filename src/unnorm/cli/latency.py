@@ -59,11 +59,11 @@ def latency(
     from unnorm.artefacts.loading import open_model
     from unnorm.evaluation.latency import Workload, compare_latency
     from unnorm.evaluation.latency.report import ENOUGH
-    from unnorm.evaluation.latency.workloads import Mode
+    from unnorm.evaluation.latency.workloads import RunMode
     from unnorm.foundation.errors import SettingsError
     from unnorm.foundation.places import check_file
 
-    check_choice("--mode", mode, get_args(Mode))
+    check_choice("--mode", mode, get_args(RunMode))
     if out is not None:
         check_file(out)
     place = _place(device, dtype)

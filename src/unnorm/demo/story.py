@@ -13,7 +13,7 @@ from unnorm.foundation import atomic
 from unnorm.foundation.cache import cache_folder
 from unnorm.foundation.hashing import hash_json
 from unnorm.report.page import write_report
-from unnorm.study.runner import run_study
+from unnorm.study.run_study import run_study
 from unnorm.study.spec import parse_spec
 from unnorm.study.view import StudyView
 

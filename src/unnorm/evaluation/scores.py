@@ -113,7 +113,7 @@ def score_batches(model: Any, batches: Iterable[Mapping[str, torch.Tensor]]) -> 
     return _scores(model, None, _numbered(batches), "trained")
 
 
-class _Place(NamedTuple):
+class _Span(NamedTuple):
     """Where in a batch a conversation stands, and which one it is."""
 
     row: int
@@ -124,7 +124,7 @@ class _Place(NamedTuple):
     key: int
 
 
-_Batch = tuple[Mapping[str, torch.Tensor], list[_Place]]
+_Batch = tuple[Mapping[str, torch.Tensor], list[_Span]]
 
 
 def _batches(model: Any, items: Iterable[Item], length: int, packed: bool, pad_id: int) -> Iterator[_Batch]:
@@ -138,19 +138,19 @@ def _batches(model: Any, items: Iterable[Item], length: int, packed: bool, pad_i
         rows = pack(encoded, length).rows if packed else [[row] for row in sorted(encoded, key=lambda r: len(r.ids))]
         for first in range(0, len(rows), size):
             some = rows[first : first + size]
-            places = []
+            spans = []
             for number, row in enumerate(some):
                 at = 0
                 for each in row:
-                    places.append(_Place(number, at, at := at + len(each.ids), *numbers[id(each)]))
-            yield collate_packed(some, length, pad_id) if packed else collate_padded(some, pad_id), places
+                    spans.append(_Span(number, at, at := at + len(each.ids), *numbers[id(each)]))
+            yield collate_packed(some, length, pad_id) if packed else collate_padded(some, pad_id), spans
 
 
 def _numbered(batches: Iterable[Mapping[str, torch.Tensor]]) -> Iterator[_Batch]:
     count = 0
     for batch in batches:
         rows, length = batch["input_ids"].shape
-        yield batch, [_Place(row, 0, length, count + row, "", count + row) for row in range(rows)]
+        yield batch, [_Span(row, 0, length, count + row, "", count + row) for row in range(rows)]
         count += rows
 
 
@@ -159,11 +159,11 @@ def _scores(model: Any, tokenizer: Any, batches: Iterable[_Batch], tokens: Token
     started = time.perf_counter()
     inner = under_adapters(model)
     head, device = inner.get_output_embeddings(), inner.get_input_embeddings().weight.device
-    table: list[tuple[_Place, int, np.ndarray]] = []
+    table: list[tuple[_Span, int, np.ndarray]] = []
     positions = np.zeros((2, _POSITIONS, 4))
     with in_eval(model):
-        for (batch, places), counts in ranks.shared(batches):
-            scored = _scored(batch, places, tokens)
+        for (batch, spans), counts in ranks.shared(batches):
+            scored = _scored(batch, spans, tokens)
             check_ids(inner, batch["input_ids"])
             # weights shape what is trained; what is measured is nats per token
             inputs = {name: tensor.to(device) for name, tensor in inputs_of(batch).items()}
@@ -171,8 +171,8 @@ def _scores(model: Any, tokenizer: Any, batches: Iterable[_Batch], tokens: Token
             columns = np.zeros((*scored.shape, 4))
             nats, rank = found.nats.numpy(), found.rank.numpy()
             columns[scored.numpy()] = np.stack([nats, np.ones_like(nats), rank < 1, rank < 5], 1)
-            for place in places if counts else ():
-                table.append((place, *_sums(batch, place, columns, tokenizer, positions)))
+            for span in spans if counts else ():
+                table.append((span, *_sums(batch, span, columns, tokenizer, positions)))
     parts = ranks.of_all((table, positions))
     whole = sorted((entry for part, _ in parts for entry in part), key=lambda entry: entry[0].number)
     sums = np.array([entry[2] for entry in whole]).reshape(-1, 2, len(SUMS))
@@ -187,30 +187,30 @@ def _scores(model: Any, tokenizer: Any, batches: Iterable[_Batch], tokens: Token
     return Scores(
         trained=sums[:, 0],
         all=sums[:, 1] if tokens == "all" else np.zeros_like(sums[:, 1]),
-        keys=np.array([place.key for place, *_ in whole], dtype=np.int64),
-        groups=np.array([place.group for place, *_ in whole], dtype=object),
+        keys=np.array([span.key for span, *_ in whole], dtype=np.int64),
+        groups=np.array([span.group for span, *_ in whole], dtype=object),
         ids=np.array([digest for _, digest, _ in whole], dtype=np.int64),
         positions=np.sum([each for _, each in parts], axis=0),
         seconds=time.perf_counter() - started,
     )
 
 
-def _scored(batch: Mapping[str, torch.Tensor], places: list[_Place], tokens: Tokens) -> torch.Tensor:
+def _scored(batch: Mapping[str, torch.Tensor], spans: list[_Span], tokens: Tokens) -> torch.Tensor:
     """Which tokens of a batch are scored, [B, T]: a conversation's first one follows nothing."""
     scored = torch.zeros_like(batch["input_ids"], dtype=torch.bool, device="cpu")
     trained = batch["labels"].cpu() != IGNORED
-    for place in places:
-        part = (place.row, slice(place.first + 1, place.end))
+    for span in spans:
+        part = (span.row, slice(span.first + 1, span.end))
         scored[part] = trained[part] if tokens == "trained" else True
     return scored
 
 
 def _sums(
-    batch: Mapping[str, torch.Tensor], place: _Place, columns: np.ndarray, tokenizer: Any, positions: np.ndarray
+    batch: Mapping[str, torch.Tensor], span: _Span, columns: np.ndarray, tokenizer: Any, positions: np.ndarray
 ) -> tuple[int, np.ndarray]:
     """A conversation's digest, and its sums [2, 5]; `columns` [B, T, 4] also go into `positions`, where they belong."""
-    ids, labels = (batch[name][place.row, place.first : place.end].cpu().numpy() for name in ("input_ids", "labels"))
-    own = columns[place.row, place.first + 1 : place.end]
+    ids, labels = (batch[name][span.row, span.first : span.end].cpu().numpy() for name in ("input_ids", "labels"))
+    own = columns[span.row, span.first + 1 : span.end]
     bucket = np.log2(np.arange(1, len(ids))).astype(int).clip(max=_POSITIONS - 1)
     sums = np.zeros((2, len(SUMS)))
     for which, counted in enumerate((labels[1:] != IGNORED, own[:, 1] > 0)):

@@ -8,7 +8,7 @@ from unnorm.foundation import atomic
 from unnorm.foundation.parquet import parquet_bytes, read_columns
 
 
-class Score(NamedTuple):
+class TaskScore(NamedTuple):
     """One question's number. question: digest of its place in the data, what it says and how it was asked; the same
     for two models that were asked the same. value: in the metric's unit, 1 or 0 where it is an accuracy."""
 
@@ -18,18 +18,18 @@ class Score(NamedTuple):
     value: float
 
 
-def write_scores(path: Path, scores: Sequence[Score]) -> None:
+def write_scores(path: Path, scores: Sequence[TaskScore]) -> None:
     """Write a Parquet file, one row a score, in their order."""
     import pyarrow as pa
 
-    columns = dict(zip(Score._fields, zip(*scores, strict=True), strict=True)) if scores else {}
-    kinds = [(name, pa.float64() if name == "value" else pa.string()) for name in Score._fields]
+    columns = dict(zip(TaskScore._fields, zip(*scores, strict=True), strict=True)) if scores else {}
+    kinds = [(name, pa.float64() if name == "value" else pa.string()) for name in TaskScore._fields]
     table = pa.table({name: pa.array(columns.get(name, ()), kind) for name, kind in kinds}, schema=pa.schema(kinds))
     atomic.write_bytes(path, parquet_bytes(table))
 
 
-def read_scores(path: Path) -> list[Score]:
+def read_scores(path: Path) -> list[TaskScore]:
     """Read what `write_scores` wrote. A file that is none is an `ArtefactError`."""
     advice = "cannot be read as scores of tasks. Delete the folder it stands in and its lease, and run again."
-    columns = read_columns(path, Score._fields, advice)
-    return [Score(*row) for row in zip(*(column.to_pylist() for column in columns), strict=True)]
+    columns = read_columns(path, TaskScore._fields, advice)
+    return [TaskScore(*row) for row in zip(*(column.to_pylist() for column in columns), strict=True)]

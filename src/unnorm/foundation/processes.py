@@ -2,8 +2,11 @@
 
 import hashlib
 import os
+import signal
 import socket
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,20 @@ def cores() -> int:
 def is_main() -> bool:
     """Whether this is the process that writes, where torchrun has started several."""
     return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def own_handlers() -> Iterator[None]:
+    """Once closed, signals have the handlers that they had before: a library that ran meanwhile may leave its own
+    behind. Only the main thread can set any."""
+    handled = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in handled}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def launch() -> str | None:

@@ -1,6 +1,5 @@
 """What a cell is: its settings, resolved configuration and hash, and what trains in it. `run_cell.py` runs it."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,6 @@ from unnorm.surgery.sites import find_sites
 from unnorm.tuning.device_rows import check_shares
 from unnorm.tuning.settings import SPREAD, Strategy, TrainingSettings
 from unnorm.tuning.strategies import Trainable, apply_strategy
-
-Say = Callable[[str], None]
 
 
 class CellSettings(BaseModel):

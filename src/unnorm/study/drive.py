@@ -51,28 +51,28 @@ class _Driver:
         self.tasks = {task.id: task for task in tasks}
         self.engine = engine
         self.state = dict(states)  # id: open, done, failed; void: what it needs has failed
+        self.left = Counter(_kind(task) for task in tasks if self.state[task.id] == "open")
         self.submitted: set[str] = set()
         self.held: dict[str, float] = {}  # by others: when to look again
         self.died: dict[str, Ended] = {}  # whose death is not yet seen in their claims
         self.idle_deaths = 0
         self.started, self.begun = time.monotonic(), dict[str, float]()
-        self.took: dict[str, list[float]] = {}  # kind of a task -> seconds of each that was done since this run began
+        self.took: dict[str, tuple[int, float]] = {}  # kind of a task -> done since this run began, seconds
         self.shared = _shared([task.name for task in tasks])
         self.told: list[str] = []
 
     def is_left(self) -> bool:
         for task in self.tasks.values():
             if self.state[task.id] == "open" and self._needs(task) == "void":
-                self.state[task.id] = "void"
-        return self._left() > 0
+                self._now(task, "void")
+        return self.left.total() > 0
 
     def submit(self) -> None:
         """Submit what is ready and free, as far as there is room."""
         for task in self._ready():
             if not self.engine.has_room(task.wants):
                 continue
-            self.state[task.id] = state_of(task)
-            if self.state[task.id] != "open":
+            if self._now(task, state_of(task)) != "open":
                 continue
             if holder(task) is not None:
                 self.held[task.id] = time.monotonic() + LOOK
@@ -97,9 +97,9 @@ class _Driver:
         """See what became of a task that has ended."""
         task = self.tasks[end.task]
         self.submitted.discard(task.id)
-        self.state[task.id] = state_of(task)
-        if self.state[task.id] == "done":
-            self.took.setdefault(_kind(task), []).append(time.monotonic() - self.begun[task.id])
+        if self._now(task, state_of(task)) == "done":
+            count, seconds = self.took.get(_kind(task), (0, 0.0))
+            self.took[_kind(task)] = count + 1, seconds + time.monotonic() - self.begun[task.id]
         if not end.died:
             self.idle_deaths = 0
             return
@@ -156,22 +156,25 @@ class _Driver:
                 self.engine.say(line)
         self.told = held
 
-    def _left(self) -> int:
-        return sum(state == "open" for state in self.state.values())
+    def _now(self, task: Task, state: str) -> str:
+        """Note the state of a task, and how many of its kind are left."""
+        self.left[_kind(task)] += (state == "open") - (self.state[task.id] == "open")
+        self.state[task.id] = state
+        return state
 
     def _label(self, task: Task) -> str:
         """Which task it is of how many, how long all will take, and its name as far as it tells it from the others."""
         count = len(self.tasks)
-        return f"{count - self._left() + 1}/{count}{self._time_left()} {task.name.replace(self.shared, '')}"
+        return f"{count - self.left.total() + 1}/{count}{self._time_left()} {task.name.replace(self.shared, '')}"
 
     def _time_left(self) -> str:
         """By what tasks of each kind took since this run began, and how many ran at once: a start says nothing of
         cells. Nothing until a cell is done."""
-        left = Counter(_kind(task) for task in self.tasks.values() if self.state[task.id] == "open")
-        if "cell" not in self.took and left["cell"]:
+        left = {kind: count for kind, count in self.left.items() if count}
+        if "cell" not in self.took and "cell" in left:
             return ""
-        known = {kind: sum(seconds) / len(seconds) for kind, seconds in self.took.items()}
-        busy = sum(map(sum, self.took.values()))
+        known = {kind: seconds / count for kind, (count, seconds) in self.took.items()}
+        busy = sum(seconds for _, seconds in self.took.values())
         at_once = max(1.0, busy / (time.monotonic() - self.started))
         seconds = sum(known.get(kind, 0.0) * count for kind, count in left.items()) / at_once
         how = "about" if left.keys() <= known.keys() else "over"

@@ -16,18 +16,15 @@ from unnorm.study.over_devices import crowded, memory_over
 from unnorm.study.plan import Planned
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.base import under_adapters
-from unnorm.tuning.memory_need import TRAINED_BYTES
+from unnorm.tuning.memory_need import MOST_KEPT_WIDTHS, TRAINED_BYTES
 from unnorm.tuning.parameter_groups import parameter_groups
 from unnorm.tuning.strategies import Trainable
 
 _LIBRARIES = 2**30
 """Bytes of a process that has loaded torch and transformers, and its data."""
-_KEPT_WIDTHS = 26
-"""Numbers that a block keeps of a token for its backward pass, in widths of the model: the most that `kept_numbers`
-gives for an MLP four times as wide."""
 
 
-class Estimate(NamedTuple):
+class CellEstimate(NamedTuple):
     """tokens, steps: exact; seconds: training and evaluation, on as many devices as the cell asks for; memory_bytes:
     the most in measured steps, of each GPU, or of all processes where there is none; warnings: where the data is small
     for what is asked of it."""
@@ -49,7 +46,7 @@ def memory_needed(cell: Planned, bench: Workbench, *, on_gpu: bool) -> int:
         return held
     learns = (TRAINED_BYTES - 4) * size.parameters if settings.strategy == "full" else 0
     tokens = settings.rows_per_step() * settings.data.max_length
-    return held + learns + 4 * tokens * (_KEPT_WIDTHS * size.width * size.layers + 3 * size.vocabulary)
+    return held + learns + 4 * tokens * (MOST_KEPT_WIDTHS * size.width * size.layers + 3 * size.vocabulary)
 
 
 class _Measured(NamedTuple):
@@ -59,7 +56,7 @@ class _Measured(NamedTuple):
     memory_bytes: int
 
 
-def estimates(planned: list[Planned], bench: Workbench) -> list[Estimate]:
+def estimates(planned: list[Planned], bench: Workbench) -> list[CellEstimate]:
     """One estimate a cell. A step is measured once for each base, arm, strategy and spread; nothing is kept of it."""
     measured: dict[Hashable, _Measured] = {}
     found = []
@@ -75,7 +72,7 @@ def _kind(cell: Planned) -> Hashable:
     return s.model, s.arm.id, s.strategy, s.training.devices, s.training.sharding
 
 
-def _estimate(cell: Planned, bench: Workbench, measured: dict[Hashable, _Measured], bar: Bar) -> Estimate:
+def _estimate(cell: Planned, bench: Workbench, measured: dict[Hashable, _Measured], bar: Bar) -> CellEstimate:
     settings, key = cell.settings, _kind(cell)
     rows = bench.train_rows(settings.data, settings.model, settings.training.tokens, settings.seed)
     steps = -(-len(rows.rows) // settings.rows_per_step())
@@ -88,7 +85,7 @@ def _estimate(cell: Planned, bench: Workbench, measured: dict[Hashable, _Measure
     held_out = bench.validation_rows(settings.data, settings.model, settings.evaluation_tokens)
     both = (rows.share.warning_of_training, held_out.share.warning_of_held_out)
     warnings = [f"{settings.dataset_name}: {each}" for each in both if each]
-    return Estimate(rows.tokens, steps, one.trainable, seconds, one.memory_bytes, warnings)
+    return CellEstimate(rows.tokens, steps, one.trainable, seconds, one.memory_bytes, warnings)
 
 
 def _measure(cell: Planned, bench: Workbench) -> _Measured:

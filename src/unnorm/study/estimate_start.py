@@ -12,7 +12,7 @@ from unnorm.study.make_start import MEASURED_EVERY
 from unnorm.study.over_devices import crowded, memory_over
 from unnorm.study.recovered_start import PlannedStart
 from unnorm.study.start import CHOICE_TOKENS, recoverable_
-from unnorm.study.workbench import Base, Workbench
+from unnorm.study.workbench import LoadedBase, Workbench
 from unnorm.surgery.swap import record_of
 from unnorm.tuning.distance import distance
 from unnorm.tuning.learners import what_learns
@@ -58,7 +58,7 @@ def _fit_tokens(arm: Any) -> int:
 
 
 def _measure(
-    model: Any, base: Base, batch: dict[str, torch.Tensor], start: PlannedStart
+    model: Any, base: LoadedBase, batch: dict[str, torch.Tensor], start: PlannedStart
 ) -> tuple[int, float, float, int]:
     """(parameters that learn, seconds of a step, seconds of measuring the batch, bytes)."""
     recovery = start.settings.recovery()

@@ -10,6 +10,7 @@ model/             the artefact, at the end;  result.json  the numbers
 """
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +19,15 @@ import torch
 from unnorm.artefacts.saving import save
 from unnorm.data.sources import counts_in_words
 from unnorm.evaluation.conversation_scores import trained_sums, write_sums
+from unnorm.evaluation.latency.environment import environment
 from unnorm.evaluation.scores import score_rows
 from unnorm.foundation import atomic, ranks
+from unnorm.foundation.code import code_digest
 from unnorm.foundation.load import OthersLoad
 from unnorm.foundation.processes import is_main
+from unnorm.foundation.progress import Say
 from unnorm.study import threads
 from unnorm.study.cell import CellSettings, set_up
-from unnorm.study.environment import run_environment
 from unnorm.study.fewer_rows import with_fewer_rows
 from unnorm.study.spread import check_launch, spread_with_fewer_rows
 from unnorm.study.start import check_rows
@@ -36,8 +39,6 @@ from unnorm.tuning import checkpoint
 from unnorm.tuning.run_log import RunLog
 from unnorm.tuning.site_monitor import SiteMonitor, active_norms
 from unnorm.tuning.strategies import Trainable
-
-Say = Callable[[str], None]
 
 
 class Hooks(NamedTuple):
@@ -144,7 +145,7 @@ def _fine_tune(
         hooks.say(f"saved in float32, in which the weights learnt; the base is in {str(dtype).removeprefix('torch.')}")
     save(ready.trainer.model, folder / "model", bench.base(settings.model).tokenizer)
     result = _result(settings, cell, ready, ready.trainer.log_file.read(), rows_per_forward)
-    result["environment"] = run_environment(load)
+    result["environment"] = _environment(load)
     atomic.write_json(folder / "result.json", result)
     return result
 
@@ -264,3 +265,20 @@ def _result(
 def _tokens_of(steps: list[dict[str, Any]], index: int) -> int:
     before = steps[index - 1]["train_tokens"] if index else 0
     return int(steps[index]["train_tokens"] - before)
+
+
+def _environment(load: float) -> dict[str, Any]:
+    """On what the cell was run; two arms are compared only on the same. device (its type), hardware (its name),
+    versions of libraries, and unnorm's own version and digest; on a processor the threads computed on; devices: how
+    many, where there were several. load: what `OthersLoad` read, kept as it is given."""
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    about = environment(device)
+    return {
+        "device": device.type,
+        "hardware": about["gpu"]["name"] if "gpu" in about else about["processor"],
+        **({"threads": torch.get_num_threads()} if device.type == "cpu" else {}),
+        **({"devices": ranks.count()} if ranks.count() > 1 else {}),
+        "load": load,
+        "versions": {**about["versions"], "unnorm": version("unnorm")},
+        "code": code_digest(),
+    }

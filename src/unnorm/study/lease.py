@@ -32,7 +32,7 @@ from unnorm.foundation.processes import launch, this_process
 INSTANT = 5.0
 """Seconds that creating an entry may take without links."""
 
-Kind = Literal["claimed", "released", "lost", "reopened", "failed", "done"]
+EntryKind = Literal["claimed", "released", "lost", "reopened", "failed", "done"]
 Gone = Callable[[Mapping[str, Any]], bool]
 """Whether the owner that a claim's content tells of is surely gone."""
 
@@ -68,7 +68,7 @@ class Entry(NamedTuple):
     """One entry: its number, what it says, and by whom (`this_process`, engine), when (time), for which key."""
 
     number: int
-    kind: Kind
+    kind: EntryKind
     content: dict[str, Any]
 
 
@@ -83,7 +83,7 @@ def newest(task: TaskFolder) -> Entry | None:
     return _read(task, numbers[-1]) if numbers else None
 
 
-def add_entry(task: TaskFolder, number: int, kind: Kind, /, **content: Any) -> bool:
+def add_entry(task: TaskFolder, number: int, kind: EntryKind, /, **content: Any) -> bool:
     """Create the entry `number`; False if there is one already."""
     record = {"kind": kind, "time": time.time(), **this_process(), "launch": launch(), **content}
     return _create(_path(task, number), orjson.dumps(record, option=orjson.OPT_INDENT_2) + b"\n")
@@ -110,7 +110,7 @@ class Lease:
         if not self.holds():
             raise self._lost()
 
-    def end(self, kind: Kind, **content: Any) -> None:
+    def end(self, kind: EntryKind, **content: Any) -> None:
         """Say what became of it, once and for all. `LeaseLost` if another entry came first."""
         if not add_entry(self.task, self.number + 1, kind, key=self.key, of=self.number, **content):
             raise self._lost()

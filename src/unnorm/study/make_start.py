@@ -23,6 +23,7 @@ from unnorm.data.prepare import Rows
 from unnorm.foundation import atomic, ranks
 from unnorm.foundation.errors import StartError
 from unnorm.foundation.processes import is_main
+from unnorm.foundation.progress import Say
 from unnorm.study import events, threads
 from unnorm.study.fewer_rows import with_fewer_rows
 from unnorm.study.lease import Lease, TaskFolder
@@ -37,7 +38,6 @@ from unnorm.study.workbench import Workbench
 from unnorm.tuning.device_rows import check_shares
 from unnorm.tuning.recover import RecoverReport
 
-Say = Callable[[str], None]
 MEASURED_EVERY = 200_000
 """Tokens between two looks at the held-out gap, which are checkpoints too; fewer where a tenth of all is."""
 _SWAPPED = "checkpoints/swapped"

@@ -6,7 +6,7 @@ from typing import Any
 from unnorm.artefacts.manifest import library_versions
 from unnorm.foundation import atomic
 from unnorm.study import ledger as ledger_module
-from unnorm.study.after.pairs import Pair
+from unnorm.study.after.pairs import CellPair
 from unnorm.study.after.stages import folders_of
 from unnorm.study.audit import audit_results
 from unnorm.study.cell import CellSettings
@@ -17,7 +17,7 @@ from unnorm.study.tune import Choice
 from unnorm.study.view import STUDY, read_study
 
 
-def write_study(folder: Path, spec: StudyFile, source: str, plan: Plan, pairs: list[Pair]) -> None:
+def write_study(folder: Path, spec: StudyFile, source: str, plan: Plan, pairs: list[CellPair]) -> None:
     """Write study.json. source: the study file's text. Cells and pairs have the folders of their stages with them."""
     content = {
         "format": ledger_module.FORMAT,
@@ -73,12 +73,12 @@ def _entry(planned: Planned) -> dict[str, Any]:
     return {"cell": planned.cell, "folder": planned.folder.name, **_named(planned.settings)}
 
 
-def _pair(pair: Pair, after: After) -> dict[str, Any]:
+def _pair(pair: CellPair, after: After) -> dict[str, Any]:
     about = {"against": pair.against.settings.arm.id, "folder": pair.folder.name}
     return {**pair.place._asdict(), **about, **_stages(pair, after)}
 
 
-def _stages(subject: Planned | Pair, after: After) -> dict[str, Any]:
+def _stages(subject: Planned | CellPair, after: After) -> dict[str, Any]:
     return {"stages": folders_of(subject, after)}
 
 

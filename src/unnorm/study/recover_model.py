@@ -19,7 +19,8 @@ from unnorm.foundation import atomic, ranks, threads
 from unnorm.foundation.errors import ArtefactError, ModelError, RunError
 from unnorm.foundation.precision import line_of
 from unnorm.foundation.processes import is_main
-from unnorm.study.recovery import Recovery, Say, recover_run, same_tokenizer
+from unnorm.foundation.progress import Say
+from unnorm.study.recovery import Recovery, recover_run, same_tokenizer
 from unnorm.surgery.base import load_base, load_tokenizer
 from unnorm.surgery.swap import record_of
 from unnorm.tuning.recover import RecoverReport

@@ -17,6 +17,7 @@ from unnorm.foundation import atomic, ranks
 from unnorm.foundation.errors import ModelError, SettingsError
 from unnorm.foundation.hashing import digest_tensors, hash_digests, hash_json
 from unnorm.foundation.precision import default_device
+from unnorm.foundation.progress import Say
 from unnorm.study.start import check_rows
 from unnorm.surgery.base import check_length
 from unnorm.tuning.blockwise import BlockwiseReport, recover_blockwise_
@@ -25,7 +26,7 @@ from unnorm.tuning.distance import Distance, distance
 from unnorm.tuning.memory_need import check_memory
 from unnorm.tuning.packing_probe import packing_is_clean
 from unnorm.tuning.pair import check_base, record_beside
-from unnorm.tuning.recover import RecoverReport, Run, Text, between, distil_
+from unnorm.tuning.recover import RecoverReport, RecoveryRun, RecoveryText, between, distil_
 from unnorm.tuning.recover_settings import RecoverSettings
 from unnorm.tuning.settings import Sharding
 
@@ -34,7 +35,6 @@ _ROWS_AT_ONCE = 16
 BLOCK_TOKENS, BLOCK_STEPS = 98_304, 80
 _BLOCK_RATES = (3e-4, 5e-3)
 """Of a block's weights, and of its norms, which learn relatively."""
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ def recover_run(
     )
     begun(name)
     size = max(1, _TOKENS_MEASURED_AT_ONCE // length)
-    text = Text(rows.rows, rows.collate, length, list(held_out.batches(size)))
-    run = Run(
+    text = RecoveryText(rows.rows, rows.collate, length, list(held_out.batches(size)))
+    run = RecoveryRun(
         folder,
         name,
         check=check,

@@ -7,7 +7,6 @@ and what `fine_tune` makes, in OUT once it is done.
 """
 
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from unnorm.foundation import atomic, ranks
 from unnorm.foundation.errors import ArtefactError, RunError
 from unnorm.foundation.precision import line_of
 from unnorm.foundation.processes import is_main
+from unnorm.foundation.progress import Say
 from unnorm.study import events, threads
 from unnorm.study.cell import CellSettings, cell_of, settled
 from unnorm.study.fine_tune import Hooks, fine_tune
@@ -27,7 +27,6 @@ from unnorm.study.spread import check_launch
 from unnorm.study.tasks import Task, claim_task, holder, is_open, reopen, run_task
 from unnorm.study.workbench import Workbench
 
-Say = Callable[[str], None]
 _ENTRIES = "lease"
 
 

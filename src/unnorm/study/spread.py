@@ -21,7 +21,7 @@ import orjson
 
 from unnorm.foundation import errors, ranks
 from unnorm.foundation.errors import Interrupted, RunError, SettingsError, UnnormError
-from unnorm.foundation.processes import cores
+from unnorm.foundation.processes import cores, own_handlers
 from unnorm.study.fewer_rows import with_fewer_rows
 
 ADDRESS, KEY = "UNNORM_SPREAD_ADDRESS", "UNNORM_SPREAD_KEY"
@@ -79,7 +79,7 @@ def run_spread(job: dict[str, Any], devices: int, told: dict[str, Told]) -> Any:
         max_restarts=0,
         shutdown_timeout=_SECONDS_TO_STOP,
     )
-    with _Desk(job, told) as desk, _quiet_launcher(), _environment(desk, devices):
+    with _Desk(job, told) as desk, own_handlers(), _quiet_launcher(), _environment(desk, devices):
         try:
             elastic_launch(config, sys.executable)("-m", "unnorm.study.spread_process")
         except (SignalException, KeyboardInterrupt) as stop:
@@ -180,10 +180,7 @@ def _cause(told: BaseException | None, ends: Mapping[int, Any], devices: int) ->
 
 @contextmanager
 def _quiet_launcher() -> Iterator[None]:
-    """The launcher's own lines about processes that end say nothing that is not said better; and it leaves handlers of
-    signals behind."""
-    handled = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in handled}
+    """The launcher's own lines about processes that end say nothing that is not said better."""
     names = [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
@@ -193,9 +190,6 @@ def _quiet_launcher() -> Iterator[None]:
     finally:
         for name, own in levels.items():
             logging.getLogger(name).setLevel(own)
-        with suppress(ValueError):  # not in the main thread, where the launcher changes none
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 @contextmanager

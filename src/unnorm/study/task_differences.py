@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unnorm.evaluation.intervals import rate_interval
-from unnorm.evaluation.task_scores import Score, read_scores
+from unnorm.evaluation.task_scores import TaskScore, read_scores
 from unnorm.evaluation.two_factors import mean_over
 from unnorm.study.audit import doubt_of
 from unnorm.study.compare import matched_between
@@ -155,7 +155,7 @@ def difference_of(a: np.ndarray, b: np.ndarray, *, is_share: bool) -> tuple[floa
     return mean.value, max(-1.0, low), min(1.0, high)
 
 
-def in_tables(scores: Iterable[Score]) -> dict[tuple[str, str], Questions]:
+def in_tables(scores: Iterable[TaskScore]) -> dict[tuple[str, str], Questions]:
     """(task, metric) -> question -> number, of the metric of each task that tables show."""
     found = _by_metric(scores)
     return {
@@ -163,7 +163,7 @@ def in_tables(scores: Iterable[Score]) -> dict[tuple[str, str], Questions]:
     }
 
 
-def _by_metric(scores: Iterable[Score]) -> dict[tuple[str, str], dict[str, float]]:
+def _by_metric(scores: Iterable[TaskScore]) -> dict[tuple[str, str], dict[str, float]]:
     found: dict[tuple[str, str], dict[str, float]] = {}
     for score in scores:
         found.setdefault((score.task, score.metric), {})[score.question] = score.value

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import DiskError, Interrupted, UnnormError
+from unnorm.foundation.progress import Say
 from unnorm.study import engines, events
 from unnorm.study.attempt import is_unpublished, open_attempt, publish, reached
 from unnorm.study.engines.interface import Wants
@@ -16,7 +17,6 @@ from unnorm.study.failures import describe, failure_of, free_memory, let_go, tra
 from unnorm.study.fewer_rows import note_killed
 from unnorm.study.lease import Entry, Lease, LeaseLost, TaskFolder, add_entry, claim, entries, held_by, newest
 
-Say = Callable[[str], None]
 TRACEBACK = "traceback.txt"
 _DEATHS = 2
 """A task whose worker died this often without getting further is failed: it may be what kills them."""
@@ -27,7 +27,7 @@ class Task(NamedTuple):
 
     key: hash of what shapes the result. A task that is done or failed for another key is open. needs: ids of the tasks
     that are to be done before it; despite: whether it is tried, to fail in its own name, where one of them has failed.
-    told: what another process must be told to do it (`work.do_told`).
+    told: what another process must be told to do it (`task_list.do_told`).
     """
 
     name: str

@@ -22,7 +22,7 @@ from unnorm.tuning.packing_probe import packing_is_clean
 T = TypeVar("T")
 
 
-class Base(NamedTuple):
+class LoadedBase(NamedTuple):
     """A pretrained model that is never trained itself: `model` is copied for each cell."""
 
     model: Any
@@ -61,7 +61,7 @@ class Workbench:
         self._identities: dict[Hashable, dict[str, Any]] = {}
         self._sizes: dict[str, Size] = {}
 
-    def base(self, name: str) -> Base:
+    def base(self, name: str) -> LoadedBase:
         """The base `name`, its tokenizer, its hash, and whether rows can be packed into it."""
         return self._keep("base", name, lambda: self._load(name))
 
@@ -127,12 +127,12 @@ class Workbench:
         kept: T = self._kept[kind][1]
         return kept
 
-    def _load(self, name: str) -> Base:
+    def _load(self, name: str) -> LoadedBase:
         model = load_base(name)
         config = model.config.get_text_config()
         widths = (getattr(config, key, None) or 0 for key in ("hidden_size", "num_hidden_layers", "vocab_size"))
         self._sizes[name] = Size(sum(p.numel() for p in model.parameters()), *widths)
-        return Base(model, load_tokenizer(name), hash_tensors(model.state_dict()), packing_is_clean(model))
+        return LoadedBase(model, load_tokenizer(name), hash_tensors(model.state_dict()), packing_is_clean(model))
 
     def _swap(self, base: Any, arm: Arm, train: Rows) -> Start:
         model = copy.deepcopy(base)

@@ -9,7 +9,7 @@ from torch import nn
 
 from unnorm.surgery.inputs import counted_rows
 from unnorm.surgery.swap import record_of
-from unnorm.tuning.block_streams import Part, Returns, Streams, see_after, take_over
+from unnorm.tuning.block_streams import Returns, StreamPart, Streams, see_after, take_over
 
 _TOKENS = 16384
 """To fit to: a regression a channel has enough with these."""
@@ -34,7 +34,7 @@ def refit_(
     returns: Returns,
     found: Streams,
     wanted: Streams,
-    parts: Sequence[Part],
+    parts: Sequence[StreamPart],
     learn: Sequence[int],
     held_out: Sequence[int],
 ) -> SiteRefit:

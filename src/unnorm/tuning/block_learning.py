@@ -11,7 +11,7 @@ from torch import nn
 
 from unnorm.foundation.errors import NonFiniteError
 from unnorm.surgery.norm_behaviour import kind_of
-from unnorm.tuning.block_streams import Machine, Part, Streams, on_device
+from unnorm.tuning.block_streams import Machine, StreamPart, Streams, on_device
 from unnorm.tuning.clip import clip_gradients_
 from unnorm.tuning.relative import relative
 
@@ -44,7 +44,7 @@ class Goal:
     """Root mean square of each channel, [C] fp32, over all tokens but the first of each sequence."""
 
     @classmethod
-    def of(cls, wanted: Streams, parts: Sequence[Part]) -> "Goal":
+    def of(cls, wanted: Streams, parts: Sequence[StreamPart]) -> "Goal":
         total, count = torch.zeros((), dtype=torch.float64), 0
         for stream, part in zip(wanted.hidden, parts, strict=True):
             total = total + stream[part.inner].float().square().sum(0, dtype=torch.float64)
@@ -52,7 +52,7 @@ class Goal:
         unit = (total / count).sqrt().float()
         return cls(wanted, unit.clamp_min(_SMALLEST * float(unit.mean())))
 
-    def error(self, out: torch.Tensor, index: int, part: Part) -> torch.Tensor:
+    def error(self, out: torch.Tensor, index: int, part: StreamPart) -> torch.Tensor:
         """Sum over the tokens of a part of their mean squared difference, an fp32 scalar. out [B, T, C].
 
         Each token's is divided by its own mean square where that is above 1: an attention sink, whose stream is
@@ -66,7 +66,7 @@ class Goal:
 
 @torch.no_grad()
 def mean_error(
-    module: nn.Module, path: str, streams: Streams, goal: Goal, parts: Sequence[Part], indices: Sequence[int]
+    module: nn.Module, path: str, streams: Streams, goal: Goal, parts: Sequence[StreamPart], indices: Sequence[int]
 ) -> float:
     """The loss a token over the parts at `indices`; the block lies where it is to compute."""
     total = sum(float(goal.error(streams.through(module, path, i), i, parts[i])) for i in indices)
@@ -92,7 +92,7 @@ def learn(
     names: Sequence[str],
     streams: Streams,
     goal: Goal,
-    parts: Sequence[Part],
+    parts: Sequence[StreamPart],
     indices: Sequence[int],
     recipe: Recipe,
     machine: Machine,

@@ -11,8 +11,8 @@ from torch import nn
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.memory import memory_free
 from unnorm.tuning.block_learning import Recipe, taking_gradients
-from unnorm.tuning.block_streams import Machine, Part, Streams, on_device
-from unnorm.tuning.block_work import Learning, Rows
+from unnorm.tuning.block_streams import Machine, StreamPart, Streams, on_device
+from unnorm.tuning.block_work import BlockRows, Learning
 from unnorm.tuning.memory_need import TRAINED_BYTES
 
 _BACKWARD = 1.5  # gradients of activations beside those that are kept for them
@@ -23,8 +23,8 @@ def check_device(
     model: nn.Module,
     learning: Mapping[str, Learning],
     row: Streams,
-    row_part: Part,
-    rows: Rows,
+    row_part: StreamPart,
+    rows: BlockRows,
     recipe: Recipe,
     machine: Machine,
 ) -> int:
@@ -56,7 +56,7 @@ def _refuse(device: torch.device, path: str, weights: int, activations: int, pos
         )
 
 
-def check_streams(row: Streams, row_part: Part, rows: Rows, folder: Path | None) -> None:
+def check_streams(row: Streams, row_part: StreamPart, rows: BlockRows, folder: Path | None) -> None:
     """Refuse to start where the two streams find no room: in memory, or on the disk of `folder`."""
     a_token = row.hidden[0].numel() * row.hidden[0].element_size() / row_part.keep.numel()
     size = int(2 * a_token * sum(part.keep.numel() for part in rows.parts))

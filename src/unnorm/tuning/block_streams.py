@@ -38,7 +38,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Part:
+class StreamPart:
     """Rows of one length that pass a block together. Masks are [B, T] on the CPU."""
 
     inputs: dict[str, torch.Tensor]
@@ -52,9 +52,9 @@ class Part:
         return int(self.keep.sum())
 
 
-def parts_of(rows: Sequence[Mapping[str, torch.Tensor]], tokens: int) -> list[Part]:
+def parts_of(rows: Sequence[Mapping[str, torch.Tensor]], tokens: int) -> list[StreamPart]:
     """`rows` [1, T], in order, as parts of at most `tokens` positions, or of one row that is longer."""
-    parts: list[Part] = []
+    parts: list[StreamPart] = []
     open_: dict[Any, list[Mapping[str, torch.Tensor]]] = {}
     for row in rows:
         length = row["input_ids"].shape[1]
@@ -65,10 +65,10 @@ def parts_of(rows: Sequence[Mapping[str, torch.Tensor]], tokens: int) -> list[Pa
     return parts + [_part(group) for group in open_.values()]
 
 
-def _part(rows: list[Mapping[str, torch.Tensor]]) -> Part:
+def _part(rows: list[Mapping[str, torch.Tensor]]) -> StreamPart:
     inputs = {name: torch.cat([row[name] for row in rows]).cpu() for name in rows[0]}
     keep = counted_tokens(inputs)
-    return Part(inputs, keep, keep & ~firsts(inputs))
+    return StreamPart(inputs, keep, keep & ~firsts(inputs))
 
 
 @contextmanager
@@ -152,7 +152,7 @@ Returns = Mapping[str, int]
 
 
 def enter(
-    model: nn.Module, returns: Returns, parts: Sequence[Part], spill: Spill | None = None, name: str = ""
+    model: nn.Module, returns: Returns, parts: Sequence[StreamPart], spill: Spill | None = None, name: str = ""
 ) -> Streams:
     """The streams before the first block of `returns`, in files `name`N where there is a `spill`, else in memory."""
     blocks = list(returns)
@@ -219,7 +219,7 @@ def _without_blocks(
 
 
 @torch.no_grad()
-def probe(model: nn.Module, blocks: Sequence[str], part: Part, machine: Machine) -> dict[str, int]:
+def probe(model: nn.Module, blocks: Sequence[str], part: StreamPart, machine: Machine) -> dict[str, int]:
     """`Returns` of the blocks that the model runs, in their order.
 
     A `ModelError` says where a block depends on more than what goes into it, or the stream on more than the blocks: on

@@ -12,7 +12,7 @@ from unnorm.foundation.hashing import hash_json, hash_tensors
 from unnorm.surgery.block_calls import block_of
 from unnorm.surgery.inputs import Inputs, single_rows, tokens_in
 from unnorm.tuning.block_learning import Recipe, learners
-from unnorm.tuning.block_streams import Part, parts_of
+from unnorm.tuning.block_streams import StreamPart, parts_of
 from unnorm.tuning.pair import record_of_pair
 
 PART_TOKENS = 4096
@@ -102,15 +102,15 @@ def after_blocks(swapped: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Rows:
+class BlockRows:
     """All rows, as parts, and which of these are to be learnt from and which are held out."""
 
-    parts: list[Part]
+    parts: list[StreamPart]
     learn: list[int]
     held_out: list[int]
 
 
-def divide(batches: Inputs | Iterable[Inputs], recipe: Recipe) -> Rows:
+def divide(batches: Inputs | Iterable[Inputs], recipe: Recipe) -> BlockRows:
     """Every tenth row is held out; the others are put together in an order given by the seed."""
     rows = [row for row in single_rows(batches) if tokens_in(row)]
     held_out = parts_of(rows[::_HELD_OUT], PART_TOKENS)
@@ -120,11 +120,16 @@ def divide(batches: Inputs | Iterable[Inputs], recipe: Recipe) -> Rows:
     parts = learn + held_out
     if not learn or not any(bool(part.inner.any()) for part in parts):
         raise DataError("recovery needs more than one row of two or more tokens: some are held out. Give more rows.")
-    return Rows(parts, list(range(len(learn))), list(range(len(learn), len(parts))))
+    return BlockRows(parts, list(range(len(learn))), list(range(len(learn), len(parts))))
 
 
 def run_name(
-    model: nn.Module, original: nn.Module, rows: Rows, recipe: Recipe, precision: str, learning: Mapping[str, Learning]
+    model: nn.Module,
+    original: nn.Module,
+    rows: BlockRows,
+    recipe: Recipe,
+    precision: str,
+    learning: Mapping[str, Learning],
 ) -> str:
     """A hash of all that decides where a recovery ends, but for the blocks that learn and the norms after them."""
     changing = tuple(f"{path}." for path in (*learning, *after_blocks(swapped_sites(model, original))))

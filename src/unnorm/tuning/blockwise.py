@@ -28,10 +28,10 @@ from unnorm.tuning.after_blocks import SiteRefit, refit_
 from unnorm.tuning.block_learning import Goal, Recipe, Train, learn, mean_error
 from unnorm.tuning.block_memory import check_device, check_streams
 from unnorm.tuning.block_store import BlockStore
-from unnorm.tuning.block_streams import Machine, Part, Streams, enter, on_device, parts_of, probe, take_over
+from unnorm.tuning.block_streams import Machine, StreamPart, Streams, enter, on_device, parts_of, probe, take_over
 from unnorm.tuning.block_work import (
+    BlockRows,
     Learning,
-    Rows,
     after_blocks,
     divide,
     run_name,
@@ -190,7 +190,7 @@ def _recover_block(
     what: Learning,
     found: Streams,
     goal: Goal,
-    rows: Rows,
+    rows: BlockRows,
     recipe: Recipe,
     machine: Machine,
     pace: "_Pace",
@@ -257,7 +257,7 @@ def _machine(recipe: Recipe, device: torch.device | str | None, precision: str) 
     return Machine(there, precision)
 
 
-def _one_row(rows: Rows) -> Part:
+def _one_row(rows: BlockRows) -> StreamPart:
     return parts_of([{name: tensor[:1] for name, tensor in rows.parts[0].inputs.items()}], 1)[0]
 
 
@@ -296,7 +296,7 @@ def _store(
     folder: Path | None,
     model: nn.Module,
     original: nn.Module,
-    rows: Rows,
+    rows: BlockRows,
     recipe: Recipe,
     precision: str,
     learning: dict[str, Learning],

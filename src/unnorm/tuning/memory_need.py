@@ -21,6 +21,8 @@ GPT-2 and GPT-NeoX."""
 _INNER_WIDTHS, _INNER_WIDTHS_IN_PARTS = 2, 4
 """The same of the MLP, in its inner width: once before and once after its activation; twice as much where it is gated
 or where its activation is computed in parts."""
+MOST_KEPT_WIDTHS = _OWN_WIDTHS[4] + 4 * _INNER_WIDTHS_IN_PARTS
+"""The most that `kept_numbers` gives for a block in fp32 whose MLP is four times as wide, in widths of the model."""
 _IN_PARTS = ("gelu_new", "gelu_fast", "quick_gelu")
 _COPIES_OF_LOGITS = {"kl": 7, "ce": 3}
 """In fp32; a distillation has logits for some positions at once, a cross-entropy for all."""

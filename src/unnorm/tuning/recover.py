@@ -100,7 +100,7 @@ def between(before: Distance, after: Distance, settings: RecoverSettings) -> dic
 
 
 @dataclass(frozen=True)
-class Text:
+class RecoveryText:
     """What a recovery learns from, in order, and what it is measured on.
 
     rows: anything; collate: makes a batch [B, T] of some. row_tokens: the length of a row. held_out: batches.
@@ -113,7 +113,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Run:
+class RecoveryRun:
     """Where a recovery keeps its logs and checkpoints, and whom it tells. Same meaning as for the trainer."""
 
     folder: Path
@@ -161,14 +161,20 @@ def recover_(
         first, rows = _split(rows)
         measured = _in_batches(first, 4096)
     length = max(row["input_ids"].shape[1] for row in rows)
-    text = Text(_repeated(rows, chosen.tokens, seed), as_one_batch, length, measured)
+    text = RecoveryText(_repeated(rows, chosen.tokens, seed), as_one_batch, length, measured)
     with ExitStack() as stack:
         place = Path(folder) if folder is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        return distil_(model, original, text, chosen, Run(place, "recover", quiet=quiet), seed=seed)
+        return distil_(model, original, text, chosen, RecoveryRun(place, "recover", quiet=quiet), seed=seed)
 
 
 def distil_(
-    model: nn.Module, original: nn.Module, text: Text, settings: RecoverSettings, run: Run, *, seed: int
+    model: nn.Module,
+    original: nn.Module,
+    text: RecoveryText,
+    settings: RecoverSettings,
+    run: RecoveryRun,
+    *,
+    seed: int,
 ) -> RecoverReport:
     """The work of `recover_` on prepared rows, of a pair whose base was checked and in which nothing need be swapped.
     The same call goes on from the last checkpoint in `run.folder`."""

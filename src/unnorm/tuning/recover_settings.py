@@ -1,6 +1,6 @@
 """How a recovery runs: one definition for Python, the command line and study files."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -9,7 +9,6 @@ from unnorm.foundation.precision import choose
 from unnorm.tuning.settings import LoraSettings, Precision, TrainingSettings
 
 Train = Literal["all", "lora", "norms", "corrected"]
-TRAIN: tuple[Train, ...] = get_args(Train)
 Minimized = Literal["kl", "ce"]
 
 RATES: dict[Train, tuple[float, float]] = {

@@ -8,7 +8,6 @@ Strategy = Literal["frozen", "selective", "full"]
 STRATEGIES: tuple[Strategy, ...] = ("frozen", "selective", "full")
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Sharding = Literal["ddp", "fsdp"]
-SHARDINGS: tuple[Sharding, ...] = ("ddp", "fsdp")
 SPREAD = {"devices", "sharding"}
 """Settings that change no result but by how sums are rounded and what dropout draws."""
 

@@ -14,9 +14,8 @@ from conftest import FAMILIES, tiny_model
 from surgery.architectures import architecture
 from unnorm.cli.main import run
 from unnorm.evaluation.latency import Workload, compare_latency, energy
-from unnorm.evaluation.latency.blocks import block
 from unnorm.evaluation.latency.decoders import Captured, Growing
-from unnorm.evaluation.latency.harness import AGAIN, NO_NORMS, without_norms
+from unnorm.evaluation.latency.harness import AGAIN, NO_NORMS, block, without_norms
 from unnorm.evaluation.latency.ratios import Ratio, ratio_of
 from unnorm.evaluation.latency.report import verdict_of
 from unnorm.evaluation.latency.workloads import prepare

@@ -6,7 +6,7 @@ from unnorm.cli.output import JsonOption, emit_json, emit_table, say, say_next
 from unnorm.cli.study.options import LEDGER, Ledger, StudyFile, cell_name, given
 
 if TYPE_CHECKING:
-    from unnorm.study.estimate import Estimate
+    from unnorm.study.estimate import CellEstimate
     from unnorm.study.plan import Planned
     from unnorm.study.recovered_start import PlannedStart
     from unnorm.study.workbench import Workbench
@@ -78,7 +78,7 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
         say_next("The plan trains nothing.", f"unnorm study run {given(study, ledger)}")
 
 
-def _records(planned: "list[Planned]", found: "list[Estimate]") -> list[dict[str, Any]]:
+def _records(planned: "list[Planned]", found: "list[CellEstimate]") -> list[dict[str, Any]]:
     from unnorm.study.ledger import state_of
     from unnorm.study.plan import place_of
 

@@ -85,7 +85,7 @@ def _run(
     from unnorm.study.engines.interface import Options
     from unnorm.study.ledger import stages_of
     from unnorm.study.results import rows_of
-    from unnorm.study.runner import run_study
+    from unnorm.study.run_study import run_study
     from unnorm.study.spec import read_spec
     from unnorm.study.trackers import check_trackers
 

@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from unnorm.evaluation.latency.blocks import block
 from unnorm.evaluation.latency.energy import energy_of
 from unnorm.evaluation.latency.environment import environment
 from unnorm.evaluation.latency.placement import lay_elsewhere
 from unnorm.evaluation.latency.ratios import Ratio, ratio_of
 from unnorm.evaluation.latency.report import ENOUGH, Comparison, LatencyReport, verdict_of
-from unnorm.evaluation.latency.workloads import Mode, Sample, Workload, prepare
+from unnorm.evaluation.latency.workloads import RunMode, Sample, Workload, prepare
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.progress import Bar
 from unnorm.surgery.base import context_length
@@ -40,7 +39,7 @@ def compare_latency(
     half_width: float = 0.005,
     least_blocks: int = ENOUGH,
     bound: bool = True,
-    mode: Mode = "eager",
+    mode: RunMode = "eager",
     prompts: Sequence[Sequence[int]] = (),
     energy_seconds: float = 2.0,
     seed: int = 0,
@@ -127,14 +126,14 @@ def without_norms(model: Any) -> Any | None:
     return bare
 
 
-def _compiled(model: Any, mode: Mode) -> Any:
+def _compiled(model: Any, mode: RunMode) -> Any:
     """What is called instead of `model`, or None. Every workload has one shape, so none is left open."""
     if not mode.startswith("compile"):
         return None
     return torch.compile(model, mode=None if mode == "compile" else "reduce-overhead", dynamic=False)
 
 
-def _compilers_limits(mode: Mode) -> AbstractContextManager[Any]:
+def _compilers_limits(mode: RunMode) -> AbstractContextManager[Any]:
     """Models of one class share a limit of compilations, beyond which they run uncompiled and say nothing."""
     if not mode.startswith("compile"):
         return nullcontext()
@@ -144,7 +143,7 @@ def _compilers_limits(mode: Mode) -> AbstractContextManager[Any]:
     return limits
 
 
-def _warm_up(runs: Mapping[str, Sample], device: torch.device, mode: Mode) -> dict[str, int]:
+def _warm_up(runs: Mapping[str, Sample], device: torch.device, mode: RunMode) -> dict[str, int]:
     """Run each until its caches, kernels and clocks have settled; peak memory of a run, where the device tells.
 
     On the CPU one run that takes long is enough; what is compiled or captured needs several.
@@ -225,3 +224,9 @@ def _compare(times: Mapping[str, np.ndarray], workload: Workload, reference: str
         share = (1 - ratio.value) / (1 - least.value) if saves and least is not None and name != AGAIN else None
         found.append(Comparison(workload, name, reference, ratio, floor, verdict_of(ratio, floor), share))
     return found
+
+
+def block(names: Sequence[str], generator: np.random.Generator) -> list[str]:
+    """Every name twice: in a random order, and back. A machine that slows down steadily slows each as much."""
+    order = [names[i] for i in generator.permutation(len(names))]
+    return order + order[::-1]

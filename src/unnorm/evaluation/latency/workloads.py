@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from unnorm.evaluation.latency.decoders import Captured, Fixed, Growing
 from unnorm.foundation.errors import SettingsError
 
-Kind = Literal["prefill", "decode", "train", "prompts"]
-Mode = Literal["eager", "compile", "cuda-graphs", "compiled-cuda-graphs"]
+WorkloadKind = Literal["prefill", "decode", "train", "prompts"]
+RunMode = Literal["eager", "compile", "cuda-graphs", "compiled-cuda-graphs"]
 Sample = Callable[[int], float]
 """Runs once, for the block of that number, and gives the seconds that it took."""
 
@@ -22,7 +22,7 @@ class Workload(BaseModel):
     prompts, one a block, the time of reading it and adding `new_tokens`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    kind: Kind = "prefill"
+    kind: WorkloadKind = "prefill"
     batch_size: int = Field(default=1, gt=0)
     length: int = Field(default=128, gt=0, description="tokens of each prompt or row")
     new_tokens: int = Field(default=32, gt=0)
@@ -50,7 +50,7 @@ def prepare(
     workload: Workload,
     prompts: Sequence[Sequence[int]] = (),
     *,
-    mode: Mode = "eager",
+    mode: RunMode = "eager",
     compiled: Callable[..., Any] | None = None,
     seed: int = 0,
 ) -> Sample:

@@ -20,7 +20,7 @@ class Turn(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Question:
+class QuestionPair:
     """One prompt_id that both files answer, with as many turns in each and the same prompts."""
 
     prompt_id: str
@@ -53,7 +53,7 @@ class Question:
 class Paired(NamedTuple):
     """Questions in A's order; prompt_ids that only one file answers, or with other turns than the other."""
 
-    questions: list[Question]
+    questions: list[QuestionPair]
     unpaired: list[str]
 
 
@@ -78,7 +78,7 @@ def pair_answers(a: Path, b: Path) -> Paired:
                 )
         order = sorted(mine)
         questions.append(
-            Question(prompt_id, category, tuple(mine[t] for t in order), tuple(other[1][t] for t in order))
+            QuestionPair(prompt_id, category, tuple(mine[t] for t in order), tuple(other[1][t] for t in order))
         )
     if not questions:
         raise DataError(f"{a} and {b} have no question in common with as many turns in both. Give answers to one set.")

@@ -10,7 +10,7 @@ import orjson
 
 from unnorm.evaluation.judges.interface import WHOLE, Judge
 from unnorm.evaluation.preference import OUTCOMES, REPORT
-from unnorm.evaluation.preference.answers import Question, pair_answers
+from unnorm.evaluation.preference.answers import QuestionPair, pair_answers
 from unnorm.evaluation.preference.outcomes import outcomes_of
 from unnorm.evaluation.preference.summary import Preference, summarise
 from unnorm.evaluation.preference.verdicts import VerdictLog, is_empty, judge_all
@@ -43,7 +43,7 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Judgement:
     """Everything that is known of one comparison. `null` is A against itself."""
 
     a: str
@@ -80,7 +80,7 @@ def compare(
     price: tuple[float, float] | None = None,
     out: Path | None = None,
     quiet: bool = False,
-) -> Comparison:
+) -> Judgement:
     """Judge the answers in `a` against those in `b`, in both orders, as wholes and turn by turn, and A against itself.
 
     margin: a score within it is a tie, in the judge's unit. price: for a million prompt tokens and a million reply
@@ -100,7 +100,7 @@ def compare(
         part: outcomes_of(paired.questions, part, log.known, margin, sees_order=judge.sees_order) for part in parts
     }
     against_itself = outcomes_of(paired.questions, WHOLE, log.known, margin, sees_order=judge.sees_order, null=True)
-    comparison = Comparison(
+    comparison = Judgement(
         a=str(a),
         b=str(b),
         judge=judge.identity,
@@ -120,7 +120,7 @@ def compare(
     return comparison
 
 
-def _counts(questions: Sequence[Question], log: VerdictLog) -> Counts:
+def _counts(questions: Sequence[QuestionPair], log: VerdictLog) -> Counts:
     turns = [(a, b) for question in questions for a, b in zip(question.a, question.b, strict=True)]
     return Counts(
         answers=len(turns),

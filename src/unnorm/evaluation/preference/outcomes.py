@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from unnorm.evaluation.judges.interface import Verdict
-from unnorm.evaluation.preference.answers import Question, Turn
+from unnorm.evaluation.preference.answers import QuestionPair, Turn
 from unnorm.evaluation.preference.verdicts import Key, Match, Ruling, is_empty, ruling
 
 
@@ -30,7 +30,7 @@ class Outcome:
 
 
 def outcomes_of(
-    questions: Sequence[Question],
+    questions: Sequence[QuestionPair],
     part: str,
     verdicts: Mapping[Key, Verdict],
     margin: float,

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from unnorm.evaluation.judges.interface import AnswerPair, Judge, Verdict
-from unnorm.evaluation.preference.answers import Question
+from unnorm.evaluation.preference.answers import QuestionPair
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import DataError, SettingsError
 from unnorm.foundation.progress import Bar
@@ -69,7 +69,7 @@ class VerdictLog:
             atomic.write_bytes(self.path, whole)
 
 
-def ruling(question: Question, part: str) -> Ruling | None:
+def ruling(question: QuestionPair, part: str) -> Ruling | None:
     """What settles a part without the judge: the same answers tie, as empty ones do; an empty one loses to any other.
 
     A judge is not asked, as some score an empty answer above a poor one.
@@ -85,7 +85,7 @@ def is_empty(turns: Sequence[Any]) -> bool:
     return not any(turn.text.strip() for turn in turns)
 
 
-def judge_all(questions: Sequence[Question], judge: Judge, log: VerdictLog, *, quiet: bool = False) -> None:
+def judge_all(questions: Sequence[QuestionPair], judge: Judge, log: VerdictLog, *, quiet: bool = False) -> None:
     """Bring `log` up to a verdict on every match that is still without one."""
     todo = [(key, pair) for key, pair in _matches(questions, judge.sees_order) if key not in log.known]
     with Bar("judging", len(todo), quiet=quiet) as bar:
@@ -96,7 +96,7 @@ def judge_all(questions: Sequence[Question], judge: Judge, log: VerdictLog, *, q
             bar.advance(len(batch))
 
 
-def _matches(questions: Sequence[Question], sees_order: bool) -> Iterable[tuple[Key, AnswerPair]]:
+def _matches(questions: Sequence[QuestionPair], sees_order: bool) -> Iterable[tuple[Key, AnswerPair]]:
     for question in questions:
         for part in question.parts:
             if ruling(question, part) is None:

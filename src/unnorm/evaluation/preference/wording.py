@@ -1,14 +1,14 @@
 """What a comparison found, in sentences; each holds its number and how sure it is."""
 
 from unnorm.evaluation.intervals import Estimate
-from unnorm.evaluation.preference.compare import Comparison
+from unnorm.evaluation.preference.compare import Judgement
 from unnorm.evaluation.preference.summary import Preference
 
 _FAIR = 0.5
 _LEVEL = 0.05
 
 
-def sentences(found: Comparison) -> list[str]:
+def sentences(found: Judgement) -> list[str]:
     """The sentences, in reading order: result, what could have been shown, the judge's own faults, the answers'."""
     lines = [line for part, preference in found.parts.items() for line in _result(part, preference)]
     whole = next(iter(found.parts.values()))
@@ -46,7 +46,7 @@ def _result(part: str, found: Preference) -> list[str]:
     return lines
 
 
-def _judge(found: Comparison, whole: Preference) -> list[str]:
+def _judge(found: Judgement, whole: Preference) -> list[str]:
     if not found.sees_order:
         return [
             "The judge scores each answer alone: order cannot sway it, and A against itself is a tie by construction.",
@@ -74,7 +74,7 @@ def _missing(whole: Preference, null: Preference | None) -> list[str]:
     return [f"NO VERDICT on {whole.without_verdict} of {asked} questions{beside}; these count nowhere."]
 
 
-def _answers(found: Comparison, whole: Preference) -> list[str]:
+def _answers(found: Judgement, whole: Preference) -> list[str]:
     lines = []
     if whole.length_ratio is not None:
         ratio = whole.length_ratio

@@ -6,8 +6,7 @@ from unnorm.data.templates import template_of
 from unnorm.evaluation.generate import generate
 from unnorm.evaluation.questions import questions_hash, read_questions
 from unnorm.foundation.hashing import hash_json
-from unnorm.study.after.model import load_model
-from unnorm.study.after.stage import Stage
+from unnorm.study.after.stage import Stage, load_model
 from unnorm.study.plan import Planned
 from unnorm.study.spec import Completions, StudyFile
 from unnorm.study.view import COMPLETIONS

@@ -11,21 +11,21 @@ from unnorm.evaluation.preference.compare import compare
 from unnorm.foundation import atomic
 from unnorm.foundation.hashing import hash_json
 from unnorm.study.after.completions import completions_key
-from unnorm.study.after.pairs import Pair
+from unnorm.study.after.pairs import CellPair
 from unnorm.study.after.stage import Stage
 from unnorm.study.spec import Completions, JudgeStage, StudyFile
 from unnorm.study.view import COMPLETIONS
 from unnorm.tuning.run_log import RunLog
 
 
-def judge_stage(pair: Pair, answers: Completions, wanted: JudgeStage) -> str:
+def judge_stage(pair: CellPair, answers: Completions, wanted: JudgeStage) -> str:
     """The name of the stage, and of its folder in the pair's: it is about this judge of these answers."""
     keys = [completions_key(cell, answers) for cell in (pair.arm, pair.against)]
     code = code_of(wanted.kind)
     return f"judge-{hash_json([*keys, wanted.model_dump(), *([code] if code else [])])}"
 
 
-def judge(pair: Pair, wanted: JudgeStage, out: Path, *, quiet: bool = False) -> str:
+def judge(pair: CellPair, wanted: JudgeStage, out: Path, *, quiet: bool = False) -> str:
     """Judge the arm's answers (A) against the reference's (B), from the verdicts on that are in `out` already."""
     a, b = (cell.folder / COMPLETIONS for cell in (pair.arm, pair.against))
     whole = compare(

@@ -8,9 +8,8 @@ import torch
 from unnorm.evaluation.latency import Workload, compare_latency
 from unnorm.foundation import atomic
 from unnorm.foundation.hashing import hash_json
-from unnorm.study.after.model import load_model
-from unnorm.study.after.pairs import Pair
-from unnorm.study.after.stage import Stage
+from unnorm.study.after.pairs import CellPair
+from unnorm.study.after.stage import Stage, load_model
 from unnorm.study.spec import LatencyStage
 
 
@@ -19,7 +18,7 @@ def latency_stage(wanted: LatencyStage) -> str:
     return f"latency-{hash_json(wanted.model_dump())}"
 
 
-def time_pair(pair: Pair, wanted: LatencyStage, out: Path, *, quiet: bool = False) -> str:
+def time_pair(pair: CellPair, wanted: LatencyStage, out: Path, *, quiet: bool = False) -> str:
     """Write the report into the folder `out`, and every sample as Parquet beside it. A line for people."""
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     models = {

@@ -9,7 +9,7 @@ from unnorm.study.plan import Planned, place_of
 from unnorm.study.slices import Place
 
 
-class Pair(NamedTuple):
+class CellPair(NamedTuple):
     """place: that of the arm. folder: of all that the two are compared by, shared by every study that has both."""
 
     arm: Planned
@@ -18,7 +18,7 @@ class Pair(NamedTuple):
     folder: Path
 
 
-def pairs_of(cells: list[Planned], reference: str) -> list[Pair]:
+def pairs_of(cells: list[Planned], reference: str) -> list[CellPair]:
     """Each cell of another arm with the reference's cell at its place, where there is one."""
     at = {place_of(cell.settings): cell for cell in cells}
     found = []
@@ -27,5 +27,5 @@ def pairs_of(cells: list[Planned], reference: str) -> list[Pair]:
         if place.arm != reference and against is not None:
             own = place._replace(model=arm.resolved["model"]["name"], dataset=arm.resolved["data"]["name"])
             name = folder_name(own, hash_json([arm.cell, against.cell]))
-            found.append(Pair(arm, against, place, arm.folder.parent.parent / "pairs" / name))
+            found.append(CellPair(arm, against, place, arm.folder.parent.parent / "pairs" / name))
     return found

@@ -6,12 +6,15 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from unnorm.artefacts.loading import load
+from unnorm.study.plan import Planned
+from unnorm.study.recovered_start import MODEL
 from unnorm.study.spec import StudyFile
 
 
 class Stage(NamedTuple):
-    """name: its key in the study file under `after`. of_pairs: whether it is about a `Pair`, an arm and the reference,
-    rather than a `Planned` cell.
+    """name: its key in the study file under `after`. of_pairs: whether it is about a `CellPair`, an arm and the
+    reference, rather than a `Planned` cell.
 
     folder: from its subject and the study's `spec.After`, what its entries and attempts are called; where it is made
     again for other settings this says so. key: hash of what shapes it, where the folder does not tell. run: make it, in
@@ -35,3 +38,11 @@ class Stage(NamedTuple):
     rows: Callable[[Any], Sequence[Any]] = lambda study: ()
     check: Callable[[StudyFile], None] = lambda spec: None
     settings: type[BaseModel] | None = None
+
+
+def load_model(cell: Planned, *, merged: bool = False) -> Any:
+    """The fine-tuned model of a cell that is done. merged: with its adapter, if it has one, in its weights."""
+    below = str(cell.start.folder / MODEL) if cell.start else cell.settings.model
+    base = None if cell.settings.strategy == "full" else below
+    model = load(cell.folder / "model", base=base)
+    return model.merge_and_unload() if merged and hasattr(model, "peft_config") else model

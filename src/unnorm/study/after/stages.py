@@ -5,7 +5,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from unnorm.study.after.pairs import Pair, pairs_of
+from unnorm.study.after.pairs import CellPair, pairs_of
 from unnorm.study.after.stage import Stage
 from unnorm.study.engines.interface import Wants
 from unnorm.study.lease import Lease, TaskFolder
@@ -35,7 +35,7 @@ def stage_tasks(
     made: dict[tuple[str, str], str] = {}  # (stage, cell) -> id of its task
     for stage in wanted:
         for subject in pairs if stage.of_pairs else cells:
-            about = [subject.arm, subject.against] if isinstance(subject, Pair) else [subject]
+            about = [subject.arm, subject.against] if isinstance(subject, CellPair) else [subject]
             needs = [ids[cell.cell] for cell in about]
             needs += [made[name, cell.cell] for name in stage.needs for cell in about]
             task = _task(stage, subject, after, tuple(needs), quiet)
@@ -44,9 +44,9 @@ def stage_tasks(
             yield task, about
 
 
-def folders_of(subject: Planned | Pair, after: After) -> dict[str, str]:
+def folders_of(subject: Planned | CellPair, after: After) -> dict[str, str]:
     """For study.json: what each stage of a cell or a pair is called in its folder, by the stage's name."""
-    mine = [stage for stage in STAGES if stage.of_pairs == isinstance(subject, Pair)]
+    mine = [stage for stage in STAGES if stage.of_pairs == isinstance(subject, CellPair)]
     return {stage.name: stage.folder(subject, after) for stage in mine if getattr(after, stage.name, None) is not None}
 
 
@@ -66,10 +66,10 @@ def check_stages(spec: StudyFile) -> None:
             stage.check(spec)
 
 
-def _task(stage: Stage, subject: Planned | Pair, after: After, needs: tuple[str, ...], quiet: bool) -> Task:
+def _task(stage: Stage, subject: Planned | CellPair, after: After, needs: tuple[str, ...], quiet: bool) -> Task:
     folder = stage.folder(subject, after)
     key = stage.key(subject, after) if stage.key else folder
-    if isinstance(subject, Pair):
+    if isinstance(subject, CellPair):
         name = f"{name_of(subject.arm.settings)} against {subject.against.settings.arm.id}"
     else:
         name = name_of(subject.settings)

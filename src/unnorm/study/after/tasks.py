@@ -5,14 +5,13 @@ from typing import Any
 
 import torch
 
-from unnorm.evaluation.harness import answer
-from unnorm.evaluation.harness_tasks import digest_folder, harness_version, load_tasks
-from unnorm.evaluation.task_scores import Score, read_scores, write_scores
+from unnorm.evaluation.lm_eval import answer
+from unnorm.evaluation.lm_eval_tasks import digest_folder, harness_version, load_tasks
+from unnorm.evaluation.task_scores import TaskScore, read_scores, write_scores
 from unnorm.foundation import atomic
 from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.progress import Bar
-from unnorm.study.after.model import load_model
-from unnorm.study.after.stage import Stage
+from unnorm.study.after.stage import Stage, load_model
 from unnorm.study.plan import Planned
 from unnorm.study.spec import StudyFile, TasksStage
 from unnorm.study.task_differences import task_rows
@@ -41,7 +40,7 @@ def answer_tasks(cell: Planned, wanted: TasksStage, out: Path, *, quiet: bool = 
     results: dict[str, Any] = {"harness": harness_version(), "answered": [], "metrics": {}}
     if (out / _RESULTS).is_file():
         results = atomic.read_json(out / _RESULTS)
-    scores: list[Score] = read_scores(out / TASK_SCORES) if results["answered"] else []
+    scores: list[TaskScore] = read_scores(out / TASK_SCORES) if results["answered"] else []
     scores = [score for score in scores if score.task in results["metrics"]]  # others were cut off before they counted
     tokenizer = load_tokenizer(str(cell.folder / "model"))
     device = torch.accelerator.current_accelerator() or torch.device("cpu")

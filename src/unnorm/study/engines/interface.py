@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from unnorm.foundation.progress import Say
+
 if TYPE_CHECKING:
     from unnorm.study.tasks import Task
-
-Say = Callable[[str], None]
 
 
 class Wants(NamedTuple):

@@ -22,7 +22,8 @@ import orjson
 from unnorm.foundation import progress, ranks
 from unnorm.foundation.errors import Interrupted, RunError, SettingsError, UnnormError
 from unnorm.foundation.processes import cores
-from unnorm.study.engines.interface import Ended, Engine, Options, Say, Setting, Wants
+from unnorm.foundation.progress import Say
+from unnorm.study.engines.interface import Ended, Engine, Options, Setting, Wants
 from unnorm.study.progress_lines import Lines
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ def _work() -> None:
     progress.lines_every(float(sys.argv[1]))
     try:
         while line := told.get():
-            from unnorm.study.work import do_told
+            from unnorm.study.task_list import do_told
 
             content = orjson.loads(line)
             with progress.scope(f"{content['label']}: "):

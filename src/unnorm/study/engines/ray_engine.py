@@ -7,9 +7,7 @@ GPU ends with its task, for Ray may give the next one another GPU.
 
 import logging
 import os
-import signal
 import sys
-import threading
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from unnorm.foundation import atomic, processes
 from unnorm.foundation.code import this_code
 from unnorm.foundation.errors import Interrupted, RunError, SettingsError, UnnormError, first_line
-from unnorm.study.engines.interface import Ended, Engine, Options, Say, Setting, Wants
+from unnorm.foundation.progress import Say
+from unnorm.study.engines.interface import Ended, Engine, Options, Setting, Wants
 from unnorm.study.progress_lines import Lines
 
 if TYPE_CHECKING:
@@ -47,23 +46,20 @@ def make(setting: Setting) -> Engine:
     """Connected to the cluster, whose nodes see the ledger, have this code, and are large enough."""
     import ray
 
-    before = signal.getsignal(signal.SIGTERM)
     passed_on = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
     try:
-        ray.init(
-            address=setting.options.address,
-            runtime_env={"env_vars": {**passed_on, "OMP_NUM_THREADS": str(setting.threads)}},
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with processes.own_handlers():  # Ray's own of SIGTERM would end the run at once
+            ray.init(
+                address=setting.options.address,
+                runtime_env={"env_vars": {**passed_on, "OMP_NUM_THREADS": str(setting.threads)}},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         raise SettingsError(
             f"there is no Ray cluster at {setting.options.address}: {first_line(error)} Start one with "
             "`ray start --head` here and `ray start --address=HOST:6379` on the other nodes, or give its --address."
         ) from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)  # Ray's own would end the run at once
     try:
         return _Ray(setting)
     except BaseException:
@@ -186,7 +182,7 @@ def _on(node: str, function: Any, *arguments: Any) -> Any:
 
 def _do(told: dict[str, Any], task: str, folder: str) -> tuple[list[str], str | None]:
     """In a worker: do the task, in the driver's folder. What was said, and what must stop the run."""
-    from unnorm.study.work import do_told
+    from unnorm.study.task_list import do_told
 
     with suppress(OSError):  # relative paths count from there, if it is there
         os.chdir(folder)

@@ -19,7 +19,8 @@ from unnorm.foundation import atomic
 from unnorm.foundation.code import this_code
 from unnorm.foundation.errors import Interrupted, RunError, SettingsError, UnnormError, first_line
 from unnorm.foundation.processes import this_process
-from unnorm.study.engines.interface import Ended, Engine, Options, Say, Setting, Wants
+from unnorm.foundation.progress import Say
+from unnorm.study.engines.interface import Ended, Engine, Options, Setting, Wants
 from unnorm.study.progress_lines import Lines
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Job:
         """Do the task. What was said, and what must stop the run."""
         from submitit import JobEnvironment
 
-        from unnorm.study.work import do_told
+        from unnorm.study.task_list import do_told
 
         global _own_job
         job = JobEnvironment()

@@ -1,10 +1,10 @@
 """Running a study: its cells are planned, what is open is done by an engine, results written."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from unnorm.foundation.precision import line_of
+from unnorm.foundation.progress import Say
 from unnorm.study import engines, threads
 from unnorm.study import ledger as ledger_module
 from unnorm.study.after.pairs import pairs_of
@@ -16,12 +16,11 @@ from unnorm.study.record import conclude, write_study
 from unnorm.study.recovered_start import STARTS
 from unnorm.study.results import write_results
 from unnorm.study.spec import After, StudyFile
+from unnorm.study.task_list import Work, tasks_of
 from unnorm.study.tasks import Task, release_from, reopen, state_of
 from unnorm.study.view import StudyView, read_study, reference_of
-from unnorm.study.work import Work, tasks_of
 from unnorm.study.workbench import Workbench
 
-Say = Callable[[str], None]
 HERE = Options()
 """In this process."""
 

@@ -8,8 +8,8 @@ from functools import partial
 from numbers import Real
 from typing import Any, NamedTuple
 
-from unnorm.evaluation.harness_tasks import load_tasks, quiet_harness
-from unnorm.evaluation.task_scores import Score
+from unnorm.evaluation.lm_eval_tasks import load_tasks, quiet_harness
+from unnorm.evaluation.task_scores import TaskScore
 from unnorm.foundation.errors import DataError, first_line
 from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.seeds import seed_everything
@@ -23,7 +23,7 @@ class Answered(NamedTuple):
     question, of every metric that is the mean of its questions' numbers."""
 
     metrics: dict[str, dict[str, Any]]
-    scores: list[Score]
+    scores: list[TaskScore]
 
 
 def run_tasks(
@@ -99,9 +99,9 @@ def _without_bars(lm: Any) -> Any:
     return lm
 
 
-def _scores(task: str, reported: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> list[Score]:
+def _scores(task: str, reported: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> list[TaskScore]:
     """The numbers of each question whose mean is what the harness reports: not those that a perplexity is made of."""
-    found: dict[str, list[Score]] = {}
+    found: dict[str, list[TaskScore]] = {}
     means: dict[str, Any] = {}
     for sample in samples:
         question = hash_json([sample["doc_id"], sample["doc_hash"], sample["prompt_hash"]])
@@ -110,10 +110,10 @@ def _scores(task: str, reported: Mapping[str, Any], samples: Sequence[Mapping[st
             means[metric] = reported.get(f"{name},{sample['filter']}")
             value = sample[name]
             number = float(value) if isinstance(value, Real) or hasattr(value, "__float__") else math.nan
-            found.setdefault(metric, []).append(Score(task, metric, question, number))
+            found.setdefault(metric, []).append(TaskScore(task, metric, question, number))
     return [each for metric, scores in found.items() if _is_mean(means[metric], scores) for each in scores]
 
 
-def _is_mean(reported: Any, scores: Sequence[Score]) -> bool:
+def _is_mean(reported: Any, scores: Sequence[TaskScore]) -> bool:
     mean = sum(each.value for each in scores) / len(scores)
     return isinstance(reported, Real) and math.isclose(reported, mean, rel_tol=1e-6, abs_tol=1e-9)

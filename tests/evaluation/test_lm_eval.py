@@ -10,8 +10,8 @@ import unnorm
 from conftest import tiny_model, tokens
 from evaluation.made_tasks import QUESTIONS, write_tasks
 from unnorm.cli.main import run
-from unnorm.evaluation.harness import answer, run_tasks
-from unnorm.evaluation.harness_tasks import digest_folder, load_tasks
+from unnorm.evaluation.lm_eval import answer, run_tasks
+from unnorm.evaluation.lm_eval_tasks import digest_folder, load_tasks
 from unnorm.foundation.errors import DataError, SettingsError
 
 

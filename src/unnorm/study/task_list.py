@@ -8,6 +8,7 @@ from functools import cache
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from unnorm.foundation.progress import Say
 from unnorm.study.after.stages import stage_tasks
 from unnorm.study.engines.interface import Wants
 from unnorm.study.estimate import memory_needed
@@ -16,7 +17,7 @@ from unnorm.study.make_start import start_task
 from unnorm.study.plan import Planned, name_of, planned_from, starts_of
 from unnorm.study.run_cell import cell_task
 from unnorm.study.spec import After
-from unnorm.study.tasks import Say, Task, is_open, perform
+from unnorm.study.tasks import Task, is_open, perform
 from unnorm.study.workbench import Workbench
 
 

@@ -7,14 +7,13 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from unnorm.report.theme import CONFIG
+from unnorm.report.theme import COLOURS, CONFIG, SHAPES
 from unnorm.tuning.run_log import RunLog
 
 HERE = Path(__file__).parent
 OUT = HERE.parent / "docs" / "images" / "recovery"
 RUNS = {"corrected": "layers corrected first", "norms_alone": "norms fitted alone"}
 """File of a run -> what it began from."""
-COLOURS = ("#0072B2", "#D55E00")
 LABELLED = 3  # points of a run that get their number
 
 
@@ -39,22 +38,40 @@ def chart(points: list[dict[str, Any]], subtitle: str) -> alt.LayerChart:
         "begun:N",
         title="begun from",
         sort=list(RUNS.values()),
-        scale=alt.Scale(domain=list(RUNS.values()), range=list(COLOURS)),
-        legend=alt.Legend(orient="top"),
+        scale=alt.Scale(domain=list(RUNS.values()), range=list(COLOURS[1:3])),
     )
+    shape = alt.Shape(
+        "begun:N",
+        title="begun from",
+        sort=list(RUNS.values()),
+        scale=alt.Scale(domain=list(RUNS.values()), range=list(SHAPES)[1:3]),
+    )
+    sizes = [point["gap"] for point in points]
+    marks = [
+        step * 10.0**power
+        for power in range(-4, 3)
+        for step in (1, 2, 5)
+        if min(sizes) <= step * 10.0**power <= max(sizes)
+    ]
     base = alt.Chart(alt.Data(values=points)).encode(
         x=alt.X("tokens:Q", title="tokens distilled", axis=alt.Axis(format="~s")),
-        y=alt.Y("gap:Q", title="held-out gap", scale=alt.Scale(type="log"), axis=alt.Axis(format="+.0%")),
+        y=alt.Y(
+            "gap:Q",
+            title="held-out gap",
+            scale=alt.Scale(type="log", nice=False, padding=16),
+            axis=alt.Axis(format="+~%", values=marks, tickCount=len(marks), labelOverlap=False),
+        ),
         color=colour,
     )
-    line = base.mark_line(size=2.5, point=alt.OverlayMarkDef(size=40))
+    line = base.mark_line(size=2.5)
+    dots = base.mark_point(size=45, filled=True, opacity=1).encode(shape=shape)
     shown = base.transform_filter("datum.shown").encode(text="label:N")
     texts = [  # those of one run below its line, those of the other above
         shown.transform_filter(alt.datum.begun == begun).mark_text(align="left", dx=6, dy=dy, fontSize=12)
         for begun, dy in zip(RUNS.values(), (22, -10), strict=True)
     ]
     title = alt.Title("SmolLM2-135M-Instruct, Dynamic Tanh in all 61 sites", subtitle=subtitle)
-    layers: Any = alt.layer(line, *texts)
+    layers: Any = alt.layer(line, dots, *texts)
     found: alt.LayerChart = layers.properties(width=520, height=260, title=title)
     return found
 

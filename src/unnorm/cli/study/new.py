@@ -79,7 +79,9 @@ def _asked(
             say(str(error))
 
 
-def _not_asked(question: str, default: str | None, option: str, check: Any = None) -> list[str]:
+def _not_asked(
+    question: str, default: str | None, option: str, check: Callable[[list[str]], Any] = lambda words: None
+) -> list[str]:
     if default is None:
         raise SettingsError(f"give {option}, as in {EXAMPLE.partition('[bold]')[2].partition('[/')[0]}")
     return default.split()

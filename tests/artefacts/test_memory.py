@@ -9,8 +9,6 @@ import pytest
 import unnorm
 from unnorm import DyT
 
-pytestmark = pytest.mark.xdist_group("memory")  # what its tests share is made once
-
 LIMIT = 1.2
 PROGRAM = """
 import re, sys, torch, unnorm

@@ -17,7 +17,7 @@ demo: $(READY)
 
 test: $(READY)
 	@echo "running the tests"
-	@$(BIN)/pytest -n 2 --dist loadgroup
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The page in a real Chromium; pictures of it: build/screenshots.
 test-browser: $(READY) browser

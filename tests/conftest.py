@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,16 @@ def alpaca_rows(count: int = 160) -> list[dict[str, str]]:
 def _cache(tmp_path_factory):
     """A cache of the tests' own: neither theirs nor the user's finds the other's."""
     os.environ["UNNORM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def ready_python(monkeypatch) -> str:
+    """Whatever starts Python here starts one that has imported torch and transformers already; its path."""
+    import warm
+
+    path = warm.interpreter()
+    monkeypatch.setattr(sys, "executable", path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ token that repeats the first one right after it is a sink too.
 What is written by hand stands in channels of its own, which the rest neither reads nor writes; `train_` leaves it.
 """
 
+import copy
+import functools
 import math
 from collections.abc import Iterator
 
@@ -48,6 +50,11 @@ def sink_model(*, layers: int = 4, since: int = 2, size: float = 500.0, steps: i
     alone; `size=0` gives the same model without a sink. steps: how long it learns `toy_text` (`train_`); 100 take some
     five seconds and bring its loss from 6.5 to about 1.1, chance being 3.85.
     """
+    return copy.deepcopy(_made(layers, since, size, steps, seed))
+
+
+@functools.cache
+def _made(layers: int, since: int, size: float, steps: int, seed: int):
     from transformers import AutoModelForCausalLM
 
     assert 2 <= since <= layers

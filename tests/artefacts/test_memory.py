@@ -1,15 +1,12 @@
 """Loading takes little more memory than the model has: nothing is built, read or widened twice."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import unnorm
+import warm
 from unnorm import DyT
-
-pytestmark = pytest.mark.xdist_group("memory")  # what its tests share is made once
 
 LIMIT = 1.2
 PROGRAM = """
@@ -70,7 +67,7 @@ def artefacts(tmp_path_factory):
 def test_peak_memory_at_load(dtype, options, artefacts):
     folder = artefacts(dtype)
     program = PROGRAM.format(small=str(folder / "small"), large=str(folder / "large"), base=None, options=options)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = warm.run(program)
     assert done.returncode == 0, done.stderr
     ratio = float(done.stdout.split()[-1])
     assert 0.3 < ratio <= LIMIT  # weights that were not touched yet may still lie on disk alone

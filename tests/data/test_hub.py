@@ -13,8 +13,6 @@ from hub_stand_ins import parquet
 from unnorm.data.known import rewild
 from unnorm.data.sources import KNOWN
 
-pytestmark = pytest.mark.xdist_group("hub")  # what its tests share is made once
-
 
 def repositories() -> dict[str, dict[str, bytes]]:
     rows = parts()

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import unnorm.metrics.token_scores as token_scores_module
+import warm
 from conftest import FAMILIES, tiny_model
 from unnorm.data.encode import Encoded, encode
 from unnorm.data.sources import conversations_of
@@ -183,13 +184,9 @@ def test_two_processes_give_what_one_gives(items, tokenizer, bases, tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     program = DISTRIBUTED.format(tests=str(Path(__file__).parents[1]))
     common = [str(tmp_path / "meet"), bases["llama"], str(tmp_path / "rows.json")]
-    started = [
-        subprocess.Popen([sys.executable, "-c", program, str(rank), *common], stdout=subprocess.PIPE, text=True)
-        for rank in (0, 1)
-    ]
-    outputs = [process.communicate(timeout=300)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0]
-    found = json.loads(outputs[1].splitlines()[-1])
+    started = [warm.start(program, rank, *common) for rank in (0, 1)]
+    assert [process.wait() for process in started] == [0, 0]
+    found = json.loads(started[1].stdout.splitlines()[-1])
     alone = score(tiny_model("llama"), tokenizer, items[:-1], max_length=64, packed=True)
     for mine, theirs in zip((alone.trained, alone.all, alone.keys, alone.positions), found, strict=True):
         np.testing.assert_allclose(theirs, mine, rtol=1e-6)

@@ -21,7 +21,6 @@ HOSTILE = (
     "<svg onload='window.hacked = 3'></svg> javascript:alert(1) \u202egnp.exe\u2066 {{ 7 * 7 }} END"
 )
 LONG = "<b>" + 210_000 * "long "
-pytestmark = pytest.mark.xdist_group("browser")  # one browser, one page, one after the other
 
 BUILD = Path(__file__).parents[2] / "build"
 AXE = BUILD / "axe" / "axe.min.js"

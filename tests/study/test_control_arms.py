@@ -30,8 +30,6 @@ from unnorm.surgery.base import load_base
 from unnorm.surgery.swap import record_of
 from unnorm.tuning.run_log import RunLog
 
-pytestmark = pytest.mark.xdist_group("control_arms")  # what its tests share is made once
-
 ITSELF = {"id": "itself", "recover": RECOVER}
 LONGER = {"id": "longer", "start": {"recover": {**RECOVER, "objective": "ce"}}}
 SWAPPED = {"id": "dyt-learnt", "norm": "dyt", "calibrate": {"tokens": 256}, "recover": RECOVER}

@@ -45,7 +45,7 @@ def once_a_cell_trains(ledger, act) -> threading.Thread:
     return thread
 
 
-def test_a_workers_death_costs_the_cell_at_hand(environment, small, tmp_path):
+def test_a_workers_death_costs_the_cell_at_hand(ready_python, environment, small, tmp_path):
     text, undisturbed = small
     said: list[str] = []
     thread = once_a_cell_trains(tmp_path, lambda claim: os.kill(claim.content["pid"], signal.SIGKILL))
@@ -69,7 +69,7 @@ def ctrl_c_is_heard():
     signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_stops_all_workers_in_order(ctrl_c_is_heard, environment, bases, data_file, tmp_path):
+def test_ctrl_c_stops_all_workers_in_order(ready_python, ctrl_c_is_heard, environment, bases, data_file, tmp_path):
     training = {"tokens": 4000, "max_length": 64, "batch_tokens": 128, "precision": "fp32"}
     text = study_text(bases["gpt2"], data_file, arms=["original"], training=training)
     thread = once_a_cell_trains(tmp_path, lambda claim: os.kill(os.getpid(), signal.SIGINT))

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 import unnorm
+import warm
 from conftest import tiny_model, tokens
 from unnorm.foundation.errors import SettingsError
 from unnorm.norms import spec as norm_specs
@@ -81,7 +82,7 @@ def test_a_small_study_and_its_page_from_the_command_line(own_file, bases, data_
 
     def command(*arguments: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "unnorm", *arguments],
+            [warm.interpreter(), "-m", "unnorm", *arguments],
             env=environment,
             cwd=tmp_path,
             capture_output=True,

@@ -31,7 +31,7 @@ def text_of(base: str, data: str, **training) -> str:
     return study_text(base, data, **changes)
 
 
-def test_a_study_of_two_devices_has_the_results_of_one(bases, data_file, tmp_path, monkeypatch):
+def test_a_study_of_two_devices_has_the_results_of_one(ready_python, bases, data_file, tmp_path, monkeypatch):
     """A start and a cell, each spread over two processes (FSDP2)."""
     monkeypatch.setattr(ranks, "devices_here", lambda: 2)
     text = text_of(bases["gpt2"], data_file)

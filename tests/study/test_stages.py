@@ -17,8 +17,6 @@ from unnorm.study.card import card_numbers
 from unnorm.study.compare import compare_arms
 from unnorm.study.view import read_study
 
-pytestmark = pytest.mark.xdist_group("stages")  # what its tests share is made once
-
 
 @pytest.fixture(scope="module")
 def whole(bases, data_file, tmp_path_factory):

@@ -1,10 +1,7 @@
 """Recovered starts: made once for all that begin from them, gone on with after a kill, failed with what needs them."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import pytest
 import torch
 
 import unnorm
+import warm
 from cli.test_main import call
 from study.small_study import run_text, study_text, table
 from unnorm.data.settings import DataSettings
@@ -41,8 +39,6 @@ from unnorm.study.workbench import Workbench
 from unnorm.surgery.swap import record_of
 from unnorm.tuning.run_log import RunLog
 from unnorm.tuning.settings import TrainingSettings
-
-pytestmark = pytest.mark.xdist_group("starts")  # what its tests share is made once
 
 RATES = {"learning_rate": 4e-4, "norm_learning_rate": 5e-3}
 RECOVER = {"tokens": 1200, "batch_tokens": 128, "held_out_tokens": 200, "precision": "fp32", **RATES}
@@ -132,7 +128,7 @@ def test_run_again_nothing_is_made_again_even_where_the_start_was_deleted(made, 
     assert "8 cells: 8 finished before, 0 to run" in said
 
 
-def test_several_workers_share_a_start(made, bases, data_file, tmp_path):
+def test_several_workers_share_a_start(ready_python, made, bases, data_file, tmp_path):
     text, undisturbed = made
     run_text(text, tmp_path, options=Options(workers="2"))
     (start,) = starts(tmp_path)
@@ -142,18 +138,15 @@ def test_several_workers_share_a_start(made, bases, data_file, tmp_path):
 
 
 RUN = """
-import sys, torch
-torch.set_num_threads(1)
+import sys
 from pathlib import Path
-from cli.test_main import call
 from study.small_study import run_text
 run_text(sys.argv[1], Path(sys.argv[2]))
 """
 
 
 def kill_in_the_start(text: str, ledger: Path, how: signal.Signals) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    run = subprocess.Popen([sys.executable, "-c", RUN, text, str(ledger)], env=environment)
+    run = warm.start(RUN, text, ledger)
     deadline = time.monotonic() + 600  # on a machine that is busy with other things it takes minutes
     try:
         while not any(ledger.glob("starts/*/attempt-*/checkpoints/step-*")):
@@ -162,7 +155,7 @@ def kill_in_the_start(text: str, ledger: Path, how: signal.Signals) -> None:
             time.sleep(0.002)
         run.send_signal(how)
     except BaseException:
-        run.kill()
+        run.send_signal(signal.SIGKILL)
         raise
     finally:
         run.wait()

@@ -12,8 +12,6 @@ from hub_server import Hub, Repository, commit_of, serve
 from hub_stand_ins import MOVED, models, pythia
 from unnorm.foundation.hashing import hash_tensors
 
-pytestmark = pytest.mark.xdist_group("base_hub")  # what its tests share is made once
-
 TOKEN = "hf_aSecretThatNoOneMayEverSee"
 CHUNK = 10 * 1024 * 1024  # what the hub's client fetches before it counts it as arrived
 

@@ -4,13 +4,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import unnorm
+import warm
 from cli.test_main import call
 from conftest import tiny_model, tokens
 from study.test_cell import assert_same_end, lines, settings_of
@@ -25,8 +25,6 @@ from unnorm.tuning.settings import LoraSettings
 from unnorm.tuning.sharded import blocks_of
 from unnorm.tuning.strategies import apply_strategy
 
-pytestmark = pytest.mark.xdist_group("devices")  # what its tests share is made once
-
 CELLS = {  # family, strategy, sharding; 25 rows by 4 a step: the last step has a single row, and a process has none
     "lora-ddp": ("llama", "selective", "ddp"),
     "lora-fsdp": ("llama", "selective", "fsdp"),
@@ -36,7 +34,7 @@ CELLS = {  # family, strategy, sharding; 25 rows by 4 a step: the last step has 
 
 def launched(program: list[str], *, timeout: int = 300) -> subprocess.CompletedProcess:
     """Two processes of one launch."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program]
+    command = [warm.interpreter(), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
 
@@ -56,15 +54,13 @@ def runs(bases, data_file, tmp_path_factory) -> Path:
         {"name": name, "cell": cell_of(bases, data_file, name).model_dump(mode="json"), "out": f"{folder}/two/{name}"}
         for name in CELLS
     ]
-    ends = {"lora-fsdp": "a", "full-fsdp": "ab"}
-    stopped = [
-        {**case, "out": f"{case['out']}-{end}", "stop_after": 3} for case in cases for end in ends.get(case["name"], "")
-    ]
+    stopped = [{**case, "out": f"{case['out']}-a", "stop_after": 3} for case in cases if case["name"] != "lora-ddp"]
+    kept = {"copy": f"{folder}/two/full-fsdp-a", "to": f"{folder}/two/full-fsdp-b"}
     cases = [{**case, "stop_after": None} for case in cases]
-    again = [{**case, "stop_after": None} for case in stopped if case["out"].endswith("a")]
+    again = [{**case, "stop_after": None} for case in stopped]
     commands = {count: commands_of(folder, data_file, count) for count in ("one", "two")}
     told = [{"command": command, "said": str(folder / f"{name}.json")} for name, command in commands["two"].items()]
-    (folder / "cases.json").write_text(json.dumps([*cases, *stopped, *again, *told]))
+    (folder / "cases.json").write_text(json.dumps([*cases, *stopped, kept, *again, *told]))
     program = Path(__file__).parent.parent / "device_cases.py"
     done = launched([str(program), str(folder / "cases.json")])
     assert done.returncode == 0, done.stderr[-5000:]

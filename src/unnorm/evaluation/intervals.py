@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 RESAMPLES = 2000
 _LEVEL = 0.95
@@ -33,6 +32,8 @@ def interval(statistic: Callable[..., Any], columns: tuple[np.ndarray, ...], see
     bootstrap's spread being too small by √((n − 1)/n) and for the normal quantile in place of Student's (the
     expanded percentile interval of Hesterberg, arXiv 1411.5279).
     """
+    from scipy import stats
+
     n = columns[0].shape[-1]
     reach = np.sqrt(n / (n - 1)) * stats.t.ppf((1 + _LEVEL) / 2, n - 1)
     found = stats.bootstrap(
@@ -58,6 +59,8 @@ def rate_interval(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray
     stands in, 1 − 0.025^(1/n). Of fewer than `_FEW` questions it covers too little: their exact interval of a binomial
     share is joined to it, which ties make wider than need be.
     """
+    from scipy import stats
+
     n = values.shape[-1]
     mean = values.mean(axis=-1)
     unseen = 1 - 0.025 ** (1 / n)

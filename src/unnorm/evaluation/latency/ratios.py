@@ -9,7 +9,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from unnorm.evaluation.intervals import Estimate
 
@@ -38,6 +37,8 @@ class Ratio(Estimate):
 
 def ratio_of(first: np.ndarray, second: np.ndarray, *, seed: int = 0) -> Ratio:
     """Times of two models, seconds [blocks, 2] each, as they were taken in the same blocks (at least two)."""
+    from scipy import stats
+
     logs = np.log(first).mean(1) - np.log(second).mean(1)
     found = stats.bootstrap(
         (logs,),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from decode import DEVICE, DTYPE, ON_CPU, SHAPES, arms, workloads
+from decode import DEVICE, DTYPE, ON_CPU, SHAPES, arms, workload_of
 from machine import machine_line
 from unnorm.evaluation.latency.harness import NO_NORMS, without_norms
 
@@ -39,7 +39,7 @@ def milliseconds(model: Any, ids: torch.Tensor) -> dict[str, float]:
 
 
 def table(name: str) -> list[str]:
-    workload = next(w for w in reversed(workloads(name)) if w.kind == "prefill")
+    workload = workload_of("prefill", 1, 0)
     models = arms(name)
     if (bare := without_norms(models["as it is"])) is not None:
         models[NO_NORMS] = bare

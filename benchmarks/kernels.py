@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -89,7 +89,7 @@ def functions(width: int, *, compiled: bool) -> dict[str, Function]:
     }
     if compiled:
         for name, kind in (("tanh", Plain), ("σ", Logistic), ("exp", Exponential)):
-            found[f"DyT, {name}, compiled"] = of_module(torch.compile(kind(width).to(DEVICE)))
+            found[f"DyT, {name}, compiled"] = of_module(cast(nn.Module, torch.compile(kind(width).to(DEVICE))))
     if DEVICE == "cuda" and find_spec("liger_kernel"):
         from liger_kernel.transformers.dyt import LigerDyT
 
@@ -194,10 +194,11 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="*", default=[f"{a}x{b}" for a, b in SHAPES], help="such as 512x768")
     options = parser.parse_args()
     rows: list[str] = []
-    for shape in [tuple(map(int, text.split("x"))) for text in options.shapes]:
+    for text in options.shapes:
+        height, width = map(int, text.split("x"))
         for which in PASSES:
             for how in HOW:
-                rows += measure(shape, which, how, options.budget, compiled=not options.no_compile)
+                rows += measure((height, width), which, how, options.budget, compiled=not options.no_compile)
     lines = ["# Kernels", "", machine_line() + f", {DEVICE}, {DTYPE}", *filter(None, ["", options.note]), ""]
     lines += ["Times as ratios to `F.layer_norm`, 95 % intervals. `forward` is without a gradient.", "", HEAD]
     options.out.write_text("\n".join([*lines, *rows, ""]))

@@ -57,17 +57,21 @@ def main(model: str, data: str) -> None:
     from unnorm.study import start, swap_model
     from unnorm.surgery import sites
 
-    swap_model.load_base = booked(swap_model.load_base, "loading: the model")
-    swap_model.load_tokenizer = booked(swap_model.load_tokenizer, "loading: the model")
-    prepare.read = booked(prepare.read, "loading: reading the data")
-    prepare.split = booked(prepare.split, "loading: reading the data")
-    prepare.content_hash = booked(prepare.content_hash, "loading: reading the data")
-    swap_model.save = booked(swap_model.save, "saving")
-    sites.trace = booked(sites.trace, "finding sites")
-    AffineSpec.fit_ = booked(AffineSpec.fit_, "the fit")
-    start.evaluate_batches = booked(start.evaluate_batches, "forward passes and their losses")
-    swap_model.distance = booked(swap_model.distance, "forward passes and their losses")
-    PreTrainedModel.__call__ = booked(PreTrainedModel.__call__, "forward passes and their losses")
+    forward = "forward passes and their losses"
+    for where, name, part in (
+        (swap_model, "load_base", "loading: the model"),
+        (swap_model, "load_tokenizer", "loading: the model"),
+        (prepare, "read", "loading: reading the data"),
+        (prepare, "split", "loading: reading the data"),
+        (prepare, "content_hash", "loading: reading the data"),
+        (swap_model, "save", "saving"),
+        (sites, "trace", "finding sites"),
+        (AffineSpec, "fit_", "the fit"),
+        (start, "score_batches", forward),
+        (swap_model, "distance", forward),
+        (PreTrainedModel, "__call__", forward),
+    ):
+        setattr(where, name, booked(getattr(where, name), part))
     with tempfile.TemporaryDirectory() as folder:
         options = ["--tokens", str(_TOKENS), "--measure-tokens", str(_TOKENS), "--alpha", "channel", "--json"]
         code = run(["swap", model, "--calibrate", data, *options, "--out", f"{folder}/out"])

@@ -28,6 +28,7 @@ def main(base: str, text: str, out: str, steps: int = 100, rows_a_step: int = 8)
     held_out, learnt = rows[: len(rows) // 10 + 1], rows[len(rows) // 10 + 1 :]
 
     report = unnorm.swap_(model, unnorm.DyT(alpha="channel"), calibrate_on=learnt[:FIT])
+    assert report.calibration is not None  # since there were rows to fit to
     print(f"swapped {len(report.sites)} norms; lowest R² {min(site.r2 for site in report.calibration.sites):.3f}")
     print(f"held-out loss before training: {loss(model, held_out):.4f} nats a token")
 
@@ -68,4 +69,4 @@ def loss(model: Any, rows: torch.Tensor) -> float:
 if __name__ == "__main__":
     if len(sys.argv) != 4:
         raise SystemExit(__doc__)
-    main(*sys.argv[1:])
+    main(sys.argv[1], sys.argv[2], sys.argv[3])

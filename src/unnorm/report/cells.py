@@ -41,5 +41,8 @@ def cells_table(study: StudyView) -> list[list[str]]:
 def other_speeds(study: StudyView) -> dict[str, str]:
     """Cell -> why its tokens a second do not compare with the reference's; only of cells of which that is so."""
     known = {(c["model"], c["dataset"], c["arm"], c["strategy"], c["seed"]): c for c in study.audit["comparisons"]}
-    lines = {cell.cell: known.get(tuple(cell.place), {}).get("speed") for cell in study.cells}
+    lines = {
+        cell.cell: known.get((cell.model, cell.dataset, cell.arm, cell.strategy, cell.seed), {}).get("speed")
+        for cell in study.cells
+    }
     return {cell: "; ".join(why) for cell, why in lines.items() if why}

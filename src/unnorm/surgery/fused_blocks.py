@@ -126,8 +126,8 @@ def _gemma(block: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tens
         return _unfused(block, hidden_states, *args, **kwargs)
     (y,) = _taken(block, hidden_states)
     mixed, _ = block.self_attn(hidden_states=y, **kwargs)
-    h, y = norm_add(mixed, hidden_states, block.post_attention_layernorm, block.pre_feedforward_layernorm)
-    return _handed_on_normed(block, block.mlp(y), h, block.post_feedforward_layernorm)
+    h, normed = norm_add(mixed, hidden_states, block.post_attention_layernorm, block.pre_feedforward_layernorm)
+    return _handed_on_normed(block, block.mlp(normed), h, block.post_feedforward_layernorm)
 
 
 def _olmo(block: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -202,7 +202,7 @@ def _handed_on(block: Any, x: Tensor, second: Tensor, third: Tensor | None = Non
 def _handed_on_normed(block: Any, x: Tensor, second: Tensor, inner: Any) -> Tensor:
     """second + inner(x), and what the next block begins with to it."""
     after = block.__dict__[_NEXT]
-    names = () if after is None else after._unnorm_family.follow
+    names: tuple[str, ...] = () if after is None else after._unnorm_family.follow
     follows = len(names) == 1 and _curves(after, names) == curve_of(inner)
     h, y = norm_add(x, second, inner, getattr(after, names[0]) if follows else None)
     if y is not None:

@@ -74,7 +74,7 @@ def _panel(study: StudyView, rows: list[dict[str, Any]], model: str, limit: floa
     scale = alt.Scale(domain=domain, nice=False, zero=False, clamp=bool(limit))
     title = f"held-out loss above {study.reference}"
     x = alt.X("gap:Q", title=title, axis=percent_axis(span, ticks=4), scale=scale)
-    base = alt.Chart().transform_filter({"field": "model", "equal": model}).encode(
+    base = alt.Chart().transform_filter(alt.FieldEqualPredicate(field="model", equal=model)).encode(
         y=alt.Y("strategy:N", title=None, sort=strategies), yOffset=alt.YOffset("arm:N", sort=arms)
     )  # fmt: skip
     tooltip = [

@@ -15,6 +15,7 @@ AXE_SHA256 := 29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c
 demo: $(READY)
 	@$(BIN)/unnorm demo
 
+# A file's tests run in one process, one after the other: what they share is made once.
 test: $(READY)
 	@echo "running the tests"
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder

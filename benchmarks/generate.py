@@ -19,7 +19,7 @@ import torch
 import unnorm
 from decode import DEVICE, DTYPE, SHAPES, base_of
 from machine import machine_line
-from unnorm.evaluation.latency.blocks import block
+from unnorm.evaluation.latency.harness import block
 from unnorm.evaluation.latency.ratios import ratio_of
 from unnorm.surgery.compiled_decoding import compile_decoding_
 

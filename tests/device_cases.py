@@ -1,15 +1,13 @@
 """What two processes do in one launch, for `tuning/test_devices.py`: case after case, as a file of JSON tells.
 
-A case is a cell ({"cell": settings, "out": folder, "stop_after": step or null}: a second process is told to stop then),
-a command line ({"command": [...], "said": file for what the main process prints}), or a folder to be kept as it stands
-by then ({"copy": folder, "to": folder}).
+Each case is a cell ({"cell": settings, "out": folder, "stop_after": step or null}: a second process is told to stop
+then), or a command line ({"command": [...], "said": file for what the main process prints}).
 """
 
 import contextlib
 import io
 import json
 import os
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -31,10 +29,6 @@ def main() -> None:
             assert bool(said.getvalue()) == (ranks.number() == 0), "the main process alone prints"
             if ranks.number() == 0:
                 Path(case["said"]).write_text(said.getvalue())
-            continue
-        if "copy" in case:
-            if ranks.number() == 0:
-                shutil.copytree(case["copy"], case["to"])
             continue
         try:
             _cell(case)

@@ -132,11 +132,16 @@ def _serve() -> None:
     os.dup2(2, 1)  # whatever prints does not disturb the answers
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the terminal is for pytest
     import peft  # noqa: F401
+    import scipy.stats  # noqa: F401
     import torch
+    import torch.distributed.run
+    import transformers.trainer  # noqa: F401
+    from transformers import GPT2LMHeadModel, GPTNeoXForCausalLM, LlamaForCausalLM  # noqa: F401
 
-    import unnorm
     import unnorm.artefacts.loading
-    import unnorm.study.run_cell  # noqa: F401
+    import unnorm.cli.main
+    import unnorm.study.run_cell
+    import unnorm.study.runner  # noqa: F401
 
     torch.set_num_threads(1)
     listener = socket.socket(socket.AF_UNIX)

@@ -1,8 +1,9 @@
-"""On a real Ray cluster of a head and two nodes on this machine: what is lost with a node, and with the driver."""
+"""On a real Ray cluster of three nodes on this machine: what is lost with a node, and with the driver."""
 
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,7 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 
-import warm
 from study.small_study import run_text, study_text, table
 from study.test_kills import cells
 from unnorm.foundation.errors import RunError, SettingsError
@@ -23,6 +23,7 @@ from unnorm.study.progress_lines import Lines
 from unnorm.study.tasks import Task
 
 ray = pytest.importorskip("ray")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
 
 
 def text_of(base: str, data: str) -> str:
@@ -48,25 +49,15 @@ def cluster():
     from ray.cluster_utils import Cluster
 
     room = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-    made = Cluster(initialize_head=True, head_node_args=room | {"num_cpus": 0})
+    made = Cluster(initialize_head=True, head_node_args=room)
     made.workers = [made.add_node(num_cpus=1, object_store_memory=80 * 2**20) for _ in range(2)]
     yield made
     made.shutdown()
 
 
-DRIVE = """
-import sys
-from pathlib import Path
-from study.small_study import run_text
-from unnorm.study.engines.interface import Options
-log = open(sys.argv[4], "a")
-options = Options("ray", address=sys.argv[3])
-run_text(sys.argv[1], Path(sys.argv[2]), options=options, say=lambda text: print(text, file=log, flush=True))
-"""
-
-
-def drive(text: str, ledger: Path, cluster, log: Path) -> warm.Process:
-    return warm.start(DRIVE, text, ledger, cluster.address, log, env={"PYTHONPATH": os.pathsep.join(sys.path)})
+def drive(text: str, ledger: Path, cluster, log: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "study.ray_driver", text, str(ledger), cluster.address]
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=log.open("ab"), stderr=subprocess.STDOUT)
 
 
 def training(ledger: Path) -> dict[str, TaskFolder]:
@@ -80,11 +71,11 @@ def training(ledger: Path) -> dict[str, TaskFolder]:
     return found
 
 
-def wait_for(what, driver: warm.Process, log: Path):
+def wait_for(what, driver: subprocess.Popen, log: Path):
     deadline = time.monotonic() + 240
     while not (found := what()):
         assert time.monotonic() < deadline, log.read_text()
-        assert driver.poll() is None, log.read_text() + driver.stderr
+        assert driver.poll() is None, log.read_text()
         time.sleep(0.02)
     return found
 
@@ -103,9 +94,9 @@ def test_a_node_and_the_driver_are_lost_and_no_result_is(cluster, bases, data_fi
         driver.send_signal(signal.SIGKILL)
         driver.wait()
         driver = drive(text, ledger, cluster, log)
-        assert driver.wait(timeout=300) == 0, log.read_text() + driver.stderr
+        assert driver.wait(timeout=300) == 0, log.read_text()
     finally:
-        driver.send_signal(signal.SIGKILL)
+        driver.kill()
     assert table(ledger / "small") == table(tmp_path / "local" / "small")
     assert len(cells(ledger)) == 4
     kinds = {cell.name: [entry.kind for entry in entries(TaskFolder(cell))] for cell in cells(ledger)}

@@ -54,13 +54,15 @@ def runs(bases, data_file, tmp_path_factory) -> Path:
         {"name": name, "cell": cell_of(bases, data_file, name).model_dump(mode="json"), "out": f"{folder}/two/{name}"}
         for name in CELLS
     ]
-    stopped = [{**case, "out": f"{case['out']}-a", "stop_after": 3} for case in cases if case["name"] != "lora-ddp"]
-    kept = {"copy": f"{folder}/two/full-fsdp-a", "to": f"{folder}/two/full-fsdp-b"}
+    ends = {"lora-fsdp": "a", "full-fsdp": "ab"}
+    stopped = [
+        {**case, "out": f"{case['out']}-{end}", "stop_after": 3} for case in cases for end in ends.get(case["name"], "")
+    ]
     cases = [{**case, "stop_after": None} for case in cases]
-    again = [{**case, "stop_after": None} for case in stopped]
+    again = [{**case, "stop_after": None} for case in stopped if case["out"].endswith("a")]
     commands = {count: commands_of(folder, data_file, count) for count in ("one", "two")}
     told = [{"command": command, "said": str(folder / f"{name}.json")} for name, command in commands["two"].items()]
-    (folder / "cases.json").write_text(json.dumps([*cases, *stopped, kept, *again, *told]))
+    (folder / "cases.json").write_text(json.dumps([*cases, *stopped, *again, *told]))
     program = Path(__file__).parent.parent / "device_cases.py"
     done = launched([str(program), str(folder / "cases.json")])
     assert done.returncode == 0, done.stderr[-5000:]

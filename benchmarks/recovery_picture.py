@@ -12,7 +12,7 @@ from unnorm.tuning.run_log import RunLog
 
 HERE = Path(__file__).parent
 OUT = HERE.parent / "docs" / "images" / "recovery"
-RUNS = {"corrected": "layers corrected first", "norms_alone": "norms fitted alone"}
+RUNS = {"corrected_100k": "layers corrected first (rate 1.5e-4)", "norms_alone": "norms fitted alone (rate 4e-4)"}
 """File of a run -> what it began from."""
 LABELLED = 3  # points of a run that get their number
 
@@ -58,7 +58,7 @@ def chart(points: list[dict[str, Any]], subtitle: str) -> alt.LayerChart:
         y=alt.Y(
             "gap:Q",
             title="held-out gap",
-            scale=alt.Scale(type="log", nice=False, padding=16),
+            scale=alt.Scale(type="log", nice=False, padding=30),
             axis=alt.Axis(format="+~%", values=marks, tickCount=len(marks), labelOverlap=False),
         ),
         color=colour,
@@ -66,9 +66,9 @@ def chart(points: list[dict[str, Any]], subtitle: str) -> alt.LayerChart:
     line = base.mark_line(size=2.5)
     dots = base.mark_point(size=45, filled=True, opacity=1).encode(shape=shape)
     shown = base.transform_filter("datum.shown").encode(text="label:N")
-    texts = [  # those of one run below its line, those of the other above
-        shown.transform_filter(alt.datum.begun == begun).mark_text(align="left", dx=6, dy=dy, fontSize=12)
-        for begun, dy in zip(RUNS.values(), (22, -10), strict=True)
+    texts = [  # above its line where it is the upper one there, else below
+        shown.transform_filter(alt.datum.upper == upper).mark_text(align="left", dx=6, dy=dy, fontSize=12)
+        for upper, dy in ((True, -10), (False, 20))
     ]
     title = alt.Title("SmolLM2-135M-Instruct, Dynamic Tanh in all 61 sites", subtitle=subtitle)
     layers: Any = alt.layer(line, dots, *texts)
@@ -86,6 +86,10 @@ def main() -> None:
         for name, begun in RUNS.items()
         for point in values(RunLog(arguments.runs / f"{name}.jsonl").read(), begun)
     ]
+    for point in points:
+        others = [other for other in points if other["begun"] != point["begun"]]
+        nearest = min(others, key=lambda other: abs(other["tokens"] - point["tokens"]))
+        point["upper"] = point["gap"] > nearest["gap"]
     spec = {**chart(points, arguments.subtitle).to_dict(), "config": CONFIG}
     OUT.with_suffix(".png").write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
 

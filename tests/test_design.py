@@ -25,7 +25,7 @@ def test_the_rooms_are_those_that_are_checked_highest_first():
 
 
 def test_the_verbs_are_those_of_the_command_line():
-    sentence = re.search(r"The verbs of the command line are (.*?)\.\n", section("Public face"), re.DOTALL)
+    sentence = re.search(r"The verbs of the command line are\s(.*?)\.\n", section("Public face"), re.DOTALL)
     assert sentence is not None
     told = re.findall(r"`(\w+)`", sentence[1])
     verbs = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]

@@ -141,7 +141,7 @@ def _serve() -> None:
     import unnorm.artefacts.loading
     import unnorm.cli.main
     import unnorm.study.run_cell
-    import unnorm.study.runner  # noqa: F401
+    import unnorm.study.run_study  # noqa: F401
 
     torch.set_num_threads(1)
     listener = socket.socket(socket.AF_UNIX)

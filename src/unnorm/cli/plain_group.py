@@ -2,6 +2,7 @@
 typer says about a value in pydantic's words said in ours."""
 
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 class PlainCommand(TyperCommand):
     """A verb. Options of one `rich_help_panel` stand together under its name."""
 
+    def get_help(self, ctx: Any) -> str:
+        return _printable(super().get_help(ctx))
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_options(self, ctx, formatter)
 
@@ -24,6 +28,9 @@ class PlainCommand(TyperCommand):
 
 class PlainGroup(TyperGroup):
     """A group of verbs. Newer versions of typer read options through pydantic."""
+
+    def get_help(self, ctx: Any) -> str:
+        return _printable(super().get_help(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """`VERB --help` goes to the verb at once: to read the group's own options first would import pydantic."""
@@ -79,6 +86,12 @@ class Verbs(typer.Typer):
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
         return super().command(name, cls=PlainCommand, **settings)
+
+
+def _printable(text: str) -> str:
+    """`text`, with what the output's encoding lacks replaced: click writes UTF-8 where that is ASCII."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
 
 
 def _summary(verb: Any) -> str:

@@ -46,14 +46,14 @@ class LatencyReport:
     energy: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def absolute(self) -> list[dict[str, Any]]:
-        """workload, model, seconds (the median of its runs) and tokens_per_second: of each model on each workload, the
-        reference first."""
+        """workload, model, seconds (the median of its runs) and tokens_per_second: of each model on each workload that
+        there are runs of, the reference first."""
         workloads = {comparison.workload.name: comparison.workload for comparison in self.comparisons}
         order = [(c.workload.name, model) for c in self.comparisons for model in (c.reference, c.model)]
         taken: dict[tuple[str, str], list[float]] = {key: [] for key in order}
         for sample in self.samples:
             taken[sample["workload"], sample["model"]].append(sample["seconds"])
-        found = [(*key, median(seconds)) for key, seconds in taken.items()]
+        found = [(*key, median(seconds)) for key, seconds in taken.items() if seconds]
         return [
             {"workload": w, "model": m, "seconds": middle, "tokens_per_second": workloads[w].tokens / middle}
             for w, m, middle in found

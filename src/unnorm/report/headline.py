@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from unnorm.report.comparisons import compared, others
 from unnorm.report.verdicts import margin_in_words
-from unnorm.report.wording import listed, share
+from unnorm.report.wording import count_of, listed, share
 from unnorm.study.compare import Row
 from unnorm.study.view import StudyView
 
@@ -57,8 +57,8 @@ def headline(study: StudyView) -> str:
         where = _places(study, sound, sound)
         text = f"{where[0].upper()}{where[1:]}, {text}"
     notes = ["one seed, so no interval"] if all(row.different is None for row in sound) else []
-    notes += [f"{_count(len(doubted), 'comparison')} of {_arms(doubted)} left out: {why}"] if doubted else []
-    notes += [f"{_count(waiting, 'comparison')} not done yet"] if waiting else []
+    notes += [f"{count_of(len(doubted), 'comparison')} of {_arms(doubted)} left out: {why}"] if doubted else []
+    notes += [f"{count_of(waiting, 'comparison')} not done yet"] if waiting else []
     said = f" ({'; '.join(notes)})" if notes else ""
     return f"{text}{said}."
 
@@ -153,7 +153,7 @@ def _places(study: StudyView, rows: Sequence[Row], of: Sequence[Row]) -> str:
         return f"under {listed(strategies)}"
     if len(here) == len(there):
         several = [
-            _count(len({place[at] for place in there}), noun)
+            count_of(len({place[at] for place in there}), noun)
             for at, noun in enumerate(("model", "data set", "strategy"))
             if len({place[at] for place in there}) > 1
         ]
@@ -165,8 +165,3 @@ def _range(sizes: Sequence[float]) -> str:
     low, high = min(sizes), max(sizes)
     texts = [f"{100 * size:,.0f}%" if high >= 0.1 and size >= 0.02 else share(size) for size in (low, high)]
     return texts[0] if texts[0] == texts[1] else f"{texts[0].removesuffix('%')}–{texts[1]}"
-
-
-def _count(number: int, noun: str) -> str:
-    plural = f"{noun.removesuffix('y')}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{number} {noun if number == 1 else plural}"

@@ -6,7 +6,7 @@ from unnorm.report.comparisons import compared
 from unnorm.report.headline import headline
 from unnorm.report.pairs import Group, groups, tallies
 from unnorm.report.table import latencies
-from unnorm.report.wording import listed, signed, signed_interval
+from unnorm.report.wording import count_of, listed, signed, signed_interval
 from unnorm.study.audit import elsewhere_in_words
 from unnorm.study.compare import Row
 from unnorm.study.start_words import start_in_words
@@ -26,7 +26,7 @@ def grounds(study: StudyView) -> list[str]:
     left_out = Counter(cell.state for cell in study.cells if not cell.done)
     states = ", ".join(f"{count} {state}" for state, count in left_out.items())
     lines = [
-        f"{done} of {_count(len(study.cells), 'cell')} done"
+        f"{done} of {count_of(len(study.cells), 'cell')} done"
         + (f"; those that are not ({states}) are neither drawn nor counted." if left_out else ".")
     ]
     rows = [row for row in compared(study) if row.metric == "loss"]
@@ -40,7 +40,7 @@ def grounds(study: StudyView) -> list[str]:
         lines.append("The audit found the arms matched: nothing that was configured or counted differs but the arm.")
     elif matched is False:
         wrong = sum(not c["matched"] for c in study.audit["comparisons"])
-        lines.append(f"NOT MATCHED: the audit found {_count(wrong, 'comparison')} that differ in more than the arm.")
+        lines.append(f"NOT MATCHED: the audit found {count_of(wrong, 'comparison')} that differ in more than the arm.")
     else:
         lines.append("Nothing could be audited: no two arms are done in the same place.")
     return lines + elsewhere_in_words(study.audit.get("elsewhere", []))
@@ -69,8 +69,8 @@ def _recovered(study: StudyView) -> list[str]:
 
 def _drawn(row: Row) -> str:
     """What the interval is over."""
-    seeds = _count(len(row.seeds), "seed")
-    return f"{seeds} and {_count(row.conversations, 'conversation')}" if row.conversations else seeds
+    seeds = count_of(len(row.seeds), "seed")
+    return f"{seeds} and {count_of(row.conversations, 'conversation')}" if row.conversations else seeds
 
 
 def _judged(study: StudyView, group: Group) -> str:
@@ -114,7 +114,3 @@ def _place(group: Group) -> tuple[str, str, str]:
 def _where(study: StudyView, model: str, dataset: str, strategy: str) -> str:
     many = len(study.models) * len(study.datasets) > 1
     return f"With {model} on {dataset} under {strategy}" if many else f"Under {strategy}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,4 +1,4 @@
-"""Shares and lists as people read them: one decimal, or as many as it takes to see what is meant."""
+"""Shares, counts and lists as people read them: one decimal, or as many as it takes to see what is meant."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,12 @@ from collections.abc import Sequence
 def listed(items: Sequence[str]) -> str:
     """As in `a, b and c`."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def count_of(number: int, noun: str) -> str:
+    """As in `1 strategy` and `2 strategies`."""
+    plural = f"{noun.removesuffix('y')}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
 
 
 def share(value: float) -> str:

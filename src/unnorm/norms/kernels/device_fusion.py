@@ -9,6 +9,16 @@ import triton.language as tl
 from unnorm.norms.kernels.device_code import norm_of
 
 
+@triton.jit
+def _tile(number, rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """Rows, columns, which columns there are, and which places there are, of the tile `number`."""
+    column_blocks: tl.constexpr = (WIDTH + COLS - 1) // COLS
+    c = (number % column_blocks) * COLS + tl.arange(0, COLS)
+    r = (number // column_blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    inside = c < WIDTH
+    return r, c, inside, (r < rows)[:, None] & inside[None, :]
+
+
 @triton.jit(do_not_specialize=["rows"])
 def norm_add_kernel(
     x_ptr,
@@ -35,11 +45,7 @@ def norm_add_kernel(
 ):
     """One tile of h = second + the inner norm of x, each rounded as PyTorch does, and of a norm of h where y_ptr is not
     None. h and y are contiguous."""
-    column_blocks: tl.constexpr = (WIDTH + COLS - 1) // COLS
-    c = (tl.program_id(0) % column_blocks) * COLS + tl.arange(0, COLS)
-    r = (tl.program_id(0) // column_blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    inside = c < WIDTH
-    mask = (r < rows)[:, None] & inside[None, :]
+    r, c, inside, mask = _tile(tl.program_id(0), rows, WIDTH, ROWS, COLS)
     exact: tl.constexpr = h_ptr.dtype.element_ty == tl.float32
     x = tl.load(x_ptr + r[:, None] * X_STRIDE + c[None, :], mask=mask, other=0.0).to(tl.float32)
     second = tl.load(second_ptr + r[:, None] * SECOND_STRIDE + c[None, :], mask=mask, other=0.0)
@@ -83,11 +89,7 @@ def _norm_tile(
     ALPHA_PER_CHANNEL: tl.constexpr,
 ):
     """The tile `number` of the norm of x."""
-    column_blocks: tl.constexpr = (WIDTH + COLS - 1) // COLS
-    c = (number % column_blocks) * COLS + tl.arange(0, COLS)
-    r = (number // column_blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    inside = c < WIDTH
-    mask = (r < rows)[:, None] & inside[None, :]
+    r, c, inside, mask = _tile(number, rows, WIDTH, ROWS, COLS)
     x = tl.load(x_ptr + r[:, None] * STRIDE + c[None, :], mask=mask, other=0.0).to(tl.float32)
     exact: tl.constexpr = y_ptr.dtype.element_ty == tl.float32
     y = norm_of(x, alpha_ptr, shift_ptr, weight_ptr, bias_ptr, c, inside, ERF, ALPHA_PER_CHANNEL, exact)

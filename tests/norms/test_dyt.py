@@ -4,9 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from unnorm import DyT
+from unnorm import Derf, DyT
 from unnorm.foundation.errors import SettingsError
 from unnorm.norms.curve import saturation
+from unnorm.norms.identity import Identity
 from unnorm.norms.spec import spec_from
 
 
@@ -109,14 +110,38 @@ def test_fit_recovers_a_dyt_from_its_own_outputs(alpha):
 
 
 @pytest.mark.parametrize("alpha", ["scalar", "channel"])
-def test_a_fit_bends_even_where_a_line_is_closer_so_that_no_token_passes_it_unbounded(alpha):
+@pytest.mark.parametrize(("large", "least"), [(False, 0.3), (True, 1.0)])
+def test_a_fit_bends_even_where_a_line_is_closer_so_that_no_token_passes_it_unbounded(alpha, large, least):
     torch.manual_seed(0)
     x = torch.randn(2000, 6)
     norm = DyT(alpha=alpha).build(6)
-    fit = DyT(alpha=alpha).fit_(norm, x, 0.5 * x)
-    assert fit.r2 > 0.9
-    assert bool((norm.alpha * x.square().mean(0).sqrt() > 0.95).all())
-    assert norm(1e4 * x).abs().max() < 3 * 0.5
+    spec = DyT(alpha=alpha).beside_large_tokens() if large else DyT(alpha=alpha)
+    assert spec.fit_(norm, x, 0.5 * x).r2 > 0.9
+    spread = x.square().mean(0).sqrt()
+    torch.testing.assert_close(norm.alpha.detach() * spread, torch.full((6,), least), rtol=0.05, atol=0)
+    assert norm(1e4 * x).abs().max() < (3 if large else 6) * 0.5
+    with torch.no_grad():
+        (straightest, *_) = spec.candidates(6, x)
+    torch.testing.assert_close(
+        straightest.alpha * x.square().mean(0).sqrt(), torch.full((6,), least), rtol=0.05, atol=0
+    )
+
+
+def test_a_site_beside_large_tokens_changes_how_a_spec_is_fitted_and_nothing_that_is_kept_of_it():
+    spec = DyT(alpha="channel")
+    assert spec.beside_large_tokens().to_dict() == spec.to_dict()
+    assert spec.beside_large_tokens()._least > spec._least
+    assert Identity().beside_large_tokens() == Identity()
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_shifted_curve_keeps_the_bound_through_its_last_search(large):
+    torch.manual_seed(0)
+    x = torch.randn(2000, 6)
+    spec = Derf().beside_large_tokens() if large else Derf()
+    norm = spec.build(6)
+    spec.fit_(norm, x, 0.5 * x)
+    assert float(norm.alpha.detach() * x[::4].square().mean().sqrt()) >= 0.999 * (1.0 if large else 0.3)
 
 
 @given(scale=st.floats(1e-3, 1e3), seed=st.integers(0, 10**6), bias=st.booleans())

@@ -120,6 +120,24 @@ def test_robust_fit_serves_the_tokens_that_are_no_outliers(mode):
     assert errors[0.04] < errors[0.0]
 
 
+@pytest.mark.parametrize("mode", ["one-pass", "sequential", "parallel"])
+def test_curves_have_to_bend_at_the_sites_to_which_large_tokens_come_and_only_there(mode):
+    """Large tokens are left out of a fit, so that what they do is nowhere in its squares: the curve bounds them."""
+    least = {}
+    for loud in (False, True):
+        model = with_a_loud_first_position(tiny_model("gpt2")) if loud else tiny_model("gpt2")
+        seen = {}
+        model.transformer.h[0].ln_1.register_forward_hook(lambda m, a, out, seen=seen: seen.update(x=a[0]))
+        with torch.no_grad():
+            model(tokens(16))
+        x = seen["x"][:, 1:] if loud else seen["x"]
+        fit = unnorm.swap_(model, DyT(), calibrate_on=[tokens(16)], mode=mode).calibration.sites[0]
+        assert (fit.large > 0) == loud
+        least[loud] = fit.alpha * float(x.square().mean().sqrt())
+    assert least[True] > 0.95
+    assert 0.29 < least[False] < 0.9
+
+
 def test_options_that_cannot_be():
     model = tiny_model("gpt2")
     with pytest.raises(SettingsError, match="share of tokens"):

@@ -17,13 +17,15 @@ Curve = Callable[[torch.Tensor], torch.Tensor]
 _CHUNK = 8192
 _GRID = 14
 _GOLDEN_STEPS = 10
-RANGE = (1.0, 8.0)
-"""Of α · σ(x): from a curve that bends within the spread of its inputs to one that is as good as a sign.
+_NEAR = 0.1  # of log α
+LEAST, LEAST_BESIDE_LARGE = 0.3, 1.0
+"""Smallest α · σ(x) of a fit, and that of a site to which large tokens come.
 
 A curve that is nearly linear fits as well, or a little better, but with a γ of many times its usual output, so that a
-token far beyond those of the fit passes it unbounded: distilling SmolLM2-135M from such a start diverges
-(docs/log.md)."""
-_STEP = math.log(RANGE[1] / RANGE[0]) / (_GRID - 1)
+token far beyond those of the fit passes it unbounded: distilling SmolLM2-135M from such a start diverges. A base
+without such tokens ends worse where its curves have to bend (docs/log.md)."""
+LARGEST = 8.0
+"""Largest α · σ(x): a curve as good as a sign."""
 
 
 class Moments:
@@ -87,27 +89,32 @@ def spread_of(x: torch.Tensor, *, per_channel: bool) -> torch.Tensor:
     return (x.square().mean(0) if per_channel else x.square().mean().reshape(1)).sqrt().clamp_min(1e-12)
 
 
-def search(curve: Curve, x: torch.Tensor, y: torch.Tensor, *, per_channel: bool, with_bias: bool) -> torch.Tensor:
+def search(
+    curve: Curve, x: torch.Tensor, y: torch.Tensor, *, least: float, per_channel: bool, with_bias: bool
+) -> torch.Tensor:
     """The α [1] or [C] for which γ curve(α x) + β has the smallest squared error. x, y [n, C] fp32.
 
-    A coarse grid over `RANGE` times 1 / the spread of x, then golden-section search on log α.
+    A coarse grid from `least` to `LARGEST` times 1 / the spread of x, then golden-section search on log α.
     """
     error = _error(curve, x, y, per_channel=per_channel, with_bias=with_bias)
-    low, high = (math.log(bound) for bound in RANGE)
+    low, high = math.log(least), math.log(LARGEST)
     unit = spread_of(x, per_channel=per_channel).log()
     grid = torch.linspace(low, high, _GRID, device=x.device)[:, None] - unit
     errors = torch.stack([error(row) for row in grid])
     centre = grid.gather(0, errors.argmin(0)[None])[0]
-    left, right = (centre - _STEP).maximum(low - unit), (centre + _STEP).minimum(high - unit)
+    step = (high - low) / (_GRID - 1)
+    left, right = (centre - step).maximum(low - unit), (centre + step).minimum(high - unit)
     return golden(error, left, right, _GOLDEN_STEPS).exp()
 
 
 def refine(
-    curve: Curve, x: torch.Tensor, y: torch.Tensor, alpha: torch.Tensor, *, with_bias: bool, steps: int
+    curve: Curve, x: torch.Tensor, y: torch.Tensor, alpha: torch.Tensor, *, least: float, with_bias: bool, steps: int
 ) -> torch.Tensor:
-    """The best α within half a step of the grid from `alpha` [1] or [C]."""
-    error = _error(curve, x, y, per_channel=alpha.numel() > 1, with_bias=with_bias)
-    return golden(error, alpha.log() - _STEP / 2, alpha.log() + _STEP / 2, steps).exp()
+    """The best α near `alpha` [1] or [C], no smaller than `least` times 1 / the spread of x."""
+    per_channel = alpha.numel() > 1
+    error = _error(curve, x, y, per_channel=per_channel, with_bias=with_bias)
+    low = math.log(least) - spread_of(x, per_channel=per_channel).log()
+    return golden(error, (alpha.log() - _NEAR).maximum(low), alpha.log() + _NEAR, steps).exp()
 
 
 def _error(

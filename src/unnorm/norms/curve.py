@@ -1,14 +1,14 @@
 """Norms that bend each activation by itself: `γ · φ(α x + s) + β` for a bounded curve φ. No statistics of the token."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 from torch import nn
 
 from unnorm.foundation.errors import SettingsError
 from unnorm.norms.affine import AffineNorm, AffineSpec
-from unnorm.norms.affine_fit import RANGE, Curve, golden, refine, search, spread_of
+from unnorm.norms.affine_fit import LARGEST, LEAST, LEAST_BESIDE_LARGE, Curve, golden, refine, search, spread_of
 
 _CANDIDATES = 32
 _SHIFT_STEPS = 8
@@ -82,6 +82,7 @@ class CurveSpec(AffineSpec):
     alpha_init: Annotated[float, Field(gt=0)] | Literal["paper"] = Field(
         default=0.5, description="α of a bare start; paper: DyT's, by role and width"
     )
+    _least: float = PrivateAttr(default=LEAST)  # α · σ(x) of a fit
 
     @staticmethod
     def curve(u: torch.Tensor) -> torch.Tensor:
@@ -95,8 +96,14 @@ class CurveSpec(AffineSpec):
     def build(self, width: int, device: torch.device | str | None = None) -> CurveNorm:
         return CurveNorm(self, width, device)
 
+    def beside_large_tokens(self) -> Self:
+        spec = self.model_copy()
+        spec._least = LEAST_BESIDE_LARGE
+        return spec
+
     def shape_(self, module: CurveNorm, x: torch.Tensor, y: torch.Tensor) -> None:
-        alpha = search(self.curve, x, y, per_channel=self.alpha == "channel", with_bias=self.has_bias)
+        per_channel, limits = self.alpha == "channel", {"least": self._least, "with_bias": self.has_bias}
+        alpha = search(self.curve, x, y, per_channel=per_channel, **limits)
         module.alpha.copy_(alpha)
         if module.shift is None:
             return
@@ -104,7 +111,7 @@ class CurveSpec(AffineSpec):
         for _ in range(_ROUNDS):  # in turns: neither moves the other far
             shift = self._best_shift(module, x, y)
             module.shift.copy_(shift)
-            alpha = refine(_shifted(self.curve, shift), x, y, alpha, with_bias=self.has_bias, steps=_REFINE_STEPS)
+            alpha = refine(_shifted(self.curve, shift), x, y, alpha, steps=_REFINE_STEPS, **limits)
             module.alpha.copy_(alpha)
 
     def _best_shift(self, module: CurveNorm, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -120,7 +127,7 @@ class CurveSpec(AffineSpec):
 
     def candidates(self, width: int, x: torch.Tensor) -> list[CurveNorm]:
         per_channel = self.alpha == "channel"
-        low, high = (torch.tensor(bound).log() for bound in RANGE)
+        low, high = (torch.tensor(bound).log() for bound in (self._least, LARGEST))
         modules = []
         for scale in torch.linspace(low, high, _CANDIDATES).exp():
             module = self.build(width, x.device)

@@ -7,7 +7,7 @@ builds one from the norm's name and its settings: unnorm's own norms stand in `N
 import os
 from importlib import import_module
 from pkgutil import resolve_name
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -60,6 +60,10 @@ class NormSpec(BaseModel):
 
     def for_site(self, role: str, width: int) -> "NormSpec":
         """This spec with whatever depends on the site settled. role: one of surgery's roles."""
+        return self
+
+    def beside_large_tokens(self) -> Self:
+        """This spec for a fit at a site to which tokens of many times the usual size come, in the fit or left out."""
         return self
 
     def inherit_(self, module: Norm, weight: torch.Tensor | None, bias: torch.Tensor | None) -> None:

@@ -118,9 +118,11 @@ def calibrate(
         """Fit and keep the norm at `path`; x, y [N, C]."""
         before = time.perf_counter()
         norms[path] = specs[path].build(x.shape[-1], x.device)
-        result = specs[path].fit_(norms[path], *without_outliers(x, y, left_out(specs[path], outliers)))
+        large = large_share(sizes(x))
+        spec = specs[path].beside_large_tokens() if large else specs[path]
+        result = spec.fit_(norms[path], *without_outliers(x, y, left_out(spec, outliers)))
         seconds = time.perf_counter() - before
-        note(path, result, seconds, large_share(sizes(x)), sample_site(norms[path], x, y, centred=centred[path]))
+        note(path, result, seconds, large, sample_site(norms[path], x, y, centred=centred[path]))
         return norms[path]
 
     def note(path: str, result: Fit, seconds: float, large: float, sample: SiteSample | None = None) -> None:

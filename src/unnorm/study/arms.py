@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.nearest import did_you_mean
@@ -30,6 +30,18 @@ class ArmRecovery(RecoverSettings):
         default=None, gt=0, description="tokens that the gap is measured on; default: by tokens, up to 20,000"
     )
     seed: int = Field(default=0, ge=0, lt=2**32)
+    blockwise: bool = Field(
+        default=False,
+        description="blocks learn one at a time first: for models that do not fit twice",
+        exclude_if=lambda blockwise: not blockwise,
+    )
+
+    @field_validator("blockwise")
+    @classmethod
+    def _blocks_learn(cls, blockwise: bool, info: ValidationInfo) -> bool:
+        if blockwise and (info.data.get("objective") != "kl" or info.data.get("train") not in ("all", "norms")):
+            raise ValueError("block by block goes with train: all or norms, and with objective: kl")
+        return blockwise
 
 
 class Arm(BaseModel):

@@ -55,7 +55,12 @@ class StartSettings(BaseModel):
         wanted = self.wanted
         settings = RecoverSettings(**wanted.model_dump(include=set(RecoverSettings.model_fields)))
         return Recovery(
-            settings, self.data, held_out_tokens=wanted.held_out_tokens, seed=wanted.seed, sharding=self.sharding
+            settings,
+            self.data,
+            held_out_tokens=wanted.held_out_tokens,
+            seed=wanted.seed,
+            blockwise=wanted.blockwise,
+            sharding=self.sharding,
         )
 
 

@@ -114,7 +114,8 @@ def recover_run(
     if recovery.blockwise:
         if ranks.count() > 1:
             raise SettingsError("blocks that learn one at a time learn on one device: run it without torchrun.")
-        assert recovery.settings.objective == "kl", "blocks are distilled"
+        if recovery.settings.objective != "kl":
+            raise SettingsError("blocks that learn one at a time are distilled (objective: kl), not trained on text.")
         if recovery.settings.train not in ("all", "norms"):
             raise SettingsError("block by block, all weights or the norms alone learn: train is all or norms.")
     else:
@@ -180,6 +181,7 @@ def recover_run(
         precision=training.precision,
         seed=recovery.seed,
         quiet=quiet,
+        check=check,
     )
     atomic.write_json(folder / "blocks.json", blocks.to_dict())
     say(blocks.describe())

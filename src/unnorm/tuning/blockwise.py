@@ -8,7 +8,7 @@ closed form at the end; those before are left as they are.
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,6 +110,7 @@ def recover_blockwise_(
     precision: str = "bf16",
     seed: int = 0,
     quiet: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> BlockwiseReport:
     """Let each block of the swapped `model` that holds swapped sites learn to give `original`'s stream, in place.
 
@@ -120,7 +121,8 @@ def recover_blockwise_(
     autocast; what is of less than fp32 is held and stepped in fp32 while it learns (`all`) and rounded back.
 
     device: where blocks compute; None: where each stands. folder: for the streams, and for finished blocks: the same
-    call goes on with the first block that is not finished, on a CPU to the same end bit for bit.
+    call goes on with the first block that is not finished, on a CPU to the same end bit for bit. check: called before
+    each block; what it raises ends the run there.
 
     A block that ends worse on held-out rows is put back. Ctrl-C and errors leave `original` as it was and `model` at
     its last finished block: finished ones keep what they learnt, the one at work is as it was.
@@ -150,6 +152,7 @@ def recover_blockwise_(
         with Bar("recovering blocks", len(learning), quiet=quiet) as bar:
             pace = _Pace(bar, steps, (len(learning) - resumed) * steps)
             for path in returns:
+                check()
                 module = model.get_submodule(path)
                 wanted.advance(original.get_submodule(path), path, machine)
                 if path in learning:

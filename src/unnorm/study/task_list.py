@@ -12,7 +12,7 @@ from unnorm.foundation.progress import Say
 from unnorm.study.after.stages import stage_tasks
 from unnorm.study.engines.interface import Wants
 from unnorm.study.estimate import memory_needed
-from unnorm.study.fine_tune import Hooks
+from unnorm.study.hooks import Hooks
 from unnorm.study.make_start import start_task
 from unnorm.study.plan import Planned, name_of, planned_from, starts_of
 from unnorm.study.run_cell import cell_task
@@ -47,7 +47,7 @@ def work_from(content: Mapping[str, Any]) -> Work:
 def tasks_of(work: Work, bench: Workbench, say: Say) -> list[Task]:
     """All that is to be done, in the order in which it is begun: of each base the starts that an open cell needs, then
     its cells; then the stages. say: hears what went wrong, and each warning about data once."""
-    starts = {s.key: start_task(s, bench, quiet=work.quiet, tell=say) for s in starts_of(work.planned)}
+    starts = {s.key: start_task(s, bench, Hooks(quiet=work.quiet), tell=say) for s in starts_of(work.planned)}
     hooks = Hooks(warn=_once(say), report_to=work.report_to, quiet=work.quiet)
     cells = [
         cell_task(p, bench, hooks, name=name_of(p.settings), tell=say, start=starts[p.start.key] if p.start else None)

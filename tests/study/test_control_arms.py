@@ -186,7 +186,7 @@ def test_a_loss_that_is_no_number_fails_a_control_too(bases, data_file, tmp_path
 
 
 def test_the_known_controls_recover_as_the_swapped_arms_do():
-    known = known_arms()
+    known = {name: arm_from(name) for name in known_arms()}
     assert known["original-recovered"].recover == known["dyt-recovered"].recover == ArmRecovery()
     assert known["original-trained"].recover == ArmRecovery(objective="ce")
     for name in ("original-recovered", "original-trained"):

@@ -1,4 +1,4 @@
-"""`unnorm sites`."""
+"""`unnorm sites`, and what every verb sets up that computes with loaded models."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +11,7 @@ from unnorm.foundation.errors import SettingsError
 
 if TYPE_CHECKING:
     from unnorm.data.settings import DataSettings
+
 
 SITES_EXAMPLE = (
     "Example: [bold]unnorm sites EleutherAI/pythia-14m[/bold], or before a swap "
@@ -138,3 +139,20 @@ def _anatomy(
 def _three(value: float) -> str:
     """Three digits, and no exponent."""
     return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
+
+
+def compute_fast(*models: Any) -> None:
+    """Compute in a precision that the models' device multiplies natively, and on as many threads as pay for the first
+    of them; say so where that is a change."""
+    from unnorm.foundation import threads
+    from unnorm.foundation.precision import widen_
+    from unnorm.tuning.threads import threads_for
+
+    for model in models:
+        done = widen_(model, next(model.parameters()).device)
+        if done is not None:
+            say(done)
+    found = threads_for(models[0])
+    if threads.decided() is None:
+        say(f"computing on {found.describe()}")
+    threads.use(found.number)

@@ -59,7 +59,7 @@ def recover(
 
     The model that comes out is in OUT/model. Progress, losses and checkpoints are in OUT, too.
     """
-    from unnorm.cli.amounts import share, token_count
+    from unnorm.cli.options import share, token_count
     from unnorm.foundation.processes import is_main
     from unnorm.study.recover_model import recover_model
     from unnorm.study.recovery import Recovery, parse_data

@@ -1,7 +1,7 @@
 """The table of cells: a row each, with what it ended with and what it took."""
 
 from unnorm.report.wording import signed
-from unnorm.study.results import rows_of
+from unnorm.study.tables import rows_of
 from unnorm.study.view import StudyView
 
 FILTERS = ("model", "data", "strategy", "arm", "state")

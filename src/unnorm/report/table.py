@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from unnorm.report.comparisons import compared
-from unnorm.report.pairs import groups, tallies
+from unnorm.report.pairs import compared, groups, tallies
 from unnorm.report.verdicts import verdict
 from unnorm.study.view import StudyView
 

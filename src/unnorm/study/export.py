@@ -6,8 +6,7 @@ from unnorm.foundation import atomic
 from unnorm.foundation.errors import SettingsError
 from unnorm.study.after.stages import STAGES
 from unnorm.study.compare import Row, compare_arms
-from unnorm.study.results import COLUMNS, rows_of
-from unnorm.study.tables import as_csv, as_latex, as_parquet
+from unnorm.study.tables import COLUMNS, as_csv, as_latex, as_parquet, rows_of
 from unnorm.study.view import StudyView
 
 FORMATS = {"csv": ("csv", as_csv), "parquet": ("parquet", as_parquet), "latex": ("tex", as_latex)}

@@ -21,8 +21,8 @@ from unnorm.evaluation.conversation_scores import trained_sums, write_sums
 from unnorm.evaluation.latency.environment import environment
 from unnorm.evaluation.scores import score_rows
 from unnorm.foundation import atomic, ranks
-from unnorm.foundation.code import code_digest
-from unnorm.foundation.load import OthersLoad
+from unnorm.foundation.hashing import code_digest
+from unnorm.foundation.memory import OthersLoad
 from unnorm.foundation.processes import is_main
 from unnorm.study import threads
 from unnorm.study.cell import CellSettings, set_up

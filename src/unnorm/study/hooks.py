@@ -1,10 +1,12 @@
 """What whoever has a cell or a start trained wants to be asked or told; and what a task asks its lease."""
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unnorm.foundation import atomic
+from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.progress import Say
 from unnorm.study import events
 from unnorm.study.lease import Lease
@@ -41,3 +43,16 @@ class Hooks(NamedTuple):
             events.record(lease, "checkpoint", step=step)
 
         return self._replace(check=lease.check, begun=begun, saved=saved, retried=retried)
+
+
+_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
+
+
+def check_trackers(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, each once. One that is not known or not installed is a `SettingsError`."""
+    for name in names:
+        if name not in _PACKAGES:
+            raise SettingsError(f"there is no tracker {name!r}. Known: {', '.join(_PACKAGES)}.")
+        if importlib.util.find_spec(_PACKAGES[name]) is None:
+            raise SettingsError(f"the tracker {name} is not installed: pip install {_PACKAGES[name]}")
+    return tuple(dict.fromkeys(names))

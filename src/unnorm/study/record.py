@@ -6,13 +6,12 @@ from typing import Any
 from unnorm.artefacts.manifest import library_versions
 from unnorm.foundation import atomic
 from unnorm.study import ledger as ledger_module
-from unnorm.study.after.pairs import CellPair
 from unnorm.study.after.stages import folders_of
 from unnorm.study.audit import audit_results
 from unnorm.study.cell import CellSettings
-from unnorm.study.plan import Plan, Planned, place_of, starts_of
-from unnorm.study.results import write_results
+from unnorm.study.plan import CellPair, Plan, Planned, place_of, starts_of
 from unnorm.study.spec import After, StudyFile
+from unnorm.study.tables import write_results
 from unnorm.study.tune import Choice
 from unnorm.study.view import STUDY, read_study
 

@@ -14,8 +14,8 @@ from unnorm.data.encoded_cache import tokenizer_hash
 from unnorm.data.settings import DataSettings
 from unnorm.foundation.hashing import hash_json
 from unnorm.study.arms import Arm, ArmRecovery
-from unnorm.study.names import short_name
 from unnorm.study.recovery import Recovery, parse_data
+from unnorm.study.slices import short_name
 from unnorm.study.workbench import Workbench
 from unnorm.tuning.recover_settings import RecoverSettings
 from unnorm.tuning.settings import Sharding, TrainingSettings

@@ -1,6 +1,8 @@
 """Slices of a study's matrix: which combinations are in it, and what is set otherwise for some of them."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -9,8 +11,6 @@ from unnorm.data.settings import Dataset
 from unnorm.foundation.nearest import did_you_mean
 from unnorm.foundation.validation import Misplaced
 from unnorm.tuning.settings import LoraSettings, Strategy
-
-AXES = ("model", "dataset", "arm", "strategy", "seed")
 
 
 class Place(NamedTuple):
@@ -38,7 +38,7 @@ class Where(BaseModel):
 
     def asked(self) -> dict[str, list[Any]]:
         """Axis -> the values asked for; only of axes that are named."""
-        found = {axis: getattr(self, axis) for axis in AXES}
+        found = {axis: getattr(self, axis) for axis in Place._fields}
         return {a: v if isinstance(v, list) else [v] for a, v in found.items() if v is not None}
 
 
@@ -120,3 +120,17 @@ def _leaves(content: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterato
             yield from _leaves(value, (*prefix, str(key)))
         else:
             yield (*prefix, str(key)), value
+
+
+_HASH = re.compile(r"[-_.@][0-9a-f]{12,64}$")
+
+
+def short_name(name: str) -> str:
+    """A hub id as it is; of a path its last part, without a file's suffix."""
+    path = Path(name).expanduser()
+    return path.resolve().stem if path.is_file() else path.resolve().name if path.is_dir() else name
+
+
+def without_hash(name: str) -> str:
+    """The name without the hash that it may end in, which says nothing to people."""
+    return _HASH.sub("", name)

@@ -22,12 +22,10 @@ from unnorm.foundation.memory import memory_in_use
 from unnorm.foundation.progress import Bar
 from unnorm.metrics.batches import counted_tokens
 from unnorm.tuning import checkpoint
-from unnorm.tuning.arguments import training_arguments
-from unnorm.tuning.clip import clip_gradients_
+from unnorm.tuning.arguments import plain_forward, plain_forward_after, training_arguments
 from unnorm.tuning.device_rows import IDLE, DeviceRows, one_batch
 from unnorm.tuning.objectives import CrossEntropy, Objective
-from unnorm.tuning.parameter_groups import on_gpu, parameter_groups
-from unnorm.tuning.precision import plain_forward, plain_forward_after
+from unnorm.tuning.parameter_groups import clip_gradients_, on_gpu, parameter_groups
 from unnorm.tuning.relative import relative
 from unnorm.tuning.run_log import RunLog
 from unnorm.tuning.settings import TrainingSettings

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def table(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) -> None:
     """Print the results, as they stand in results.csv."""
-    from unnorm.study.results import rows_of
+    from unnorm.study.tables import rows_of
 
     view = view_of(study, ledger, logs=False)
     if json:

@@ -5,7 +5,6 @@ from typing import Any
 
 import altair as alt
 
-from unnorm.report.comparisons import compared
 from unnorm.report.figures.figure import (
     FULL,
     PAIR,
@@ -19,7 +18,7 @@ from unnorm.report.figures.figure import (
     shape_of,
     zero,
 )
-from unnorm.report.pairs import Group, groups
+from unnorm.report.pairs import Group, compared, groups
 from unnorm.report.theme import FAINT, FAINTER, LINE, Look
 from unnorm.study.view import StudyView
 

@@ -195,12 +195,14 @@ def test_a_cell_run_by_itself_makes_its_start_and_goes_on_with_it(bases, data_fi
     real = make_start.recover_run
 
     def stopped(*args, **options):
+        *others, hooks = args
+
         def saved(step: int) -> None:
-            options["saved"](step)
+            hooks.saved(step)
             if step >= 2:
                 raise Interrupted
 
-        return real(*args, **{**options, "saved": saved})
+        return real(*others, hooks._replace(saved=saved), **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(make_start, "recover_run", stopped)

@@ -23,6 +23,9 @@ _BASES = '''class SettingsError(ValueError):
 class Norm(nn.Module):
     """A norm of `width` channels; `spec` holds its settings."""
 
+    def fused(self, x):
+        return None
+
 
 class Settings:
     """Settings of a norm, as they stand in config.json."""

@@ -41,7 +41,7 @@ def sites(
 
     With --data, say what a swap will meet there: attention sinks, large tokens, large channels.
     """
-    from unnorm.artefacts.loading import open_model
+    from unnorm.artefacts.loading import merged, open_model
     from unnorm.surgery.sites import find_sites
 
     if figure is not None:
@@ -51,8 +51,7 @@ def sites(
             raise SettingsError("--figure draws what --data DATA shows: give both.")
         check_figure_file(figure)
     loaded, tokenizer = open_model(model)
-    if hasattr(loaded, "peft_config"):
-        loaded = loaded.merge_and_unload()
+    loaded = merged(loaded)
     if data is not None:
         reading = settings_from(None, source=data, template=template, repair=repair, map=map)
         _anatomy(model, loaded, tokenizer, reading, tokens, seed, figure, json)

@@ -22,8 +22,6 @@ class CurveNorm(AffineNorm):
     spec: "CurveSpec"
     alpha: nn.Parameter
     shift: nn.Parameter | None
-    fused: Any = None
-    """What gives the output, or None, for an input on CUDA: a method that `kernels` puts here."""
 
     def __init__(self, spec: "CurveSpec", width: int, device: torch.device | str | None = None) -> None:
         super().__init__(spec, width, device)
@@ -38,9 +36,7 @@ class CurveNorm(AffineNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.is_cuda:
-            if self.fused is None or torch.compiler.is_compiling():  # a compiler fuses more than the norm alone
-                return super().forward(x)
-            out: torch.Tensor | None = self.fused(x)
+            out = None if torch.compiler.is_compiling() else self.fused(x)  # a compiler fuses more than the norm alone
             return super().forward(x) if out is None else out
         return self.formula(x)
 

@@ -5,7 +5,8 @@ builds one from the norm's name and its settings: unnorm's own norms stand in `N
 """
 
 import os
-from importlib import import_module
+from collections.abc import Callable
+from functools import cache
 from pkgutil import resolve_name
 from typing import Any, ClassVar, NamedTuple
 
@@ -37,9 +38,17 @@ class Norm(nn.Module):
     spec: "NormSpec"
     width: int
 
-    def __init__(self) -> None:
-        super().__init__()
-        import_module("unnorm.norms.kernels")  # not above: they know the norms that they are for
+    def fused(self, x: torch.Tensor) -> torch.Tensor | None:
+        """The output by one kernel, for x [..., C] on CUDA; None where there is no kernel for such a norm or input."""
+        return _kernels()(self, x)
+
+
+@cache
+def _kernels() -> Callable[[Norm, torch.Tensor], torch.Tensor | None]:
+    """Imported for the first input on CUDA: they know the norms that they are for."""
+    from unnorm.norms.kernels import fused
+
+    return fused
 
 
 class NormSpec(BaseModel):

@@ -1,5 +1,5 @@
-"""What a study will do: its cells, each with its hash, resolved configuration and folder, and which of them are compared
-in pairs. Trains nothing."""
+"""What a study will do: its cells, each with its hash, resolved configuration and folder, and which of them are
+compared in pairs. Trains nothing."""
 
 from collections.abc import Iterable
 from pathlib import Path

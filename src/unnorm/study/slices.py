@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from unnorm.data.settings import Dataset
 from unnorm.foundation.nearest import did_you_mean
 from unnorm.foundation.validation import Misplaced
-from unnorm.tuning.settings import LoraSettings, Strategy
+from unnorm.tuning.settings import Strategy
 
 
 class Place(NamedTuple):
@@ -47,14 +47,15 @@ def partial(model: type[BaseModel], *, without: Sequence[str] = ()) -> type[Base
     fields: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         if name not in without:
-            kind: Any = _PartialLora if field.annotation is LoraSettings else field.annotation
+            kind: Any = field.annotation
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                kind = partial(kind)
             constrained = Annotated[kind, *field.metadata] if field.metadata else kind
             fields[name] = (constrained | None, Field(default=None, description=field.description))
     config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     return create_model(f"{model.__name__}Changes", __config__=config, **fields)
 
 
-_PartialLora = partial(LoraSettings)
 DatasetChanges = partial(Dataset, without=("source", "name"))
 
 

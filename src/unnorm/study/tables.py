@@ -1,4 +1,4 @@
-"""A study's results, one row a cell (results.csv, results.parquet), and rows of plain values as CSV, Parquet or LaTeX."""
+"""A study's results, a row a cell (results.csv, results.parquet), and rows of plain values as CSV, Parquet or LaTeX."""
 
 import csv
 import io

@@ -5,7 +5,6 @@
 the sum) and the parameters are kept. There is no second derivative.
 """
 
-from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +16,11 @@ from unnorm.norms.kernels import formula, has_kernel, packed
 
 def _by(x: Tensor) -> ModuleType:
     """What computes for x: `launch` or `formula`, whose functions are the same."""
-    return import_module("unnorm.norms.kernels.launch") if has_kernel(x) else formula
+    if not has_kernel(x):
+        return formula
+    from unnorm.norms.kernels import launch
+
+    return launch
 
 
 @torch.library.custom_op("unnorm::curve_norm", mutates_args=())

@@ -23,8 +23,9 @@ _BASES = '''class SettingsError(ValueError):
 class Norm(nn.Module):
     """A norm of `width` channels; `spec` holds its settings."""
 
-    def fused(self, x):
-        return None
+
+def fused():
+    return lambda norm, x: None
 
 
 class Settings:
@@ -36,7 +37,7 @@ class Settings:
     def model_dump(self):
         return dict(self.__dict__)
 '''
-_GIVEN = {"Norm", "Settings", "SettingsError", "torch", "nn"}
+_GIVEN = {"fused", "Norm", "Settings", "SettingsError", "torch", "nn"}
 _GIVEN_BY_SETTINGS = {"model_dump", "norm"}
 
 

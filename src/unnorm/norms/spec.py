@@ -38,17 +38,16 @@ class Norm(nn.Module):
     spec: "NormSpec"
     width: int
 
-    def fused(self, x: torch.Tensor) -> torch.Tensor | None:
-        """The output by one kernel, for x [..., C] on CUDA; None where there is no kernel for such a norm or input."""
-        return _kernels()(self, x)
-
 
 @cache
-def _kernels() -> Callable[[Norm, torch.Tensor], torch.Tensor | None]:
-    """Imported for the first input on CUDA: they know the norms that they are for."""
-    from unnorm.norms.kernels import fused
+def fused() -> Callable[[Norm, torch.Tensor], torch.Tensor | None]:
+    """What gives a norm's output by one kernel, for x [..., C] on CUDA, or None where there is none for it.
 
-    return fused
+    Kernels know the norms that they are for, so they are imported when the first such tensor comes.
+    """
+    from unnorm.norms import kernels
+
+    return kernels.fused
 
 
 class NormSpec(BaseModel):

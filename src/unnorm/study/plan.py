@@ -9,7 +9,7 @@ from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.precision import choose as choose_precision
 from unnorm.study.cell import CellSettings, cell_of, settled
 from unnorm.study.ledger import cell_folder, folder_name, result_of, state_of
-from unnorm.study.recovered_start import PlannedStart, plan_start, planned_start_from, start_settings
+from unnorm.study.recovered_start import PlannedStart, plan_start, start_settings
 from unnorm.study.slices import Place, without_hash
 from unnorm.study.spec import StudyFile
 from unnorm.study.tune import Choice, Slot, choose, slot_of, tries_of, with_rate
@@ -25,19 +25,6 @@ class Planned(NamedTuple):
     resolved: dict[str, Any]
     folder: Path
     start: PlannedStart | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for another process."""
-        start = self.start.to_dict() if self.start else None
-        settings = self.settings.model_dump(mode="json")
-        return {**self._asdict(), "settings": settings, "folder": str(self.folder), "start": start}
-
-
-def planned_from(content: dict[str, Any]) -> Planned:
-    """What `Planned.to_dict` told."""
-    start = planned_start_from(content["start"]) if content["start"] else None
-    settings = CellSettings.model_validate(content["settings"])
-    return Planned(settings, content["cell"], content["resolved"], Path(content["folder"]), start)
 
 
 def starts_of(planned: Iterable[Planned]) -> list[PlannedStart]:

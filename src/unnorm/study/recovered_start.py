@@ -67,16 +67,6 @@ class PlannedStart(NamedTuple):
     resolved: dict[str, Any]
     folder: Path
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for another process."""
-        return {**self._asdict(), "settings": self.settings.model_dump(mode="json"), "folder": str(self.folder)}
-
-
-def planned_start_from(content: dict[str, Any]) -> PlannedStart:
-    """What `PlannedStart.to_dict` told."""
-    settings = StartSettings.model_validate(content["settings"])
-    return PlannedStart(settings, content["key"], content["resolved"], Path(content["folder"]))
-
 
 def start_settings(
     model: str,

@@ -8,6 +8,7 @@ from typing import Any
 from unnorm.evaluation.preference.summary import WinRate
 from unnorm.study.audit import doubt_of, matched_at
 from unnorm.study.compare import Row, compare_arms
+from unnorm.study.slices import Place
 from unnorm.study.view import CellView, PairView, StudyView
 from unnorm.study.win_rates import win_rates
 
@@ -73,7 +74,7 @@ def tallies(group: Group) -> list[tuple[str, WinRate]]:
 def _group(study: StudyView, key: tuple[str, ...], pairs: list[PairView]) -> Group:
     model, dataset, strategy, arm, against = key
     seeds = {pair.seed for pair in pairs}
-    here = [c for c in study.cells if (c.model, c.dataset, c.strategy) == key[:3] and c.arm in (arm, against)]
+    here = [c for c in study.cells if c.place.stratum == key[:3] and c.arm in (arm, against)]
     return Group(
         model, dataset, strategy, arm, against,
         pairs=sorted(pairs, key=lambda pair: pair.seed),
@@ -96,6 +97,5 @@ def others(study: StudyView) -> list[str]:
 
 def behind(study: StudyView, row: Row) -> list[tuple[CellView, CellView]]:
     """The finished cells that a row rests on: (the arm's, the reference's), a pair a seed."""
-    done = {(c.model, c.dataset, c.strategy, c.arm, c.seed): c for c in study.cells if c.result}
-    here = (row.model, row.dataset, row.strategy)
-    return [(done[*here, row.arm, seed], done[*here, row.against, seed]) for seed in row.seeds]
+    mine, other = (Place(row.model, row.dataset, arm, row.strategy, 0) for arm in (row.arm, row.against))
+    return [(study.done[mine._replace(seed=s)], study.done[other._replace(seed=s)]) for s in row.seeds]

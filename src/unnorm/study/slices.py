@@ -22,6 +22,16 @@ class Place(NamedTuple):
     strategy: str
     seed: int
 
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Place":
+        """Of a record that has the five among its keys."""
+        return cls(*(record[axis] for axis in cls._fields))
+
+    @property
+    def stratum(self) -> tuple[str, str, str]:
+        """(model, data set, strategy): what arms are compared within."""
+        return self.model, self.dataset, self.strategy
+
 
 class Where(BaseModel):
     """Combinations, by any of their parts: one value or several for each; what is left out may be anything."""

@@ -26,11 +26,10 @@ from unnorm.study.start import CHOICE_TOKENS, recoverable_
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.swap import record_of
 from unnorm.tuning.distance import distance
-from unnorm.tuning.learners import what_learns
+from unnorm.tuning.learners import what_learns, without_gradients
 from unnorm.tuning.memory_need import MOST_KEPT_WIDTHS, TRAINED_BYTES
 from unnorm.tuning.objectives import CrossEntropy, Objective, objective_of
 from unnorm.tuning.parameter_groups import parameter_groups
-from unnorm.tuning.recover import without_gradients
 from unnorm.tuning.settings import Sharding, TrainingSettings
 
 _LIBRARIES = 2**30

@@ -18,8 +18,8 @@ class _Plain(TyperCommand if TYPE_CHECKING else object):  # type: ignore[misc]
 
     def get_help(self, ctx: Any) -> str:
         """With what the output's encoding lacks replaced: click writes UTF-8 where that is ASCII."""
-        encoding = sys.stdout.encoding or "utf-8"
-        return super().get_help(ctx).encode(encoding, "replace").decode(encoding)
+        text, encoding = str(super().get_help(ctx)), sys.stdout.encoding or "utf-8"
+        return text.encode(encoding, "replace").decode(encoding)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}

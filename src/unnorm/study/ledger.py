@@ -82,12 +82,6 @@ def standing_of_entry(task: TaskFolder, last: Entry) -> Standing:
     return Standing("done", entry=last)
 
 
-def state_of(folder: Path) -> tuple[str, str | None]:
-    """(state, error) of a cell."""
-    standing = standing_of(folder)
-    return standing.state, standing.error
-
-
 def result_of(folder: Path) -> dict[str, Any]:
     """The numbers of a cell that is done."""
     path = folder / "result.json"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.precision import choose as choose_precision
 from unnorm.study.cell import CellSettings, cell_of, settled
-from unnorm.study.ledger import cell_folder, folder_name, result_of, state_of
+from unnorm.study.ledger import cell_folder, folder_name, result_of, standing_of
 from unnorm.study.recovered_start import PlannedStart, plan_start, start_settings
 from unnorm.study.slices import Place, without_hash
 from unnorm.study.spec import StudyFile
@@ -114,7 +114,7 @@ def _choices(search: list[Planned]) -> list[Choice]:
         by_slot.setdefault(slot_of(one.settings), []).append(one)
     found = []
     for slot, tries in by_slot.items():
-        states = [state_of(one.folder)[0] for one in tries]
+        states = [standing_of(one.folder).state for one in tries]
         if all(state in ("done", "failed") for state in states):
             losses = {
                 one.settings.training.learning_rate: result_of(one.folder)["eval_loss"] if state == "done" else None

@@ -18,8 +18,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from unnorm.foundation import precision, ranks, seeds
 from unnorm.foundation.errors import Interrupted, NonFiniteError
 from unnorm.foundation.memory import memory_in_use
+from unnorm.foundation.processes import stop_asked
 from unnorm.foundation.progress import Bar
-from unnorm.foundation.stopping import stop_asked
 from unnorm.metrics.batches import counted_tokens
 from unnorm.tuning import checkpoint
 from unnorm.tuning.arguments import plain_forward, plain_forward_after, training_arguments

@@ -78,14 +78,14 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
 
 
 def _records(planned: "list[Planned]", found: "list[Estimate]") -> list[dict[str, Any]]:
-    from unnorm.study.ledger import state_of
+    from unnorm.study.ledger import standing_of
     from unnorm.study.plan import place_of
 
     return [
         {
             **place_of(cell.settings)._asdict(),
             "cell": cell.cell,
-            "state": state_of(cell.folder)[0],
+            "state": standing_of(cell.folder).state,
             "learning_rate": cell.settings.training.learning_rate,
             "total_parameters": estimate.total_parameters,
             **_numbers(estimate),
@@ -96,14 +96,14 @@ def _records(planned: "list[Planned]", found: "list[Estimate]") -> list[dict[str
 
 
 def _start_records(to_make: "list[PlannedStart]", found: "list[Estimate]") -> list[dict[str, Any]]:
-    from unnorm.study.ledger import state_of
+    from unnorm.study.ledger import standing_of
 
     return [
         {
             "start": f"{start.settings.model_name} / {start.settings.arm.id}",
             "key": start.key,
             "data": start.settings.data_names,
-            "state": state_of(start.folder)[0],
+            "state": standing_of(start.folder).state,
             **_numbers(estimate),
         }
         for start, estimate in zip(to_make, found, strict=True)

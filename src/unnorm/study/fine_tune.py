@@ -55,7 +55,7 @@ def fine_tune(
             bench.let_go_of_start()  # it was fitted on another number of threads, or is in the way
         return _fine_tune(settings, cell, folder, bench, hooks, rows, start)
 
-    job = {"kind": "cell", "settings": settings.model_dump(mode="json"), "cell": cell}
+    job: dict[str, Any] = {"kind": "cell", "settings": settings.model_dump(mode="json"), "cell": cell}
     job |= {"start": str(start) if start else None, "report_to": hooks.report_to}
     return train(job, folder, whole, settings.training.devices, hooks, run)
 

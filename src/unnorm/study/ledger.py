@@ -20,12 +20,11 @@ from unnorm.study.attempt import is_unpublished
 from unnorm.study.lease import Entry, TaskFolder, newest
 
 FORMAT = 2
-STATES = ("waiting", "running", "interrupted", "failed", "done")
 _STATE_OF_KIND = {"released": "interrupted", "lost": "interrupted", "reopened": "waiting", "failed": "failed"}
 
 
 class Standing(NamedTuple):
-    """How a task stands: one of `STATES`; why it failed, and of which class (`failures.Failure`); its newest entry.
+    """How a task stands: waiting, running, interrupted, failed or done; why it failed, and of which class (`failures.Failure`); its newest entry.
 
     running: it is held, by an owner that is not known to be gone. interrupted: begun, and held by nobody.
     """

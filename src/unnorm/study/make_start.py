@@ -49,11 +49,10 @@ def name_of_start(settings: StartSettings) -> str:
 def start_task(planned: PlannedStart, bench: Workbench, hooks: Hooks, *, tell: Say) -> Task:
     """The task of making a start in its folder. hooks: its `say` hears every stage; tell: only what went wrong."""
     name, settings = name_of_start(planned.settings), planned.settings
-    about = {"start": planned.key, "model": settings.model_name, "data": settings.data_names}
-    about |= {"settings": planned.resolved}
+    about = {"model": settings.model_name, "data": settings.data_names, "settings": planned.resolved}
 
     def work(lease: Lease) -> str:
-        own = hooks.of_lease(lease, name, tell, planned.folder / "start.json", about)
+        own = hooks.of_lease(lease, name, tell, planned.folder / "start.json", {"start": planned.key, **about})
         made = make_start(settings, ranks.of_main(lease.attempt), bench, own)
         return RecoverReport(**made).describe()
 

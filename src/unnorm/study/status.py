@@ -15,7 +15,7 @@ LOOK_SECONDS = 2.5
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """state: one of `ledger.STATES`; the last step's number and loss, which is what it minimized; who has it, by which
+    """state: as of `ledger.Standing`; the last step's number and loss, which is what it minimized; who has it, by which
     engine if not this kind of machine's own process, and by which claim (generation); why it failed."""
 
     state: str

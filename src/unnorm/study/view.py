@@ -37,7 +37,7 @@ class CellView:
     strategy: str
     seed: int
     state: str
-    """One of `ledger.STATES`."""
+    """As of `ledger.Standing`."""
     error: str | None
     result: dict[str, Any] | None
     """The numbers of result.json; only of a cell that is done."""
@@ -109,7 +109,7 @@ class StartView:
     train: str
     seed: int
     state: str
-    """One of `ledger.STATES`."""
+    """As of `ledger.Standing`."""
     error: str | None
     failure: str | None
     folder: Path

@@ -33,8 +33,9 @@ def status(
         return
     view = view_of(study, ledger, logs=False)
     if json:
-        found = {"starts": status_of_starts(view), "cells": status_of(view)}
-        emit_json({"study": view.name, **{name: [one.to_dict() for one in of] for name, of in found.items()}})
+        starts, cells = status_of_starts(view), status_of(view)
+        found = {"starts": [start.to_dict() for start in starts], "cells": [cell.to_dict() for cell in cells]}
+        emit_json({"study": view.name, **found})
         return
     for table in _tables(view):
         print_table(table)

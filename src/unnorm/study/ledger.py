@@ -24,9 +24,10 @@ _STATE_OF_KIND = {"released": "interrupted", "lost": "interrupted", "reopened": 
 
 
 class Standing(NamedTuple):
-    """How a task stands: waiting, running, interrupted, failed or done; why it failed, and of which class (`failures.Failure`); its newest entry.
+    """How a task stands; why it failed, and of which class (`failures.Failure`); its newest entry.
 
-    running: it is held, by an owner that is not known to be gone. interrupted: begun, and held by nobody.
+    state: waiting, failed, done; running: it is held, by an owner that is not known to be gone; interrupted: it was
+    begun, and is held by nobody.
     """
 
     state: str

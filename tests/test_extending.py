@@ -171,7 +171,7 @@ def test_a_stage_and_a_figure(module_of, bases, data_file, tmp_path, monkeypatch
     assert cell.more["disk"] == sum(path.stat().st_size for path in cell.folder.glob("model/*.safetensors")) > 0
     module_of(drawing)
     make = resolve_name(f"unnorm.report.figures.{entry_in(entry)}")
-    monkeypatch.setattr(report_figures, "_OF_PLACE", (*report_figures._OF_PLACE, make))
+    monkeypatch.setattr(report_figures, "_OF_SLICE", (*report_figures._OF_SLICE, make))
     (drawn,) = [figure for figure in report_figures.figures(study) if figure.name == "disk"]
     assert drawn.spec["usermeta"]["cells"] == [cell.cell]
 

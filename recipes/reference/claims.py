@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unnorm.foundation.errors import UnnormError
-from unnorm.report.comparisons import others
+from unnorm.report.pairs import others
 from unnorm.report.published import NOT_MEASURED, gap, preferred, span, speed
 from unnorm.study.view import StudyView, read_study
 

@@ -4,7 +4,7 @@ Whatever `docs/python.md` does not name is private: it lists `__all__`, and publ
 when first used: the command line starts fast.
 """
 
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,33 +39,33 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOME = {
-    "AffineSpec": "unnorm.norms.affine",
-    "CurveSpec": "unnorm.norms.curve",
-    "DataSettings": "unnorm.data.settings",
-    "Derf": "unnorm.norms.derf",
-    "DyISRU": "unnorm.norms.dyisru",
-    "DyT": "unnorm.norms.dyt",
-    "FixedScale": "unnorm.norms.fixed_scale",
-    "NormSpec": "unnorm.norms.spec",
-    "UnnormError": "unnorm.foundation.errors",
-    "Verdict": "unnorm.evaluation.judges.interface",
-    "Workload": "unnorm.evaluation.latency",
-    "check": "unnorm.artefacts.loading",
-    "compare_latency": "unnorm.evaluation.latency",
-    "evaluate": "unnorm.evaluation.held_out",
-    "find_sites": "unnorm.surgery.sites",
-    "load": "unnorm.artefacts.loading",
-    "losses": "unnorm.evaluation.losses",
-    "optimize_": "unnorm.surgery.optimize",
-    "package": "unnorm.artefacts.package",
-    "recover_": "unnorm.tuning.recover",
-    "recover_blockwise_": "unnorm.tuning.blockwise",
-    "register": "unnorm.norms.spec",
-    "save": "unnorm.artefacts.saving",
-    "score_data": "unnorm.evaluation.held_out",
-    "site_anatomy": "unnorm.surgery.anatomy",
-    "swap_": "unnorm.surgery.swap",
-    "unswap_": "unnorm.surgery.swap",
+    "AffineSpec": "unnorm.norms.affine:AffineSpec",
+    "CurveSpec": "unnorm.norms.curve:CurveSpec",
+    "DataSettings": "unnorm.data.settings:DataSettings",
+    "Derf": "unnorm.norms.derf:Derf",
+    "DyISRU": "unnorm.norms.dyisru:DyISRU",
+    "DyT": "unnorm.norms.dyt:DyT",
+    "FixedScale": "unnorm.norms.fixed_scale:FixedScale",
+    "NormSpec": "unnorm.norms.spec:NormSpec",
+    "UnnormError": "unnorm.foundation.errors:UnnormError",
+    "Verdict": "unnorm.evaluation.judges.interface:Verdict",
+    "Workload": "unnorm.evaluation.latency:Workload",
+    "check": "unnorm.artefacts.loading:check",
+    "compare_latency": "unnorm.evaluation.latency:compare_latency",
+    "evaluate": "unnorm.evaluation.held_out:evaluate",
+    "find_sites": "unnorm.surgery.sites:find_sites",
+    "load": "unnorm.artefacts.loading:load",
+    "losses": "unnorm.evaluation.losses:losses",
+    "optimize_": "unnorm.surgery.optimize:optimize_",
+    "package": "unnorm.artefacts.package:package",
+    "recover_": "unnorm.tuning.recover:recover_",
+    "recover_blockwise_": "unnorm.tuning.blockwise:recover_blockwise_",
+    "register": "unnorm.norms.spec:register",
+    "save": "unnorm.artefacts.saving:save",
+    "score_data": "unnorm.evaluation.held_out:score_data",
+    "site_anatomy": "unnorm.surgery.anatomy:site_anatomy",
+    "swap_": "unnorm.surgery.swap:swap_",
+    "unswap_": "unnorm.surgery.swap:unswap_",
 }
 __all__ = ["__version__", *_HOME]
 
@@ -77,7 +77,7 @@ def __getattr__(name: str) -> Any:
         return version("unnorm")
     if name not in _HOME:
         raise AttributeError(f"module 'unnorm' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return resolve_name(_HOME[name])
 
 
 def __dir__() -> list[str]:

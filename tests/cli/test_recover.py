@@ -10,7 +10,7 @@ import unnorm
 from cli.test_main import call
 from conftest import tiny_model
 from sinks import sink_model, toy_text
-from unnorm.cli.amounts import share, token_count
+from unnorm.cli.options import share, token_count
 from unnorm.foundation.errors import SettingsError
 from unnorm.study.recovery import held_out_for, parse_data
 from unnorm.tuning.trainer import TokenTrainer

@@ -6,9 +6,10 @@ from pydantic import ValidationError
 
 from unnorm import Derf, DyT
 from unnorm.foundation.errors import SettingsError
+from unnorm.norms import curve, kernels
 from unnorm.norms.curve import saturation
 from unnorm.norms.identity import Identity
-from unnorm.norms.spec import spec_from
+from unnorm.norms.spec import fused, spec_from
 
 
 @given(
@@ -200,3 +201,18 @@ def test_spec_round_trip_and_bad_settings():
         spec_from({"norm": "dyt", "alhpa": "scalar"})
     with pytest.raises(ValidationError):
         DyT(alpha_init=-1.0)
+
+
+class OnCuda(torch.Tensor):
+    """What says of itself that it is there."""
+
+    is_cuda = True
+
+
+def test_a_tensor_on_cuda_is_given_to_the_kernel_and_to_the_formula_where_there_is_none(monkeypatch):
+    norm, x = DyT().build(8), torch.randn(2, 8)
+    there = x.as_subclass(OnCuda)
+    monkeypatch.setattr(curve, "fused", lambda: lambda module, y: y + 1 if module is norm else None)
+    assert torch.equal(norm(there).as_subclass(torch.Tensor), x + 1)
+    torch.testing.assert_close(DyT().build(8)(there).as_subclass(torch.Tensor), norm(x))
+    assert fused() is kernels.fused, "which knows the norms that it is for, and is imported for the first such tensor"

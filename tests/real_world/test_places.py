@@ -32,7 +32,7 @@ def _nothing_is_computed(monkeypatch):
         "unnorm.demo.story.tell",
         "unnorm.evaluation.judges.load.load_judge",
         "unnorm.report.page.write_report",
-        "unnorm.study.export.export_study",
+        "unnorm.study.tables.export_study",
         "unnorm.study.run_cell.run_cell",
         "unnorm.study.run_study.run_study",
         "unnorm.surgery.base.load_tokenizer",

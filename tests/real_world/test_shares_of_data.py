@@ -14,7 +14,8 @@ from unnorm.data.prepare import Source
 from unnorm.data.settings import DataSettings
 from unnorm.data.shares import Share
 from unnorm.foundation.errors import DataError
-from unnorm.study.fine_tune import Hooks, fine_tune
+from unnorm.study.fine_tune import fine_tune
+from unnorm.study.hooks import Hooks
 from unnorm.study.spec import parse_spec
 from unnorm.study.workbench import Workbench
 

@@ -5,7 +5,7 @@ import statistics
 import pytest
 
 from report.views import ARMS, STRATEGIES, loss_of, study
-from unnorm.report.comparisons import compared
+from unnorm.report.pairs import compared
 
 
 def rows(made, metric="loss"):

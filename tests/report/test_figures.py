@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from report.views import ARMS, CATEGORIES, QUESTIONS, SITES, STRATEGIES, study
-from unnorm.report.comparisons import compared
 from unnorm.report.export import export
 from unnorm.report.figures import figures
 from unnorm.report.figures.gap import gap_by_strategy
+from unnorm.report.pairs import compared
 from unnorm.report.theme import COLOURS, DARK, HATCH, looks
 from unnorm.study.compare import compare_arms
 

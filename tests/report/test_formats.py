@@ -6,9 +6,9 @@ import json
 import pytest
 
 from report.views import study
-from unnorm.report.comparisons import compared
 from unnorm.report.formats import FORMATS
-from unnorm.study.results import rows_of
+from unnorm.report.pairs import compared
+from unnorm.study.tables import rows_of
 
 HOSTILE = "a|b`c <img src=x> [x](javascript:1) $\\input{x}$ \u202e"
 

@@ -4,8 +4,8 @@ import pytest
 
 from report.views import study
 from unnorm.report import headline as module
-from unnorm.report.comparisons import compared
 from unnorm.report.headline import headline
+from unnorm.report.pairs import compared
 
 LOSS = next(row for row in compared(study(seeds=(0, 1, 2))) if row.metric == "loss")
 EQUIVALENT = (0.004, 0.002, 0.006, True)

@@ -19,6 +19,7 @@ BASE = "demo-base-6e24504db86ddad8"
         ("me/tiny@0123456789abcdef0123456789abcdef01234567", "tiny"),
         ("alpaca", "alpaca"),
         ("6e24504db86ddad8", "6e24504db86ddad8"),  # better than nothing
+        ("base-6e24504db86ddad8-tuned", "base-6e24504db86ddad8-tuned"),
     ],
 )
 def test_names_are_those_that_people_gave(name, shown):

@@ -4,8 +4,8 @@ import json
 import pytest
 
 from report.views import study
-from unnorm.report.comparisons import compared
 from unnorm.report.formats import FORMATS, text_table
+from unnorm.report.pairs import compared
 from unnorm.report.summary import summary
 from unnorm.report.verdicts import could_show, verdict
 

@@ -7,7 +7,7 @@ from unnorm.tuning.recover_settings import RECOVER_TOKENS
 
 
 def test_every_norm_has_its_arms_and_dyt_its_variants():
-    known = known_arms()
+    known = {name: arm_from(name) for name in known_arms()}
     for norm in known_norms():
         for suffix in ("", "-bare", "-inherit", "-corrected", "-recovered"):
             assert known[norm + suffix].norm["norm"] == norm

@@ -8,7 +8,7 @@ from unnorm.foundation import atomic
 from unnorm.foundation.errors import SettingsError
 from unnorm.study.audit import audit_results
 from unnorm.study.compare import compare_arms
-from unnorm.study.export import export_study
+from unnorm.study.tables import export_study
 from unnorm.study.view import CellView, PairView, StudyView
 
 SEEDS = [0, 1, 2]

@@ -19,7 +19,7 @@ from unnorm.report.summary import summary
 from unnorm.study.arms import ArmRecovery, arm_from, arm_with, known_arms
 from unnorm.study.audit import audit_plan, differences, facts_of
 from unnorm.study.card import card_numbers
-from unnorm.study.estimate_start import estimate_start
+from unnorm.study.estimate import estimates_of_starts
 from unnorm.study.ledger import standing_of
 from unnorm.study.plan import place_of, plan_study, starts_of
 from unnorm.study.spec import parse_spec
@@ -147,7 +147,7 @@ def test_plan_and_status_know_the_controls(made, tmp_path):
     plan = plan_study(parse_spec(text, "study"), tmp_path, bench)
     starts = {start.settings.arm.id: start for start in starts_of(plan.cells)}
     assert {arm: start.key for arm, start in starts.items()} == {s.arms[0]: s.key for s in found}
-    estimates = {arm: estimate_start(starts[arm], bench) for arm in ("itself", "longer")}
+    estimates = {arm: estimates_of_starts([starts[arm]], bench)[0] for arm in ("itself", "longer")}
     parameters = sum(p.numel() for p in bench.base(starts["itself"].settings.model).model.parameters())
     for estimate in estimates.values():
         assert (estimate.tokens, estimate.steps, estimate.trainable_parameters) == (1200, 10, parameters)
@@ -186,7 +186,7 @@ def test_a_loss_that_is_no_number_fails_a_control_too(bases, data_file, tmp_path
 
 
 def test_the_known_controls_recover_as_the_swapped_arms_do():
-    known = known_arms()
+    known = {name: arm_from(name) for name in known_arms()}
     assert known["original-recovered"].recover == known["dyt-recovered"].recover == ArmRecovery()
     assert known["original-trained"].recover == ArmRecovery(objective="ce")
     for name in ("original-recovered", "original-trained"):

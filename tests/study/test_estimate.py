@@ -8,12 +8,12 @@ import torch
 
 from study.small_study import study_text
 from unnorm.foundation import progress
-from unnorm.study import estimate, over_devices
-from unnorm.study.estimate import estimates
-from unnorm.study.over_devices import crowded, memory_over
+from unnorm.study import estimate
+from unnorm.study.estimate import crowded, estimates, memory_over
 from unnorm.study.plan import plan_study
 from unnorm.study.spec import parse_spec
 from unnorm.study.workbench import Workbench
+from unnorm.tuning import objectives
 
 SIZE = 300_000_000
 
@@ -23,8 +23,8 @@ def estimated(bases, data_file, ledger, monkeypatch, *, devices=1, sharding="ddp
     spread = {"devices": devices, "sharding": sharding}
     training = {"tokens": 2048, "max_length": 64, "batch_tokens": 256, "precision": "fp32", **spread}
     text = study_text(bases["gpt2"], data_file, arms=["original"], training=training)
-    rows, real = [], estimate.token_sums
-    monkeypatch.setattr(estimate, "token_sums", lambda m, h, b: rows.append(len(b["input_ids"])) or real(m, h, b))
+    rows, real = [], objectives.token_sums
+    monkeypatch.setattr(objectives, "token_sums", lambda m, h, b: rows.append(len(b["input_ids"])) or real(m, h, b))
     bench = bench or Workbench(quiet=True)
     found = estimates(plan_study(parse_spec(text, "study"), ledger, bench).cells, bench)
     monkeypatch.undo()
@@ -45,7 +45,7 @@ def test_a_cell_of_several_devices_is_measured_with_one_devices_part(bases, data
 
 def test_what_several_devices_make_of_time_and_memory(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    monkeypatch.setattr(over_devices, "cores", lambda: 8)
+    monkeypatch.setattr(estimate, "cores", lambda: 8)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     assert [crowded(devices, cpu) for devices in (1, 2, 4)] == [1, 1, 2]
     assert crowded(4, gpu) == 1
@@ -67,14 +67,14 @@ def test_what_a_step_takes_and_gives_back_counts_for_its_own_cell_alone(bases, d
     training = {"tokens": 256, "max_length": 64, "batch_tokens": 128, "precision": "fp32"}
     text = study_text(bases["gpt2"], data_file, arms=["original"], strategies=["full", "frozen"], training=training)
     bench = Workbench(quiet=True)
-    real = estimate.token_sums
+    real = objectives.token_sums
 
     def greedy(model, head, batch):
         if not hasattr(model, "peft_config"):
             np.ones(SIZE, dtype=np.uint8)
         return real(model, head, batch)
 
-    monkeypatch.setattr(estimate, "token_sums", greedy)
+    monkeypatch.setattr(objectives, "token_sums", greedy)
     planned = plan_study(parse_spec(text, "study"), tmp_path, bench).cells
     full, frozen = (one.memory_bytes for one in estimates(planned, bench))
     assert full - frozen > 0.8 * SIZE

@@ -156,7 +156,7 @@ def test_status_shows_every_class_of_failure(bases, data_file, tmp_path, monkeyp
     assert "KeyError" in (planned[4].folder / "traceback.txt").read_text()
 
     def succeeding(settings, cell, folder, bench, hooks, start=None):
-        hooks.begun()
+        hooks.begun(cell)
         numbers = {"start_eval_loss": 2.0, "eval_loss": 1.0, "eval_token_accuracy": 0.5, "wall_seconds": 1.0}
         (folder / "result.json").write_text(json.dumps(numbers))
         return numbers

@@ -24,7 +24,7 @@ from unnorm.study.arms import arm_from
 from unnorm.study.audit import audit_plan, noted_in_words
 from unnorm.study.cell import CellSettings
 from unnorm.study.engines.interface import Options
-from unnorm.study.estimate_start import estimate_start
+from unnorm.study.estimate import estimates_of_starts
 from unnorm.study.events import read_events
 from unnorm.study.lease import TaskFolder, entries
 from unnorm.study.ledger import standing_of
@@ -207,12 +207,14 @@ def test_a_cell_run_by_itself_makes_its_start_and_goes_on_with_it(bases, data_fi
     real = make_start.recover_run
 
     def stopped(*args, **options):
+        *others, hooks = args
+
         def saved(step: int) -> None:
-            options["saved"](step)
+            hooks.saved(step)
             if step >= 2:
                 raise Interrupted
 
-        return real(*args, **{**options, "saved": saved})
+        return real(*others, hooks._replace(saved=saved), **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(make_start, "recover_run", stopped)
@@ -323,7 +325,7 @@ def test_a_start_is_listed_before_and_after_it_is_made(made, bases, data_file, t
     (start,) = starts_of(plan.cells)
     assert start.key == found.key
     assert start.folder == tmp_path / "starts" / start.key
-    estimate = estimate_start(start, bench)
+    (estimate,) = estimates_of_starts([start], bench)
     assert (estimate.tokens, estimate.steps) == (1200, 10)
     assert estimate.seconds > 0
     assert estimate.trainable_parameters == sum(p.numel() for p in bench.base(bases["gpt2"]).model.parameters()) + 5

@@ -10,7 +10,7 @@ from study.small_study import run_text, study_text, table
 from unnorm.cli.main import run
 from unnorm.foundation.errors import ArtefactError, DiskError, Interrupted
 from unnorm.study import ledger as ledger_module
-from unnorm.study.results import COLUMNS
+from unnorm.study.tables import COLUMNS
 from unnorm.study.view import read_study
 
 

@@ -10,6 +10,7 @@ from unnorm.foundation.threads import Threads
 from unnorm.study import fine_tune, threads
 from unnorm.study.audit import audit_results
 from unnorm.study.cell import cell_of, settled
+from unnorm.study.hooks import Hooks
 from unnorm.study.run_cell import run_cell
 from unnorm.study.slices import Place
 from unnorm.study.workbench import Workbench
@@ -48,7 +49,7 @@ def test_a_machine_of_fewer_cores_measures_for_itself(four_cores, monkeypatch, t
 
 
 def test_a_cell_goes_on_with_the_threads_it_began_with(four_cores, bases, data_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(fine_tune, "with_fewer_rows", lambda *arguments, **named: {})
+    monkeypatch.setattr(fine_tune, "_fine_tune", lambda *arguments: {})
     bench = Workbench(quiet=True)
     settings = settled(settings_of(bases["gpt2"], data_file), bench)
     cell, _ = cell_of(settings, bench)
@@ -59,7 +60,7 @@ def test_a_cell_goes_on_with_the_threads_it_began_with(four_cores, bases, data_f
         atomic.write_json(folder / "attempt.json", began)
         torch.set_num_threads(2)
         bench._kept["start"] = start
-        fine_tune.fine_tune(settings, cell, folder, bench, fine_tune.Hooks())
+        fine_tune.fine_tune(settings, cell, folder, bench, Hooks())
         assert torch.get_num_threads() == began.get("threads", 2)
         assert atomic.read_json(folder / "attempt.json") == {"threads": 2, **began}
         assert bench._kept.get("start") == left, "what another number of threads has fitted is fitted again"

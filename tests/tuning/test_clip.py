@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from unnorm.tuning.clip import clip_gradients_
+from unnorm.tuning.parameter_groups import clip_gradients_
 
 
 def parameters(scale: float) -> list[nn.Parameter]:

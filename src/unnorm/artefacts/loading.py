@@ -68,6 +68,11 @@ def open_model(name: str) -> tuple[Any, Any]:
     return load_base(name), load_tokenizer(name)
 
 
+def merged(model: Any) -> Any:
+    """A loaded model with its adapter, if it has one, in its weights."""
+    return model.merge_and_unload() if hasattr(model, "peft_config") else model
+
+
 def _load(folder: Path, base: str | None, device_map: DeviceMap) -> tuple[Any, CheckReport]:
     atomic.restore_folder(folder)
     manifest = read_manifest(folder)

@@ -46,7 +46,8 @@ def build_whole(folder: Path, manifest: Manifest) -> Any:
     check_architecture(outline, manifest, folder)
     # An outline takes no memory, so whatever sizes the files claim are compared before anything is built.
     place_bare(outline, manifest, "meta")
-    _check_shapes(outline, shapes, manifest, folder)
+    if different := difference(outline, shapes, manifest.tied):
+        raise ArtefactError(f"the weights in {folder} do not fit its manifest and configuration: {different}.")
     del outline
     model = empty_model(auto, config, dtype_of(manifest))
     place_bare(model, manifest, "cpu")
@@ -136,11 +137,6 @@ def check_architecture(model: Any, manifest: Manifest, folder: Path) -> None:
     """Refuse a model of another class than the one that was saved."""
     if type(model).__name__ != manifest.architecture:
         raise ArtefactError(f"{folder} was saved from a {manifest.architecture}, not a {type(model).__name__}.")
-
-
-def _check_shapes(outline: nn.Module, found: dict[str, tuple[int, ...]], manifest: Manifest, folder: Path) -> None:
-    if different := difference(outline, found, manifest.tied):
-        raise ArtefactError(f"the weights in {folder} do not fit its manifest and configuration: {different}.")
 
 
 def difference(outline: nn.Module, found: dict[str, tuple[int, ...]], tied: Mapping[str, str]) -> str:

@@ -24,7 +24,7 @@ def demo(
     """The whole story, offline: a tiny model made on the spot, its norms swapped, fine-tuned, compared, reported."""
     from unnorm.demo.story import tell
     from unnorm.foundation.places import check_folder
-    from unnorm.study.results import rows_of
+    from unnorm.study.tables import rows_of
 
     check_folder(out)
     study, page = tell(out, say)

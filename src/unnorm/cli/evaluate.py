@@ -4,7 +4,6 @@ from typing import Annotated, Any
 
 import typer
 
-from unnorm.cli.computing import compute_fast
 from unnorm.cli.data_options import (
     DATA_HELP,
     LOSS_ON_HELP,
@@ -15,6 +14,7 @@ from unnorm.cli.data_options import (
     Template,
     settings_from,
 )
+from unnorm.cli.models import compute_fast
 from unnorm.cli.options import check_choice, chosen_sharding
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 

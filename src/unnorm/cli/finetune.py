@@ -74,8 +74,8 @@ def finetune(
     from unnorm.foundation.places import check_folder
     from unnorm.foundation.processes import is_main
     from unnorm.study.arms import Arm
+    from unnorm.study.hooks import check_trackers
     from unnorm.study.run_cell import run_cell
-    from unnorm.study.trackers import check_trackers
 
     given = {name: value for name, value in ctx.params.items() if _is_given(ctx, name)}
     if {"tokens", "epochs"} <= given.keys():

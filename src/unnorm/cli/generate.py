@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from unnorm.cli.computing import compute_fast
 from unnorm.cli.data_options import Template
+from unnorm.cli.models import compute_fast
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say, say_next
 
 EXAMPLE = "Example: [bold]unnorm generate run/model --prompts mt-bench --temperature fastchat --out dyt.jsonl[/bold]"

@@ -169,10 +169,11 @@ def _numbers(text: str, option: str) -> list[int]:
 
 def _ready(model: Any, optimize: bool) -> Any:
     """Adapters merged, since nobody serves them apart; and optimized where it is swapped, if that is asked for."""
+    from unnorm.artefacts.loading import merged
     from unnorm.surgery.optimize import optimize_
     from unnorm.surgery.swap import record_of
 
-    model = model.merge_and_unload() if hasattr(model, "peft_config") else model
+    model = merged(model)
     if optimize and record_of(model) is not None:
         done = optimize_(model)
         folded = sum(site.done != "left" for site in done.sites)

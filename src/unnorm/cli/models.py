@@ -1,4 +1,4 @@
-"""`unnorm sites`."""
+"""`unnorm sites`, and what every verb sets up that computes with loaded models."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +11,7 @@ from unnorm.foundation.errors import SettingsError
 
 if TYPE_CHECKING:
     from unnorm.data.settings import DataSettings
+
 
 SITES_EXAMPLE = (
     "Example: [bold]unnorm sites EleutherAI/pythia-14m[/bold], or before a swap "
@@ -40,7 +41,7 @@ def sites(
 
     With --data, say what a swap will meet there: attention sinks, large tokens, large channels.
     """
-    from unnorm.artefacts.loading import open_model
+    from unnorm.artefacts.loading import merged, open_model
     from unnorm.surgery.sites import find_sites
 
     if figure is not None:
@@ -50,8 +51,7 @@ def sites(
             raise SettingsError("--figure draws what --data DATA shows: give both.")
         check_figure_file(figure)
     loaded, tokenizer = open_model(model)
-    if hasattr(loaded, "peft_config"):
-        loaded = loaded.merge_and_unload()
+    loaded = merged(loaded)
     if data is not None:
         reading = settings_from(None, source=data, template=template, repair=repair, map=map)
         _anatomy(model, loaded, tokenizer, reading, tokens, seed, figure, json)
@@ -138,3 +138,20 @@ def _anatomy(
 def _three(value: float) -> str:
     """Three digits, and no exponent."""
     return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
+
+
+def compute_fast(*models: Any) -> None:
+    """Compute in a precision that the models' device multiplies natively, and on as many threads as pay for the first
+    of them; say so where that is a change."""
+    from unnorm.foundation import threads
+    from unnorm.foundation.precision import widen_
+    from unnorm.tuning.threads import threads_for
+
+    for model in models:
+        done = widen_(model, next(model.parameters()).device)
+        if done is not None:
+            say(done)
+    found = threads_for(models[0])
+    if threads.decided() is None:
+        say(f"computing on {found.describe()}")
+    threads.use(found.number)

@@ -1,6 +1,8 @@
-"""Options of the command line, looked at before anything is done: what they may be, and what they are called."""
+"""Options of the command line, looked at before anything is done: what they may be, as people write them, and what they
+are called."""
 
 import os
+import re
 from collections.abc import Iterable
 from math import isfinite
 from typing import Annotated, Any
@@ -65,4 +67,25 @@ def finite(value: float | None) -> float | None:
     """For options of numbers, as typer's callback: NaN and infinity pass its own limits."""
     if value is not None and not isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+
+
+def token_count(text: str, option: str) -> int:
+    """`10M`, `500k`, `1.5B` or a plain number, above 0."""
+    found = re.fullmatch(r"(\d+(?:[_,]\d{3})*(?:\.\d+)?)\s*([kmb]?)", text.strip(), re.IGNORECASE)
+    count = float(re.sub("[_,]", "", found[1])) * _UNITS[found[2].lower()] if found else 0
+    if count < 1 or count != int(count):
+        raise SettingsError(f"{option} is a number of tokens above 0, such as 10M, 500k or 250000, not {text!r}.")
+    return int(count)
+
+
+def share(text: str, option: str) -> float:
+    """`1%` or `0.01`, above 0."""
+    found = re.fullmatch(r"(\d*\.?\d+)\s*(%?)", text.strip())
+    value = float(found[1]) / (100 if found[2] else 1) if found else 0.0
+    if value <= 0:
+        raise SettingsError(f"{option} is a share above 0, such as 1% or 0.01, not {text!r}.")
     return value

@@ -4,7 +4,7 @@ typer says about a value in pydantic's words said in ours."""
 import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -13,24 +13,40 @@ _BOLD = re.compile(r"\[bold\](.*?)\[/bold\]")
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-class PlainCommand(TyperCommand):
-    """A verb. Options of one `rich_help_panel` stand together under its name."""
+class _Plain(TyperCommand if TYPE_CHECKING else object):  # type: ignore[misc]
+    """Help as plain text. Options of one `rich_help_panel` stand together under its name."""
 
     def get_help(self, ctx: Any) -> str:
-        return _printable(super().get_help(ctx))
+        """With what the output's encoding lacks replaced: click writes UTF-8 where that is ASCII."""
+        text, encoding = str(super().get_help(ctx)), sys.stdout.encoding or "utf-8"
+        return text.encode(encoding, "replace").decode(encoding)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        _write_options(self, ctx, formatter)
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                sections.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        _write_epilog(self, formatter)
+        """The example that help ends in, its command bold on a terminal."""
+        if self.epilog:
+            formatter.write_paragraph()
+            with formatter.indentation():
+                formatter.write_text(_BOLD.sub(lambda found: typer.style(found[1], bold=True), self.epilog))
 
 
-class PlainGroup(TyperGroup):
+class PlainCommand(_Plain, TyperCommand):
+    """A verb."""
+
+
+class PlainGroup(_Plain, TyperGroup):
     """A group of verbs. Newer versions of typer read options through pydantic."""
-
-    def get_help(self, ctx: Any) -> str:
-        return _printable(super().get_help(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """`VERB --help` goes to the verb at once: to read the group's own options first would import pydantic."""
@@ -61,13 +77,10 @@ class PlainGroup(TyperGroup):
             raise
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        _write_options(self, ctx, formatter)
+        super().format_options(ctx, formatter)
         verbs = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl([(name, _summary(verb)) for name, verb in verbs if verb is not None])
-
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        _write_epilog(self, formatter)
 
 
 class Verbs(typer.Typer):
@@ -88,33 +101,6 @@ class Verbs(typer.Typer):
         return super().command(name, cls=PlainCommand, **settings)
 
 
-def _printable(text: str) -> str:
-    """`text`, with what the output's encoding lacks replaced: click writes UTF-8 where that is ASCII."""
-    encoding = sys.stdout.encoding or "utf-8"
-    return text.encode(encoding, "replace").decode(encoding)
-
-
 def _summary(verb: Any) -> str:
     """The first paragraph of a verb's help, on one line."""
     return " ".join((verb.help or "").strip().split("\n\n")[0].split())
-
-
-def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
-    sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
-    for parameter in command.get_params(ctx):
-        record = parameter.get_help_record(ctx)
-        if record is not None:
-            usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
-            sections.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(record)
-    for title, records in sections.items():
-        if records:
-            with formatter.section(title):
-                formatter.write_dl(records)
-
-
-def _write_epilog(command: Any, formatter: Any) -> None:
-    """The example that help ends in, its command bold on a terminal."""
-    if command.epilog:
-        formatter.write_paragraph()
-        with formatter.indentation():
-            formatter.write_text(_BOLD.sub(lambda found: typer.style(found[1], bold=True), command.epilog))

@@ -1,7 +1,7 @@
 """`unnorm recover`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, get_args
 
 import typer
 
@@ -59,7 +59,8 @@ def recover(
 
     The model that comes out is in OUT/model. Progress, losses and checkpoints are in OUT, too.
     """
-    from unnorm.cli.amounts import share, token_count
+    from unnorm.cli.options import share, token_count
+    from unnorm.data.mixture import When
     from unnorm.foundation.processes import is_main
     from unnorm.study.recover_model import recover_model
     from unnorm.study.recovery import Recovery, parse_data
@@ -81,8 +82,9 @@ def recover(
         (settings_from(None, source=name, loss_on="all", too_long="split", **reading), weight)
         for name, weight in parse_data(data)
     )
+    check_choice("--when-out", when_out, get_args(When))
     shared = chosen_sharding(sharding)
-    recovery = Recovery(settings, sources, held_out_tokens, _when(when_out), seed, blockwise, shared)
+    recovery = Recovery(settings, sources, held_out_tokens, when_out, seed, blockwise, shared)  # type: ignore[arg-type]
     result = recover_model(
         swapped,
         base,
@@ -106,12 +108,3 @@ def _base_of(swapped: str) -> str:
     from unnorm.artefacts.manifest import read_manifest
 
     return read_manifest(Path(swapped)).base.name
-
-
-def _when(text: str) -> Any:
-    from typing import get_args
-
-    from unnorm.data.mixture import When
-
-    check_choice("--when-out", text, get_args(When))
-    return text

@@ -34,7 +34,7 @@ def report(
     json: JsonOption = False,
 ) -> None:
     """Write one self-contained page about a study, and each figure as SVG, PNG and PDF."""
-    from unnorm.cli.amounts import share
+    from unnorm.cli.options import share
     from unnorm.foundation.errors import SettingsError
 
     allowed = share(margin, "--margin")

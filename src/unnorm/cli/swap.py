@@ -103,7 +103,9 @@ def swap(
     if found is None:
         say("the gap to the original was not measured: give --measure DATA to have it")
     else:
-        emit_table(*_gap_table(found), align_right_from=0)
+        title = f"held-out loss in nats per token, {found.tokens:,} tokens"
+        row = [f"{found.original_loss:.4f}", f"{found.loss:.4f}", f"{found.gap:+.1%}", f"{found.agreement:.1%}"]
+        emit_table(title, ["original", "swapped", "gap", "same next token"], [row], align_right_from=0)
     data = measure or calibrate
     if found is None or found.usable:
         compare = f"unnorm evaluate {out} --data {data or 'DATA'} --against {model}"
@@ -116,15 +118,6 @@ def swap(
             f"{nearer}Recover it:\n"
             f"  unnorm recover {out} --data {data} --tokens 10M --out {out}-recovered"
         )
-
-
-def _gap_table(found: Any) -> tuple[str, list[str], list[list[str]]]:
-    title = f"held-out loss in nats per token, {found.tokens:,} tokens"
-    return (
-        title,
-        ["original", "swapped", "gap", "same next token"],
-        [[f"{found.original_loss:.4f}", f"{found.loss:.4f}", f"{found.gap:+.1%}", f"{found.agreement:.1%}"]],
-    )
 
 
 def _show(report: Any) -> None:

@@ -14,8 +14,8 @@ from unnorm.data.sources import conversations_of
 from unnorm.foundation import atomic, seeds, threads
 from unnorm.foundation.errors import Interrupted
 from unnorm.foundation.precision import choose
+from unnorm.foundation.processes import stop_asked
 from unnorm.foundation.progress import Bar
-from unnorm.foundation.stopping import stop_asked
 from unnorm.metrics.token_sums import token_sums
 from unnorm.tuning import checkpoint
 from unnorm.tuning.parameter_groups import parameter_groups

@@ -58,20 +58,8 @@ def _is_forbidden(error: OSError, path: Path) -> bool:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content` in one rename, flushed to disk before it."""
-    path = Path(path)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+    with files(Path(path)) as [file]:
+        file.write(content)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -121,20 +109,12 @@ def _prefix(path: Path, process: int | str) -> str:
 
 def _clear_after_kills(path: Path) -> None:
     """Delete what processes of this machine that are gone had begun to write for `path`."""
+    import psutil
+
     for left in path.parent.glob(glob.escape(_prefix(path, "")[:-1]) + "*.*"):
         process = left.name.removeprefix(_prefix(path, "")[:-1]).split(".")[0]
-        if process.isdigit() and not _is_alive(int(process)):
+        if process.isdigit() and not psutil.pid_exists(int(process)):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def restore_folder(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Content hashes: of configurations (short names for folders) and of tensors (the identity of a base)."""
+"""Content hashes: of configurations (short names for folders), of tensors (the identity of a base), of our own code."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,6 +9,8 @@ import orjson
 
 if TYPE_CHECKING:
     import torch
+from functools import lru_cache
+from importlib.resources import files
 
 _CHUNK = 2**22
 
@@ -64,3 +66,26 @@ def digest_file(path: Path) -> str:
         while block := file.read(_CHUNK):
             digest.update(block)
     return digest.hexdigest()
+
+
+@lru_cache
+def code_digest() -> str:
+    """Digest of unnorm's own source files: between releases the version alone does not tell what ran."""
+    return hash_json(sorted(_sources(files("unnorm"), "")))
+
+
+def _sources(folder: Any, prefix: str) -> list[tuple[str, str]]:
+    found = []
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            found += _sources(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(".py"):
+            found.append((prefix + entry.name, entry.read_text(encoding="utf-8")))
+    return found
+
+
+def this_code() -> str:
+    """Version and digest, as they are compared between machines."""
+    from importlib.metadata import version  # late: it brings all of `email` along
+
+    return f"{version('unnorm')} (code {code_digest()})"

@@ -1,11 +1,12 @@
-"""Which process this is, and whether another one is surely gone: what can be told on one machine without a clock."""
+"""Which process this is, whether another one is surely gone, and who asks this one to stop: what can be told on one
+machine without a clock."""
 
 import hashlib
 import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -108,3 +109,25 @@ def _started_by_psutil(pid: int) -> str | None:
         return None
     except psutil.AccessDenied:
         return ""
+
+
+@contextmanager
+def stop_asked() -> Iterator[Callable[[], bool]]:
+    """While open, the first Ctrl-C or SIGTERM only makes what is yielded say True; a second one interrupts at once."""
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: whoever runs us there handles signals
+        before = {}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -9,6 +9,7 @@ from torch import nn
 from unnorm.foundation.errors import SettingsError
 from unnorm.norms.affine import AffineNorm, AffineSpec
 from unnorm.norms.affine_fit import LARGEST, LEAST, LEAST_BESIDE_LARGE, Curve, golden, refine, search, spread_of
+from unnorm.norms.spec import fused
 
 _CANDIDATES = 32
 _SHIFT_STEPS = 8
@@ -22,8 +23,6 @@ class CurveNorm(AffineNorm):
     spec: "CurveSpec"
     alpha: nn.Parameter
     shift: nn.Parameter | None
-    fused: Any = None
-    """What gives the output, or None, for an input on CUDA: a method that `kernels` puts here."""
 
     def __init__(self, spec: "CurveSpec", width: int, device: torch.device | str | None = None) -> None:
         super().__init__(spec, width, device)
@@ -38,9 +37,8 @@ class CurveNorm(AffineNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.is_cuda:
-            if self.fused is None or torch.compiler.is_compiling():  # a compiler fuses more than the norm alone
-                return super().forward(x)
-            out: torch.Tensor | None = self.fused(x)
+            # A compiler fuses more than the norm alone.
+            out = None if torch.compiler.is_compiling() else fused()(self, x)
             return super().forward(x) if out is None else out
         return self.formula(x)
 

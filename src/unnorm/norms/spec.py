@@ -5,7 +5,8 @@ builds one from the norm's name and its settings: unnorm's own norms stand in `N
 """
 
 import os
-from importlib import import_module
+from collections.abc import Callable
+from functools import cache
 from pkgutil import resolve_name
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -37,9 +38,16 @@ class Norm(nn.Module):
     spec: "NormSpec"
     width: int
 
-    def __init__(self) -> None:
-        super().__init__()
-        import_module("unnorm.norms.kernels")  # not above: they know the norms that they are for
+
+@cache
+def fused() -> Callable[[Norm, torch.Tensor], torch.Tensor | None]:
+    """What gives a norm's output by one kernel, for x [..., C] on CUDA, or None where there is none for it.
+
+    Kernels know the norms that they are for, so they are imported when the first such tensor comes.
+    """
+    from unnorm.norms import kernels
+
+    return kernels.fused
 
 
 class NormSpec(BaseModel):

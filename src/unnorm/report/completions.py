@@ -16,14 +16,10 @@ def groups_of_answers(study: StudyView) -> list[dict[str, Any]]:
     for model, dataset, strategy in study.strata:
         for seed in study.seeds:
             place = (model, dataset, strategy, seed)
-            cells = [c for c in study.cells if _place(c) == place and c.done and c.completions]
+            cells = [c for c in study.done.values() if (*c.place.stratum, c.seed) == place and c.completions]
             if cells:
                 found.append(_group(study, place, cells))
     return found
-
-
-def _place(cell: CellView) -> tuple[str, str, str, int]:
-    return cell.model, cell.dataset, cell.strategy, cell.seed
 
 
 def _group(study: StudyView, place: tuple[str, str, str, int], cells: list[CellView]) -> dict[str, Any]:
@@ -32,7 +28,7 @@ def _group(study: StudyView, place: tuple[str, str, str, int], cells: list[CellV
     verdicts = {
         pair.arm: {str(v["prompt_id"]): v for v in pair.verdicts}
         for pair in study.pairs
-        if (pair.model, pair.dataset, pair.strategy, pair.seed) == place
+        if (*pair.place.stratum, pair.seed) == place
     }
     items: dict[tuple[str, int], dict[str, Any]] = {}
     for cell in cells:

@@ -6,7 +6,6 @@ from typing import Any
 
 import orjson
 
-from unnorm.foundation.latex import latex, tabular
 from unnorm.foundation.terminal import plain
 from unnorm.report.names import named, without_folders
 from unnorm.report.published import published_caption, published_table
@@ -15,8 +14,7 @@ from unnorm.report.table import COLUMNS, latencies, results
 from unnorm.report.tasks import task_caption, task_table
 from unnorm.report.wording import share, signed, signed_interval
 from unnorm.study.audit import doubt_of, noted_in_words
-from unnorm.study.results import rows_of
-from unnorm.study.tables import as_csv
+from unnorm.study.tables import as_csv, latex, rows_of, tabular
 from unnorm.study.task_differences import task_rows
 from unnorm.study.view import StudyView
 

@@ -8,7 +8,7 @@ doubt is left out, and said to be.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from unnorm.report.comparisons import compared, others
+from unnorm.report.pairs import compared, others
 from unnorm.report.verdicts import margin_in_words
 from unnorm.report.wording import count_of, listed, share
 from unnorm.study.compare import Row

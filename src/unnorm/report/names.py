@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from unnorm.study.names import without_hash
+from unnorm.study.slices import without_hash
 from unnorm.study.view import StudyView
 
 _FOLDERS = re.compile(r"(?<![\w.$}~:/\\-])(?:~/|/|[A-Za-z]:\\)(?:[^\s\"',\[\]{}()/\\]+[/\\])+(?=[^\s\"',\[\]{}()/\\])")

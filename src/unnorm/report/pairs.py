@@ -1,10 +1,14 @@
-"""Judged answers and latencies of a study, gathered over seeds, for figures, tables and sentences."""
+"""What an arm differs by from the reference, over seeds: losses, judged answers, latencies. All figures, tables and
+sentences have it from here."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from unnorm.evaluation.preference.summary import WinRate
 from unnorm.study.audit import doubt_of, matched_at
+from unnorm.study.compare import Row, compare_arms
+from unnorm.study.slices import Place
 from unnorm.study.view import CellView, PairView, StudyView
 from unnorm.study.win_rates import win_rates
 
@@ -70,7 +74,7 @@ def tallies(group: Group) -> list[tuple[str, WinRate]]:
 def _group(study: StudyView, key: tuple[str, ...], pairs: list[PairView]) -> Group:
     model, dataset, strategy, arm, against = key
     seeds = {pair.seed for pair in pairs}
-    here = [c for c in study.cells if (c.model, c.dataset, c.strategy) == key[:3] and c.arm in (arm, against)]
+    here = [c for c in study.cells if c.place.stratum == key[:3] and c.arm in (arm, against)]
     return Group(
         model, dataset, strategy, arm, against,
         pairs=sorted(pairs, key=lambda pair: pair.seed),
@@ -78,3 +82,20 @@ def _group(study: StudyView, key: tuple[str, ...], pairs: list[PairView]) -> Gro
         matched=matched_at(study.audit, {pair.place for pair in pairs}),
         seeds=len({c.seed for c in here if c.arm == arm}),
     )  # fmt: skip
+
+
+@lru_cache(maxsize=2)
+def compared(study: StudyView) -> tuple[Row, ...]:
+    """`compare_arms` with the study's reference, resampled once for all that is drawn of one study."""
+    return tuple(compare_arms(study))
+
+
+def others(study: StudyView) -> list[str]:
+    """The arms that are compared with the reference."""
+    return [arm for arm in study.arms if arm != study.reference]
+
+
+def behind(study: StudyView, row: Row) -> list[tuple[CellView, CellView]]:
+    """The finished cells that a row rests on: (the arm's, the reference's), a pair a seed."""
+    mine, other = (Place(row.model, row.dataset, arm, row.strategy, 0) for arm in (row.arm, row.against))
+    return [(study.done[mine._replace(seed=s)], study.done[other._replace(seed=s)]) for s in row.seeds]

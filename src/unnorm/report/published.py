@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from unnorm.evaluation.judges.interface import WHOLE
-from unnorm.report.comparisons import compared, others
+from unnorm.report.pairs import compared, others
 from unnorm.report.wording import signed
 from unnorm.study.compare import Row
 from unnorm.study.view import PairView, StudyView

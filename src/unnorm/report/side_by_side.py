@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from unnorm.report.pairs import behind
 from unnorm.report.tasks import task_difference, task_score
 from unnorm.report.verdicts import could_show, task_could_show, task_verdict, verdict
 from unnorm.study.compare import Metric, Row
@@ -68,13 +69,8 @@ def _mean(study: StudyView, row: Row, arm: str) -> str:
     key = _RESULT.get(row.metric)
     if key is None:
         return _NONE
-    where = (row.model, row.dataset, row.strategy, arm)
-    results = [
-        cell.result[key]
-        for cell in study.cells
-        if cell.result and cell.seed in row.seeds and (cell.model, cell.dataset, cell.strategy, cell.arm) == where
-    ]
-    mean = sum(results) / len(results)
+    results = [pair[arm == row.against].result or {} for pair in behind(study, row)]
+    mean = sum(result[key] for result in results) / len(results)
     return f"{mean:.4f}" if row.metric == "loss" else f"{mean:.1%}"
 
 

@@ -2,9 +2,8 @@
 
 from collections import Counter
 
-from unnorm.report.comparisons import compared
 from unnorm.report.headline import headline
-from unnorm.report.pairs import Group, groups, tallies
+from unnorm.report.pairs import Group, compared, groups, tallies
 from unnorm.report.table import latencies
 from unnorm.report.wording import count_of, listed, signed, signed_interval
 from unnorm.study.audit import elsewhere_in_words

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from unnorm.report.comparisons import compared
-from unnorm.report.pairs import groups, tallies
+from unnorm.report.pairs import compared, groups, tallies
 from unnorm.report.verdicts import verdict
 from unnorm.study.view import StudyView
 
@@ -43,7 +42,7 @@ def results(study: StudyView) -> list[dict[str, Any]]:
     for model, dataset, strategy in study.strata:
         for arm in study.arms:
             place = (model, dataset, strategy, arm)
-            cells = [c for c in study.cells if (c.model, c.dataset, c.strategy, c.arm) == place]
+            cells = [c for c in study.cells if (*c.place.stratum, c.arm) == place]
             if not cells:  # left out of the study
                 continue
             done = [c.result for c in cells if c.result]

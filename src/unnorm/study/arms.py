@@ -78,16 +78,14 @@ class Arm(BaseModel):
         return spec_from(self.norm) if self.norm is not None else None
 
 
-def known_arms() -> dict[str, Arm]:
-    """`original`, and its controls: `original-recovered` (distilled into itself) and `original-trained` (trained on
-    the same tokens by cross-entropy); for every norm NAME: `NAME` (calibrated), `NAME-corrected` (and the layers around
+def known_arms() -> dict[str, dict[str, Any]]:
+    """Id of each known arm -> its settings.
+
+    `original`, and its controls: `original-recovered` (distilled into itself) and `original-trained` (trained on the
+    same tokens by cross-entropy); for every norm NAME: `NAME` (calibrated), `NAME-corrected` (and the layers around
     it), `NAME-bare`, `NAME-inherit` (bare, with the pretrained γ and β), `NAME-recovered` (as corrected, one α a
-    channel where there is an α, and distilled from the original); for DyT also `dyt-plain` and `dyt-paper`."""
-    return {name: Arm(id=name, **settings) for name, settings in _known().items()}
-
-
-def _known() -> dict[str, dict[str, Any]]:
-    """Id of each known arm -> its settings."""
+    channel where there is an α, and distilled from the original); for DyT also `dyt-plain` and `dyt-paper`.
+    """
     known: dict[str, dict[str, Any]] = {
         "original": {},
         "original-recovered": {"recover": ArmRecovery()},
@@ -136,7 +134,7 @@ def arm_from(entry: str | Mapping[str, Any]) -> Arm:
     Without `calibrate` the start is bare. Without `norm` the pretrained norms stay, and there is `recover` alone. An
     unknown id, norm or setting is a `SettingsError`.
     """
-    known = _known()
+    known = known_arms()
     if isinstance(entry, str):
         if entry not in known:
             norms = [name for name in known_norms() if name in known]

@@ -139,7 +139,7 @@ def speed_differences(one: Facts, other: Facts) -> list[str]:
 
 def matched_at(audit: Mapping[str, Any], places: Container[Place]) -> bool | None:
     """Whether an audit found all comparisons of the arms at `places` matched; None where it has none of them."""
-    found = [c["matched"] for c in audit["comparisons"] if Place(*(c[axis] for axis in Place._fields)) in places]
+    found = [c["matched"] for c in audit["comparisons"] if Place.of(c) in places]
     return all(found) if found else None
 
 

@@ -10,7 +10,7 @@ from unnorm.evaluation.preference import REPORT
 from unnorm.evaluation.task_scores import read_scores
 from unnorm.foundation import atomic
 from unnorm.foundation.hashing import hash_json
-from unnorm.study.ledger import result_of, stages_of, state_of
+from unnorm.study.ledger import result_of, stages_of, standing_of
 from unnorm.study.start_words import read_recovery
 from unnorm.study.task_differences import Questions, difference_of, in_tables
 from unnorm.study.view import TASK_SCORES
@@ -23,7 +23,7 @@ def card_numbers(model: Path) -> dict[str, Any]:
     loss, how often a judge preferred an answer of the model to one of its, scores on tasks.
     """
     cell = model.resolve().parent
-    if model.resolve().name != "model" or state_of(cell)[0] != "done":
+    if model.resolve().name != "model" or standing_of(cell).state != "done":
         return {}
     result = result_of(cell)
     numbers = {
@@ -101,7 +101,7 @@ def _id_of(cell: Path) -> str:
 def _original_of(cell: Path) -> Path | None:
     mine = _without_arm(cell)
     for other in sorted(cell.parent.iterdir()):
-        if other == cell or state_of(other)[0] != "done" or result_of(other)["arm"] != "original":
+        if other == cell or standing_of(other).state != "done" or result_of(other)["arm"] != "original":
             continue
         if _without_arm(other) == mine:
             return other

@@ -11,8 +11,8 @@ from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.precision import choose
 from unnorm.study import threads
 from unnorm.study.arms import Arm
-from unnorm.study.names import short_name
 from unnorm.study.recovered_start import plan_start, start_settings
+from unnorm.study.slices import short_name
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.patterns import select
 from unnorm.surgery.sites import find_sites

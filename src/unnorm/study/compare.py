@@ -93,28 +93,18 @@ def compare_arms(study: StudyView, arm: str | None = None, against: str | None =
     if arm == against:
         raise SettingsError(f"{arm!r} against itself is no comparison. Name two arms.")
     arms = [arm] if arm else [each for each in study.arms if each != against]
-    done = {cell.place: cell for cell in study.cells if cell.done}
-    rows = []
-    for where in study.strata:
-        for each in arms:
-            rows += _rows(study, done, where, each, against)
-    return _corrected(rows)
+    return _corrected([row for where in study.strata for each in arms for row in _rows(study, where, each, against)])
 
 
-def _rows(
-    study: StudyView, done: dict[Any, CellView], where: tuple[str, str, str], arm: str, against: str
-) -> list[Row]:
-    wanted = [c.seed for c in study.cells if (c.model, c.dataset, c.strategy) == where and c.arm == arm]
-    cells = {c.seed: c for c in done.values() if (c.model, c.dataset, c.strategy) == where and c.arm == arm}
-    others = {c.seed: c for c in done.values() if (c.model, c.dataset, c.strategy) == where and c.arm == against}
+def _rows(study: StudyView, where: tuple[str, str, str], arm: str, against: str) -> list[Row]:
+    wanted = [c.seed for c in study.cells if (c.place.stratum, c.arm) == (where, arm)]
+    here = [cell for place, cell in study.done.items() if place.stratum == where]
+    cells, others = ({cell.seed: cell for cell in here if cell.arm == each} for each in (arm, against))
     both = [(cells[s], others[s]) for s in study.seeds if s in cells and s in others]
     if not both:
         return []
-    pairs = [
-        p
-        for p in study.pairs
-        if (p.model, p.dataset, p.strategy) == where and (p.arm, p.against) == (arm, against) and p.seed in cells
-    ]
+    of_both = [p for p in study.pairs if (p.place.stratum, p.arm, p.against) == (where, arm, against)]
+    pairs = [p for p in of_both if p.seed in cells]
     matched = matched_between(study, both)
     found: list[tuple[Metric, Mean, tuple[int, ...], int]] = [
         *_losses(both),

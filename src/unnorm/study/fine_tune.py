@@ -9,7 +9,6 @@ scores.parquet     the held-out scores of each conversation, at the end
 model/             the artefact, at the end;  result.json  the numbers
 """
 
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,14 +21,13 @@ from unnorm.evaluation.conversation_scores import trained_sums, write_sums
 from unnorm.evaluation.latency.environment import environment
 from unnorm.evaluation.scores import score_rows
 from unnorm.foundation import atomic, ranks
-from unnorm.foundation.code import code_digest
-from unnorm.foundation.load import OthersLoad
+from unnorm.foundation.hashing import code_digest
+from unnorm.foundation.memory import OthersLoad
 from unnorm.foundation.processes import is_main
-from unnorm.foundation.progress import Say
 from unnorm.study import threads
 from unnorm.study.cell import CellSettings, set_up
-from unnorm.study.fewer_rows import with_fewer_rows
-from unnorm.study.spread import check_launch, spread_with_fewer_rows
+from unnorm.study.hooks import Hooks
+from unnorm.study.spread import train
 from unnorm.study.start import check_rows
 from unnorm.study.start_words import start_tokens
 from unnorm.study.view import SCORES
@@ -41,66 +39,25 @@ from unnorm.tuning.site_monitor import SiteMonitor, active_norms
 from unnorm.tuning.strategies import Trainable
 
 
-class Hooks(NamedTuple):
-    """What whoever runs a cell wants to be asked or told.
-
-    check: raises if the run may not go on; asked before anything is written. begun: everything is prepared, training
-    begins. saved: a checkpoint of this step was written. retried: a second start, with so many rows a forward. say: is
-    told every stage; warn: what to look at before its result is believed. report_to: transformers' names of trackers.
-    """
-
-    check: Callable[[], None] = lambda: None
-    begun: Callable[[], None] = lambda: None
-    saved: Callable[[int], None] = lambda step: None
-    retried: Callable[[int], None] = lambda rows: None
-    say: Say = lambda text: None
-    warn: Say = lambda text: None
-    report_to: tuple[str, ...] = ()
-    quiet: bool = False
-
-
 def fine_tune(
     settings: CellSettings, cell: str, folder: Path, bench: Workbench, hooks: Hooks, start: Path | None = None
 ) -> dict[str, Any]:
     """Train and measure the cell in `folder`, or go on with it. Returns the numbers, which are in result.json too.
 
-    start: the folder of the recovered start that the cell begins from, if its arm recovers. Where the memory does not
-    suffice, it begins once more `with_fewer_rows`, and result.json says so. A cell of several devices is spread over
-    processes, unless this is one of several already.
+    start: the folder of the recovered start that the cell begins from, if its arm recovers. result.json says where it
+    began once more with fewer rows (`spread.train`).
     """
-    devices = settings.training.devices
-    check_launch(devices)
-    if devices > ranks.count():
-        return _spread(settings, cell, folder, hooks, start)
-    base = bench.base(settings.model)
-    if threads.go_on(folder, base.hash, base.model):
-        bench.let_go_of_start()  # it was fitted on another number of threads
-
-    def again(rows: int) -> None:
-        bench.let_go_of_start()
-        hooks.check()
-        hooks.retried(rows)
+    whole = settings.rows_per_step()
 
     def run(rows: int) -> dict[str, Any]:
+        base = bench.base(settings.model)
+        if threads.go_on(folder, base.hash, base.model) or rows < whole:
+            bench.let_go_of_start()  # it was fitted on another number of threads, or is in the way
         return _fine_tune(settings, cell, folder, bench, hooks, rows, start)
 
-    return with_fewer_rows(folder, settings.rows_per_step(), run, again=again)
-
-
-def _spread(settings: CellSettings, cell: str, folder: Path, hooks: Hooks, start: Path | None) -> dict[str, Any]:
-    job = {
-        "kind": "cell",
-        "settings": settings.model_dump(mode="json"),
-        "cell": cell,
-        "folder": str(folder),
-        "start": str(start) if start else None,
-        "report_to": hooks.report_to,
-        "quiet": hooks.quiet,
-    }
-    told = {name: getattr(hooks, name) for name in ("check", "begun", "saved", "say", "warn")}
-    devices, rows = settings.training.devices, settings.rows_per_step()
-    result: dict[str, Any] = spread_with_fewer_rows(job, rows, devices, told, hooks.retried)
-    return result
+    job: dict[str, Any] = {"kind": "cell", "settings": settings.model_dump(mode="json"), "cell": cell}
+    job |= {"start": str(start) if start else None, "report_to": hooks.report_to}
+    return train(job, folder, whole, settings.training.devices, hooks, run)
 
 
 class _Ready(NamedTuple):
@@ -123,7 +80,7 @@ def _fine_tune(
     start: Path | None,
 ) -> dict[str, Any]:
     ready = _prepare(settings, bench, cell, folder, hooks, rows_per_forward, start)
-    hooks.begun()
+    hooks.begun(cell)
     if is_main():
         atomic.write_json(folder / "trainable.json", ready.trainable.to_dict())
         for name, content in (("calibration", ready.start.calibration), ("recovery", ready.start.recovery)):

@@ -20,14 +20,14 @@ from unnorm.study.attempt import is_unpublished
 from unnorm.study.lease import Entry, TaskFolder, newest
 
 FORMAT = 2
-STATES = ("waiting", "running", "interrupted", "failed", "done")
 _STATE_OF_KIND = {"released": "interrupted", "lost": "interrupted", "reopened": "waiting", "failed": "failed"}
 
 
 class Standing(NamedTuple):
-    """How a task stands: one of `STATES`; why it failed, and of which class (`failures.Failure`); its newest entry.
+    """How a task stands; why it failed, and of which class (`failures.Failure`); its newest entry.
 
-    running: it is held, by an owner that is not known to be gone. interrupted: begun, and held by nobody.
+    state: waiting, failed, done; running: it is held, by an owner that is not known to be gone; interrupted: it was
+    begun, and is held by nobody.
     """
 
     state: str
@@ -80,12 +80,6 @@ def standing_of_entry(task: TaskFolder, last: Entry) -> Standing:
     if is_unpublished(task, last):
         return Standing("running", None, None, last)
     return Standing("done", entry=last)
-
-
-def state_of(folder: Path) -> tuple[str, str | None]:
-    """(state, error) of a cell."""
-    standing = standing_of(folder)
-    return standing.state, standing.error
 
 
 def result_of(folder: Path) -> dict[str, Any]:

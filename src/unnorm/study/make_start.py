@@ -12,9 +12,8 @@ lease/, events.jsonl, attempt-N/   as of a cell
 """
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from unnorm.artefacts.loading import load
 from unnorm.artefacts.saving import is_artefact, save
@@ -24,18 +23,17 @@ from unnorm.foundation import atomic, ranks
 from unnorm.foundation.errors import StartError
 from unnorm.foundation.processes import is_main
 from unnorm.foundation.progress import Say
-from unnorm.study import events, threads
-from unnorm.study.fewer_rows import with_fewer_rows
+from unnorm.study import threads
+from unnorm.study.hooks import Hooks
 from unnorm.study.lease import Lease, TaskFolder
 from unnorm.study.ledger import standing_of
 from unnorm.study.recover_model import note_recovery
 from unnorm.study.recovered_start import MODEL, PlannedStart, StartSettings
 from unnorm.study.recovery import recover_run
-from unnorm.study.spread import check_launch, spread_with_fewer_rows
+from unnorm.study.spread import train
 from unnorm.study.start import CHOICE_TOKENS, recoverable_
 from unnorm.study.tasks import Task
 from unnorm.study.workbench import Workbench
-from unnorm.tuning.device_rows import check_shares
 from unnorm.tuning.recover import RecoverReport
 
 MEASURED_EVERY = 200_000
@@ -43,49 +41,20 @@ MEASURED_EVERY = 200_000
 _SWAPPED = "checkpoints/swapped"
 
 
-class StartHooks(NamedTuple):
-    """What whoever makes a start wants to be asked or told; as `fine_tune.Hooks`."""
-
-    check: Callable[[], None] = lambda: None
-    begun: Callable[[], None] = lambda: None
-    saved: Callable[[int], None] = lambda step: None
-    retried: Callable[[int], None] = lambda rows: None
-    say: Say = lambda text: None
-    quiet: bool = False
-
-
 def name_of_start(settings: StartSettings) -> str:
     """A start's name, for people."""
     return f"start of {settings.model_name} / {settings.arm.id}"
 
 
-def start_task(
-    planned: PlannedStart, bench: Workbench, *, quiet: bool, tell: Say, say: Say = lambda text: None
-) -> Task:
-    """The task of making a start in its folder. say: hears every stage; tell: hears only what went wrong."""
-    name = name_of_start(planned.settings)
+def start_task(planned: PlannedStart, bench: Workbench, hooks: Hooks, *, tell: Say) -> Task:
+    """The task of making a start in its folder. hooks: its `say` hears every stage; tell: only what went wrong."""
+    name, settings = name_of_start(planned.settings), planned.settings
+    about = {"model": settings.model_name, "data": settings.data_names, "settings": planned.resolved}
 
     def work(lease: Lease) -> str:
-        def begun() -> None:
-            lease.check()
-            settings = planned.settings
-            about = {"model": settings.model_name, "data": settings.data_names, "settings": planned.resolved}
-            atomic.write_json(planned.folder / "start.json", {"start": planned.key, **about})
-
-        def retried(rows: int) -> None:
-            events.record(lease, "retried", failure="out_of_memory", rows_per_forward=rows)
-            tell(f"{name}: out of memory; once more with {rows} rows a forward and as many tokens a step")
-
-        hooks = StartHooks(
-            check=lease.check,
-            begun=begun,
-            saved=lambda step: events.record(lease, "checkpoint", step=step),
-            retried=retried,
-            say=say,
-            quiet=quiet,
-        )
-        attempt = ranks.of_main(lease.attempt)
-        return make_start(planned.settings, attempt, bench, hooks).describe()
+        own = hooks.of_lease(lease, name, tell, planned.folder / "start.json", {"start": planned.key, **about})
+        made = make_start(settings, ranks.of_main(lease.attempt), bench, own)
+        return RecoverReport(**made).describe()
 
     return Task(name, TaskFolder(planned.folder), planned.key, work)
 
@@ -98,30 +67,23 @@ def check_made(folder: Path) -> None:
         raise StartError(f"its start {folder.name} {why}. study retry makes it again, then what begins from it.")
 
 
-def make_start(settings: StartSettings, folder: Path, bench: Workbench, hooks: StartHooks) -> RecoverReport:
-    """Make the start in `folder`, or go on with it. Where the memory does not suffice, `with_fewer_rows`. It is spread
-    over devices as `fine_tune` is."""
+def make_start(settings: StartSettings, folder: Path, bench: Workbench, hooks: Hooks) -> dict[str, Any]:
+    """Make the start in `folder`, or go on with it. What a `RecoverReport` says; where the memory does not suffice, it
+    begins once more with fewer rows (`spread.train`)."""
     length = settings.data[0][0].max_length
     whole = settings.recovery().settings.training(length).batch_tokens // length
-    check_launch(settings.devices)
-    if settings.devices > ranks.count():
-        check_shares(whole, settings.devices)
-        kept = {"kind": "start", "settings": settings.model_dump(mode="json"), "folder": str(folder)}
-        told = {name: getattr(hooks, name) for name in ("check", "begun", "saved", "say")}
-        job = {**kept, "quiet": hooks.quiet}
-        return RecoverReport(**spread_with_fewer_rows(job, whole, settings.devices, told, hooks.retried))
-    base = bench.base(settings.model)
-    threads.go_on(folder, base.hash, base.model)
 
-    def again(rows: int) -> None:
-        hooks.check()
-        hooks.retried(rows)
+    def run(rows: int) -> dict[str, Any]:
+        base = bench.base(settings.model)
+        threads.go_on(folder, base.hash, base.model)
+        return _make_start(settings, folder, bench, hooks, rows).to_dict()
 
-    return with_fewer_rows(folder, whole, lambda rows: _make_start(settings, folder, bench, hooks, rows), again=again)
+    job = {"kind": "start", "settings": settings.model_dump(mode="json")}
+    return train(job, folder, whole, settings.devices, hooks, run)
 
 
 def _make_start(
-    settings: StartSettings, folder: Path, bench: Workbench, hooks: StartHooks, rows_per_forward: int
+    settings: StartSettings, folder: Path, bench: Workbench, hooks: Hooks, rows_per_forward: int
 ) -> RecoverReport:
     base = bench.base(settings.model)
     bench.let_go_of_start()
@@ -137,11 +99,7 @@ def _make_start(
         base.tokenizer,
         settings.recovery(),
         folder,
-        say=hooks.say,
-        quiet=hooks.quiet,
-        check=hooks.check,
-        saved=hooks.saved,
-        begun=lambda run: hooks.begun(),
+        hooks,
         rows_per_forward=rows_per_forward,
         evaluate_every=max(1, min(MEASURED_EVERY, settings.wanted.tokens // 10)),
     )
@@ -156,7 +114,7 @@ def _make_start(
     return report
 
 
-def _swap(settings: StartSettings, folder: Path, bench: Workbench, hooks: StartHooks) -> None:
+def _swap(settings: StartSettings, folder: Path, bench: Workbench, hooks: Hooks) -> None:
     """The model that learns: swapped, and fitted to the first rows of what it will learn from, if its norms are new."""
     base = bench.base(settings.model)
     model: Any = copy.deepcopy(base.model)

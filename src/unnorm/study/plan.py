@@ -1,4 +1,5 @@
-"""What a study will do: its cells, each with its hash, resolved configuration and folder. Trains nothing."""
+"""What a study will do: its cells, each with its hash, resolved configuration and folder, and which of them are
+compared in pairs. Trains nothing."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,10 +8,9 @@ from typing import Any, NamedTuple
 from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.precision import choose as choose_precision
 from unnorm.study.cell import CellSettings, cell_of, settled
-from unnorm.study.ledger import cell_folder, result_of, state_of
-from unnorm.study.names import without_hash
-from unnorm.study.recovered_start import PlannedStart, plan_start, planned_start_from, start_settings
-from unnorm.study.slices import Place
+from unnorm.study.ledger import cell_folder, folder_name, result_of, standing_of
+from unnorm.study.recovered_start import PlannedStart, plan_start, start_settings
+from unnorm.study.slices import Place, without_hash
 from unnorm.study.spec import StudyFile
 from unnorm.study.tune import Choice, Slot, choose, slot_of, tries_of, with_rate
 from unnorm.study.workbench import Workbench
@@ -25,19 +25,6 @@ class Planned(NamedTuple):
     resolved: dict[str, Any]
     folder: Path
     start: PlannedStart | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for another process."""
-        start = self.start.to_dict() if self.start else None
-        settings = self.settings.model_dump(mode="json")
-        return {**self._asdict(), "settings": settings, "folder": str(self.folder), "start": start}
-
-
-def planned_from(content: dict[str, Any]) -> Planned:
-    """What `Planned.to_dict` told."""
-    start = planned_start_from(content["start"]) if content["start"] else None
-    settings = CellSettings.model_validate(content["settings"])
-    return Planned(settings, content["cell"], content["resolved"], Path(content["folder"]), start)
 
 
 def starts_of(planned: Iterable[Planned]) -> list[PlannedStart]:
@@ -127,7 +114,7 @@ def _choices(search: list[Planned]) -> list[Choice]:
         by_slot.setdefault(slot_of(one.settings), []).append(one)
     found = []
     for slot, tries in by_slot.items():
-        states = [state_of(one.folder)[0] for one in tries]
+        states = [standing_of(one.folder).state for one in tries]
         if all(state in ("done", "failed") for state in states):
             losses = {
                 one.settings.training.learning_rate: result_of(one.folder)["eval_loss"] if state == "done" else None
@@ -136,4 +123,26 @@ def _choices(search: list[Planned]) -> list[Choice]:
             choice = choose(slot, losses)
             if choice is not None:
                 found.append(choice)
+    return found
+
+
+class CellPair(NamedTuple):
+    """place: that of the arm. folder: of all that the two are compared by, shared by every study that has both."""
+
+    arm: Planned
+    against: Planned
+    place: Place
+    folder: Path
+
+
+def pairs_of(cells: list[Planned], reference: str) -> list[CellPair]:
+    """Each cell of another arm with the reference's cell at its place, where there is one."""
+    at = {place_of(cell.settings): cell for cell in cells}
+    found = []
+    for place, arm in at.items():
+        against = at.get(place._replace(arm=reference))
+        if place.arm != reference and against is not None:
+            own = place._replace(model=arm.resolved["model"]["name"], dataset=arm.resolved["data"]["name"])
+            name = folder_name(own, hash_json([arm.cell, against.cell]))
+            found.append(CellPair(arm, against, place, arm.folder.parent.parent / "pairs" / name))
     return found

@@ -6,13 +6,11 @@ from typing import Any
 from unnorm.artefacts.manifest import library_versions
 from unnorm.foundation import atomic
 from unnorm.study import ledger as ledger_module
-from unnorm.study.after.pairs import CellPair
 from unnorm.study.after.stages import folders_of
 from unnorm.study.audit import audit_results
-from unnorm.study.cell import CellSettings
-from unnorm.study.plan import Plan, Planned, place_of, starts_of
-from unnorm.study.results import write_results
+from unnorm.study.plan import CellPair, Plan, Planned, place_of, starts_of
 from unnorm.study.spec import After, StudyFile
+from unnorm.study.tables import write_results
 from unnorm.study.tune import Choice
 from unnorm.study.view import STUDY, read_study
 
@@ -64,26 +62,18 @@ def _starts(planned: list[Planned]) -> list[dict[str, Any]]:
 
 def _in_order(spec: StudyFile, plan: Plan) -> list[dict[str, Any]]:
     """An entry a cell, in the matrix's order; of those whose learning rate is not known yet without hash and folder."""
-    entries = {place_of(one.settings): _entry(one) | _stages(one, spec.after) for one in plan.cells}
-    entries |= {place_of(settings): _named(settings) | {"cell": "", "folder": ""} for settings in plan.pending}
+    entries = {place_of(one.settings): {**_entry(one), "stages": folders_of(one, spec.after)} for one in plan.cells}
+    entries |= {place: {**place._asdict(), "cell": "", "folder": ""} for place in map(place_of, plan.pending)}
     return [entries[place_of(settings)] for settings in spec.cells()]
 
 
 def _entry(planned: Planned) -> dict[str, Any]:
-    return {"cell": planned.cell, "folder": planned.folder.name, **_named(planned.settings)}
+    return {"cell": planned.cell, "folder": planned.folder.name, **place_of(planned.settings)._asdict()}
 
 
 def _pair(pair: CellPair, after: After) -> dict[str, Any]:
     about = {"against": pair.against.settings.arm.id, "folder": pair.folder.name}
-    return {**pair.place._asdict(), **about, **_stages(pair, after)}
-
-
-def _stages(subject: Planned | CellPair, after: After) -> dict[str, Any]:
-    return {"stages": folders_of(subject, after)}
-
-
-def _named(settings: CellSettings) -> dict[str, Any]:
-    return place_of(settings)._asdict()
+    return {**pair.place._asdict(), **about, "stages": folders_of(pair, after)}
 
 
 def _choice(choice: Choice) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from filelock import FileLock, Timeout
 from unnorm.artefacts.loading import open_model
 from unnorm.artefacts.manifest import Manifest, read_manifest
 from unnorm.artefacts.saving import save
-from unnorm.foundation import atomic, ranks, threads
+from unnorm.foundation import atomic, ranks
 from unnorm.foundation.errors import ArtefactError, ModelError, RunError
 from unnorm.foundation.precision import line_of
 from unnorm.foundation.processes import is_main
 from unnorm.foundation.progress import Say
+from unnorm.study import threads
+from unnorm.study.hooks import Hooks
 from unnorm.study.recovery import Recovery, recover_run, same_tokenizer
 from unnorm.surgery.base import load_base, load_tokenizer
 from unnorm.surgery.swap import record_of
@@ -35,10 +37,9 @@ def recover_model(
     recovery: Recovery,
     out: Path,
     *,
-    say: Say = lambda text: None,
-    quiet: bool = False,
-    rows_per_forward: int | None = None,
-    evaluate_every: int | None = None,
+    say: Say,
+    rows_per_forward: int | None,
+    evaluate_every: int | None,
 ) -> dict[str, Any]:
     """Recover the artefact in the folder `swapped` and save it in `out`. Returns the numbers of result.json.
 
@@ -55,17 +56,8 @@ def recover_model(
     ranks.of_all(None)
     try:
         with FileLock(out / ".lock", timeout=0) if is_main() else nullcontext():
-            return _recover(
-                swapped,
-                manifest,
-                base or manifest.base.name,
-                recovery,
-                out,
-                say,
-                quiet,
-                rows_per_forward,
-                evaluate_every,
-            )
+            place = base or manifest.base.name
+            return _recover(swapped, manifest, place, recovery, out, say, rows_per_forward, evaluate_every)
     except Timeout as error:
         raise RunError(f"another process is recovering in {out}. Wait for it, or give another --out.") from error
 
@@ -77,7 +69,6 @@ def _recover(
     recovery: Recovery,
     out: Path,
     say: Say,
-    quiet: bool,
     rows_per_forward: int | None,
     evaluate_every: int | None,
 ) -> dict[str, Any]:
@@ -98,9 +89,12 @@ def _recover(
             if ranks.of_main((out / _RESULT).is_file()):
                 finished.append(atomic.read_json(out / _RESULT))
                 raise _Finished
-        number = _compute_on(earlier.get("threads"), original, say)
+        found = threads.begin_on(earlier, lambda: threads_for(original))
+        if found is not None:
+            say(f"computing on {found.describe()}")
+        about = {"run": run, "swapped": swapped, "base": base, "threads": torch.get_num_threads()}
         if is_main():
-            atomic.write_json(out / _RUN, {"run": run, "swapped": swapped, "base": base, "threads": number})
+            atomic.write_json(out / _RUN, about)
 
     try:
         report, parts = recover_run(
@@ -109,9 +103,7 @@ def _recover(
             tokenizer,
             recovery,
             out,
-            say=say,
-            quiet=quiet,
-            begun=begun,
+            Hooks(say=say, begun=begun),
             rows_per_forward=rows_per_forward,
             evaluate_every=evaluate_every,
         )
@@ -128,18 +120,6 @@ def _recover(
         save(model, out / _MODEL, tokenizer)
         atomic.write_json(out / _RESULT, result)
     return result
-
-
-def _compute_on(begun_with: int | None, original: Any, say: Say) -> int:
-    """Compute on the threads that a recovery began with, as sums are rounded otherwise on more or fewer; or else on
-    those that pay for its original. Returns how many."""
-    if begun_with is not None and begun_with <= threads.most():
-        threads.use(begun_with)
-    else:
-        found = threads_for(original)
-        say(f"computing on {found.describe()}")
-        threads.use(found.number)
-    return torch.get_num_threads()
 
 
 def note_recovery(model: Any, report: RecoverReport, data: list[dict[str, Any]]) -> None:

@@ -14,8 +14,8 @@ from unnorm.data.encoded_cache import tokenizer_hash
 from unnorm.data.settings import DataSettings
 from unnorm.foundation.hashing import hash_json
 from unnorm.study.arms import Arm, ArmRecovery
-from unnorm.study.names import short_name
 from unnorm.study.recovery import Recovery, parse_data
+from unnorm.study.slices import short_name
 from unnorm.study.workbench import Workbench
 from unnorm.tuning.recover_settings import RecoverSettings
 from unnorm.tuning.settings import Sharding, TrainingSettings
@@ -71,16 +71,6 @@ class PlannedStart(NamedTuple):
     key: str
     resolved: dict[str, Any]
     folder: Path
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for another process."""
-        return {**self._asdict(), "settings": self.settings.model_dump(mode="json"), "folder": str(self.folder)}
-
-
-def planned_start_from(content: dict[str, Any]) -> PlannedStart:
-    """What `PlannedStart.to_dict` told."""
-    settings = StartSettings.model_validate(content["settings"])
-    return PlannedStart(settings, content["key"], content["resolved"], Path(content["folder"]))
 
 
 def start_settings(

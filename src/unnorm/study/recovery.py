@@ -5,7 +5,7 @@ FOLDER/blocks/, blocks.json                           of blocks that learnt one 
 FOLDER/recovery.json                                  what it did, at the end
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from unnorm.foundation import atomic, ranks
 from unnorm.foundation.errors import ModelError, SettingsError
 from unnorm.foundation.hashing import digest_tensors, hash_digests, hash_json
 from unnorm.foundation.precision import default_device
-from unnorm.foundation.progress import Say
+from unnorm.study.hooks import Hooks
 from unnorm.study.start import check_rows
 from unnorm.surgery.base import check_length
 from unnorm.tuning.blockwise import BlockwiseReport, recover_blockwise_
@@ -90,21 +90,18 @@ def recover_run(
     tokenizer: Any,
     recovery: Recovery,
     folder: Path,
+    hooks: Hooks,
     *,
-    say: Say = lambda text: None,
-    quiet: bool = False,
-    check: Callable[[], None] = lambda: None,
-    saved: Callable[[int], None] = lambda step: None,
-    begun: Callable[[str], None] = lambda run: None,
-    rows_per_forward: int | None = None,
-    evaluate_every: int | None = None,
+    rows_per_forward: int | None,
+    evaluate_every: int | None,
 ) -> tuple[RecoverReport, list[Part]]:
     """Recover `model` in place in `folder`, or go on with it there. Returns the report, and what was learnt from.
 
-    begun: told the run's name once everything was found right and nothing is computed yet. A second call with the same
-    models, data and settings goes on from the last checkpoint; with others it is refused. Raises as `recover_` does,
-    and `SettingsError` where memory does not suffice.
+    `hooks.begun` is told the run's name once everything was found right and nothing is computed yet. A second call with
+    the same models, data and settings goes on from the last checkpoint; with others it is refused. Raises as `recover_`
+    does, and `SettingsError` where memory does not suffice.
     """
+    say, quiet = hooks.say, hooks.quiet
     check_base(record_beside(model, original), original)
     length = recovery.data[0][0].max_length
     check_length(original, length)
@@ -149,14 +146,14 @@ def recover_run(
             "tokenizer": tokenizer_hash(tokenizer),
         }
     )
-    begun(name)
+    hooks.begun(name)
     size = max(1, _TOKENS_MEASURED_AT_ONCE // length)
     text = RecoveryText(rows.rows, rows.collate, length, list(held_out.batches(size)))
     run = RecoveryRun(
         folder,
         name,
-        check=check,
-        saved=saved,
+        check=hooks.check,
+        saved=hooks.saved,
         quiet=quiet,
         rows_per_forward=rows_per_forward,
         evaluate_every=evaluate_every,

@@ -18,9 +18,10 @@ from unnorm.foundation.processes import is_main
 from unnorm.foundation.progress import Say
 from unnorm.study import events, threads
 from unnorm.study.cell import CellSettings, cell_of, settled
-from unnorm.study.fine_tune import Hooks, fine_tune
+from unnorm.study.fine_tune import fine_tune
+from unnorm.study.hooks import Hooks
 from unnorm.study.lease import Lease, TaskFolder
-from unnorm.study.make_start import StartHooks, check_made, make_start, start_task
+from unnorm.study.make_start import check_made, make_start, start_task
 from unnorm.study.plan import Planned
 from unnorm.study.recovered_start import STARTS, plan_start, start_settings
 from unnorm.study.spread import check_launch
@@ -42,21 +43,8 @@ def cell_task(
     def work(lease: Lease) -> str:
         if start is not None:
             check_made(start.at.path)
-
-        def begun() -> None:
-            lease.check()
-            atomic.write_json(folder / "cell.json", {"cell": planned.cell, "settings": planned.resolved})
-
-        def retried(rows: int) -> None:
-            events.record(lease, "retried", failure="out_of_memory", rows_per_forward=rows)
-            tell(f"{name}: out of memory; once more with {rows} rows a forward and as many tokens a step")
-
-        own = hooks._replace(
-            check=lease.check,
-            begun=begun,
-            saved=lambda step: events.record(lease, "checkpoint", step=step),
-            retried=retried,
-        )
+        about = {"cell": planned.cell, "settings": planned.resolved}
+        own = hooks.of_lease(lease, name, tell, folder / "cell.json", about)
         attempt, at = ranks.of_main(lease.attempt), start.at.path if start else None
         result = fine_tune(planned.settings, planned.cell, attempt, bench, own, at)
         return f"{result['start_eval_loss']:.4f} → {result['eval_loss']:.4f} in {result['wall_seconds']:.0f} s"
@@ -93,7 +81,7 @@ def run_cell(
     hooks = Hooks(say=say, warn=say, report_to=report_to, quiet=quiet)
     wanted = start_settings(settings.model, settings.arm, settings.data, settings.training)
     begins = plan_start(wanted, bench, out) if wanted else None
-    start = start_task(begins, bench, quiet=quiet, say=say, tell=say) if begins else None
+    start = start_task(begins, bench, hooks, tell=say) if begins else None
     planned = Planned(settings, cell, resolved, out, begins)
     task = cell_task(planned, bench, hooks, name=str(out), tell=say, start=start)
     if is_main():
@@ -107,7 +95,7 @@ def run_cell(
     start_is_open = ranks.of_main(start is not None and is_open(start))
     if not is_main():  # it does what the main process has claimed, in the folder that is told
         if wanted is not None and start_is_open:
-            make_start(wanted, ranks.of_main(Path()), bench, StartHooks(quiet=True))
+            make_start(wanted, ranks.of_main(Path()), bench, Hooks(quiet=True))
             ranks.of_all(None)
         return fine_tune(settings, cell, ranks.of_main(Path()), bench, hooks, start.at.path if start else None)
     try:

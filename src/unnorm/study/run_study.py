@@ -7,15 +7,14 @@ from unnorm.foundation.precision import line_of
 from unnorm.foundation.progress import Say
 from unnorm.study import engines, threads
 from unnorm.study import ledger as ledger_module
-from unnorm.study.after.pairs import pairs_of
 from unnorm.study.audit import elsewhere, elsewhere_in_words
 from unnorm.study.drive import drive
 from unnorm.study.engines.interface import Options, Setting
-from unnorm.study.plan import Plan, Planned, name_of, place_of, plan_study
+from unnorm.study.plan import Plan, Planned, name_of, pairs_of, place_of, plan_study
 from unnorm.study.record import conclude, write_study
 from unnorm.study.recovered_start import STARTS
-from unnorm.study.results import write_results
 from unnorm.study.spec import After, StudyFile
+from unnorm.study.tables import write_results
 from unnorm.study.task_list import Work, tasks_of
 from unnorm.study.tasks import Task, release_from, reopen, state_of
 from unnorm.study.view import StudyView, read_study, reference_of

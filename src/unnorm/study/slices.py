@@ -1,6 +1,8 @@
 """Slices of a study's matrix: which combinations are in it, and what is set otherwise for some of them."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -8,9 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from unnorm.data.settings import Dataset
 from unnorm.foundation.nearest import did_you_mean
 from unnorm.foundation.validation import Misplaced
-from unnorm.tuning.settings import LoraSettings, Strategy
-
-AXES = ("model", "dataset", "arm", "strategy", "seed")
+from unnorm.tuning.settings import Strategy
 
 
 class Place(NamedTuple):
@@ -21,6 +21,16 @@ class Place(NamedTuple):
     arm: str
     strategy: str
     seed: int
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Place":
+        """Of a record that has the five among its keys."""
+        return cls(*(record[axis] for axis in cls._fields))
+
+    @property
+    def stratum(self) -> tuple[str, str, str]:
+        """(model, data set, strategy): what arms are compared within."""
+        return self.model, self.dataset, self.strategy
 
 
 class Where(BaseModel):
@@ -38,7 +48,7 @@ class Where(BaseModel):
 
     def asked(self) -> dict[str, list[Any]]:
         """Axis -> the values asked for; only of axes that are named."""
-        found = {axis: getattr(self, axis) for axis in AXES}
+        found = {axis: getattr(self, axis) for axis in Place._fields}
         return {a: v if isinstance(v, list) else [v] for a, v in found.items() if v is not None}
 
 
@@ -47,14 +57,15 @@ def partial(model: type[BaseModel], *, without: Sequence[str] = ()) -> type[Base
     fields: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         if name not in without:
-            kind: Any = _PartialLora if field.annotation is LoraSettings else field.annotation
+            kind: Any = field.annotation
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                kind = partial(kind)
             constrained = Annotated[kind, *field.metadata] if field.metadata else kind
             fields[name] = (constrained | None, Field(default=None, description=field.description))
     config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     return create_model(f"{model.__name__}Changes", __config__=config, **fields)
 
 
-_PartialLora = partial(LoraSettings)
 DatasetChanges = partial(Dataset, without=("source", "name"))
 
 
@@ -120,3 +131,17 @@ def _leaves(content: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterato
             yield from _leaves(value, (*prefix, str(key)))
         else:
             yield (*prefix, str(key)), value
+
+
+_HASH = re.compile(r"[-_.@][0-9a-f]{12,64}$")
+
+
+def short_name(name: str) -> str:
+    """A hub id as it is; of a path its last part, without a file's suffix."""
+    path = Path(name).expanduser()
+    return path.resolve().stem if path.is_file() else path.resolve().name if path.is_dir() else name
+
+
+def without_hash(name: str) -> str:
+    """The name without the hash that it may end in, which says nothing to people."""
+    return _HASH.sub("", name)

@@ -16,7 +16,6 @@ from unnorm.foundation.errors import SettingsError, UnnormError
 from unnorm.foundation.validation import Location, Misplaced, dotted, sentence, shown, validated
 from unnorm.study.arms import Arm, arm_from, arm_with
 from unnorm.study.cell import CellSettings
-from unnorm.study.names import short_name
 from unnorm.study.slices import (
     DatasetChanges,
     Place,
@@ -26,6 +25,7 @@ from unnorm.study.slices import (
     chosen_places,
     merged,
     partial,
+    short_name,
 )
 from unnorm.study.yaml_lines import locate, read_text, read_yaml
 from unnorm.tuning.settings import DEFAULT_LEARNING_RATE, STRATEGIES, Strategy, TrainingSettings

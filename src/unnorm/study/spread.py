@@ -23,10 +23,14 @@ from unnorm.foundation import errors, ranks
 from unnorm.foundation.errors import Interrupted, RunError, SettingsError, UnnormError
 from unnorm.foundation.processes import cores, own_handlers
 from unnorm.study.fewer_rows import with_fewer_rows
+from unnorm.study.hooks import Hooks
+from unnorm.tuning.device_rows import check_shares
 
 ADDRESS, KEY = "UNNORM_SPREAD_ADDRESS", "UNNORM_SPREAD_KEY"
 _SECONDS_TO_STOP = 600
 """For a step and a checkpoint, after Ctrl-C."""
+TOLD = ("check", "begun", "saved", "say", "warn")
+"""The hooks that the processes call here."""
 Told = Callable[..., object]
 
 
@@ -43,18 +47,26 @@ def check_launch(devices: int) -> None:
         )
 
 
-def spread_with_fewer_rows(
-    job: dict[str, Any], whole: int, devices: int, told: dict[str, Told], retried: Callable[[int], None]
-) -> Any:
-    """`run_spread`, and once more with fewer rows a forward where the memory of one device did not suffice."""
+def train(
+    job: dict[str, Any], folder: Path, whole: int, devices: int, hooks: Hooks, run: Callable[[int], dict[str, Any]]
+) -> dict[str, Any]:
+    """What `run`, given the rows of a forward, returns, `with_fewer_rows` where the memory does not suffice. Work of
+    several devices is spread over processes, which are told `job`, unless this is one of several already.
+
+    whole: rows a step. folder: of the attempt.
+    """
+    check_launch(devices)
+    check_shares(whole, devices)
 
     def again(rows: int) -> None:
-        told["check"]()
-        retried(rows)
+        hooks.check()
+        hooks.retried(rows)
 
-    return with_fewer_rows(
-        Path(job["folder"]), whole, lambda rows: run_spread(job, devices, told), again=again, devices=devices
-    )
+    if devices <= ranks.count():
+        return with_fewer_rows(folder, whole, run, again=again)
+    job = {**job, "folder": str(folder), "quiet": hooks.quiet}
+    told = {name: getattr(hooks, name) for name in TOLD}
+    return with_fewer_rows(folder, whole, lambda _: run_spread(job, devices, told), again=again, devices=devices)
 
 
 def run_spread(job: dict[str, Any], devices: int, told: dict[str, Told]) -> Any:
@@ -181,15 +193,12 @@ def _cause(told: BaseException | None, ends: Mapping[int, Any], devices: int) ->
 @contextmanager
 def _quiet_launcher() -> Iterator[None]:
     """The launcher's own lines about processes that end say nothing that is not said better."""
-    names = [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        for name, own in levels.items():
-            logging.getLogger(name).setLevel(own)
+        logging.disable(before)
 
 
 @contextmanager

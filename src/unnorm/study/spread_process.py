@@ -21,7 +21,7 @@ from unnorm.foundation import ranks
 from unnorm.foundation.errors import Interrupted, RunError
 from unnorm.foundation.processes import is_main
 from unnorm.study.failures import failure_of
-from unnorm.study.spread import ADDRESS, KEY
+from unnorm.study.spread import ADDRESS, KEY, TOLD
 
 _INTERRUPTED = 130
 _SECONDS_ALONE = 20
@@ -55,8 +55,9 @@ def main() -> int:
 def _made(job: dict[str, Any], tell: Callable[..., None]) -> Any:
     """The cell, or the start, in its folder; only the main process tells."""
     from unnorm.study.cell import CellSettings
-    from unnorm.study.fine_tune import Hooks, fine_tune
-    from unnorm.study.make_start import StartHooks, make_start
+    from unnorm.study.fine_tune import fine_tune
+    from unnorm.study.hooks import Hooks
+    from unnorm.study.make_start import make_start
     from unnorm.study.recovered_start import StartSettings
     from unnorm.study.workbench import Workbench
 
@@ -64,12 +65,10 @@ def _made(job: dict[str, Any], tell: Callable[..., None]) -> Any:
         return (lambda *content: tell(name, *content)) if is_main() else (lambda *content: None)
 
     quiet = job["quiet"] or not is_main()
-    told = {name: kind(name) for name in ("check", "begun", "saved", "say")}
+    hooks = Hooks(**{name: kind(name) for name in TOLD}, report_to=tuple(job.get("report_to", ())), quiet=quiet)
     folder, bench = Path(job["folder"]), Workbench(quiet=quiet)
     if job["kind"] == "start":
-        settings = StartSettings.model_validate(job["settings"])
-        return make_start(settings, folder, bench, StartHooks(**told, quiet=quiet)).to_dict()
-    hooks = Hooks(**told, warn=kind("warn"), report_to=tuple(job["report_to"]), quiet=quiet)
+        return make_start(StartSettings.model_validate(job["settings"]), folder, bench, hooks)
     start = Path(job["start"]) if job["start"] else None
     return fine_tune(CellSettings.model_validate(job["settings"]), job["cell"], folder, bench, hooks, start)
 

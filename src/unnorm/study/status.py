@@ -1,9 +1,8 @@
 """How every start and cell of a study stands now, for `study status`: read, never written."""
 
-from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from unnorm.study.attempt import working_folder
 from unnorm.study.lease import TaskFolder
@@ -14,10 +13,29 @@ from unnorm.tuning.run_log import RunLog
 LOOK_SECONDS = 2.5
 
 
-class CellStatus(NamedTuple):
-    """One cell: names; `ledger.STATES`; of a try of the search its learning rate; the last step's number and loss; who
-    has it, by which engine if not this kind of machine's own process, and by which claim (generation); why it failed;
-    how its stages stand, stage -> (state, failure, error)."""
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """state: as of `ledger.Standing`; the last step's number and loss, which is what it minimized; who has it, by which
+    engine if not this kind of machine's own process, and by which claim (generation); why it failed."""
+
+    state: str
+    step: int = 0
+    loss: float | None = None
+    host: str | None = None
+    pid: int | None = None
+    engine: str | None = None
+    generation: int | None = None
+    failure: str | None = None
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellStatus(Status):
+    """One cell. tried_rate: of a try of the search, its learning rate; stages: how its stages stand, stage -> state,
+    failure and error."""
 
     model: str
     dataset: str
@@ -25,22 +43,14 @@ class CellStatus(NamedTuple):
     strategy: str
     seed: int
     cell: str
-    state: str
     tried_rate: float | None = None
-    step: int = 0
-    loss: float | None = None
-    host: str | None = None
-    pid: int | None = None
-    engine: str | None = None
-    generation: int | None = None
-    failure: str | None = None
-    error: str | None = None
-    stages: Mapping[str, tuple[str, str | None, str | None]] = MappingProxyType({})
+    stages: dict[str, dict[str, str | None]] = field(default_factory=dict)
 
 
-class StartStatus(NamedTuple):
-    """One recovered start: its base, the arms that begin from it, what it learns from; loss: what the last step
-    minimized, KL or cross-entropy; the held-out gap where it was last measured; the rest as `CellStatus`."""
+@dataclass(frozen=True, kw_only=True)
+class StartStatus(Status):
+    """One recovered start: its base, the arms that begin from it, what it learns from; the held-out gap where it was
+    last measured."""
 
     key: str
     model: str
@@ -48,17 +58,8 @@ class StartStatus(NamedTuple):
     data: list[str]
     tokens: int
     train: str
-    state: str
-    step: int = 0
     train_tokens: int = 0
-    loss: float | None = None
     gap: float | None = None
-    host: str | None = None
-    pid: int | None = None
-    engine: str | None = None
-    generation: int | None = None
-    failure: str | None = None
-    error: str | None = None
 
 
 def status_of_starts(view: StudyView) -> list[StartStatus]:
@@ -67,21 +68,13 @@ def status_of_starts(view: StudyView) -> list[StartStatus]:
 
 
 def _start_status(start: StartView) -> StartStatus:
-    task = TaskFolder(start.folder)
-    files = working_folder(task)
-    last = RunLog(files / "steps.jsonl").last() or {}
-    measured = RunLog(files / "evaluations.jsonl").last() or {}
+    last = _last(start.folder, "steps")
     return StartStatus(
-        start.key,
-        start.model,
-        start.arms,
-        start.data,
-        start.tokens,
-        start.train,
+        **{name: getattr(start, name) for name in ("key", "model", "arms", "data", "tokens", "train")},
         step=last.get("step", 0),
         train_tokens=last.get("train_tokens", 0),
         loss=last.get("loss"),
-        gap=measured.get("gap"),
+        gap=_last(start.folder, "evaluations").get("gap"),
         **_standing(standing_of(start.folder)),
     )
 
@@ -93,31 +86,32 @@ def status_of(view: StudyView) -> list[CellStatus]:
 
 
 def _status(cell: CellView, pair: Path | None) -> CellStatus:
+    named = {**cell.place._asdict(), "cell": cell.cell}
     if cell.folder is None:
-        return CellStatus(*cell.place, cell.cell, state=cell.state, error=cell.error)
-    task = TaskFolder(cell.folder)
-    standing = standing_of(cell.folder)
-    last = RunLog(working_folder(task) / "steps.jsonl").last() or {}
+        return CellStatus(**named, state=cell.state, error=cell.error)
+    last = _last(cell.folder, "steps")
     stages = stages_of(cell.folder) | (stages_of(pair) if pair is not None else {})
     return CellStatus(
-        *cell.place,
-        cell.cell,
+        **named,
         tried_rate=cell.tried_rate,
         step=last.get("step", 0),
         loss=last.get("loss"),
-        **_standing(standing),
-        stages={name: (s.state, s.failure, s.error) for name, s in stages.items()},
+        **_standing(standing_of(cell.folder)),
+        stages={name: {"state": s.state, "failure": s.failure, "error": s.error} for name, s in stages.items()},
     )
+
+
+def _last(folder: Path, log: str) -> dict[str, Any]:
+    """The last record of a log, in the attempt that is at work or in the end."""
+    return RunLog(working_folder(TaskFolder(folder)) / f"{log}.jsonl").last() or {}
 
 
 def _standing(standing: Standing) -> dict[str, Any]:
     """State, owner and failure."""
     owner = standing.entry.content if standing.state == "running" and standing.entry else {}
     return {
+        **{name: owner.get(name) for name in ("host", "pid", "engine")},
         "state": standing.state,
-        "host": owner.get("host"),
-        "pid": owner.get("pid"),
-        "engine": owner.get("engine"),
         "generation": standing.entry.number if standing.entry and owner else None,
         "failure": standing.failure,
         "error": standing.error,

@@ -73,7 +73,7 @@ def task_rows(study: StudyView, against: str | None = None) -> tuple[TaskRow, ..
     scores = {cell.place: found for cell in study.cells if cell.done and (found := _scores(study, cell))}
     rows = []
     for where in study.strata:
-        here = [c for c in study.cells if (c.model, c.dataset, c.strategy) == where]
+        here = [c for c in study.cells if c.place.stratum == where]
         known = [scores[c.place] for c in here if c.place in scores]
         for task, metrics in _metrics(known).items():
             metric = _shown(metrics)

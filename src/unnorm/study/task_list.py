@@ -8,13 +8,15 @@ from functools import cache
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from pydantic import TypeAdapter
+
 from unnorm.foundation.progress import Say
 from unnorm.study.after.stages import stage_tasks
 from unnorm.study.engines.interface import Wants
 from unnorm.study.estimate import memory_needed
-from unnorm.study.fine_tune import Hooks
+from unnorm.study.hooks import Hooks
 from unnorm.study.make_start import start_task
-from unnorm.study.plan import Planned, name_of, planned_from, starts_of
+from unnorm.study.plan import Planned, name_of, starts_of
 from unnorm.study.run_cell import cell_task
 from unnorm.study.spec import After
 from unnorm.study.tasks import Task, is_open, perform
@@ -31,23 +33,15 @@ class Work(NamedTuple):
     report_to: tuple[str, ...] = ()
     quiet: bool = False
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for another process."""
-        cells = [cell.to_dict() for cell in self.planned]
-        return {**self._asdict(), "planned": cells, "after": self.after.model_dump(mode="json")}
 
-
-def work_from(content: Mapping[str, Any]) -> Work:
-    """What `Work.to_dict` told."""
-    planned = [planned_from(cell) for cell in content["planned"]]
-    after, report_to = After.model_validate(content["after"]), tuple(content["report_to"])
-    return Work(planned, content["reference"], after, report_to, content["quiet"])
+_PLAIN = TypeAdapter(Work)
+"""Makes plain values of it, for another process, and these to what they were."""
 
 
 def tasks_of(work: Work, bench: Workbench, say: Say) -> list[Task]:
     """All that is to be done, in the order in which it is begun: of each base the starts that an open cell needs, then
     its cells; then the stages. say: hears what went wrong, and each warning about data once."""
-    starts = {s.key: start_task(s, bench, quiet=work.quiet, tell=say) for s in starts_of(work.planned)}
+    starts = {s.key: start_task(s, bench, Hooks(quiet=work.quiet), tell=say) for s in starts_of(work.planned)}
     hooks = Hooks(warn=_once(say), report_to=work.report_to, quiet=work.quiet)
     cells = [
         cell_task(p, bench, hooks, name=name_of(p.settings), tell=say, start=starts[p.start.key] if p.start else None)
@@ -72,9 +66,9 @@ def tasks_of(work: Work, bench: Workbench, say: Say) -> list[Task]:
     return [_with_wants(work, bench, task, cells) for task, cells in zip(tasks, about, strict=True)]
 
 
-def do_told(told: Mapping[str, Any], task: str, say: Say, by: Mapping[str, Any] = {}) -> None:
+def do_told(told: Any, task: str, say: Say, by: Mapping[str, Any] = {}) -> None:
     """Do the task that another process has told of. What the next one may share stays in memory."""
-    work = work_from(told)
+    work = _PLAIN.validate_python(told)
     found = next(one for one in tasks_of(work, _bench(work.quiet), say) if one.id == task)
     perform(found, say, by)
 
@@ -91,7 +85,7 @@ def _with_wants(work: Work, bench: Workbench, task: Task, cells: Sequence[Planne
         lambda on_gpu: sum(memory_needed(cell, bench, on_gpu=on_gpu) for cell in cells),
         alone=task.wants.alone,
     )
-    return task._replace(wants=wants, told=lambda: work._replace(planned=list(cells)).to_dict())
+    return task._replace(wants=wants, told=lambda: _PLAIN.dump_python(work._replace(planned=list(cells)), mode="json"))
 
 
 def _once(say: Say) -> Say:

@@ -6,7 +6,7 @@ Sums are rounded otherwise on another number of threads, so a cell goes on with 
 (`attempt.json`), and the number is part of the environment that the audit compares.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,20 @@ def go_on(folder: Path, base_hash: str, model: Any) -> bool:
     """Compute on as many threads as what is in `folder` began with, or else on those that pay for its base, and
     remember them there. Returns whether that is another number than before."""
     begun, before = fewer_rows.begun(folder), torch.get_num_threads()
-    settle(base_hash, model)
-    if "threads" in begun:
-        threads.use(int(begun["threads"]))
-    elif is_main():
+    if begin_on(begun, lambda: settle(base_hash, model)) is not None and is_main():
         atomic.write_json(folder / fewer_rows.FILE, {**begun, "threads": torch.get_num_threads()})
     return torch.get_num_threads() != before
+
+
+def begin_on(begun: Mapping[str, Any], find: Callable[[], Threads]) -> Threads | None:
+    """Compute on as many threads as a run began with (`begun["threads"]`), as sums are rounded otherwise on more or
+    fewer; or else on those that `find` finds, which are returned."""
+    if "threads" in begun:
+        threads.use(int(begun["threads"]))
+        return None
+    found = find()
+    threads.use(found.number)
+    return found
 
 
 def recall(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """A study as it stands on disk, for whoever draws or counts it: plain records; nothing computed or written."""
 
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class CellView:
     strategy: str
     seed: int
     state: str
-    """One of `ledger.STATES`."""
+    """As of `ledger.Standing`."""
     error: str | None
     result: dict[str, Any] | None
     """The numbers of result.json; only of a cell that is done."""
@@ -108,7 +109,7 @@ class StartView:
     train: str
     seed: int
     state: str
-    """One of `ledger.STATES`."""
+    """As of `ledger.Standing`."""
     error: str | None
     failure: str | None
     folder: Path
@@ -148,9 +149,18 @@ class StudyView:
         """The arm that the others are compared with."""
         return reference_of(self.arms)
 
+    @cached_property
+    def done(self) -> dict[Place, CellView]:
+        """The cells that are done."""
+        return {cell.place: cell for cell in self.cells if cell.done}
+
+    def beside(self, cell: CellView) -> CellView | None:
+        """The reference's cell that one is compared with; None where it is not done, or where it is the same."""
+        return self.done.get(cell.place._replace(arm=self.reference)) if cell.arm != self.reference else None
+
     @property
     def strata(self) -> list[tuple[str, str, str]]:
-        """Every (model, data set, strategy), in order: what arms are compared within."""
+        """Every one (`Place.stratum`), in order."""
         return list(product(self.models, self.datasets, self.strategies))
 
 
@@ -212,7 +222,7 @@ def _start(starts: Path, entry: dict[str, Any]) -> StartView:
 
 def _pair(pairs: Path, entry: dict[str, Any], logs: bool) -> PairView:
     folder = pairs / Path(entry["folder"]).name
-    named = {name: entry[name] for name in Place._fields}
+    named = Place.of(entry)._asdict()
     return PairView(**named, against=entry["against"], folder=folder, **_found(PairView, entry, folder, logs))
 
 
@@ -226,20 +236,16 @@ def _found(kind: type, entry: dict[str, Any], folder: Path, logs: bool) -> dict[
 
 
 def _cell(cells: Path, entry: dict[str, Any], logs: bool) -> CellView:
+    named = Place.of(entry)._asdict()
     if not entry["cell"]:
-        named = {name: entry[name] for name in Place._fields}
         return CellView(**named, cell="", state="waiting", error="its learning rate is not found yet", result=None)
     folder = cells / Path(entry["folder"]).name
     state, error, failure, _ = standing_of(folder)
     files = working_folder(TaskFolder(folder))
     calibration = files / "calibration.json"
     return CellView(
+        **named,
         cell=entry["cell"],
-        model=entry["model"],
-        dataset=entry["dataset"],
-        arm=entry["arm"],
-        strategy=entry["strategy"],
-        seed=entry["seed"],
         state=state,
         error=error,
         result=result_of(folder) if state == "done" else None,

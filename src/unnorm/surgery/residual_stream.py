@@ -13,7 +13,7 @@ from unnorm.surgery.data_flow import Flow, Node
 
 
 @dataclass(frozen=True)
-class Place:
+class StreamPlace:
     """Where a site stands. role: one of `ROLES`, or "" where the flow does not tell; residual: as in `Site`."""
 
     role: str
@@ -51,7 +51,7 @@ class _Cone:
         return "mlp" if self.projects else ""
 
 
-def places(flow: Flow) -> dict[str, Place]:
+def places(flow: Flow) -> dict[str, StreamPlace]:
     """Site -> its place, for every site that the forward pass reached."""
     return _Reading(flow).places()
 
@@ -64,7 +64,7 @@ class _Reading:
     writes: set[int] = field(default_factory=set)
     scores: set[int] = field(default_factory=set)
 
-    def places(self) -> dict[str, Place]:
+    def places(self) -> dict[str, StreamPlace]:
         known: set[int] | None = None
         while known != (known := self.reads & self.writes):  # that a norm's output is the stream shows further on
             for node in self.flow.nodes:
@@ -76,7 +76,7 @@ class _Reading:
         if self.reads:
             return found
         # No stream that this could follow, as in Gemma 3n, which keeps four in one tensor.
-        return {path: Place(place.role if place.role == "qk" else "", "unknown") for path, place in found.items()}
+        return {path: StreamPlace(place.role if place.role == "qk" else "", "unknown") for path, place in found.items()}
 
     def _of(self, node: Node) -> _State:
         return self.state[id(node)]
@@ -131,26 +131,26 @@ class _Reading:
 
         _walk(softmax.parents, lambda node: node.parents, seen)
 
-    def _place(self, calls: list[Node]) -> Place:
+    def _place(self, calls: list[Node]) -> StreamPlace:
         reads = any(id(call) in self.reads for call in calls)
         writes = any(id(call) in self.writes for call in calls)
         residual = {(True, True): "both", (True, False): "reads", (False, True): "writes"}.get((reads, writes), "none")
         call = calls[0]
         if residual == "both":
             if not self._of(call).written:
-                return Place("embedding", residual)
-            return Place(self._cone(self._branches(call), forward=False).role(), residual)
+                return StreamPlace("embedding", residual)
+            return StreamPlace(self._cone(self._branches(call), forward=False).role(), residual)
         if residual == "writes":
-            return Place(self._cone(call.parents, forward=False).role(), residual)
+            return StreamPlace(self._cone(call.parents, forward=False).role(), residual)
         ahead = self._cone(call.children, forward=True)
         if residual == "reads":
-            return Place(ahead.role() if ahead.reaches_stream else "final", residual)
+            return StreamPlace(ahead.role() if ahead.reaches_stream else "final", residual)
         if self._is_query_or_key(call):
-            return Place("qk", residual)
+            return StreamPlace("qk", residual)
         if not ahead.reaches_stream and not ahead.attends:
-            return Place("final", residual)
+            return StreamPlace("final", residual)
         behind = self._cone(call.parents, forward=False)
-        return Place(behind.role() if behind.role() == "attention" else ahead.role(), residual)
+        return StreamPlace(behind.role() if behind.role() == "attention" else ahead.role(), residual)
 
     def _branches(self, call: Node) -> list[Node]:
         """What was added to the stream to give this call's input."""

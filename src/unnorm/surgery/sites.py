@@ -18,7 +18,7 @@ from unnorm.foundation.errors import ModelError, SiteError
 from unnorm.surgery.base import unwrapped
 from unnorm.surgery.data_flow import Flow, trace
 from unnorm.surgery.norm_behaviour import Behaviour, behaviour_of, kind_of, takes_more_than_x, width_of
-from unnorm.surgery.residual_stream import Place, places
+from unnorm.surgery.residual_stream import StreamPlace, places
 
 __all__ = ["ROLES", "Site", "affine_of", "find_sites", "kind_of", "width_of"]
 
@@ -139,16 +139,16 @@ def _in_order(paths: list[str], flow: Flow | None) -> list[str]:
     return reached + [path for path in paths if path not in set(reached)]
 
 
-def _places(paths: list[str], flow: Flow | None) -> dict[str, Place]:
+def _places(paths: list[str], flow: Flow | None) -> dict[str, StreamPlace]:
     found = places(flow) if flow else {}
     where = {}
     for path in paths:
-        place = found.get(path, Place("", "unknown"))
-        where[path] = Place(place.role or role_from_name(path, paths), place.residual)
+        place = found.get(path, StreamPlace("", "unknown"))
+        where[path] = StreamPlace(place.role or role_from_name(path, paths), place.residual)
     return {path: _as_its_peers(path, where) for path in paths}
 
 
-def _as_its_peers(path: str, where: dict[str, Place]) -> Place:
+def _as_its_peers(path: str, where: dict[str, StreamPlace]) -> StreamPlace:
     """The place of `path`, or that of the same norm in the other layers if only it is called the final one.
 
     In a BERT the last layer's norm is read by the head alone, exactly as the final norm of a GPT-2 is; what sets them

@@ -1,7 +1,9 @@
-"""What transformers' Trainer is told: all that it may decide is decided here."""
+"""What transformers' Trainer is told: all that it may decide is decided here; and autocast kept to training."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -57,3 +59,24 @@ def training_arguments(
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs mean several processes here, never DataParallel
     return arguments
+
+
+@contextmanager
+def plain_forward(model: Any) -> Iterator[None]:
+    """While open, `model` runs its own forward, in the dtype of its weights."""
+    patched = model.__dict__.pop("forward", None)
+    try:
+        yield
+    finally:
+        if patched is not None:
+            model.__dict__["forward"] = patched
+
+
+@contextmanager
+def plain_forward_after(model: Any) -> Iterator[None]:
+    """Once closed, `model` has its own forward back for good."""
+    try:
+        yield
+    finally:
+        model.__dict__.pop("forward", None)
+        model.__dict__.pop("_original_forward", None)

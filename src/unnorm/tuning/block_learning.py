@@ -12,7 +12,7 @@ from torch import nn
 from unnorm.foundation.errors import NonFiniteError
 from unnorm.surgery.norm_behaviour import kind_of
 from unnorm.tuning.block_streams import Machine, StreamPart, Streams, on_device
-from unnorm.tuning.clip import clip_gradients_
+from unnorm.tuning.parameter_groups import clip_gradients_
 from unnorm.tuning.relative import relative
 
 Train = Literal["all", "norms"]

@@ -23,7 +23,6 @@ from unnorm.foundation.hashing import hash_tensors, hash_text
 from unnorm.foundation.progress import Bar
 from unnorm.surgery.block_calls import Spill
 from unnorm.surgery.inputs import Inputs
-from unnorm.surgery.passes import in_eval
 from unnorm.tuning.after_blocks import SiteRefit, refit_
 from unnorm.tuning.block_learning import Goal, Recipe, Train, learn, mean_error
 from unnorm.tuning.block_memory import check_device, check_streams
@@ -39,6 +38,7 @@ from unnorm.tuning.block_work import (
     swapped_sites,
     what_learns,
 )
+from unnorm.tuning.learners import without_gradients
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,9 @@ def recover_blockwise_(
     swapped = swapped_sites(model, original)
     rows = divide(batches, recipe)
     records: list[BlockRecovery] = []
-    with _still(model), _still(original), _streams_in(folder) as spill:
+    model.zero_grad()
+    original.zero_grad()
+    with without_gradients(model), without_gradients(original), _streams_in(folder) as spill:
         one = _one_row(rows)
         returns = probe(original, stack_of(model, original, swapped), one, machine)
         learning = what_learns(model, original, swapped, list(returns), recipe)
@@ -262,21 +264,6 @@ def _machine(recipe: Recipe, device: torch.device | str | None, precision: str) 
 
 def _one_row(rows: BlockRows) -> StreamPart:
     return parts_of([{name: tensor[:1] for name, tensor in rows.parts[0].inputs.items()}], 1)[0]
-
-
-@contextmanager
-def _still(model: nn.Module) -> Iterator[None]:
-    """While open, `model` is in eval mode and none of its parameters takes a gradient; no gradient is left behind."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-            parameter.grad = None
-        with in_eval(model):
-            yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from torch import nn
 
 from unnorm.foundation.errors import ModelError
 from unnorm.surgery.base import without_peft_notice
+from unnorm.surgery.passes import in_eval
 from unnorm.surgery.swap import SwapRecord
 from unnorm.tuning.pair import norm_paths
 from unnorm.tuning.recover_settings import RecoverSettings
@@ -74,3 +75,11 @@ def restored_flags(model: nn.Module) -> Iterator[None]:
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(flags[name])
+
+
+@contextmanager
+def without_gradients(model: nn.Module) -> Iterator[None]:
+    """While open, nothing in `model` asks for a gradient, and it is in eval mode."""
+    with restored_flags(model), in_eval(model):
+        model.requires_grad_(False)
+        yield

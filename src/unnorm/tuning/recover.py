@@ -26,9 +26,8 @@ from unnorm.foundation import atomic, ranks
 from unnorm.foundation.errors import DataError, NonFiniteError
 from unnorm.foundation.processes import is_main
 from unnorm.surgery.inputs import Inputs, as_one_batch, single_rows, tokens_in
-from unnorm.surgery.passes import in_eval
 from unnorm.tuning.distance import Distance, distance
-from unnorm.tuning.learners import restored_flags, settled_, what_learns
+from unnorm.tuning.learners import restored_flags, settled_, what_learns, without_gradients
 from unnorm.tuning.objectives import objective_of
 from unnorm.tuning.pair import check_base, norm_paths, record_beside, record_of_pair
 from unnorm.tuning.recover_settings import RecoverSettings, recover_settings
@@ -288,14 +287,6 @@ class _Meter:
 def _every(tokens: int | None, training: TrainingSettings) -> int:
     """Steps between two looks at held-out tokens."""
     return max(1, (tokens or training.tokens // _EVALUATIONS) // training.batch_tokens)
-
-
-@contextmanager
-def without_gradients(model: nn.Module) -> Iterator[None]:
-    """While open, nothing in `model` asks for a gradient, and it is in eval mode."""
-    with restored_flags(model), in_eval(model):
-        model.requires_grad_(False)
-        yield
 
 
 @contextmanager

@@ -5,7 +5,6 @@ is minimized is an objective's business; fine-tuning and recovery differ in it a
 """
 
 import contextlib
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,15 +18,14 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from unnorm.foundation import precision, ranks, seeds
 from unnorm.foundation.errors import Interrupted, NonFiniteError
 from unnorm.foundation.memory import memory_in_use
+from unnorm.foundation.processes import stop_asked
 from unnorm.foundation.progress import Bar
 from unnorm.metrics.batches import counted_tokens
 from unnorm.tuning import checkpoint
-from unnorm.tuning.arguments import training_arguments
-from unnorm.tuning.clip import clip_gradients_
+from unnorm.tuning.arguments import plain_forward, plain_forward_after, training_arguments
 from unnorm.tuning.device_rows import IDLE, DeviceRows, one_batch
 from unnorm.tuning.objectives import CrossEntropy, Objective
-from unnorm.tuning.parameter_groups import on_gpu, parameter_groups
-from unnorm.tuning.precision import plain_forward, plain_forward_after
+from unnorm.tuning.parameter_groups import clip_gradients_, on_gpu, parameter_groups
 from unnorm.tuning.relative import relative
 from unnorm.tuning.run_log import RunLog
 from unnorm.tuning.settings import TrainingSettings
@@ -230,7 +228,7 @@ class TokenTrainer(Trainer):
         begin: called once the model is laid out over the devices, before anything has learnt. Where it is sharded, what
         is measured has to be measured in there, and the model is on the CPU afterwards.
         """
-        with self._laid_out(), self.step_callback.stop_signals():
+        with self._laid_out(), stop_asked() as self.step_callback.asked:
             begin()
             self.gather_nothing()
             last = ranks.of_main(checkpoint.latest(self.folder / "checkpoints"))
@@ -255,31 +253,12 @@ class _StepCallback(TrainerCallback):
 
     def __init__(self, trainer: TokenTrainer) -> None:
         self.trainer = trainer
-        self.asked = False
+        self.asked: Callable[[], bool] = lambda: False
         """Whether this process was asked to stop."""
         self.stopping = False
         """Whether all of them stop after this step."""
         self.started = time.perf_counter()
         self.bar: Bar | None = None
-
-    @contextlib.contextmanager
-    def stop_signals(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM asks to stop at the next step; a second one interrupts at once."""
-
-        def ask(number: int, frame: Any) -> None:
-            if self.asked:
-                raise KeyboardInterrupt
-            self.asked = True
-
-        try:
-            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not in the main thread: whoever runs us there handles signals
-            before = {}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         quiet = self.trainer.quiet or not state.is_world_process_zero
@@ -319,7 +298,7 @@ class _StepCallback(TrainerCallback):
             if trainer.args.report_to:
                 seen = {f"eval_{name}": held_out[name] for name in ("loss", "token_accuracy")}
                 trainer.callback_handler.on_log(args, state, control, seen)
-        self.stopping = self._agreed(self.asked)
+        self.stopping = self._agreed(self.asked())
         control.should_save = step % trainer.checkpoint_every == 0 or is_last or self.stopping
         control.should_training_stop = self.stopping or is_last
         if is_last:

@@ -46,7 +46,7 @@ def test_gradcheck_in_float64(variant):
     given = case((3, 5), **variant, dtype=torch.float64)
     leaves = [None if t is None else t.requires_grad_() for t in given[:5]]
     residual = given.like_x().requires_grad_()
-    assert torch.autograd.gradcheck(lambda *a: formula.forward(a[0], None, *a[1:], given.curve)[1], leaves)
+    assert torch.autograd.gradcheck(lambda *a: formula.forward(a[0], None, a[1:], given.curve)[1], leaves)
     assert torch.autograd.gradcheck(lambda *a: ops.curve_norm(*a, given.curve), leaves)
     assert torch.autograd.gradcheck(lambda r, *a: ops.add_curve_norm(a[0], r, *a[1:], given.curve), [residual, *leaves])
 
@@ -97,7 +97,7 @@ def test_the_fused_add_takes_the_gradients_that_there_are(asked):
     x, residual = given.x.clone().requires_grad_(), given.like_x().requires_grad_()
     outputs = dict(zip("hy", ops.add_curve_norm(x, residual, *given.parameters, "tanh"), strict=True))
     h = (x + residual).detach().requires_grad_()
-    plain = {"h": h, "y": formula.forward(h, None, *given.parameters, "tanh")[1]}
+    plain = {"h": h, "y": formula.forward(h, None, given.parameters, "tanh")[1]}
     (wanted,) = torch.autograd.grad(sum(plain[name].sum() for name in asked), [h])
     found = torch.autograd.grad(sum(outputs[name].sum() for name in asked), [x, residual])
     for gradient in found:

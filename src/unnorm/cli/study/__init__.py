@@ -3,10 +3,9 @@
 from unnorm.cli.plain_group import Verbs
 from unnorm.cli.study.compare import compare
 from unnorm.cli.study.export import export
-from unnorm.cli.study.new import EXAMPLE, new
+from unnorm.cli.study.new import EXAMPLE, new, schema
 from unnorm.cli.study.plan import plan
 from unnorm.cli.study.run import retry, run
-from unnorm.cli.study.schema import schema
 from unnorm.cli.study.status import status
 from unnorm.cli.study.table import table
 

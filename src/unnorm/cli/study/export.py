@@ -20,7 +20,7 @@ def export(
 ) -> None:
     """Write the results of every cell and every comparison of arms as tables."""
     from unnorm.foundation.places import check_folder
-    from unnorm.study.export import FORMATS, export_study
+    from unnorm.study.tables import FORMATS, export_study
 
     check_choice("--format", format, FORMATS)
     view = view_of(study, ledger, logs=True, margin=margin)

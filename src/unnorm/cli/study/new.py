@@ -1,4 +1,4 @@
-"""`unnorm study new`."""
+"""`unnorm study new` and `schema`."""
 
 import sys
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from unnorm.cli import data_options as o
-from unnorm.cli.amounts import token_count
+from unnorm.cli.options import token_count
 from unnorm.cli.output import JsonOption, emit_json, say, say_next
 from unnorm.foundation.errors import ArtefactError, SettingsError
 
@@ -104,3 +104,10 @@ def _check_strategies(words: list[str]) -> None:
 
 def _check_tokens(words: list[str]) -> None:
     token_count(" ".join(words), "the number")
+
+
+def schema(json: JsonOption = True) -> None:
+    """Print the JSON Schema of study files, for editors."""
+    from unnorm.study.spec import StudyFile as Spec
+
+    emit_json(Spec.model_json_schema())

@@ -29,7 +29,7 @@ MARGIN = "1%"
 
 
 def view_of(study: Path, ledger: Path, *, logs: bool, margin: str = MARGIN) -> "StudyView":
-    from unnorm.cli.amounts import share
+    from unnorm.cli.options import share
     from unnorm.foundation.errors import ArtefactError
     from unnorm.study.spec import read_spec
     from unnorm.study.view import STUDY, read_study

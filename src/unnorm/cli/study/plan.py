@@ -6,10 +6,9 @@ from unnorm.cli.output import JsonOption, emit_json, emit_table, say, say_next
 from unnorm.cli.study.options import LEDGER, Ledger, StudyFile, cell_name, given
 
 if TYPE_CHECKING:
-    from unnorm.study.estimate import CellEstimate
+    from unnorm.study.estimate import Estimate
     from unnorm.study.plan import Planned
     from unnorm.study.recovered_start import PlannedStart
-    from unnorm.study.workbench import Workbench
 
 
 def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) -> None:
@@ -21,7 +20,7 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
     from unnorm.foundation.progress import time_in_words
     from unnorm.study import threads
     from unnorm.study.audit import audit_plan
-    from unnorm.study.estimate import estimates
+    from unnorm.study.estimate import estimates, estimates_of_starts
     from unnorm.study.ledger import check_format
     from unnorm.study.plan import place_of, plan_study, starts_of
     from unnorm.study.spec import read_spec
@@ -37,7 +36,7 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
     to_make = starts_of([*planned.search, *planned.cells])
     also = f" and {len(to_make)} recovered starts" if to_make else ""
     say(f"{len(planned.search) + len(planned.cells)} cells{also}; measuring one training step of each kind")
-    starts = _start_records(to_make, bench)
+    starts = _start_records(to_make, estimates_of_starts(to_make, bench))
     search = _records(planned.search, estimates(planned.search, bench))
     cells = _records(planned.cells, estimates(planned.cells, bench))
     resolved = {place_of(cell.settings): cell.resolved for cell in planned.cells}
@@ -78,52 +77,47 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
         say_next("The plan trains nothing.", f"unnorm study run {given(study, ledger)}")
 
 
-def _records(planned: "list[Planned]", found: "list[CellEstimate]") -> list[dict[str, Any]]:
-    from unnorm.study.ledger import state_of
+def _records(planned: "list[Planned]", found: "list[Estimate]") -> list[dict[str, Any]]:
+    from unnorm.study.ledger import standing_of
     from unnorm.study.plan import place_of
 
     return [
         {
             **place_of(cell.settings)._asdict(),
             "cell": cell.cell,
-            "state": state_of(cell.folder)[0],
+            "state": standing_of(cell.folder).state,
             "learning_rate": cell.settings.training.learning_rate,
-            "trainable_parameters": estimate.trainable.parameters,
-            "total_parameters": estimate.trainable.total_parameters,
-            "tokens": estimate.tokens,
-            "steps": estimate.steps,
-            "estimated_seconds": estimate.seconds,
-            "memory_bytes": estimate.memory_bytes,
+            "total_parameters": estimate.total_parameters,
+            **_numbers(estimate),
             "warnings": estimate.warnings,
         }
         for cell, estimate in zip(planned, found, strict=True)
     ]
 
 
-def _start_records(to_make: "list[PlannedStart]", bench: "Workbench") -> list[dict[str, Any]]:
-    from unnorm.foundation.progress import Bar
-    from unnorm.study.estimate_start import estimate_start
+def _start_records(to_make: "list[PlannedStart]", found: "list[Estimate]") -> list[dict[str, Any]]:
     from unnorm.study.ledger import standing_of
 
-    found = []
-    with Bar("measuring one step of each recovered start", len(to_make), quiet=bench.quiet) as bar:
-        for start in to_make:
-            found.append((start, estimate_start(start, bench)))
-            bar.advance()
     return [
         {
             "start": f"{start.settings.model_name} / {start.settings.arm.id}",
             "key": start.key,
             "data": start.settings.data_names,
             "state": standing_of(start.folder).state,
-            "trainable_parameters": {start.settings.wanted.train: estimate.trainable_parameters},
-            "tokens": estimate.tokens,
-            "steps": estimate.steps,
-            "estimated_seconds": estimate.seconds,
-            "memory_bytes": estimate.memory_bytes,
+            **_numbers(estimate),
         }
-        for start, estimate in found
+        for start, estimate in zip(to_make, found, strict=True)
     ]
+
+
+def _numbers(estimate: "Estimate") -> dict[str, Any]:
+    return {
+        "trainable_parameters": estimate.trains,
+        "tokens": estimate.tokens,
+        "steps": estimate.steps,
+        "estimated_seconds": estimate.seconds,
+        "memory_bytes": estimate.memory_bytes,
+    }
 
 
 def _rows(records: list[dict[str, Any]]) -> list[list[str]]:

@@ -83,11 +83,11 @@ def _run(
 ) -> None:
     from unnorm.foundation.places import check_folder
     from unnorm.study.engines.interface import Options
+    from unnorm.study.hooks import check_trackers
     from unnorm.study.ledger import stages_of
-    from unnorm.study.results import rows_of
     from unnorm.study.run_study import run_study
     from unnorm.study.spec import read_spec
-    from unnorm.study.trackers import check_trackers
+    from unnorm.study.tables import rows_of
 
     spec, text = read_spec(study)
     check_folder(ledger, "--ledger")

@@ -9,7 +9,8 @@ from unnorm.cli.output import JsonOption, emit_json, print_table, table_of
 from unnorm.cli.study.options import LEDGER, Ledger, StudyFile, cell_name, view_of
 
 if TYPE_CHECKING:
-    from unnorm.study.status import CellStatus, StartStatus
+    from unnorm.study.status import CellStatus, StartStatus, Status
+    from unnorm.study.view import StudyView
 
 _COLUMNS = ("cell", "state", "step", "train loss", "who", "why")
 _START_COLUMNS = ("recovered start", "state", "tokens", "loss", "gap", "who", "why")
@@ -27,18 +28,17 @@ def status(
 
     if watch and json:
         raise SettingsError("--watch is for people; call status --json as often as you like instead.")
-    view = view_of(study, ledger, logs=False)
     if watch:
         _watch(study, ledger, LOOK_SECONDS)
         return
-    cells, starts = status_of(view), status_of_starts(view)
+    view = view_of(study, ledger, logs=False)
     if json:
-        found = {"starts": [start._asdict() for start in starts], "cells": [_record(cell) for cell in cells]}
+        starts, cells = status_of_starts(view), status_of(view)
+        found = {"starts": [start.to_dict() for start in starts], "cells": [cell.to_dict() for cell in cells]}
         emit_json({"study": view.name, **found})
         return
-    if starts:
-        print_table(_table_of_starts(view.name, starts))
-    print_table(_table(view.name, cells))
+    for table in _tables(view):
+        print_table(table)
 
 
 def _watch(study: Path, ledger: Path, seconds: float) -> None:
@@ -47,32 +47,27 @@ def _watch(study: Path, ledger: Path, seconds: float) -> None:
     from rich.console import Console, Group
     from rich.live import Live
 
-    from unnorm.study.status import status_of, status_of_starts
-
     with Live(console=Console(), auto_refresh=False) as live:
         try:
             while True:
-                view = view_of(study, ledger, logs=False)
-                starts = status_of_starts(view)
-                above = [_table_of_starts(view.name, starts)] if starts else []
-                live.update(Group(*above, _table(view.name, status_of(view))), refresh=True)
+                live.update(Group(*_tables(view_of(study, ledger, logs=False))), refresh=True)
                 time.sleep(seconds)
         except KeyboardInterrupt:
             return
 
 
-def _record(cell: "CellStatus") -> dict[str, Any]:
-    stages = {
-        name: {"state": state, "failure": failure, "error": error}
-        for name, (state, failure, error) in cell.stages.items()
-    }
-    return {**cell._asdict(), "stages": stages}
+def _tables(view: "StudyView") -> list[Any]:
+    """Starts, where there are any, and cells."""
+    from unnorm.study.status import status_of, status_of_starts
+
+    starts = status_of_starts(view)
+    return [*([_table_of_starts(view.name, starts)] if starts else []), _table(view.name, status_of(view))]
 
 
 def _table(name: str, cells: "list[CellStatus]") -> Any:
     rows = [
         [
-            cell_name(cell._asdict()) + (f", rate {cell.tried_rate:g}" if cell.tried_rate is not None else ""),
+            cell_name(cell.to_dict()) + (f", rate {cell.tried_rate:g}" if cell.tried_rate is not None else ""),
             cell.state,
             str(cell.step or ""),
             f"{cell.loss:.4f}" if cell.loss is not None else "",
@@ -102,17 +97,18 @@ def _table_of_starts(name: str, starts: "list[StartStatus]") -> Any:
     return table_of(f"{name}: {done} of {len(rows)} recovered starts done", _START_COLUMNS, rows, align_right_from=8)
 
 
-def _whose(task: "CellStatus | StartStatus") -> str:
+def _whose(task: "Status") -> str:
     return f"{task.host} {task.pid}{f' ({task.engine})' if task.engine else ''}" if task.host else ""
 
 
-def _failed(task: "CellStatus | StartStatus") -> list[str]:
+def _failed(task: "Status") -> list[str]:
     return [": ".join(part for part in (task.failure, task.error) if part)] if task.failure or task.error else []
 
 
 def _reasons(cell: "CellStatus") -> list[str]:
     reasons = _failed(cell)
-    for name, (state, failure, error) in cell.stages.items():
-        if state != "done":
-            reasons.append(f"{name} {state}" + (f": {failure}: {error}" if error else ""))
+    for name, stage in cell.stages.items():
+        if stage["state"] != "done":
+            why = f": {stage['failure']}: {stage['error']}" if stage["error"] else ""
+            reasons.append(f"{name} {stage['state']}{why}")
     return reasons

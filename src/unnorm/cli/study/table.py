@@ -1,18 +1,18 @@
 """`unnorm study table`, and the table that a run ends with."""
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 from unnorm.cli.study.options import LEDGER, Ledger, StudyFile, view_of
 
 if TYPE_CHECKING:
-    from unnorm.study.view import StudyView
+    from unnorm.study.view import CellView, StudyView
 
 
 def table(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) -> None:
     """Print the results, as they stand in results.csv."""
-    from unnorm.study.results import rows_of
+    from unnorm.study.tables import rows_of
 
     view = view_of(study, ledger, logs=False)
     if json:
@@ -23,7 +23,6 @@ def table(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) -
 
 def emit_results(view: "StudyView") -> None:
     """Print a study's results as a table, the gap to the reference beside each; below it what was scored on tasks."""
-    done = {(c.model, c.dataset, c.strategy, c.seed, c.arm): c.result for c in view.cells if c.result is not None}
     rows = []
     order = (view.models, view.datasets, view.strategies, view.seeds, view.arms)
     for cell in sorted(
@@ -33,11 +32,9 @@ def emit_results(view: "StudyView") -> None:
             for known, value in zip(order, (c.model, c.dataset, c.strategy, c.seed, c.arm), strict=True)
         ],
     ):
-        result = cell.result
         name = f"{cell.model} / {cell.dataset}" if len(view.models) * len(view.datasets) > 1 else cell.strategy
         names = [name, cell.strategy] if name != cell.strategy else [name]
-        against = done.get((cell.model, cell.dataset, cell.strategy, cell.seed, view.reference))
-        rows.append([*names, cell.arm, str(cell.seed), *_numbers(cell.state, result, against)])
+        rows.append([*names, cell.arm, str(cell.seed), *_numbers(cell, view.beside(cell))])
     first = ["model / data", "strategy"] if len(view.models) * len(view.datasets) > 1 else ["strategy"]
     columns = [*first, "arm", "seed", "start loss", "end loss", f"gap to {view.reference}", "accuracy"]
     emit_table(f"{view.name}: held-out loss in nats per token", columns, rows, align_right_from=len(first) + 2)
@@ -58,10 +55,11 @@ def _emit_tasks(view: "StudyView") -> None:
         say(task_caption(view))
 
 
-def _numbers(state: str, result: dict[str, Any] | None, against: dict[str, Any] | None) -> list[str]:
+def _numbers(cell: "CellView", against: "CellView | None") -> list[str]:
+    result = cell.result
     if result is None:
-        return [state, "", "", ""]
-    gap = f"{result['eval_loss'] / against['eval_loss'] - 1:+.1%}" if against and against is not result else ""
+        return [cell.state, "", "", ""]
+    gap = f"{result['eval_loss'] / against.result['eval_loss'] - 1:+.1%}" if against and against.result else ""
     return [
         f"{result['start_eval_loss']:.4f}",
         f"{result['eval_loss']:.4f}",

@@ -10,7 +10,7 @@ from unnorm.evaluation.latency.workloads import Workload
 
 ENOUGH = 12
 """Blocks that a verdict needs: an interval over fewer is too narrow."""
-Verdict = Literal["faster", "slower", "no difference shown"]
+SpeedVerdict = Literal["faster", "slower", "no difference shown"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Comparison:
     reference: str
     ratio: Ratio
     floor: Ratio
-    verdict: Verdict
+    verdict: SpeedVerdict
     share_of_norms: float | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class LatencyReport:
         atomic.write_bytes(path, parquet_bytes(table))
 
 
-def verdict_of(ratio: Ratio, floor: Ratio) -> Verdict:
+def verdict_of(ratio: Ratio, floor: Ratio) -> SpeedVerdict:
     """A ratio is a difference only if its interval leaves out 1, and it exceeds what a model shows against itself, and
     there were `ENOUGH` blocks."""
     if ratio.blocks < ENOUGH:

@@ -10,7 +10,6 @@ Importing this imports neither Triton nor `ops`: the first CUDA tensor that a no
 here, and a compiled model keeps the formula, which the compiler fuses with what stands around it.
 """
 
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,8 +20,9 @@ from unnorm.norms.derf import Derf
 from unnorm.norms.dyt import DyT
 from unnorm.norms.kernels import formula
 from unnorm.norms.kernels.formula import Parts
+from unnorm.norms.spec import Norm, NormSpec
 
-CURVES = {DyT: "tanh", Derf: "erf"}
+CURVES: dict[type[NormSpec], str] = {DyT: "tanh", Derf: "erf"}
 """Specs that there are kernels for, and what `ops` calls their curves."""
 
 
@@ -31,7 +31,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _eager: Any = None
 
 
-def fused(module: CurveNorm, x: torch.Tensor) -> torch.Tensor | None:
+def fused(module: Norm, x: torch.Tensor) -> torch.Tensor | None:
     """module(x) for x [..., C] on CUDA, or None where there is no kernel for it."""
     curve = curve_of(module)
     if curve is None or not has_kernel(x):
@@ -57,7 +57,7 @@ def add_norms(
     """
     run = (_eager or _import_eager()).norms if has_kernel(x) else formula.norms
     parts = None if other is None else parts_of(other)
-    return run(x, second, third, parts_of(module), parts, CURVES[type(module.spec)])  # type: ignore[index]
+    return run(x, second, third, parts_of(module), parts, CURVES[type(module.spec)])
 
 
 def norm_add(
@@ -66,7 +66,7 @@ def norm_add(
     """h = second + inner(x), and module(h) where there is one. Without a gradient; curves, shapes, dtypes are one."""
     run = (_eager or _import_eager()).norm_add if has_kernel(x) else formula.norm_add
     parts = None if module is None else parts_of(module)
-    return run(x, second, parts_of(inner), parts, CURVES[type(inner.spec)])  # type: ignore[index, no-any-return]
+    return run(x, second, parts_of(inner), parts, CURVES[type(inner.spec)])  # type: ignore[no-any-return]
 
 
 def norm_pair(
@@ -74,12 +74,12 @@ def norm_pair(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """module(x) and other(other_x). Without a gradient; curves and dtypes are one, shapes need not be."""
     run = (_eager or _import_eager()).pair if has_kernel(x) else formula.pair
-    return run(x, parts_of(module), other_x, parts_of(other), CURVES[type(module.spec)])  # type: ignore[index, no-any-return]
+    return run(x, parts_of(module), other_x, parts_of(other), CURVES[type(module.spec)])  # type: ignore[no-any-return]
 
 
-def curve_of(module: CurveNorm) -> str | None:
+def curve_of(module: Norm) -> str | None:
     """What `ops` calls the curve of a norm, where there are kernels for it."""
-    return CURVES.get(type(module.spec))  # type: ignore[call-overload]
+    return CURVES.get(type(module.spec))
 
 
 def has_kernel(x: torch.Tensor) -> bool:
@@ -87,7 +87,7 @@ def has_kernel(x: torch.Tensor) -> bool:
     return x.is_cuda and x.dtype in _DTYPES and _has_triton
 
 
-def parts_of(module: CurveNorm) -> Parts:
+def parts_of(module: Norm) -> Parts:
     """α, s, γ, β, as the kernels take them: contiguous."""
     own = module._parameters  # a module's own search for an attribute takes long
     if len(own) < len(_PARTS):  # some are parametrized, as they are in training
@@ -105,10 +105,10 @@ def packed(parts: Parts) -> Parts:
 def _import_eager() -> Any:
     """Once: to ask for a module takes as long as a small kernel."""
     global _eager
-    _eager = import_module("unnorm.norms.kernels.eager")
+    from unnorm.norms.kernels import eager
+
+    _eager = eager
     return _eager
 
 
 _has_triton = find_spec("triton") is not None
-
-CurveNorm.fused = fused

@@ -29,14 +29,15 @@ class _CurveNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, alpha: Tensor, shift: Any, weight: Any, bias: Any, curve: str) -> Tensor:
         ctx.save_for_backward(x, alpha, shift, weight, bias)
         ctx.curve = curve
-        return launch.forward(x, None, alpha, shift, weight, bias, curve)[1]
+        return norms(x, None, None, (alpha, shift, weight, bias), None, curve)[1]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
         _, alpha, shift, weight, bias, _ = ctx.needs_input_grad
         asked = alpha or shift or weight or bias
-        dx, dalpha, dshift, dweight, dbias = launch.backward(dy, None, *ctx.saved_tensors, ctx.curve, asked)  # type: ignore[call-arg]
+        h, *parts = ctx.saved_tensors
+        dx, dalpha, dshift, dweight, dbias = launch.backward(dy, None, h, tuple(parts), ctx.curve, asked)  # type: ignore[arg-type]
         return (
             dx,
             dalpha if alpha else None,

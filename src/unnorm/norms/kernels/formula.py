@@ -16,16 +16,9 @@ Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """Of h, α, s, γ, β; an empty tensor for a parameter that is not there or was not asked for."""
 
 
-def forward(
-    x: Tensor,
-    residual: Tensor | None,
-    alpha: Tensor,
-    shift: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    curve: str,
-) -> tuple[Tensor, Tensor]:
-    """(h, y) [..., C] in x's dtype; h is x itself without a residual. alpha [1] or [C]; shift [1]; weight, bias [C]."""
+def forward(x: Tensor, residual: Tensor | None, parts: Parts, curve: str) -> tuple[Tensor, Tensor]:
+    """(h, y) [..., C] in x's dtype; h is x itself without a residual. parts: α [1] or [C]; s [1]; γ, β [C]."""
+    alpha, shift, weight, bias = parts
     h = x if residual is None else x + residual
     wide = torch.promote_types(x.dtype, torch.float32)
     u = _inner(h.to(wide), alpha, shift)
@@ -43,33 +36,24 @@ def norms(
     """h = x + second + third, its norm, and another norm of h where there is one. All [..., C] of one dtype."""
     if second is not None and third is not None:
         x, second = x + second, third
-    h, y = forward(x, second, *parts, curve)
-    return h, y, None if other is None else forward(h, None, *other, curve)[1]
+    h, y = forward(x, second, parts, curve)
+    return h, y, None if other is None else forward(h, None, other, curve)[1]
 
 
 def norm_add(x: Tensor, second: Tensor, inner: Parts, parts: Parts | None, curve: str) -> tuple[Tensor, Tensor | None]:
     """h = second + the norm `inner` of x, and a norm of h where there is one. All [..., C] of one dtype."""
-    h = second + forward(x, None, *inner, curve)[1]
-    return h, None if parts is None else forward(h, None, *parts, curve)[1]
+    h = second + forward(x, None, inner, curve)[1]
+    return h, None if parts is None else forward(h, None, parts, curve)[1]
 
 
 def pair(x: Tensor, parts: Parts, other_x: Tensor, other: Parts, curve: str) -> tuple[Tensor, Tensor]:
     """The norms of two tensors [..., C] and [..., D] of one dtype."""
-    return forward(x, None, *parts, curve)[1], forward(other_x, None, *other, curve)[1]
+    return forward(x, None, parts, curve)[1], forward(other_x, None, other, curve)[1]
 
 
-def backward(
-    dy: Tensor,
-    dh: Tensor | None,
-    h: Tensor,
-    alpha: Tensor,
-    shift: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    curve: str,
-    parameters: bool,
-) -> Gradients:
+def backward(dy: Tensor, dh: Tensor | None, h: Tensor, parts: Parts, curve: str, parameters: bool) -> Gradients:
     """Gradients from dy [..., C] of y and dh [..., C] of h. parameters: whether those of α, s, γ and β are wanted."""
+    alpha, shift, weight, _ = parts
     wide = torch.promote_types(h.dtype, torch.float32)
     wide_h, wide_dy = h.to(wide), dy.to(wide)
     u = _inner(wide_h, alpha, shift)
@@ -79,7 +63,7 @@ def backward(
     if dh is not None:
         dx = dx + dh.to(wide)
     sums = (du * wide_h, du, wide_dy * value, wide_dy) if parameters else (None,) * 4
-    found = [_summed(part, of, h) for part, of in zip(sums, (alpha, shift, weight, bias), strict=True)]
+    found = [_summed(part, of, h) for part, of in zip(sums, parts, strict=True)]
     return dx.to(h.dtype), *found  # type: ignore[return-value]
 
 

@@ -48,24 +48,11 @@ class _Known(NamedTuple):
 _known: dict[tuple[Any, ...], _Known] = {}
 
 
-def forward(
-    x: Tensor,
-    residual: Tensor | None,
-    alpha: Tensor,
-    shift: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    curve: str,
-) -> tuple[Tensor, Tensor]:
-    """As `formula.forward`. x and residual [..., C], fp32, bf16 or fp16; h and y are contiguous."""
-    h, y, _ = norms(x, residual, None, (alpha, shift, weight, bias), None, curve)
-    return h, y
-
-
 def norms(
     x: Tensor, second: Tensor | None, third: Tensor | None, parts: Parts, other: Parts | None, curve: str
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """As `formula.norms`: h = x + second + third, its norm, and another norm of it where there is one."""
+    """As `formula.norms`: h = x + second + third, its norm, and another norm of it where there is one. x, second and
+    third [..., C], fp32, bf16 or fp16; what comes out is contiguous."""
     y = _like(x)
     h = x if second is None else torch.empty_like(y)
     other_y = None if other is None else torch.empty_like(y)
@@ -128,21 +115,12 @@ def _forward_tiles(rows: int, width: int) -> tuple[int, int, int]:
     return -(-rows // tall) * -(-width // wide), tall, wide
 
 
-def backward(
-    dy: Tensor,
-    dh: Tensor | None,
-    h: Tensor,
-    alpha: Tensor,
-    shift: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    curve: str,
-    parameters: bool,
-) -> Gradients:
+def backward(dy: Tensor, dh: Tensor | None, h: Tensor, parts: Parts, curve: str, parameters: bool) -> Gradients:
     """As `formula.backward`. The gradients of the parameters are the same bits in every run."""
     dx = _like(h)
     elements, width = dx.numel(), dx.shape[-1]
-    wanted = (alpha, shift, weight, bias) if parameters else _NO_PARTS
+    alpha, shift, weight, bias = parts
+    wanted = parts if parameters else _NO_PARTS
     if elements == 0:
         return dx, *(h.new_empty(0) if p is None else torch.zeros_like(p) for p in wanted)  # type: ignore[return-value]
     h, h_stride = _rows(h)

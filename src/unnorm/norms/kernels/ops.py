@@ -5,7 +5,6 @@
 the sum) and the parameters are kept. There is no second derivative.
 """
 
-from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +16,11 @@ from unnorm.norms.kernels import formula, has_kernel, packed
 
 def _by(x: Tensor) -> ModuleType:
     """What computes for x: `launch` or `formula`, whose functions are the same."""
-    return import_module("unnorm.norms.kernels.launch") if has_kernel(x) else formula
+    if not has_kernel(x):
+        return formula
+    from unnorm.norms.kernels import launch
+
+    return launch
 
 
 @torch.library.custom_op("unnorm::curve_norm", mutates_args=())
@@ -25,7 +28,7 @@ def curve_norm(
     x: Tensor, alpha: Tensor, shift: Tensor | None, weight: Tensor | None, bias: Tensor | None, curve: str
 ) -> Tensor:
     """y = γ φ(α x + s) + β. curve: `tanh` or `erf`."""
-    return _by(x).forward(x, None, *packed((alpha, shift, weight, bias)), curve)[1].contiguous()  # type: ignore[no-any-return]
+    return _by(x).norms(x, None, None, packed((alpha, shift, weight, bias)), None, curve)[1].contiguous()  # type: ignore[no-any-return]
 
 
 @torch.library.custom_op("unnorm::add_curve_norm", mutates_args=())
@@ -39,7 +42,7 @@ def add_curve_norm(
     curve: str,
 ) -> tuple[Tensor, Tensor]:
     """h = x + residual and the norm of h; both of one shape and dtype."""
-    h, y = _by(x).forward(x, residual, *packed((alpha, shift, weight, bias)), curve)
+    h, y, _ = _by(x).norms(x, residual, None, packed((alpha, shift, weight, bias)), None, curve)
     return h.contiguous(), y.contiguous()
 
 
@@ -56,7 +59,7 @@ def curve_norm_backward(
     parameters: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`formula.backward`."""
-    dx, *others = _by(h).backward(dy, dh, h, *packed((alpha, shift, weight, bias)), curve, parameters)
+    dx, *others = _by(h).backward(dy, dh, h, packed((alpha, shift, weight, bias)), curve, parameters)
     return dx.contiguous(), *others  # type: ignore[return-value]
 
 

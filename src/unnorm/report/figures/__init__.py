@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pkgutil import resolve_name
 
-from unnorm.report.figures.figure import Figure, Place
+from unnorm.report.figures.figure import Figure, Slice
 from unnorm.study.view import StudyView
 
 __all__ = ["Figure", "figures"]
@@ -20,7 +20,7 @@ _OF_STUDY = _makers(
     "gap:gap_by_size",
 )
 """Of (study, data set)."""
-_OF_PLACE = _makers(
+_OF_SLICE = _makers(
     "training:held_out_loss",
     "training:training_loss",
     "training:token_accuracy",
@@ -31,15 +31,12 @@ _OF_PLACE = _makers(
     "sites:alpha",
     "sites:alpha_and_sigma",
     "sites:saturation",
-)
-"""Of (`Place`)."""
-_OF_PAIRS = _makers(
     "preference:by_category",
     "preference:length_and_margin",
     "speed:latency",
     "speed:quality_and_speed",
 )
-"""Of (study, model, data set)."""
+"""Of a `Slice`."""
 
 
 def figures(study: StudyView) -> list[Figure]:
@@ -55,8 +52,7 @@ def figures(study: StudyView) -> list[Figure]:
     for model in study.models:
         for dataset in study.datasets:
             cells = [c for c in study.cells if c.done and (c.model, c.dataset) == (model, dataset)]
-            place = Place(study, model, dataset, cells)
-            drawn = [make(place) for make in _OF_PLACE] + [make(study, model, dataset) for make in _OF_PAIRS]
+            drawn = [make(Slice(study, model, dataset, cells)) for make in _OF_SLICE]
             label = f"{model}, {dataset}" if several else ""
             found += [_of(figure, label) for figure in drawn if figure is not None]
     return found

@@ -4,7 +4,7 @@ from typing import Any
 
 import altair as alt
 
-from unnorm.report.figures.figure import FULL, Figure, Place, colour_of, dash_of, data, made, shape_of
+from unnorm.report.figures.figure import FULL, Figure, Slice, colour_of, dash_of, data, made, shape_of
 from unnorm.report.theme import GREY
 from unnorm.study.view import CellView
 
@@ -13,12 +13,12 @@ _SHORT = "abs(datum.value) >= 1e4 ? format(datum.value, '~s') : datum.label"
 _WIDTH, _HEIGHT = FULL // 3 - 60, 150
 
 
-def s_curves(place: Place) -> Figure | None:
+def s_curves(part: Slice) -> Figure | None:
     """Dots: tokens at one channel; lines: the calibrated arms. At some sites, evenly chosen over the model's depth."""
     rows: list[dict[str, Any]] = []
     drawn: dict[str, CellView] = {}
     order: list[str] = []
-    for cell in place.cells:
+    for cell in part.cells:
         sites = ((cell.calibration or {}).get("calibration") or {}).get("sites", [])
         sampled = [site for site in sites if site.get("sample")]
         if not sampled or cell.arm in drawn:
@@ -38,21 +38,21 @@ def s_curves(place: Place) -> Figure | None:
                     rows.append({**known, "old": old})
     if not rows:
         return None
-    arms = [arm for arm in place.study.arms if arm in drawn]
+    arms = [arm for arm in part.study.arms if arm in drawn]
     x = alt.X(
         "x:Q", title="input activation", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4, labelExpr=_SHORT)
     )
     y: dict[str, Any] = {"title": "output", "axis": alt.Axis(tickCount=5)}
     dots = alt.Chart().mark_circle(size=16, opacity=0.55, color=GREY).encode(x=x, y=alt.Y("old:Q", **y))
-    fitted = alt.Chart().encode(x=x, y=alt.Y("y:Q", **y), color=colour_of(place.study, arms))
-    lines = fitted.mark_line(strokeWidth=2.2).encode(strokeDash=dash_of(place.study, arms))
+    fitted = alt.Chart().encode(x=x, y=alt.Y("y:Q", **y), color=colour_of(part.study, arms))
+    lines = fitted.mark_line(strokeWidth=2.2).encode(strokeDash=dash_of(part.study, arms))
     ends = fitted.transform_filter("datum.end").mark_point(size=50, filled=True, opacity=1)
     header = alt.Header(labelFontSize=12, labelFontWeight="normal", labelLimit=_WIDTH + 20)
     chart = (
         alt.layer(
             dots.transform_filter("isValid(datum.old)"),
             lines.transform_filter("isValid(datum.y)"),
-            ends.encode(shape=shape_of(place.study, arms)),
+            ends.encode(shape=shape_of(part.study, arms)),
             data=data(rows),
         )
         .properties(width=_WIDTH, height=_HEIGHT)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import altair as alt
 
+from unnorm.report.pairs import Group, groups
 from unnorm.report.theme import CONFIG, LINE, Look, looks
 from unnorm.study.view import CellView, StudyView
 
@@ -24,8 +25,8 @@ class Figure(NamedTuple):
     spec: dict[str, Any]
 
 
-class Place(NamedTuple):
-    """A model and a data set of a study, with the cells there that are done: no others are ever drawn."""
+class Slice(NamedTuple):
+    """What a figure is of: a model, a data set, and the cells of a study there that are done: no others are drawn."""
 
     study: StudyView
     model: str
@@ -44,6 +45,11 @@ class Place(NamedTuple):
         return found
 
 
+def groups_in(part: Slice) -> list[Group]:
+    """What the study compares there."""
+    return [g for g in groups(part.study) if (g.model, g.dataset) == (part.model, part.dataset)]
+
+
 def made(chart: Any, name: str, title: str, caption: str, cells: Sequence[CellView] = ()) -> Figure:
     """The figure of an Altair chart."""
     spec = {**chart.to_dict(), "config": CONFIG}
@@ -54,12 +60,13 @@ def made(chart: Any, name: str, title: str, caption: str, cells: Sequence[CellVi
     return Figure(name, title, caption, spec)
 
 
-def drawn_from(study: StudyView, cells: Sequence[CellView], *, what: str = "finished cell") -> str:
+def drawn_from(study: StudyView, cells: Sequence[CellView]) -> str:
     """Which cells a figure is drawn from, and how many of their models and data sets are not done."""
     number = len({cell.cell for cell in cells})
     seeds = sorted({cell.seed for cell in cells})
     text = (
-        f"Drawn from {number} {what}{'s' * (number != 1)} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})."
+        f"Drawn from {number} finished cell{'s' * (number != 1)} "
+        f"(seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})."
     )
     places = {(cell.model, cell.dataset) for cell in cells}
     left_out = sum(not cell.done and (cell.model, cell.dataset) in places for cell in study.cells)
@@ -139,9 +146,9 @@ def zero(axis: str, value: float = 0.0) -> Any:
     return mark.encode(x="at:Q") if axis == "x" else mark.encode(y="at:Q")
 
 
-def points_a_line(lines: int, place: Place) -> int:
+def points_a_line(lines: int, part: Slice) -> int:
     """How many points each of so many lines may have; fewer where the study has many places."""
-    places = len(place.study.models) * len(place.study.datasets)
+    places = len(part.study.models) * len(part.study.datasets)
     return max(8, min(80, _MOST_ROWS // max(1, places) // max(1, lines)))
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import altair as alt
 
-from unnorm.report.comparisons import behind, compared, others
 from unnorm.report.figures.figure import (
     FULL,
     Figure,
@@ -19,6 +18,7 @@ from unnorm.report.figures.figure import (
     shape_of,
     zero,
 )
+from unnorm.report.pairs import behind, compared, others
 from unnorm.report.theme import HATCH, LINE, PAPER
 from unnorm.report.verdicts import verdict
 from unnorm.report.wording import share, signed

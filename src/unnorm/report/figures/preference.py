@@ -10,27 +10,28 @@ from unnorm.report.figures.figure import (
     FULL,
     PAIR,
     Figure,
+    Slice,
     bars_height,
     colour_of,
     data,
+    groups_in,
     made,
     panels,
     shape_of,
     unseen_points,
     zero,
 )
-from unnorm.report.pairs import Group, groups, tallies
+from unnorm.report.pairs import Group, tallies
 from unnorm.report.theme import FAINT, HATCH, LINE, PAPER, Look
-from unnorm.study.view import StudyView
 
 _OUTCOMES = ("wins", "ties", "losses")
 _TIE = Look(FAINT, "square")
 _MOST_POINTS = 3_000
 
 
-def by_category(study: StudyView, model: str, dataset: str) -> Figure | None:
+def by_category(part: Slice) -> Figure | None:
     """Shares of questions, stacked; the win rate (ties half) with its interval beside."""
-    shown = [g for g in groups(study) if (g.model, g.dataset) == (model, dataset) and g.judged]
+    study, shown = part.study, [group for group in groups_in(part) if group.judged]
     if not shown:
         return None
     rows: list[dict[str, Any]] = []
@@ -110,9 +111,9 @@ def by_category(study: StudyView, model: str, dataset: str) -> Figure | None:
     return made(chart, "preference", "Judged answers by category", caption, [c for g in shown for c in g.cells])
 
 
-def length_and_margin(study: StudyView, model: str, dataset: str) -> Figure | None:
+def length_and_margin(part: Slice) -> Figure | None:
     """How much longer the arm's answer is against by how much the judge prefers it."""
-    shown = [g for g in groups(study) if (g.model, g.dataset) == (model, dataset) and g.scored]
+    study, shown = part.study, [group for group in groups_in(part) if group.scored]
     rows = [
         {
             "panel": group.title,

@@ -5,18 +5,18 @@ from typing import Any
 
 import altair as alt
 
-from unnorm.report.figures.figure import HEIGHT, TOKENS, Figure, Place, colour_of, data, made, percent_axis, shape_of
+from unnorm.report.figures.figure import HEIGHT, TOKENS, Figure, Slice, colour_of, data, made, percent_axis, shape_of
 from unnorm.report.wording import signed
 from unnorm.study.start_words import how_it_learns, start_tokens
 from unnorm.study.view import CellView
 
 
-def recovery(place: Place) -> Figure | None:
+def recovery(part: Slice) -> Figure | None:
     """A line an arm: of its first finished cell, since all cells of an arm begin from the same start."""
     rows: list[dict[str, Any]] = []
     drawn: dict[str, CellView] = {}
     said = []
-    for cell in place.cells:
+    for cell in part.cells:
         found = cell.recovery
         if found is None or cell.arm in drawn:
             continue
@@ -31,7 +31,7 @@ def recovery(place: Place) -> Figure | None:
         )
     if not rows:
         return None
-    arms = [arm for arm in place.study.arms if arm in drawn]
+    arms = [arm for arm in part.study.arms if arm in drawn]
     tokens = sorted({row["tokens"] for row in rows if row["tokens"]})
     first, last = (tokens[0], tokens[-1]) if tokens else (1, 1)
     powers = range(math.floor(math.log10(first)), math.floor(math.log10(last)) + 1)
@@ -55,7 +55,7 @@ def recovery(place: Place) -> Figure | None:
             scale=alt.Scale(type="symlog", constant=0.01, nice=False, padding=12),
             axis=_gap_axis([row["gap"] for row in rows]),
         ),
-        color=colour_of(place.study, arms),
+        color=colour_of(part.study, arms),
         tooltip=[
             "arm:N",
             alt.Tooltip("tokens:Q", format=","),
@@ -64,7 +64,7 @@ def recovery(place: Place) -> Figure | None:
         ],
     )
     chart = alt.layer(
-        base.mark_line(strokeWidth=2), base.mark_point(size=34, filled=True).encode(shape=shape_of(place.study, arms))
+        base.mark_line(strokeWidth=2), base.mark_point(size=34, filled=True).encode(shape=shape_of(part.study, arms))
     ).properties(width="container", height=HEIGHT)
     caption = (
         "Held-out loss of each start against its original's while it learns, before any fine-tuning; both "

@@ -9,7 +9,7 @@ from unnorm.report.figures.figure import (
     HEIGHT,
     TOKENS,
     Figure,
-    Place,
+    Slice,
     binned,
     colour_of,
     data,
@@ -26,13 +26,13 @@ from unnorm.study.view import CellView
 _SITE = "site, in execution order"
 
 
-def alpha(place: Place) -> Figure | None:
+def alpha(part: Slice) -> Figure | None:
     """α over training tokens, a line a site."""
-    moving = {name: cell for name, cell in _first(place, "alpha").items() if _moves(cell)}
+    moving = {name: cell for name, cell in _first(part, "alpha").items() if _moves(cell)}
     rows: list[dict[str, Any]] = []
     for name, cell in moving.items():
         steps = _having(cell, "alpha")
-        points = points_a_line(sum(len(_having(c, "alpha")[0]["alpha"]) for c in moving.values()), place)
+        points = points_a_line(sum(len(_having(c, "alpha")[0]["alpha"]) for c in moving.values()), part)
         kept = [*steps[: -1 : -(-len(steps) // points)], steps[-1]]
         for record in kept:
             rows += [
@@ -57,10 +57,10 @@ def alpha(place: Place) -> Figure | None:
     cells = list(moving.values())
     caption = (
         "α at every site while it trains (its mean over channels where there is one a channel); arms and strategies "
-        f"under which no α moves are left out. {drawn_from(place.study, cells)} One seed a panel: no interval."
+        f"under which no α moves are left out. {drawn_from(part.study, cells)} One seed a panel: no interval."
     )
     return made(
-        panels(place.study, chart, "panel", list(moving), columns=_strategies(moving)),
+        panels(part.study, chart, "panel", list(moving), columns=_strategies(moving)),
         "alpha",
         "α over training",
         caption,
@@ -68,10 +68,10 @@ def alpha(place: Place) -> Figure | None:
     )
 
 
-def alpha_and_sigma(place: Place) -> Figure | None:
+def alpha_and_sigma(part: Slice) -> Figure | None:
     """α at the start and at the end, with 1/σ of what came into the site."""
-    of_any = next((sigma for cell in place.cells if (sigma := _sigma(cell))), {})
-    shown = _first(place, "alpha")
+    of_any = next((sigma for cell in part.cells if (sigma := _sigma(cell))), {})
+    shown = _first(part, "alpha")
     rows: list[dict[str, Any]] = []
     for name, cell in shown.items():
         steps, sigma = _having(cell, "alpha"), _sigma(cell) or of_any
@@ -119,21 +119,21 @@ def alpha_and_sigma(place: Place) -> Figure | None:
         else "No calibration here recorded σ."
     )
     caption = (
-        f"α at every site at the first and the last step. {said} {drawn_from(place.study, cells)} One seed a panel."
+        f"α at every site at the first and the last step. {said} {drawn_from(part.study, cells)} One seed a panel."
     )
     chart = alt.layer(*layers, data=data(rows))
-    drawn = panels(place.study, chart, "panel", list(shown), columns=_strategies(shown))
+    drawn = panels(part.study, chart, "panel", list(shown), columns=_strategies(shown))
     return made(drawn, "alpha-sigma", "α against 1/σ", caption, cells)
 
 
-def saturation(place: Place) -> Figure | None:
+def saturation(part: Slice) -> Figure | None:
     """Share of nearly flat activations, a field a site and stretch of training."""
-    shown = _first(place, "saturation")
+    shown = _first(part, "saturation")
     rows: list[dict[str, Any]] = []
     for name, cell in shown.items():
         steps = _having(cell, "saturation")
         paths = list(steps[0]["saturation"])
-        bins = max(6, min(16, points_a_line(len(paths) * len(shown), place)))
+        bins = max(6, min(16, points_a_line(len(paths) * len(shown), part)))
         flat = [{"train_tokens": s["train_tokens"], **s["saturation"]} for s in steps]
         for order, path in enumerate(paths):
             start = 0
@@ -171,10 +171,10 @@ def saturation(place: Place) -> Figure | None:
     cells = list(shown.values())
     caption = (
         "Share of activations at which a site's curve is nearly flat (slope below 7 % of its steepest), over training, "
-        f"from 64 tokens a step; each field is a mean of steps. {drawn_from(place.study, cells)} One seed a panel."
+        f"from 64 tokens a step; each field is a mean of steps. {drawn_from(part.study, cells)} One seed a panel."
     )
     return made(
-        panels(place.study, chart, "panel", list(shown), columns=_strategies(shown)),
+        panels(part.study, chart, "panel", list(shown), columns=_strategies(shown)),
         "saturation",
         "Saturation by site",
         caption,
@@ -182,11 +182,11 @@ def saturation(place: Place) -> Figure | None:
     )
 
 
-def fit(place: Place) -> Figure | None:
+def fit(part: Slice) -> Figure | None:
     """R² of the calibration, by site."""
     rows: list[dict[str, Any]] = []
     drawn: dict[str, CellView] = {}
-    for cell in place.cells:
+    for cell in part.cells:
         calibration = (cell.calibration or {}).get("calibration")
         if calibration and cell.arm not in drawn:
             drawn[cell.arm] = cell
@@ -196,7 +196,7 @@ def fit(place: Place) -> Figure | None:
             ]
     if not rows:
         return None
-    arms = [arm for arm in place.study.arms if arm in drawn]
+    arms = [arm for arm in part.study.arms if arm in drawn]
     lowest = math.floor(10 * min(row["r2"] for row in rows) - 0.2) / 10  # the top is what is perfect
     tooltip = ["arm:N", "site:N", alt.Tooltip("r2:Q", format=".4f"), alt.Tooltip("alpha:Q", format=".4f")]
     base = alt.Chart().encode(
@@ -206,11 +206,11 @@ def fit(place: Place) -> Figure | None:
         y=alt.Y(
             "r2:Q", title="R² of the fit", scale=alt.Scale(domain=[lowest, 1], nice=False), axis=alt.Axis(tickCount=6)
         ),
-        color=colour_of(place.study, arms),
+        color=colour_of(part.study, arms),
     )
     chart = alt.layer(
         base.mark_line(strokeWidth=1.5),
-        base.mark_point(size=50, filled=True, opacity=1).encode(shape=shape_of(place.study, arms), tooltip=tooltip),
+        base.mark_point(size=50, filled=True, opacity=1).encode(shape=shape_of(part.study, arms), tooltip=tooltip),
         data=data(rows),
     ).properties(width="container", height=HEIGHT)
     caption = (
@@ -220,10 +220,10 @@ def fit(place: Place) -> Figure | None:
     return made(chart, "fit", "Calibration by site", caption, list(drawn.values()))
 
 
-def _first(place: Place, key: str) -> dict[str, CellView]:
+def _first(part: Slice, key: str) -> dict[str, CellView]:
     """Panel -> the first finished seed of each arm and strategy that logged `key`."""
     found = {}
-    for (arm, strategy), cells in place.panels.items():
+    for (arm, strategy), cells in part.panels.items():
         logged = next((cell for cell in cells if _having(cell, key)), None)
         if logged is not None:
             found[f"{arm}, {strategy}"] = logged

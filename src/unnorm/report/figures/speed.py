@@ -5,30 +5,30 @@ from typing import Any
 
 import altair as alt
 
-from unnorm.report.comparisons import compared
 from unnorm.report.figures.figure import (
     FULL,
     PAIR,
     Figure,
+    Slice,
     bars_height,
     colour_of,
     data,
+    groups_in,
     made,
     panels,
     percent_axis,
     shape_of,
     zero,
 )
-from unnorm.report.pairs import Group, groups
+from unnorm.report.pairs import Group, compared
 from unnorm.report.theme import FAINT, FAINTER, LINE, Look
-from unnorm.study.view import StudyView
 
 NO_NORMS = "no norms"  # as evaluation.latency names its bound
 
 
-def latency(study: StudyView, model: str, dataset: str) -> Figure | None:
+def latency(part: Slice) -> Figure | None:
     """A panel a workload, a row an arm and strategy: ratio with interval, floor behind it, bound beside it."""
-    shown = _timed(study, model, dataset)
+    study, shown = part.study, [group for group in groups_in(part) if group.timed]
     rows = [row for group in shown for pair in group.timed for row in _ratios(group, pair.seed, pair.latency or {})]
     if not rows:
         return None
@@ -82,9 +82,9 @@ def latency(study: StudyView, model: str, dataset: str) -> Figure | None:
     return made(chart, "latency", "Latency", caption, [c for g in shown for c in g.cells])
 
 
-def quality_and_speed(study: StudyView, model: str, dataset: str) -> Figure | None:
+def quality_and_speed(part: Slice) -> Figure | None:
     """One point an arm: gap in loss against time, both with intervals. Filled: no other arm is better at both."""
-    shown = _timed(study, model, dataset)
+    study, shown = part.study, [group for group in groups_in(part) if group.timed]
     gaps = {row.place: row for row in compared(study) if row.metric == "loss"}
     rows: list[dict[str, Any]] = []
     titles: list[str] = []
@@ -138,10 +138,6 @@ def quality_and_speed(study: StudyView, model: str, dataset: str) -> Figure | No
     )
     chart = panels(study, alt.layer(*layers, data=data(rows)), "panel", titles)
     return made(chart, "pareto", "Quality against speed", caption, [c for g in shown for c in g.cells])
-
-
-def _timed(study: StudyView, model: str, dataset: str) -> list[Group]:
-    return [g for g in groups(study) if (g.model, g.dataset) == (model, dataset) and g.timed]
 
 
 def _ratios(group: Group, seed: int, report: dict[str, Any]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import altair as alt
 
 from unnorm.report.figures.figure import (
     Figure,
-    Place,
+    Slice,
     binned,
     colour_of,
     data,
@@ -22,44 +22,44 @@ from unnorm.study.view import CellView
 _SHORT = "abs(datum.value) >= 1e5 ? format(datum.value, '.0e') : datum.label"
 
 
-def held_out_loss(place: Place) -> Figure | None:
+def held_out_loss(part: Slice) -> Figure | None:
     title, shows = (
         "Held-out loss",
         "Loss on held-out text over training, nats a token (sum over tokens / their number).",
     )
-    return _evaluations(place, "loss", "held-out loss (nats per token)", "loss", title, shows)
+    return _evaluations(part, "loss", "held-out loss (nats per token)", "loss", title, shows)
 
 
-def token_accuracy(place: Place) -> Figure | None:
+def token_accuracy(part: Slice) -> Figure | None:
     shows = "Share of held-out tokens that the model thought the likeliest."
-    return _evaluations(place, "token_accuracy", "held-out token accuracy", "accuracy", "Token accuracy", shows)
+    return _evaluations(part, "token_accuracy", "held-out token accuracy", "accuracy", "Token accuracy", shows)
 
 
-def training_loss(place: Place) -> Figure | None:
+def training_loss(part: Slice) -> Figure | None:
     shows = "Loss on the tokens trained on."
-    return _steps(place, "loss", "training loss (nats per token)", "train-loss", "Training loss", shows)
+    return _steps(part, "loss", "training loss (nats per token)", "train-loss", "Training loss", shows)
 
 
-def grad_norm(place: Place) -> Figure | None:
+def grad_norm(part: Slice) -> Figure | None:
     shows = "Norm of the gradient before clipping."
-    return _steps(place, "grad_norm", "gradient norm", "grad-norm", "Gradient norm", shows, log=True)
+    return _steps(part, "grad_norm", "gradient norm", "grad-norm", "Gradient norm", shows, log=True)
 
 
-def _evaluations(place: Place, key: str, label: str, name: str, title: str, shows: str) -> Figure | None:
+def _evaluations(part: Slice, key: str, label: str, name: str, title: str, shows: str) -> Figure | None:
     rows, drawn = [], []
-    for (arm, strategy), cells in place.panels.items():
+    for (arm, strategy), cells in part.panels.items():
         series = {c.cell: [(e["step"], e["train_tokens"], e[key]) for e in c.evaluations if key in e] for c in cells}
         drawn += [c for c in cells if series[c.cell]]
         rows += _over_seeds(arm, strategy, list(series.values()))
     if not rows:
         return None
-    return _figure(place, rows, drawn, label, name, title, shows, points=True, log=False)
+    return _figure(part, rows, drawn, label, name, title, shows, points=True, log=False)
 
 
-def _steps(place: Place, key: str, label: str, name: str, title: str, shows: str, log: bool = False) -> Figure | None:
-    rows, drawn, bins = [], [], points_a_line(len(place.panels), place)
+def _steps(part: Slice, key: str, label: str, name: str, title: str, shows: str, log: bool = False) -> Figure | None:
+    rows, drawn, bins = [], [], points_a_line(len(part.panels), part)
     most = 1
-    for (arm, strategy), cells in place.panels.items():
+    for (arm, strategy), cells in part.panels.items():
         series = []
         for cell in cells:
             runs = binned(cell.steps, key, bins)
@@ -71,7 +71,7 @@ def _steps(place: Place, key: str, label: str, name: str, title: str, shows: str
     if not rows:
         return None
     shows += f" Each point is the mean of {most} steps." if most > 1 else ""
-    return _figure(place, rows, drawn, label, name, title, shows, points=False, log=log)
+    return _figure(part, rows, drawn, label, name, title, shows, points=False, log=log)
 
 
 def _over_seeds(arm: str, strategy: str, series: list[list[tuple[int, int, float]]]) -> list[dict[str, Any]]:
@@ -99,7 +99,7 @@ def _over_seeds(arm: str, strategy: str, series: list[list[tuple[int, int, float
 
 
 def _figure(
-    place: Place,
+    part: Slice,
     rows: list[dict[str, Any]],
     drawn: list[CellView],
     label: str,
@@ -110,7 +110,7 @@ def _figure(
     points: bool,
     log: bool,
 ) -> Figure:
-    study = place.study
+    study = part.study
     shown = [arm for arm in study.arms if any(row["arm"] == arm for row in rows)]
     scale = alt.Scale(type="log", nice=False, padding=8) if log else alt.Scale(zero=False)
     base = alt.Chart().encode(x=tokens_axis(), color=colour_of(study, shown))

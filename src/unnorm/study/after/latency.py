@@ -8,8 +8,8 @@ import torch
 from unnorm.evaluation.latency import Workload, compare_latency
 from unnorm.foundation import atomic
 from unnorm.foundation.hashing import hash_json
-from unnorm.study.after.pairs import CellPair
 from unnorm.study.after.stage import Stage, load_model
+from unnorm.study.plan import CellPair
 from unnorm.study.spec import LatencyStage
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from unnorm.artefacts.loading import load
+from unnorm.artefacts.loading import merged as with_adapter_merged
 from unnorm.study.plan import Planned
 from unnorm.study.recovered_start import MODEL
 from unnorm.study.spec import StudyFile
@@ -45,4 +46,4 @@ def load_model(cell: Planned, *, merged: bool = False) -> Any:
     below = str(cell.start.folder / MODEL) if cell.start else cell.settings.model
     base = None if cell.settings.strategy == "full" else below
     model = load(cell.folder / "model", base=base)
-    return model.merge_and_unload() if merged and hasattr(model, "peft_config") else model
+    return with_adapter_merged(model) if merged else model

@@ -5,11 +5,10 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from unnorm.study.after.pairs import CellPair, pairs_of
 from unnorm.study.after.stage import Stage
 from unnorm.study.engines.interface import Wants
 from unnorm.study.lease import Lease, TaskFolder
-from unnorm.study.plan import Planned, name_of
+from unnorm.study.plan import CellPair, Planned, name_of, pairs_of
 from unnorm.study.spec import After, StudyFile
 from unnorm.study.tasks import Task
 

@@ -14,8 +14,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from unnorm.foundation import atomic, processes
-from unnorm.foundation.code import this_code
 from unnorm.foundation.errors import Interrupted, RunError, SettingsError, UnnormError, first_line
+from unnorm.foundation.hashing import this_code
 from unnorm.foundation.progress import Say
 from unnorm.study.engines.interface import Ended, Engine, Options, Setting, Wants
 from unnorm.study.progress_lines import Lines
@@ -207,7 +207,7 @@ def _check_nodes(nodes: list[dict[str, Any]], setting: Setting) -> None:
         there = Path(path)
         found = there.read_text() if there.is_file() else ""
         try:
-            from unnorm.foundation.code import this_code
+            from unnorm.foundation.hashing import this_code
         except ImportError as error:
             return f"none ({error})", found
         return this_code(), found

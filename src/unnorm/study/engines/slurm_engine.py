@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unnorm.foundation import atomic
-from unnorm.foundation.code import this_code
 from unnorm.foundation.errors import Interrupted, RunError, SettingsError, UnnormError, first_line
+from unnorm.foundation.hashing import this_code
 from unnorm.foundation.processes import this_process
 from unnorm.foundation.progress import Say
 from unnorm.study.engines.interface import Ended, Engine, Options, Setting, Wants

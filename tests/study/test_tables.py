@@ -1,4 +1,4 @@
-from unnorm.foundation.latex import latex
+from unnorm.study.tables import latex
 
 
 def test_nothing_in_a_text_is_a_command():

@@ -1,4 +1,5 @@
-"""Questions for completions: the built-in ones, MT-Bench, or a user's file. One or more turns each."""
+"""Questions for completions: the built-in ones, MT-Bench, or a user's file. One or more turns each, and at which
+temperature they are answered: greedily, at one temperature, or by category as FastChat does."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,22 @@ import orjson
 from unnorm.data.conversation import Message
 from unnorm.data.hub import rows_of
 from unnorm.data.known.hub_set import HubSet
-from unnorm.foundation.errors import DataError, json_problem
+from unnorm.foundation.errors import DataError, SettingsError, json_problem
 from unnorm.foundation.hashing import hash_json
+
+GREEDY, FASTCHAT = "greedy", "fastchat"
+_BY_CATEGORY = {
+    "writing": 0.7,
+    "roleplay": 0.7,
+    "extraction": 0.0,
+    "math": 0.0,
+    "coding": 0.0,
+    "reasoning": 0.0,
+    "stem": 0.1,
+    "humanities": 0.1,
+}
+"""FastChat's fastchat/llm_judge/common.py, temperature_config."""
+_ELSEWHERE = 0.7
 
 MT_BENCH = "mt-bench"
 _MT_BENCH_HUB = HubSet("HuggingFaceH4/mt_bench_prompts")
@@ -115,3 +130,18 @@ def _question(row: Any, where: str) -> Question:
         raise DataError(f"{where}: input is a text.")
     messages = (Message("user", turns[0], given), *(Message("user", turn) for turn in turns[1:]))
     return Question(str(identity), category, messages)
+
+
+def temperature_of(category: str, rule: str) -> float:
+    """The temperature of a category under `rule`: `greedy` (0), `fastchat`, or a number. Else a `SettingsError`."""
+    if rule == GREEDY:
+        return 0.0
+    if rule == FASTCHAT:
+        return _BY_CATEGORY.get(category, _ELSEWHERE)
+    try:
+        value = float(rule)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 100:
+        raise SettingsError(f"a temperature is {GREEDY}, {FASTCHAT} or a number from 0, not {rule!r}.")
+    return value

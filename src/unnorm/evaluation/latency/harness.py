@@ -11,11 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from unnorm.evaluation.latency.energy import energy_of
-from unnorm.evaluation.latency.environment import environment
-from unnorm.evaluation.latency.placement import lay_elsewhere
-from unnorm.evaluation.latency.ratios import Ratio, ratio_of
-from unnorm.evaluation.latency.report import ENOUGH, Comparison, LatencyReport, verdict_of
+from unnorm.evaluation.latency.machine import energy_of, environment, lay_elsewhere
+from unnorm.evaluation.latency.report import ENOUGH, Comparison, LatencyReport, Ratio, ratio_of, verdict_of
 from unnorm.evaluation.latency.workloads import RunMode, Sample, Workload, prepare
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.progress import Bar

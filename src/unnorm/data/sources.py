@@ -18,8 +18,7 @@ from unnorm.data.conversation import Conversation
 from unnorm.data.folders import READ, ChosenFiles
 from unnorm.data.formats import FORMATS, convert, left_out, recognise
 from unnorm.data.formats.form import Format
-from unnorm.data.known import KNOWN
-from unnorm.data.known.hub_set import HubSet, Mix
+from unnorm.data.known import KNOWN, HubSet, Mix
 from unnorm.data.markup import holds_html
 from unnorm.data.packed_files import PACKED
 from unnorm.data.policies import Policies, tidy

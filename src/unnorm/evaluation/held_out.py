@@ -8,9 +8,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from unnorm.data.encode import Encoder, Encoding, encode_each
-from unnorm.data.prepare import Source
+from unnorm.data.prepare import Share, Source
 from unnorm.data.settings import DataSettings
-from unnorm.data.shares import Share
 from unnorm.evaluation.losses import by_group, by_position, losses
 from unnorm.evaluation.scores import Item, Scores, score, score_batches
 from unnorm.foundation.errors import DataError

@@ -15,6 +15,7 @@ from unnorm.foundation.errors import DataError, first_line
 from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.parquet import parquet_bytes, read_columns
 from unnorm.foundation.seeds import seed_everything
+from unnorm.surgery.passes import in_eval
 
 
 class TaskScore(NamedTuple):
@@ -82,11 +83,10 @@ def answer(
             task.set_config("num_fewshot", 0)
         task.set_fewshot_seed(seed)
     seed_everything(seed)
-    was_training = model.training
     try:
-        with quiet_harness(), redirect_stderr(io.StringIO()):  # it draws bars of its own
+        with in_eval(model), quiet_harness(), redirect_stderr(io.StringIO()):  # it draws bars of its own
             found = evaluate(
-                lm=_without_bars(HFLM(pretrained=model.eval(), tokenizer=tokenizer, batch_size=batch_size)),
+                lm=_without_bars(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)),
                 task_dict={"tasks": dict(tasks), "groups": {}, "group_map": {}},
                 limit=limit,
                 bootstrap_iters=resamples,
@@ -95,8 +95,6 @@ def answer(
         raise
     except Exception as error:  # each task raises its own kinds
         raise DataError(f"the harness cannot run {', '.join(tasks)}: {first_line(error)}") from error
-    finally:
-        model.train(was_training)
     versions, reported = found["versions"], found["results"]
     metrics = {
         task: {**{name: value for name, value in of.items() if name != "alias"}, "version": versions.get(task)}

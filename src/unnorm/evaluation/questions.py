@@ -9,7 +9,7 @@ import orjson
 
 from unnorm.data.conversation import Message
 from unnorm.data.hub import rows_of
-from unnorm.data.known.hub_set import HubSet
+from unnorm.data.known import HubSet
 from unnorm.foundation.errors import DataError, SettingsError, json_problem
 from unnorm.foundation.hashing import hash_json
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from unnorm.data.conversation import Conversation
-from unnorm.data.known.hub_set import HubSet, Mix, MixPart, Take
+from unnorm.data.known import HubSet, Mix, MixPart, Take
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,7 +1,7 @@
 """Questions for completions: the built-in ones, MT-Bench, or a user's file. One or more turns each, and at which
 temperature they are answered: greedily, at one temperature, or by category as FastChat does."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,17 +71,21 @@ def read_questions(source: str) -> tuple[Question, ...]:
     path = Path(source).expanduser()
     if not path.is_file():
         raise DataError(f"there is no prompts file {source!r}. Give a .jsonl file, builtin, or {MT_BENCH}.")
-    questions = []
+    return _checked([_question(row, where) for where, row in json_lines(path, source)], source)
+
+
+def json_lines(path: Path, name: str) -> Iterator[tuple[str, Any]]:
+    """Each line of the file `path` that is not empty: where it stands in `name`, for messages, and what it holds.
+
+    Raises `DataError` for one that is not JSON.
+    """
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"{source}, line {number}"
-        try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise DataError(f"{where}: not valid JSON ({json_problem(error)}).") from error
-        questions.append(_question(row, where))
-    return _checked(questions, source)
+        if line.strip():
+            where = f"{name}, line {number}"
+            try:
+                yield where, orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise DataError(f"{where}: not valid JSON ({json_problem(error)}).") from error
 
 
 def questions_hash(questions: Sequence[Question]) -> str:

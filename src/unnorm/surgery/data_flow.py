@@ -207,13 +207,19 @@ def _integers(value: Any) -> list[int]:
 
 @contextmanager
 def unnoticed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """For a forward that the user did not ask for: in eval mode, without warnings, from Python or through logging, and
-    with the state of the random generators as it was."""
+    """For a forward that the user did not ask for: in eval mode, without warnings, and with the state of the random
+    generators as it was."""
+    with in_eval(model), quiet(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings, from Python or through logging."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        generators = torch.random.fork_rng([device] if device.type == "cuda" else [])
-        with in_eval(model), generators, warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.disable(level)

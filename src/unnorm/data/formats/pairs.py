@@ -8,12 +8,12 @@ from unnorm.data.formats.form import (
     Row,
     are_turns,
     earlier_turns,
-    messages_in,
     system_field,
     text_in,
     text_or_none,
 )
 from unnorm.data.formats.multiple_choice import only_names_a_choice
+from unnorm.data.formats.turns import turns_of
 from unnorm.data.values import as_list, as_text, is_blank
 
 _PAIRS = (
@@ -39,8 +39,8 @@ def _convert(row: Row, source: str, number: int) -> Conversation | str:
     elif given:
         return f"`context` beside a `{asked}` that is a list of turns"
     else:
-        question = messages_in(prompt)
-    answer = messages_in(response) if are_turns(response) else (Message("assistant", text_in(row, answered)),)
+        question = turns_of(prompt)
+    answer = turns_of(response) if are_turns(response) else (Message("assistant", text_in(row, answered)),)
     return Conversation(earlier_turns(row) + question + answer, source, number)
 
 

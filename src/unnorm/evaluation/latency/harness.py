@@ -112,8 +112,7 @@ def without_norms(model: Any) -> Any | None:
     """A copy of `model` in which every norm site passes on what it is given; None where the model does not run so."""
     bare = copy.deepcopy(model)
     for site in find_sites(bare):
-        parent, _, name = site.path.rpartition(".")
-        setattr(bare.get_submodule(parent), name, nn.Identity())
+        bare.set_submodule(site.path, nn.Identity())
     device = bare.get_input_embeddings().weight.device
     try:
         with torch.no_grad():

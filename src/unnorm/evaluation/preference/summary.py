@@ -2,7 +2,7 @@
 it, and what length has to do with it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -101,9 +101,6 @@ class Preference:
     length_ratio: Estimate | None
     length_controlled: LengthControlled | None
     categories: dict[str, WinRate]
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def summarise(outcomes: Sequence[Outcome], seed: int) -> Preference:

@@ -1,11 +1,12 @@
 """A look at the first conversations of a source: what becomes of each, and which of its tokens are trained."""
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from unnorm.data.conversation import Conversation
-from unnorm.data.encode import Encoded, encode
+from unnorm.data.encode import Encoded, Encoder, Encoding
 from unnorm.data.settings import DataSettings
 
 
@@ -28,18 +29,12 @@ class Shown(NamedTuple):
 
 def preview(conversations: Sequence[Conversation], settings: DataSettings, tokenizer: Any) -> list[Shown]:
     """Each conversation as it would be trained on."""
-    shown = []
+    shown, s = [], settings
+    encoder = Encoder(tokenizer, s.template, s.max_length, s.loss_on, s.too_long)
     for conversation in conversations:
-        encoding = encode(
-            [conversation],
-            tokenizer,
-            template=settings.template,
-            max_length=settings.max_length,
-            loss_on=settings.loss_on,
-            too_long=settings.too_long,
-            quiet=True,
-        )
-        rows = [_runs(row, tokenizer) for row in encoding.rows]
+        encoding = Encoding([], Counter(), Counter())
+        ((_, made),) = encoder.each([conversation], encoding, quiet=True)
+        rows = [_runs(row, tokenizer) for row in made]
         shown.append(Shown(conversation, rows, list(encoding.dropped), [*conversation.changes, *encoding.changed]))
     return shown
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from unnorm.data.conversation import Conversation, content_hash
-from unnorm.data.encode import Encoded, Encoder, Encoding, encode_each
+from unnorm.data.encode import Encoded, Encoder, Encoding
 from unnorm.data.packing import pack
 from unnorm.data.settings import DataSettings
 from unnorm.data.sources import Reading
@@ -52,13 +52,12 @@ class Statistics:
 
 def statistics(reading: Reading, settings: DataSettings, tokenizer: Any, *, quiet: bool = False) -> Statistics:
     """Encode everything that was read, and count. Raises `DataError` if nothing in it is trained."""
-    encoder = Encoder(tokenizer, settings.template, settings.loss_on)
     encoding = Encoding([], Counter(), Counter())
     lengths: list[int] = []
     rows: list[Encoded] = []
-    for length, made in encode_each(
-        encoder, reading.conversations, settings.max_length, settings.too_long, encoding, quiet=quiet
-    ):
+    s = settings
+    encoder = Encoder(tokenizer, s.template, s.max_length, s.loss_on, s.too_long)
+    for length, made in encoder.each(reading.conversations, encoding, quiet=quiet):
         lengths += [length] if length else []
         rows += made
     if not rows:

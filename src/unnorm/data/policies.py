@@ -119,8 +119,8 @@ def _clean(messages: Sequence[Message], policies: Policies, changes: list[str]) 
     """Each turn on its own, or why that cannot be; those that are or become empty are gone."""
     cleaned = []
     for message in messages:
-        if policies.html == "markdown" and is_page_html(message.content):
-            content = to_markdown(message.content)
+        if policies.html == "markdown" and _PAGE.match(message.content):
+            content = _to_markdown(message.content)
             if content is None:
                 return TOO_DEEP
             message = replace(message, content=content)
@@ -178,12 +178,7 @@ def holds_html(text: str) -> bool:
     return _ANY.search(text) is not None
 
 
-def is_page_html(text: str) -> bool:
-    """Whether a turn as a whole is HTML that a chat page was saved as, not text or code that holds some."""
-    return _PAGE.match(text) is not None
-
-
-def to_markdown(html: str) -> str | None:
+def _to_markdown(html: str) -> str | None:
     """The Markdown of a saved turn: headings, lists, tables, code fences; without the page's buttons.
 
     None for elements within elements within elements, deeper than can be followed.

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, NamedTuple, Protocol
 
@@ -30,7 +30,7 @@ class AnswerPair:
     @property
     def swapped(self) -> "AnswerPair":
         """The same in the other order."""
-        return AnswerPair(self.questions, self.second, self.first, self.part, self.repeat)
+        return replace(self, first=self.second, second=self.first)
 
 
 @dataclass(frozen=True)

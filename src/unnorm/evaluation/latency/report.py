@@ -111,9 +111,8 @@ class LatencyReport:
 def verdict_of(ratio: Ratio, floor: Ratio) -> Verdict:
     """A ratio is a difference only if its interval leaves out 1, and it exceeds what a model shows against itself, and
     there were `ENOUGH` blocks."""
-    if ratio.blocks < ENOUGH:
-        return "no difference shown"
-    if not ratio.leaves_out(1) or max(ratio.value, 1 / ratio.value) - 1 <= floor.bound:
+    beyond_floor = max(ratio.value, 1 / ratio.value) - 1 > floor.bound
+    if ratio.blocks < ENOUGH or not ratio.leaves_out(1) or not beyond_floor:
         return "no difference shown"
     return "faster" if ratio.value < 1 else "slower"
 

@@ -127,12 +127,12 @@ def _ends(model: Any, tokenizer: Any) -> list[int]:
 
 
 @torch.no_grad()
-def batching_is_clean(model: Any, tolerance: float = 1e-3) -> bool:
+def batching_is_clean(model: Any) -> bool:
     """Whether prompts padded on the left are answered as they would be alone: on some architectures padding leaks.
 
     Compares the logits by which two prompts of different length are answered in one batch, and each on its own.
-    tolerance: largest difference, relative to the logits' root mean square, that still counts as equal; in bf16 and
-    fp16, whose sums depend on the shapes, a hundred times as much.
+    They count as equal up to a thousandth of the logits' root mean square; in bf16 and fp16, whose sums depend on the
+    shapes, up to a tenth.
     """
     device = model.get_input_embeddings().weight.device
     vocabulary = model.config.get_text_config().vocab_size
@@ -140,8 +140,8 @@ def batching_is_clean(model: Any, tolerance: float = 1e-3) -> bool:
     with in_eval(model):
         batched = _logits(model, *_padded(parts, 0))
         alone = torch.cat([_logits(model, *_padded([part], 0)) for part in parts], dim=1)
-    loose = 100 if next(model.parameters()).dtype in (torch.bfloat16, torch.float16) else 1
-    return bool((batched - alone).abs().max() <= loose * tolerance * alone.square().mean().sqrt())
+    tolerance = 0.1 if next(model.parameters()).dtype in (torch.bfloat16, torch.float16) else 1e-3
+    return bool((batched - alone).abs().max() <= tolerance * alone.square().mean().sqrt())
 
 
 def _logits(model: Any, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,11 @@
-"""What a source holds: rows, turns, tokens, duplicates, and what is dropped and changed on the way to packed rows."""
+"""Looks at a source: its first conversations as they are trained on, and what it holds: rows, turns, tokens, duplicates,
+and what is dropped and changed on the way to packed rows."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +16,24 @@ from unnorm.data.settings import DataSettings
 from unnorm.data.sources import Reading
 from unnorm.foundation.errors import DataError
 from unnorm.metrics.token_sums import IGNORED
+
+
+class TokenRun(NamedTuple):
+    """Tokens that follow each other and count the same. text: as they decode; weight: 0 where they are not trained."""
+
+    text: str
+    tokens: int
+    weight: float
+
+
+class Shown(NamedTuple):
+    """A conversation and the rows that are made of it. dropped, changed: why there is none, and what was done to it."""
+
+    conversation: Conversation
+    rows: list[list[TokenRun]]
+    dropped: list[str]
+    changed: list[str]
+
 
 _BINS = 40
 _SHOWN = 99.5  # percentile of the lengths up to which the histogram goes
@@ -110,3 +131,27 @@ def _fill(tokens: list[int], length: int) -> dict[str, Any]:
     edges = np.arange(length, -width, -width).clip(0)[::-1]
     counts, _ = np.histogram(tokens, edges)
     return {"edges": edges.tolist(), "counts": counts.tolist()}
+
+
+def preview(conversations: Sequence[Conversation], settings: DataSettings, tokenizer: Any) -> list[Shown]:
+    """Each conversation as it would be trained on."""
+    shown, s = [], settings
+    encoder = Encoder(tokenizer, s.template, s.max_length, s.loss_on, s.too_long)
+    for conversation in conversations:
+        encoding = Encoding([], Counter(), Counter())
+        ((_, made),) = encoder.each([conversation], encoding, quiet=True)
+        rows = [_runs(row, tokenizer) for row in made]
+        shown.append(Shown(conversation, rows, list(encoding.dropped), [*conversation.changes, *encoding.changed]))
+    return shown
+
+
+def _runs(row: Encoded, tokenizer: Any) -> list[TokenRun]:
+    runs = []
+    at = 0
+    for weight, run in groupby(row.label_weights.tolist()):
+        length = len(list(run))
+        ids = row.ids[at : at + length].tolist()
+        text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        runs.append(TokenRun(text, length, weight))
+        at += length
+    return runs

@@ -1,5 +1,5 @@
-"""Looks at a source: its first conversations as they are trained on, and what it holds: rows, turns, tokens, duplicates,
-and what is dropped and changed on the way to packed rows."""
+"""Looks at a source: its first conversations as they are trained on, and what it holds: rows, turns, tokens,
+duplicates, and what is dropped and changed on the way to packed rows."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -92,7 +92,7 @@ def _answer(model: Any, tokenizer: Any, asks: Sequence[Ask], room: int, max_new_
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
     for row in kept:
         check_ids(model, [pad, *row])
-    tokens, mask = _padded([torch.tensor(row, device=device) for row in kept], pad)
+    tokens, mask = _padded([torch.tensor(row, dtype=torch.int64, device=device) for row in kept], pad)
     out = model.generate(
         input_ids=tokens,
         attention_mask=mask,

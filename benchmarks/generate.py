@@ -20,7 +20,7 @@ import unnorm
 from decode import DEVICE, DTYPE, SHAPES, base_of
 from machine import machine_line
 from unnorm.evaluation.latency.harness import block
-from unnorm.evaluation.latency.ratios import ratio_of
+from unnorm.evaluation.latency.report import ratio_of
 from unnorm.surgery.compiled_decoding import compile_decoding_
 
 OUT = Path(__file__).parent / "results" / ("generate_gpu.md" if DEVICE == "cuda" else "generate.md")

@@ -23,7 +23,7 @@ from torch import nn
 
 from machine import machine_line
 from unnorm.evaluation.latency.harness import block
-from unnorm.evaluation.latency.ratios import Ratio, ratio_of
+from unnorm.evaluation.latency.report import Ratio, ratio_of
 from unnorm.norms.dyt import DyT
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

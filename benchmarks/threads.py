@@ -20,7 +20,7 @@ import torch
 
 from latency import layered
 from machine import machine_line
-from unnorm.evaluation.latency.placement import lay_elsewhere
+from unnorm.evaluation.latency.machine import lay_elsewhere
 
 OUT = Path(__file__).parent / "results" / "threads.md"
 POLICIES = ("unset", "ACTIVE", "PASSIVE")

@@ -23,9 +23,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from machine import SHARED, machine_line
 from unnorm.data.encode import Encoded
 from unnorm.data.packing import collate_padded, pack, token_count
-from unnorm.data.prepare import Rows, Source
+from unnorm.data.prepare import Rows, Share, Source
 from unnorm.data.settings import DataSettings
-from unnorm.data.shares import Share
 from unnorm.foundation.precision import choose
 from unnorm.surgery.base import load_base, load_tokenizer
 from unnorm.surgery.sites import find_sites

@@ -135,15 +135,15 @@ def data_sets() -> dict[str, Repository]:
             "ShareGPT_V3_unfiltered_cleaned_split.json": json.dumps(sharegpt).encode(),
             "HTML_cleaned_raw_dataset/other.json": b'[{"not": "to be read"}]',
         },
-        rewild.PARTS["wildchat"].name: {
+        rewild.REWILD.parts["wildchat"].where.name: {
             "data/train-00000-of-00002.parquet": parquet(rows["wildchat"][:200]),
             "data/train-00001-of-00002.parquet": parquet(rows["wildchat"][200:]),
         },
-        rewild.PARTS["mmlu"].name: {
+        rewild.REWILD.parts["mmlu"].where.name: {
             "data/auxiliary_train-00000-of-00001.parquet": parquet(rows["mmlu"]),
             "data/test-00000-of-00001.parquet": parquet(rows["mmlu"][:2]),
         },
-        rewild.PARTS["algebra"].name: {"data/train-00000-of-00001.parquet": parquet(rows["algebra"])},
+        rewild.REWILD.parts["algebra"].where.name: {"data/train-00000-of-00001.parquet": parquet(rows["algebra"])},
         "HuggingFaceH4/mt_bench_prompts": {"data/train-00000-of-00001.parquet": parquet(bench)},
     }
     return {name: Repository(content, "dataset") for name, content in files.items()}

@@ -20,7 +20,7 @@ from unnorm.data import files, formats, known, sources
 from unnorm.data.settings import DataSettings
 from unnorm.data.sources import read
 from unnorm.evaluation import judges
-from unnorm.evaluation.judges.load import load_judge
+from unnorm.evaluation.judges import load_judge
 from unnorm.norms import spec as norm_specs
 from unnorm.report import figures as report_figures
 from unnorm.study.after import stages

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.chats import chat, said
-from unnorm.data.continuations import join
+from unnorm.data.formats.chats import join
 
 WHOLE = [f"{'ua'[i % 2]}:turn {i}" for i in range(12)]
 

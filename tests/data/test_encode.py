@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from data.chats import chat
 from unnorm.data.conversation import Conversation, Message
-from unnorm.data.encode import encode, encode_prompt
-from unnorm.data.tokenization import Tokens
+from unnorm.data.encode import Tokens, encode, encode_prompt
 from unnorm.metrics.token_sums import IGNORED
 
 

@@ -35,15 +35,15 @@ def repositories() -> dict[str, dict[str, bytes]]:
             KNOWN["sharegpt"].files: json.dumps(sharegpt).encode(),
             "HTML_cleaned_raw_dataset/other.json": b'[{"not": "to be read"}]',
         },
-        rewild.PARTS["wildchat"].name: {
+        rewild.REWILD.parts["wildchat"].where.name: {
             "data/train-00000-of-00002.parquet": parquet(rows["wildchat"][:200]),
             "data/train-00001-of-00002.parquet": parquet(rows["wildchat"][200:]),
         },
-        rewild.PARTS["mmlu"].name: {
+        rewild.REWILD.parts["mmlu"].where.name: {
             "data/auxiliary_train-00000-of-00001.parquet": parquet(rows["mmlu"]),
             "data/test-00000-of-00001.parquet": parquet(rows["mmlu"][:2]),
         },
-        rewild.PARTS["algebra"].name: {"data/train-00000-of-00001.parquet": parquet(rows["algebra"])},
+        rewild.REWILD.parts["algebra"].where.name: {"data/train-00000-of-00001.parquet": parquet(rows["algebra"])},
         "somebody/chats": {
             "small/train.jsonl": b'{"prompt": "q", "response": "b"}\n',
             "large/train.jsonl": b'{"prompt": "q", "response": "b"}\n' * 3,

@@ -3,10 +3,9 @@
 import json
 
 from data.chats import chat
-from unnorm.data.preview import preview
+from unnorm.data.looks import preview, statistics
 from unnorm.data.settings import DataSettings
 from unnorm.data.sources import read
-from unnorm.data.statistics import statistics
 
 
 def settings_of(tmp_path, rows, **options) -> DataSettings:

@@ -14,12 +14,9 @@ from unnorm.cli.main import run
 from unnorm.data.conversation import Message
 from unnorm.data.encode import encode_prompt
 from unnorm.data.templates import template_of
-from unnorm.evaluation.batching_probe import batching_is_clean
-from unnorm.evaluation.completions import Ask, complete
+from unnorm.evaluation.completions import Ask, Completion, GumbelSampler, batching_is_clean, complete_each
 from unnorm.evaluation.generate import generate
-from unnorm.evaluation.questions import BUILTIN, Question, read_questions
-from unnorm.evaluation.sampling import GumbelSampler
-from unnorm.evaluation.temperatures import temperature_of
+from unnorm.evaluation.questions import BUILTIN, Question, read_questions, temperature_of
 from unnorm.foundation.errors import ArtefactError, DataError, SettingsError
 
 QUESTIONS = tuple(
@@ -33,6 +30,11 @@ QUESTIONS = tuple(
         ]
     )
 )
+
+
+def complete(model, tokenizer, wanted: list[Ask], *, max_new_tokens: int, batch_size: int = 16) -> list[Completion]:
+    found = complete_each(model, tokenizer, wanted, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    return [answer for _, answer in sorted(found, key=lambda each: each[0])]
 
 
 def asks(tokenizer, temperature: float) -> list[Ask]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import unnorm
-import unnorm.metrics.token_scores as token_scores_module
+import unnorm.metrics.token_sums as token_sums_module
 from conftest import FAMILIES, tiny_model, tokens
 from unnorm.cli.main import run
 from unnorm.data.encode import encode
@@ -17,7 +17,7 @@ from unnorm.data.sources import conversations_of
 from unnorm.evaluation.scores import Item, score, score_rows
 from unnorm.foundation import ranks
 from unnorm.foundation.errors import DataError, SettingsError
-from unnorm.metrics.token_scores import token_scores
+from unnorm.metrics.token_sums import token_scores
 from unnorm.surgery.base import load_base
 
 
@@ -109,7 +109,7 @@ def test_trained_tokens_alone_are_scored_if_they_are_all_that_is_asked(encoded):
 
 def test_every_process_runs_the_model_as_often(monkeypatch):
     """A model that is sharded over processes runs in all of them or in none."""
-    monkeypatch.setattr(token_scores_module, "LOGITS", 384 * 5)
+    monkeypatch.setattr(token_sums_module, "LOGITS", 384 * 5)
     monkeypatch.setattr(ranks, "of_all", lambda own: [own, 7])
     model, runs = tiny_model("gpt2"), []
     model.register_forward_hook(lambda *_: runs.append(1))

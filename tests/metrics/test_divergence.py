@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from conftest import FAMILIES, tiny_model, tokens
 from unnorm.metrics import divergence as room
-from unnorm.metrics import token_scores
+from unnorm.metrics import token_sums
 from unnorm.metrics.batches import counted_tokens, followed_tokens, inputs_of
 from unnorm.metrics.divergence import compare, divergence
 
@@ -47,7 +47,7 @@ def sums(model, original, batch, heads):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(token_scores, "LOGITS", 384 * 7)  # seven positions at once
+    monkeypatch.setattr(token_sums, "LOGITS", 384 * 7)  # seven positions at once
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from real_world.rows import cell, read, write
 from unnorm.data.encode import encode
 from unnorm.data.formats import FORMATS, left_out, recognise
+from unnorm.data.formats.turns import CLOSES, OPENS
 from unnorm.data.settings import DataSettings
 from unnorm.data.sources import read as read_settings
-from unnorm.data.tool_calls import CLOSES, OPENS
 from unnorm.foundation.errors import DataError, UnnormError
 from unnorm.metrics.token_sums import IGNORED
 

@@ -30,7 +30,7 @@ def _nothing_is_computed(monkeypatch):
         "unnorm.data.repair.repair_file",
         "unnorm.data.sources.read",
         "unnorm.demo.story.tell",
-        "unnorm.evaluation.judges.load.load_judge",
+        "unnorm.evaluation.judges.load_judge",
         "unnorm.report.page.write_report",
         "unnorm.study.tables.export_study",
         "unnorm.study.run_cell.run_cell",

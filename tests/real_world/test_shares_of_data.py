@@ -10,9 +10,8 @@ from cli.test_main import call, finetune_options
 from conftest import tiny_model
 from study.small_study import run_text, study_text
 from study.test_cell import settings_of
-from unnorm.data.prepare import Source
+from unnorm.data.prepare import Share, Source
 from unnorm.data.settings import DataSettings
-from unnorm.data.shares import Share
 from unnorm.foundation.errors import DataError
 from unnorm.study.fine_tune import fine_tune
 from unnorm.study.hooks import Hooks

@@ -12,7 +12,7 @@ from conftest import VOCABULARY, alpaca_rows, tiny_model, tokens
 from unnorm import DyT
 from unnorm.artefacts.loading import open_model
 from unnorm.cli.main import run
-from unnorm.evaluation.completions import Ask, complete
+from unnorm.evaluation.completions import Ask, complete_each
 from unnorm.evaluation.latency import Workload
 from unnorm.foundation.errors import DataError, ModelError
 from unnorm.surgery.base import load_tokenizer
@@ -96,7 +96,7 @@ def test_every_function_checks_the_ids(tokenizer):
     for call in (
         lambda: unnorm.swap_(model, DyT(), calibrate_on=ids),
         lambda: unnorm.evaluate(model, [{"input_ids": ids, "labels": ids}]),
-        lambda: complete(model, tokenizer, [Ask([1, 2]), Ask([3, BEYOND])], max_new_tokens=2),
+        lambda: list(complete_each(model, tokenizer, [Ask([1, 2]), Ask([3, BEYOND])], max_new_tokens=2, batch_size=2)),
         lambda: unnorm.compare_latency({"a": model}, Workload(kind="prompts"), prompts=[[1, BEYOND]]),
         lambda: check_ids(model, np.array([0, BEYOND])),
     ):

@@ -13,8 +13,7 @@ from evaluation.preference.made import MadeJudge, better_wins, write_answers
 from unnorm import DyT
 from unnorm.evaluation.judges.interface import WHOLE
 from unnorm.evaluation.latency.harness import AGAIN, NO_NORMS
-from unnorm.evaluation.latency.ratios import ratio_of
-from unnorm.evaluation.latency.report import Comparison, LatencyReport, verdict_of
+from unnorm.evaluation.latency.report import Comparison, LatencyReport, ratio_of, verdict_of
 from unnorm.evaluation.latency.workloads import Workload
 from unnorm.evaluation.preference.answers import pair_answers
 from unnorm.evaluation.preference.compare import compare

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from unnorm.evaluation.conversation_scores import ConversationSums, write_sums
+from unnorm.evaluation.scores import ConversationSums, write_sums
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import SettingsError
 from unnorm.study.audit import audit_results

@@ -7,7 +7,7 @@ import pytest
 
 from study.small_study import run_text, study_text
 from unnorm.cli.main import run
-from unnorm.evaluation import conversation_scores
+from unnorm.evaluation.scores import read_sums
 from unnorm.study import view
 from unnorm.study.after import judge as judge_stage
 from unnorm.study.after import latency as latency_stage
@@ -60,7 +60,7 @@ def test_the_search_is_in_the_ledger_and_decides(whole):
 
 def test_scores_of_conversations_add_up_to_the_loss(whole):
     for cell in read_study(whole[1] / "small").cells:
-        sums = conversation_scores.read_sums(cell.folder / "scores.parquet")
+        sums = read_sums(cell.folder / "scores.parquet")
         assert sums.nats.sum() / sums.tokens.sum() == pytest.approx(cell.result["eval_loss"], rel=1e-5)
         assert sums.tokens.sum() == cell.result["eval_tokens"]
         assert sums.correct.sum() / sums.tokens.sum() == pytest.approx(cell.result["eval_token_accuracy"])

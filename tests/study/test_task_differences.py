@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from report.views import study
-from unnorm.evaluation.task_scores import TaskScore, read_scores, write_scores
+from unnorm.evaluation.lm_eval import TaskScore, read_scores, write_scores
 from unnorm.foundation.errors import ArtefactError
 from unnorm.study.task_differences import difference_of, task_rows
 

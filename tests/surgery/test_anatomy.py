@@ -11,9 +11,9 @@ from sinks import sink_model, toy_text
 from surgery.architectures import architecture, architecture_tokens
 from unnorm import DyT
 from unnorm.foundation.errors import DataError, ModelError
+from unnorm.surgery.anatomy import Spread
 from unnorm.surgery.anatomy_verdict import SiteAnatomy, verdict
 from unnorm.surgery.base import load_base
-from unnorm.surgery.spread import Spread
 
 
 def inputs_of(model, ids) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, SettingsError
 from unnorm.foundation.hashing import digest_tensors, hash_digests
 from unnorm.surgery.base import load_base, load_tokenizer
-from unnorm.surgery.dtypes import widen_
+from unnorm.surgery.dtypes import to_fp32_
 from unnorm.surgery.swap import set_record
 from unnorm.surgery.vocabulary import embedding_rows, fit_tokenizer_
 
@@ -61,7 +61,7 @@ def open_model(name: str) -> tuple[Any, Any]:
     Of whatever dtype their files are, two models that are opened so differ in no rounding but that of their weights.
     """
     if is_artefact(name):
-        model = widen_(load(name))
+        model = to_fp32_(load(name))
         return model, fit_tokenizer_(load_tokenizer(name), embedding_rows(model), name)
     if is_artefact(Path(name) / "model"):
         read_manifest(Path(name))  # says which folder to give

@@ -12,7 +12,7 @@ from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 from unnorm.cli.plain_group import Verbs
 
 if TYPE_CHECKING:
-    from unnorm.data.preview import Shown
+    from unnorm.data.looks import Shown
     from unnorm.data.sources import Reading
 
 app = Verbs(help="Look at data before training on it.")
@@ -41,7 +41,7 @@ def preview(
     json: JsonOption = False,
 ) -> None:
     """Show what DATA was understood to be, its first conversations with the trained tokens coloured, and the counts."""
-    from unnorm.data.preview import preview as preview_of
+    from unnorm.data.looks import preview as preview_of
     from unnorm.data.sources import read
     from unnorm.surgery.base import load_tokenizer
 
@@ -81,8 +81,8 @@ def stats(
     json: JsonOption = False,
 ) -> None:
     """Count rows, turns, tokens, duplicates, what is trained, and what is dropped or changed and why."""
+    from unnorm.data.looks import statistics
     from unnorm.data.sources import read
-    from unnorm.data.statistics import statistics
     from unnorm.foundation import atomic
     from unnorm.foundation.places import check_folder
     from unnorm.report.data_files import statistics_figures

@@ -34,8 +34,7 @@ def generate(
     from unnorm.artefacts.loading import open_model
     from unnorm.data.templates import template_of
     from unnorm.evaluation.generate import generate as run
-    from unnorm.evaluation.questions import read_questions
-    from unnorm.evaluation.temperatures import temperature_of
+    from unnorm.evaluation.questions import read_questions, temperature_of
     from unnorm.foundation.places import check_file
 
     check_file(out)

@@ -40,7 +40,7 @@ def judge(
 
     Every pair is judged in both orders, as a whole and turn by turn; A is judged against itself too.
     """
-    from unnorm.evaluation.judges.load import load_judge
+    from unnorm.evaluation.judges import load_judge
     from unnorm.evaluation.preference.answers import pair_answers
     from unnorm.evaluation.preference.compare import compare
     from unnorm.foundation.places import check_folder

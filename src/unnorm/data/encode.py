@@ -16,9 +16,53 @@ from unnorm.data.conversation import Conversation, Message, Piece
 from unnorm.data.rounds import group, part_of, rounds_of
 from unnorm.data.settings import LossOn, TooLong
 from unnorm.data.templates import Template, template_of
-from unnorm.data.tokenization import Text, Tokens, bos_of
 from unnorm.foundation.progress import Bar
 from unnorm.metrics.token_sums import IGNORED
+
+
+class Text(NamedTuple):
+    """literal: whether what looks like a special token in it is plain text."""
+
+    text: str
+    literal: bool
+
+
+class Tokens:
+    """A tokenizer for batches of texts, which a fast one spreads over threads of its own. `bos` begins every
+    conversation, if the tokenizer sets it."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.eos: int = tokenizer.eos_token_id
+        self.bos: int | None = bos_of(tokenizer)
+        self._fast: Any = None
+        if getattr(tokenizer, "is_fast", False):
+            from tokenizers import Tokenizer
+
+            self._fast = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # ours: settings of it are changed
+            self._fast.no_truncation()
+            self._fast.no_padding()
+
+    def ids(self, texts: Sequence[Text]) -> list[np.ndarray]:
+        """int64 ids [T] of each text, without bos or eos."""
+        found: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(texts)
+        for literal in (True, False):
+            places = [i for i, text in enumerate(texts) if text.literal is literal]
+            if places:
+                rows = self._encode([texts[i].text for i in places], literal)
+                for place, row in zip(places, rows, strict=True):
+                    found[place] = np.array(row, dtype=np.int64)
+        return found
+
+    def _encode(self, texts: list[str], literal: bool) -> list[list[int]]:
+        if self._fast is not None:
+            self._fast.encode_special_tokens = literal
+            return [encoding.ids for encoding in self._fast.encode_batch_fast(texts, add_special_tokens=False)]
+        return [
+            self.tokenizer(text, add_special_tokens=False, split_special_tokens=literal, verbose=False)["input_ids"]
+            for text in texts
+        ]
+
 
 _CHUNK = 1024  # conversations
 
@@ -61,46 +105,15 @@ def encode(
     too_long: what becomes of a conversation of more than `max_length` tokens. By default it is dropped, not cut: a cut
     answer would teach never to stop.
     """
-    encoder = Encoder(tokenizer, template, loss_on)
     result = Encoding([], Counter(), Counter())
     count = 0
-    for _, rows in encode_each(encoder, conversations, max_length, too_long, result, quiet=quiet):
+    for _, rows in Encoder(tokenizer, template, max_length, loss_on, too_long).each(conversations, result, quiet=quiet):
         for row in rows:
             result.rows.append(row)
             count += len(row.ids)
             if tokens is not None and count >= tokens:
                 return result
     return result
-
-
-def encode_each(
-    encoder: "Encoder",
-    conversations: Sequence[Conversation],
-    max_length: int,
-    too_long: TooLong,
-    result: Encoding,
-    *,
-    quiet: bool = False,
-) -> Iterator[tuple[int, list[Encoded]]]:
-    """For each conversation in order: its tokens (0 if the template takes it not), and the rows that are made of it.
-
-    What is dropped and changed is counted in `result`, to which the rows are left to be added.
-    """
-    count = 0
-    with Bar("encoding", len(conversations), quiet=quiet) as bar:
-        for number, (conversation, row) in enumerate(encoder.stream(conversations), 1):
-            if number % _CHUNK == 0:
-                bar.advance(_CHUNK, f"{count:,} tokens")
-            if isinstance(row, str):
-                result.dropped[row] += 1
-                yield 0, []
-                continue
-            count += len(row.ids)
-            fitting = _fit(encoder, conversation, row, max_length, too_long, result)
-            trained = [fit for fit in fitting if (fit.labels != IGNORED).any()]
-            if len(trained) < len(fitting):
-                result.dropped["nothing in it is trained"] += len(fitting) - len(trained)
-            yield len(row.ids), trained
 
 
 def encode_prompt(text: str, tokenizer: Any) -> list[int]:
@@ -111,13 +124,38 @@ def encode_prompt(text: str, tokenizer: Any) -> list[int]:
 
 
 class Encoder:
-    """A tokenizer, a template, and what of it is trained."""
+    """A tokenizer, a template, what of it is trained, and what becomes of what is too long."""
 
-    def __init__(self, tokenizer: Any, template: str, loss_on: LossOn) -> None:
+    def __init__(
+        self, tokenizer: Any, template: str, max_length: int, loss_on: LossOn = "answer", too_long: TooLong = "drop"
+    ) -> None:
         self.tokens = Tokens(tokenizer)
         self.template: Template = template_of(template, tokenizer)
         self.specials = [] if self.template.literal else special_texts(tokenizer)
-        self.loss_on = loss_on
+        self.max_length, self.loss_on, self.too_long = max_length, loss_on, too_long
+
+    def each(
+        self, conversations: Sequence[Conversation], result: Encoding, *, quiet: bool = False
+    ) -> Iterator[tuple[int, list[Encoded]]]:
+        """For each conversation in order: its tokens (0 if the template takes it not), and the rows made of it.
+
+        What is dropped and changed is counted in `result`, to which the rows are left to be added.
+        """
+        count = 0
+        with Bar("encoding", len(conversations), quiet=quiet) as bar:
+            for number, (conversation, row) in enumerate(self.stream(conversations), 1):
+                if number % _CHUNK == 0:
+                    bar.advance(_CHUNK, f"{count:,} tokens")
+                if isinstance(row, str):
+                    result.dropped[row] += 1
+                    yield 0, []
+                    continue
+                count += len(row.ids)
+                fitting = self._fit(conversation, row, result)
+                trained = [fit for fit in fitting if (fit.labels != IGNORED).any()]
+                if len(trained) < len(fitting):
+                    result.dropped["nothing in it is trained"] += len(fitting) - len(trained)
+                yield len(row.ids), trained
 
     def stream(self, conversations: Sequence[Conversation]) -> Iterator[tuple[Conversation, Encoded | str]]:
         """Each conversation with its row, in order, as long as it comes out; or with why the template makes none."""
@@ -193,53 +231,51 @@ class Encoder:
             found.append((1.0 if message.weight is None else message.weight) if trained else 0.0)
         return found
 
+    def _fit(self, conversation: Conversation, row: Encoded, result: Encoding) -> list[Encoded]:
+        """The row if it is not too long, else what the policy makes of it; counted in `result`."""
+        most, too_long = self.max_length, self.too_long
+        if len(row.ids) <= most:
+            return [row]
+        if too_long == "drop":
+            result.dropped[f"longer than {most} tokens"] += 1
+            return []
+        if too_long == "split":
+            return self._split(conversation, result)
+        if too_long == "keep-start":
+            kept, reason = np.arange(most), f"cut to its first {most} tokens"
+        else:
+            kept, reason = np.arange(len(row.ids) - most, len(row.ids)), f"cut to its last {most} tokens"
+            if _is(row.ids[:1], self.tokens.bos):
+                kept[0] = 0
+        labels, weights = row.labels[kept], None if row.weights is None else row.weights[kept]
+        labels[0] = IGNORED
+        if weights is not None:
+            weights[0] = 0
+        if (labels != IGNORED).any():
+            result.changed[reason] += 1
+        return [Encoded(row.ids[kept], labels, weights)]
 
-def _fit(
-    encoder: Encoder, conversation: Conversation, row: Encoded, most: int, too_long: TooLong, result: Encoding
-) -> list[Encoded]:
-    """The row if it has at most `most` tokens, else what the policy makes of it; counted in `result`."""
-    if len(row.ids) <= most:
-        return [row]
-    if too_long == "drop":
-        result.dropped[f"longer than {most} tokens"] += 1
-        return []
-    if too_long == "split":
-        return _split(encoder, conversation, most, result)
-    if too_long == "keep-start":
-        kept, reason = np.arange(most), f"cut to its first {most} tokens"
-    else:
-        kept, reason = np.arange(len(row.ids) - most, len(row.ids)), f"cut to its last {most} tokens"
-        if _is(row.ids[:1], encoder.tokens.bos):
-            kept[0] = 0
-    labels, weights = row.labels[kept], None if row.weights is None else row.weights[kept]
-    labels[0] = IGNORED
-    if weights is not None:
-        weights[0] = 0
-    if (labels != IGNORED).any():
-        result.changed[reason] += 1
-    return [Encoded(row.ids[kept], labels, weights)]
-
-
-def _split(encoder: Encoder, conversation: Conversation, most: int, result: Encoding) -> list[Encoded]:
-    """The conversation as rows of whole rounds, each of which begins with its system turns."""
-    rounds = rounds_of(conversation.messages)
-    alone = [encoder.row(part_of(conversation, rounds, [i])) for i in range(len(rounds.rounds))]
-    lengths = [most + 1 if isinstance(row, str) else len(row.ids) for row in alone]
-    found = []
-    for chosen in group(lengths, most):
-        together = encoder.row(part_of(conversation, rounds, chosen)) if len(chosen) > 1 else alone[chosen[0]]
-        # a template may make more of several rounds than of each alone: then each stands alone
-        fits = not isinstance(together, str) and len(together.ids) <= most
-        for row in [together] if fits or len(chosen) == 1 else [alone[i] for i in chosen]:
-            if isinstance(row, str):
-                result.dropped[row] += 1
-            elif len(row.ids) > most:
-                result.dropped[f"a single round longer than {most} tokens"] += 1
-            else:
-                found.append(row)
-    if len(found) > 1:
-        result.changed["split by rounds"] += 1
-    return found
+    def _split(self, conversation: Conversation, result: Encoding) -> list[Encoded]:
+        """The conversation as rows of whole rounds, each of which begins with its system turns."""
+        most = self.max_length
+        rounds = rounds_of(conversation.messages)
+        alone = [self.row(part_of(conversation, rounds, [i])) for i in range(len(rounds.rounds))]
+        lengths = [most + 1 if isinstance(row, str) else len(row.ids) for row in alone]
+        found = []
+        for chosen in group(lengths, most):
+            together = self.row(part_of(conversation, rounds, chosen)) if len(chosen) > 1 else alone[chosen[0]]
+            # a template may make more of several rounds than of each alone: then each stands alone
+            fits = not isinstance(together, str) and len(together.ids) <= most
+            for row in [together] if fits or len(chosen) == 1 else [alone[i] for i in chosen]:
+                if isinstance(row, str):
+                    result.dropped[row] += 1
+                elif len(row.ids) > most:
+                    result.dropped[f"a single round longer than {most} tokens"] += 1
+                else:
+                    found.append(row)
+        if len(found) > 1:
+            result.changed["split by rounds"] += 1
+        return found
 
 
 def _apart(
@@ -274,3 +310,10 @@ def _apart(
 def _is(one: np.ndarray, token: int | None) -> bool:
     """Whether a slice of one id, or of none, holds `token`."""
     return bool(one.tolist() == [token])
+
+
+def bos_of(tokenizer: Any) -> int | None:
+    """The bos token's id, if the tokenizer begins every text with it on its own account."""
+    ids = tokenizer("a")["input_ids"]
+    bos: int | None = tokenizer.bos_token_id
+    return bos if bos is not None and list(ids[:1]) == [bos] else None

@@ -7,7 +7,7 @@ import io
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -183,9 +183,7 @@ def _may_be_json(name: str) -> bool:
 
 
 def _repaired(name: str, content: bytes | None, told: Callable[[str, Account], None]) -> Iterator[Any]:
-    def begun(account: Account) -> None:
-        told(name, account)
-
+    begun = partial(told, name)
     if content is None:
         yield from repaired_records(Path(name), begun=begun)
         return

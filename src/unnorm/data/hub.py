@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from unnorm.data import files
-from unnorm.data.known.hub_set import HubSet
+from unnorm.data.known import HubSet
 from unnorm.data.repair.damage import Account
 from unnorm.foundation import hub
 from unnorm.foundation.errors import DataError

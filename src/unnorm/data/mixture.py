@@ -7,9 +7,8 @@ from typing import Any, Literal
 import numpy as np
 
 from unnorm.data.packing import Row
-from unnorm.data.prepare import Rows, Source
+from unnorm.data.prepare import Rows, Share, Source
 from unnorm.data.settings import DataSettings
-from unnorm.data.shares import Share
 from unnorm.foundation.errors import SettingsError
 
 When = Literal["again", "stop"]

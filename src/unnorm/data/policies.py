@@ -12,7 +12,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from unnorm.data.conversation import Conversation, Message
-from unnorm.data.markup import is_page_html, to_markdown
+
+# How ChatGPT's page wraps a turn. HTML that someone asked for, or asks about, begins otherwise.
+_PAGE = re.compile(
+    r'\s*<div class="[^"]*(markdown prose|\bwhitespace-pre-wrap\b|flex flex-col items-start gap-)', re.IGNORECASE
+)
+_ANY = re.compile(r"<(p|div|span)\b[^>]*>")
+_COPY_BUTTON = re.compile(r"<button\b[^>]*>.*?</button>", re.DOTALL | re.IGNORECASE)
 
 # Joiners between letters (U+200C, U+200D) stay: Persian, Hindi and emoji are spelt with them.
 _ZERO_WIDTH = re.compile("[\u200b\u2060\ufeff]")
@@ -113,8 +119,8 @@ def _clean(messages: Sequence[Message], policies: Policies, changes: list[str]) 
     """Each turn on its own, or why that cannot be; those that are or become empty are gone."""
     cleaned = []
     for message in messages:
-        if policies.html == "markdown" and is_page_html(message.content):
-            content = to_markdown(message.content)
+        if policies.html == "markdown" and _PAGE.match(message.content):
+            content = _to_markdown(message.content)
             if content is None:
                 return TOO_DEEP
             message = replace(message, content=content)
@@ -165,3 +171,22 @@ def _lead(messages: list[Message], policies: Policies, changes: list[str]) -> li
 def _note(changes: list[str], reason: str) -> None:
     if reason not in changes:
         changes.append(reason)
+
+
+def holds_html(text: str) -> bool:
+    """Whether there is an HTML element of running text anywhere in it, be it as markup or as something talked about."""
+    return _ANY.search(text) is not None
+
+
+def _to_markdown(html: str) -> str | None:
+    """The Markdown of a saved turn: headings, lists, tables, code fences; without the page's buttons.
+
+    None for elements within elements within elements, deeper than can be followed.
+    """
+    from markdownify import markdownify
+
+    try:
+        text = markdownify(_COPY_BUTTON.sub("", html), heading_style="ATX", bullets="-", escape_misc=False)
+    except RecursionError:
+        return None
+    return re.sub(r"\n{3,}", "\n\n", text).strip()

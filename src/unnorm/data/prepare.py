@@ -4,7 +4,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,11 +14,68 @@ from unnorm.data.conversation import Conversation, content_hash
 from unnorm.data.encode import Encoded, Encoding, encode
 from unnorm.data.encoded_cache import cached, tokenizer_hash
 from unnorm.data.settings import DataSettings, LossOn
-from unnorm.data.shares import Share
 from unnorm.data.sources import read
 from unnorm.data.split import shuffled, split, split_for_search
 from unnorm.data.templates import template_of
 from unnorm.foundation.errors import DataError
+
+MOST_PASSES = 4
+"""Up to so many passes, data that is seen again teaches about as much as new data (arXiv 2305.16264)."""
+
+
+class Share(NamedTuple):
+    """What was taken of the training or the held-out part of a data set.
+
+    asked: tokens wanted; tokens: those taken, repeats included. conversations: taken, of `of` in the part; a long one
+    that is split counts once a piece. whole: no more than these can be used. passes: how often they are gone through.
+    """
+
+    asked: int
+    tokens: int
+    conversations: int
+    of: int
+    whole: bool
+    passes: float = 1.0
+
+    @property
+    def trained(self) -> str:
+        """What share of the training part is trained on."""
+        taken = f"{self.conversations:,} of the {self.of:,} conversations to train on"
+        return f"{taken}, gone through {self.passes:,.1f} times" if self.whole else f"{taken}, each once"
+
+    @property
+    def held_out(self) -> str:
+        """What share of the held-out part is evaluated on."""
+        taken = f"{self.conversations:,} of the {self.of:,} conversations held out"
+        return f"{self.tokens:,} of {self.asked:,} tokens asked for, in {taken}"
+
+    @property
+    def warning_of_training(self) -> str | None:
+        """A warning where the same conversations are trained on many times."""
+        if self.passes <= MOST_PASSES:
+            return None
+        return (
+            f"warning: the data is gone through {self.passes:,.1f} times to reach {self.asked:,} tokens. After "
+            f"{MOST_PASSES} times a model learns little but to recite it. Ask for {self.enough:,} tokens at most, or "
+            "give more data."
+        )
+
+    @property
+    def enough(self) -> int:
+        """Tokens of as many passes as are worth it."""
+        return int(MOST_PASSES * self.tokens / self.passes)
+
+    @property
+    def warning_of_held_out(self) -> str | None:
+        """A warning where less can be evaluated on than was asked for."""
+        if self.tokens >= self.asked:
+            return None
+        return (
+            f"warning: {self.asked:,} tokens were asked for to evaluate on, and the held-out part has {self.tokens:,} "
+            f"of {self.conversations:,} conversations. A loss over so few is uncertain. Give more data, or hold out a "
+            "larger share of it (held_out)."
+        )
+
 
 _ALL = 2**62
 """More tokens than there are."""

@@ -13,16 +13,13 @@ from typing import Any
 
 from unnorm.data import files, hub
 from unnorm.data.columns import renamed
-from unnorm.data.continuations import join
 from unnorm.data.conversation import Conversation
 from unnorm.data.folders import READ, ChosenFiles
 from unnorm.data.formats import FORMATS, convert, left_out, recognise
 from unnorm.data.formats.form import Format
-from unnorm.data.known import KNOWN
-from unnorm.data.known.hub_set import HubSet, Mix
-from unnorm.data.markup import holds_html
+from unnorm.data.known import KNOWN, HubSet, Mix
 from unnorm.data.packed_files import PACKED
-from unnorm.data.policies import Policies, tidy
+from unnorm.data.policies import Policies, holds_html, tidy
 from unnorm.data.repair.damage import Account
 from unnorm.data.settings import DataSettings
 from unnorm.data.split import shuffled
@@ -132,8 +129,8 @@ def conversations_of(
     with Bar(f"reading {Path(name).name}", None, quiet=quiet) as bar:
         known, rows = _recognised(rows, name, form, reading)
         found = _converted(known, rows, name, reading, bar)
-        if known.cut:  # all rows are read before the first is given away
-            joined = join(list(found), policies.continuations)
+        if known.join:  # all rows are read before the first is given away
+            joined = known.join(list(found), policies.continuations)
             reading.changed += joined.changed
             reading.dropped += joined.dropped
             reading.noted += joined.noted

@@ -1,6 +1,7 @@
 """Split conversations into training and validation by their content, and put each side into a reproducible order."""
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 
 import numpy as np
 
@@ -12,29 +13,18 @@ VALIDATION_SHARE = 0.05
 
 
 def split(
-    conversations: Sequence[Conversation], share: float = VALIDATION_SHARE
+    conversations: Sequence[Conversation],
+    share: float = VALIDATION_SHARE,
+    hash_of: Callable[[Conversation], int] = prompt_hash,
 ) -> tuple[list[Conversation], list[Conversation]]:
     """(training in the source's order, validation in the order of its hashes). Neither depends on a seed.
 
     What a smaller share holds out, a larger one holds out too.
     """
-    return _split(conversations, share, prompt_hash)
-
-
-def split_for_search(
-    train: Sequence[Conversation], share: float = VALIDATION_SHARE
-) -> tuple[list[Conversation], list[Conversation]]:
-    """The training part split once more in the same way, by other hashes: for choices made by held-out loss."""
-    return _split(train, share, lambda conversation: hash_text(f"search {prompt_hash(conversation)}"))
-
-
-def _split(
-    conversations: Sequence[Conversation], share: float, hash_of: Callable[[Conversation], int]
-) -> tuple[list[Conversation], list[Conversation]]:
     bound = share * 2**64
     hashes = [hash_of(conversation) for conversation in conversations]
     train = [c for c, number in zip(conversations, hashes, strict=True) if number >= bound]
-    held_out = [c for number, c in sorted(zip(hashes, conversations, strict=True), key=_number) if number < bound]
+    held_out = [c for number, c in sorted(zip(hashes, conversations, strict=True), key=itemgetter(0)) if number < bound]
     if not train or not held_out:
         raise DataError(
             f"{len(conversations)} usable rows are too few to hold {share:.2g} of them out: "
@@ -43,8 +33,11 @@ def _split(
     return train, held_out
 
 
-def _number(pair: tuple[int, Conversation]) -> int:
-    return pair[0]
+def split_for_search(
+    train: Sequence[Conversation], share: float = VALIDATION_SHARE
+) -> tuple[list[Conversation], list[Conversation]]:
+    """The training part split once more in the same way, by other hashes: for choices made by held-out loss."""
+    return split(train, share, lambda conversation: hash_text(f"search {prompt_hash(conversation)}"))
 
 
 def shuffled(conversations: Sequence[Conversation], seed: int) -> list[Conversation]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +45,13 @@ _BUILT_IN = (*_FORMS, "chatml")
 TEMPLATES = (*_BUILT_IN, "chat")
 TEMPLATE_HELP = f"{', '.join(TEMPLATES)} (the model's own), or a .jinja file"
 
+_CHATML_END = "<|im_end|>"
+_CHATML_ANSWER = "<|im_start|>assistant\n"
+
 _DATED = re.compile(r"(.+)@(\d+-\d+-\d+)")
+
+
+Render = Callable[[Sequence[Message]], list[Piece]]
 
 
 class Template(NamedTuple):
@@ -57,7 +64,7 @@ class Template(NamedTuple):
 
     identity: str
     literal: bool
-    render: Callable[[Sequence[Message]], list[Piece]]
+    render: Render
     prompt: Callable[[Sequence[Message]], str]
     """The text that asks for an answer to messages which end in a question."""
 
@@ -71,9 +78,10 @@ def template_of(name: str, tokenizer: Any) -> Template:
     dated = _DATED.fullmatch(name)
     plain, day = (dated[1], _day(dated[2])) if dated else (name, None)
     if day is None and plain in _FORMS:
-        return Template(name, True, lambda messages: _render(messages, name), lambda messages: _prompt(messages, name))
+        render = partial(_render, name=name)
+        return Template(name, True, render, partial(_prompt, render, ""))
     if day is None and plain == "chatml":
-        return Template(name, False, _render_chatml, _prompt_chatml)
+        return Template(name, False, _render_chatml, partial(_prompt, _render_chatml, _CHATML_ANSWER))
     if plain == "chat":
         text = chat_template_of(tokenizer)
     elif Path(plain).suffix in (".jinja", ".jinja2", ".j2"):
@@ -137,12 +145,8 @@ def _render(messages: Sequence[Message], name: str) -> list[Piece]:
     return pieces
 
 
-def _prompt(messages: Sequence[Message], name: str) -> str:
-    return "".join(piece.text for piece in _render(messages, name))
-
-
-_CHATML_END = "<|im_end|>"
-_CHATML_ANSWER = "<|im_start|>assistant\n"
+def _prompt(render: Render, opens: str, messages: Sequence[Message]) -> str:
+    return "".join(piece.text for piece in render(messages)) + opens
 
 
 def _render_chatml(messages: Sequence[Message]) -> list[Piece]:
@@ -158,7 +162,3 @@ def _render_chatml(messages: Sequence[Message]) -> list[Piece]:
             content = message.content + (f"\n\n{message.input}" if message.input.strip() else "")
             pieces.append(Piece(f"<|im_start|>{message.role}\n{content}{_CHATML_END}\n", turn))
     return pieces
-
-
-def _prompt_chatml(messages: Sequence[Message]) -> str:
-    return "".join(piece.text for piece in _render_chatml(messages)) + _CHATML_ANSWER

@@ -5,11 +5,37 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import LogitsProcessor
 
-from unnorm.evaluation.batching_probe import batching_is_clean
-from unnorm.evaluation.sampling import GumbelSampler
 from unnorm.surgery.base import context_length
+from unnorm.surgery.passes import in_eval
 from unnorm.surgery.vocabulary import check_ids
+
+
+class GumbelSampler(LogitsProcessor):
+    """Adds to each row's logits [B, V] noise of its own, so that what it draws does not depend on its batch; rows of
+    temperature 0 are left alone, to be decoded greedily.
+
+    `argmax(logits / T + g)` with g standard Gumbel noise is a draw from `softmax(logits / T)` (the Gumbel-max trick;
+    Maddison et al. 2014, arXiv 1411.0030), so greedy decoding of noisy logits samples.
+    """
+
+    def __init__(self, temperatures: Sequence[float], seeds: Sequence[int]) -> None:
+        self.temperatures = list(temperatures)
+        self.generators = [
+            torch.Generator().manual_seed(seed) if temperature > 0 else None
+            for temperature, seed in zip(temperatures, seeds, strict=True)
+        ]
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        noisy = scores.to(torch.float32, copy=True)  # in bf16 the noise would be rounded to a few values
+        for row, generator in enumerate(self.generators):
+            if generator is not None:
+                uniform = torch.rand(scores.shape[-1], generator=generator, dtype=torch.float64)
+                noise = -torch.log(-torch.log(uniform.clamp_min(1e-300)))
+                noisy[row] = noisy[row] / self.temperatures[row] + noise.to(noisy)
+        return noisy  # type: ignore[return-value]
 
 
 class Ask(NamedTuple):
@@ -34,14 +60,6 @@ class Completion(NamedTuple):
     cut: int
 
 
-def complete(
-    model: Any, tokenizer: Any, asks: Sequence[Ask], *, max_new_tokens: int = 64, batch_size: int = 16
-) -> list[Completion]:
-    """An answer to each of `asks`, in order. See `complete_each`."""
-    found = dict(complete_each(model, tokenizer, asks, max_new_tokens=max_new_tokens, batch_size=batch_size))
-    return [found[number] for number in range(len(asks))]
-
-
 @torch.no_grad()
 def complete_each(
     model: Any, tokenizer: Any, asks: Sequence[Ask], *, max_new_tokens: int, batch_size: int
@@ -57,15 +75,11 @@ def complete_each(
     room = max(1, (context_length(model) or 2**30) - max_new_tokens)
     order = sorted(range(len(asks)), key=lambda number: -min(len(asks[number].ids), room))
     size = batch_size if batch_size == 1 or batching_is_clean(model) else 1
-    was_training = model.training
-    model.eval()
-    try:
+    with in_eval(model):
         for first in range(0, len(order), size):
             batch = order[first : first + size]
             answers = _answer(model, tokenizer, [asks[number] for number in batch], room, max_new_tokens)
             yield from zip(batch, answers, strict=True)
-    finally:
-        model.train(was_training)
 
 
 def _answer(model: Any, tokenizer: Any, asks: Sequence[Ask], room: int, max_new_tokens: int) -> list[Completion]:
@@ -74,16 +88,11 @@ def _answer(model: Any, tokenizer: Any, asks: Sequence[Ask], room: int, max_new_
     started = time.perf_counter()
     device = model.get_input_embeddings().weight.device
     kept = [ask.ids[-room:] for ask in asks]
-    length = max(map(len, kept))
     ends = _ends(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
     for row in kept:
         check_ids(model, [pad, *row])
-    tokens = torch.full((len(asks), length), pad, device=device)
-    mask = torch.zeros_like(tokens)
-    for number, row in enumerate(kept):
-        tokens[number, length - len(row) :] = torch.tensor(row, device=device)
-        mask[number, length - len(row) :] = 1
+    tokens, mask = _padded([torch.tensor(row, dtype=torch.int64, device=device) for row in kept], pad)
     out = model.generate(
         input_ids=tokens,
         attention_mask=mask,
@@ -94,7 +103,7 @@ def _answer(model: Any, tokenizer: Any, asks: Sequence[Ask], room: int, max_new_
     )
     seconds = time.perf_counter() - started
     answers = []
-    for ask, row, prompt in zip(asks, out[:, length:].tolist(), kept, strict=True):
+    for ask, row, prompt in zip(asks, out[:, tokens.shape[1] :].tolist(), kept, strict=True):
         stop = next((at for at, token in enumerate(row) if token in ends), None)
         ids = row if stop is None else row[:stop]
         text = tokenizer.decode(ids, skip_special_tokens=True)
@@ -103,8 +112,48 @@ def _answer(model: Any, tokenizer: Any, asks: Sequence[Ask], room: int, max_new_
     return answers
 
 
+def _padded(rows: list[torch.Tensor], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask [B, T] of rows of ids, padded on the left."""
+    ids = pad_sequence(rows, batch_first=True, padding_value=pad, padding_side="left")
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
+    return ids, mask
+
+
 def _ends(model: Any, tokenizer: Any) -> list[int]:
     """Ids that end an answer: the tokenizer's eos first, then what the model's generation settings add."""
     own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     more = own if isinstance(own, list) else [own]
     return list(dict.fromkeys(token for token in (tokenizer.eos_token_id, *more) if token is not None))
+
+
+@torch.no_grad()
+def batching_is_clean(model: Any) -> bool:
+    """Whether prompts padded on the left are answered as they would be alone: on some architectures padding leaks.
+
+    Compares the logits by which two prompts of different length are answered in one batch, and each on its own.
+    They count as equal up to a thousandth of the logits' root mean square; in bf16 and fp16, whose sums depend on the
+    shapes, up to a tenth.
+    """
+    device = model.get_input_embeddings().weight.device
+    vocabulary = model.config.get_text_config().vocab_size
+    parts = [(torch.arange(n, device=device) * 31 + 7 * n) % vocabulary for n in (3, 9)]
+    with in_eval(model):
+        batched = _logits(model, *_padded(parts, 0))
+        alone = torch.cat([_logits(model, *_padded([part], 0)) for part in parts], dim=1)
+    tolerance = 0.1 if next(model.parameters()).dtype in (torch.bfloat16, torch.float16) else 1e-3
+    return bool((batched - alone).abs().max() <= tolerance * alone.square().mean().sqrt())
+
+
+def _logits(model: Any, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Logits [2, B, V] of the first two tokens that `generate` adds: of the prompt, and of a step with its cache."""
+    out = model.generate(
+        input_ids=tokens,
+        attention_mask=mask,
+        max_new_tokens=2,
+        min_new_tokens=2,
+        do_sample=False,
+        pad_token_id=0,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return torch.stack(out.logits).float()

@@ -19,8 +19,7 @@ import orjson
 from unnorm.data.conversation import Message
 from unnorm.data.encode import encode_prompt
 from unnorm.evaluation.completions import Ask, complete_each
-from unnorm.evaluation.questions import Question, questions_hash
-from unnorm.evaluation.temperatures import temperature_of
+from unnorm.evaluation.questions import Question, questions_hash, temperature_of
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError
 from unnorm.foundation.hashing import hash_tensors, hash_text

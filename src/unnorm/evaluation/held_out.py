@@ -7,10 +7,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from unnorm.data.encode import Encoder, Encoding, encode_each
-from unnorm.data.prepare import Source
+from unnorm.data.encode import Encoder, Encoding
+from unnorm.data.prepare import Share, Source
 from unnorm.data.settings import DataSettings
-from unnorm.data.shares import Share
 from unnorm.evaluation.losses import by_group, by_position, losses
 from unnorm.evaluation.scores import Item, Scores, score, score_batches
 from unnorm.foundation.errors import DataError
@@ -146,8 +145,8 @@ def _items(
 ) -> Iterator[Item]:
     """The items to score; `taken` is given the tokens of each."""
     settings = source.settings
-    encoder = Encoder(tokenizer, settings.template, settings.loss_on)
-    encoded = encode_each(encoder, source.held_out, settings.max_length, settings.too_long, result, quiet=True)
+    encoder = Encoder(tokenizer, settings.template, settings.max_length, settings.loss_on, settings.too_long)
+    encoded = encoder.each(source.held_out, result, quiet=True)
     left = tokens
     for conversation, (_, rows) in zip(source.held_out, encoded, strict=True):
         group = getattr(conversation, by) or "unknown"

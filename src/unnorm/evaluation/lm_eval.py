@@ -6,13 +6,27 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from functools import partial
 from numbers import Real
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from unnorm.evaluation.lm_eval_tasks import load_tasks, quiet_harness
-from unnorm.evaluation.task_scores import TaskScore
+from unnorm.foundation import atomic
 from unnorm.foundation.errors import DataError, first_line
 from unnorm.foundation.hashing import hash_json
+from unnorm.foundation.parquet import parquet_bytes, read_columns
 from unnorm.foundation.seeds import seed_everything
+from unnorm.surgery.passes import in_eval
+
+
+class TaskScore(NamedTuple):
+    """One question's number. question: digest of its place in the data, what it says and how it was asked; the same
+    for two models that were asked the same. value: in the metric's unit, 1 or 0 where it is an accuracy."""
+
+    task: str
+    metric: str
+    question: str
+    value: float
+
 
 _NO_FILTER = "none"
 _RESAMPLES = 100_000  # the harness's own default
@@ -69,11 +83,10 @@ def answer(
             task.set_config("num_fewshot", 0)
         task.set_fewshot_seed(seed)
     seed_everything(seed)
-    was_training = model.training
     try:
-        with quiet_harness(), redirect_stderr(io.StringIO()):  # it draws bars of its own
+        with in_eval(model), quiet_harness(), redirect_stderr(io.StringIO()):  # it draws bars of its own
             found = evaluate(
-                lm=_without_bars(HFLM(pretrained=model.eval(), tokenizer=tokenizer, batch_size=batch_size)),
+                lm=_without_bars(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)),
                 task_dict={"tasks": dict(tasks), "groups": {}, "group_map": {}},
                 limit=limit,
                 bootstrap_iters=resamples,
@@ -82,8 +95,6 @@ def answer(
         raise
     except Exception as error:  # each task raises its own kinds
         raise DataError(f"the harness cannot run {', '.join(tasks)}: {first_line(error)}") from error
-    finally:
-        model.train(was_training)
     versions, reported = found["versions"], found["results"]
     metrics = {
         task: {**{name: value for name, value in of.items() if name != "alias"}, "version": versions.get(task)}
@@ -117,3 +128,20 @@ def _scores(task: str, reported: Mapping[str, Any], samples: Sequence[Mapping[st
 def _is_mean(reported: Any, scores: Sequence[TaskScore]) -> bool:
     mean = sum(each.value for each in scores) / len(scores)
     return isinstance(reported, Real) and math.isclose(reported, mean, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def write_scores(path: Path, scores: Sequence[TaskScore]) -> None:
+    """Write a Parquet file, one row a score, in their order."""
+    import pyarrow as pa
+
+    columns = dict(zip(TaskScore._fields, zip(*scores, strict=True), strict=True)) if scores else {}
+    kinds = [(name, pa.float64() if name == "value" else pa.string()) for name in TaskScore._fields]
+    table = pa.table({name: pa.array(columns.get(name, ()), kind) for name, kind in kinds}, schema=pa.schema(kinds))
+    atomic.write_bytes(path, parquet_bytes(table))
+
+
+def read_scores(path: Path) -> list[TaskScore]:
+    """Read what `write_scores` wrote. A file that is none is an `ArtefactError`."""
+    advice = "cannot be read as scores of tasks. Delete the folder it stands in and its lease, and run again."
+    columns = read_columns(path, TaskScore._fields, advice)
+    return [TaskScore(*row) for row in zip(*(column.to_pylist() for column in columns), strict=True)]

@@ -76,13 +76,13 @@ def losses(scores: Scores, tokens: Tokens = "trained", *, seed: int = 0) -> Loss
     )
 
 
-def by_group(scores: Scores, tokens: Tokens = "trained", *, seed: int = 0) -> dict[str, Losses]:
-    """The same for each group of conversations, by name; groups without such a token are left out."""
+def by_group(scores: Scores, *, seed: int = 0) -> dict[str, Losses]:
+    """Of trained tokens, the same for each group of conversations, by name; groups without one are left out."""
     found = {}
     for group in sorted(set(scores.groups)):
         part = scores.of(scores.groups == group)
-        if len(_sums(part, tokens)):
-            found[group] = losses(part, tokens, seed=seed)
+        if len(_sums(part, "trained")):
+            found[group] = losses(part, seed=seed)
     return found
 
 

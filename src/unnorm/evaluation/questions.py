@@ -1,6 +1,7 @@
-"""Questions for completions: the built-in ones, MT-Bench, or a user's file. One or more turns each."""
+"""Questions for completions: the built-in ones, MT-Bench, or a user's file. One or more turns each, and at which
+temperature they are answered: greedily, at one temperature, or by category as FastChat does."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,9 +9,23 @@ import orjson
 
 from unnorm.data.conversation import Message
 from unnorm.data.hub import rows_of
-from unnorm.data.known.hub_set import HubSet
-from unnorm.foundation.errors import DataError, json_problem
+from unnorm.data.known import HubSet
+from unnorm.foundation.errors import DataError, SettingsError, json_problem
 from unnorm.foundation.hashing import hash_json
+
+GREEDY, FASTCHAT = "greedy", "fastchat"
+_BY_CATEGORY = {
+    "writing": 0.7,
+    "roleplay": 0.7,
+    "extraction": 0.0,
+    "math": 0.0,
+    "coding": 0.0,
+    "reasoning": 0.0,
+    "stem": 0.1,
+    "humanities": 0.1,
+}
+"""FastChat's fastchat/llm_judge/common.py, temperature_config."""
+_ELSEWHERE = 0.7
 
 MT_BENCH = "mt-bench"
 _MT_BENCH_HUB = HubSet("HuggingFaceH4/mt_bench_prompts")
@@ -56,17 +71,21 @@ def read_questions(source: str) -> tuple[Question, ...]:
     path = Path(source).expanduser()
     if not path.is_file():
         raise DataError(f"there is no prompts file {source!r}. Give a .jsonl file, builtin, or {MT_BENCH}.")
-    questions = []
+    return _checked([_question(row, where) for where, row in json_lines(path, source)], source)
+
+
+def json_lines(path: Path, name: str) -> Iterator[tuple[str, Any]]:
+    """Each line of the file `path` that is not empty: where it stands in `name`, for messages, and what it holds.
+
+    Raises `DataError` for one that is not JSON.
+    """
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"{source}, line {number}"
-        try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise DataError(f"{where}: not valid JSON ({json_problem(error)}).") from error
-        questions.append(_question(row, where))
-    return _checked(questions, source)
+        if line.strip():
+            where = f"{name}, line {number}"
+            try:
+                yield where, orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise DataError(f"{where}: not valid JSON ({json_problem(error)}).") from error
 
 
 def questions_hash(questions: Sequence[Question]) -> str:
@@ -115,3 +134,18 @@ def _question(row: Any, where: str) -> Question:
         raise DataError(f"{where}: input is a text.")
     messages = (Message("user", turns[0], given), *(Message("user", turn) for turn in turns[1:]))
     return Question(str(identity), category, messages)
+
+
+def temperature_of(category: str, rule: str) -> float:
+    """The temperature of a category under `rule`: `greedy` (0), `fastchat`, or a number. Else a `SettingsError`."""
+    if rule == GREEDY:
+        return 0.0
+    if rule == FASTCHAT:
+        return _BY_CATEGORY.get(category, _ELSEWHERE)
+    try:
+        value = float(rule)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 100:
+        raise SettingsError(f"a temperature is {GREEDY}, {FASTCHAT} or a number from 0, not {rule!r}.")
+    return value

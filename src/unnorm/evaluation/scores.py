@@ -1,4 +1,5 @@
-"""Scores of a model, conversation by conversation: what every loss, accuracy and interval is made of.
+"""Scores of a model, conversation by conversation: what every loss, accuracy and interval is made of, and a file of
+them, over which two models are compared pair by pair.
 
 Streams: conversations are taken a few rows at a time, and of each only a handful of sums is kept.
 """
@@ -7,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,11 +17,11 @@ import torch
 from unnorm.data.encode import Encoded
 from unnorm.data.packing import collate_packed, collate_padded, pack
 from unnorm.data.prepare import Rows
-from unnorm.foundation import ranks
+from unnorm.foundation import atomic, ranks
 from unnorm.foundation.errors import DataError, NonFiniteError
+from unnorm.foundation.parquet import parquet_bytes, read_columns
 from unnorm.metrics.batches import inputs_of
-from unnorm.metrics.token_scores import positions_at_once, token_scores
-from unnorm.metrics.token_sums import IGNORED
+from unnorm.metrics.token_sums import IGNORED, positions_at_once, token_scores
 from unnorm.surgery.base import under_adapters
 from unnorm.surgery.finite import name_of
 from unnorm.surgery.passes import in_eval
@@ -224,3 +226,33 @@ def _digest(ids: np.ndarray, labels: np.ndarray) -> int:
     import xxhash
 
     return xxhash.xxh3_64_intdigest(ids.astype(np.int64).tobytes() + (labels != IGNORED).tobytes()) >> 1  # fits int64
+
+
+class ConversationSums(NamedTuple):
+    """Over the trained tokens of n conversations: nats [n] fp64, tokens [n] and correct [n] int64 (those that were the
+    most likely one). ids [n] int64: digests of what each conversation is, to see that two tables are about the same."""
+
+    nats: np.ndarray
+    tokens: np.ndarray
+    correct: np.ndarray
+    ids: np.ndarray
+
+
+def trained_sums(scores: Scores) -> ConversationSums:
+    """What `scores` say of each conversation's trained tokens."""
+    nats, tokens, correct, *_ = scores.trained.T
+    return ConversationSums(nats, tokens.astype(np.int64), correct.astype(np.int64), scores.ids)
+
+
+def write_sums(path: Path, sums: ConversationSums) -> None:
+    """Write a Parquet file, one row a conversation."""
+    import pyarrow as pa
+
+    atomic.write_bytes(path, parquet_bytes(pa.table(sums._asdict())))
+
+
+def read_sums(path: Path) -> ConversationSums:
+    """Read what `write_sums` wrote. A file that is none is an `ArtefactError`."""
+    advice = "cannot be read as scores of conversations. Delete its cell and run again."
+    columns = read_columns(path, ConversationSums._fields, advice)
+    return ConversationSums(*(column.to_numpy() for column in columns))

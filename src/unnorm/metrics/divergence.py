@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from unnorm.metrics.batches import counted_tokens, followed_tokens, inputs_of
-from unnorm.metrics.token_scores import positions_at_once
+from unnorm.metrics.token_sums import positions_at_once
 
 _TOLERANCE = 2e-2
 """Of the largest logit: bf16 rounds by 4e-3."""

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from unnorm.evaluation.judges.interface import WHOLE
+from unnorm.evaluation.lm_eval import read_scores
 from unnorm.evaluation.preference import REPORT
-from unnorm.evaluation.task_scores import read_scores
 from unnorm.foundation import atomic
 from unnorm.foundation.hashing import hash_json
 from unnorm.study.ledger import result_of, stages_of, standing_of

@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from unnorm.evaluation.conversation_scores import ConversationSums, read_sums
 from unnorm.evaluation.intervals import Estimate
+from unnorm.evaluation.scores import ConversationSums, read_sums
 from unnorm.evaluation.two_factors import Mean, holm, mean_over
 from unnorm.foundation.errors import SettingsError
 from unnorm.study.audit import differences, doubt_of, facts_of, matched_at

@@ -17,9 +17,8 @@ import torch
 
 from unnorm.artefacts.saving import save
 from unnorm.data.sources import counts_in_words
-from unnorm.evaluation.conversation_scores import trained_sums, write_sums
-from unnorm.evaluation.latency.environment import environment
-from unnorm.evaluation.scores import score_rows
+from unnorm.evaluation.latency.machine import environment
+from unnorm.evaluation.scores import score_rows, trained_sums, write_sums
 from unnorm.foundation import atomic, ranks
 from unnorm.foundation.hashing import code_digest
 from unnorm.foundation.memory import OthersLoad

@@ -178,7 +178,7 @@ def recover_run(
         precision=training.precision,
         seed=recovery.seed,
         quiet=quiet,
-        check=check,
+        check=hooks.check,
     )
     atomic.write_json(folder / "blocks.json", blocks.to_dict())
     say(blocks.describe())

@@ -9,9 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model, field_validator, model_validator
 
 from unnorm.data.settings import Dataset, DataSettings
-from unnorm.evaluation.judges import JUDGES, KIND_HELP
-from unnorm.evaluation.judges.load import check_kind
-from unnorm.evaluation.temperatures import temperature_of
+from unnorm.evaluation.judges import JUDGES, KIND_HELP, check_kind
+from unnorm.evaluation.questions import temperature_of
 from unnorm.foundation.errors import SettingsError, UnnormError
 from unnorm.foundation.validation import Location, Misplaced, dotted, sentence, shown, validated
 from unnorm.study.arms import Arm, arm_from, arm_with

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unnorm.evaluation.intervals import rate_interval
-from unnorm.evaluation.task_scores import TaskScore, read_scores
+from unnorm.evaluation.lm_eval import TaskScore, read_scores
 from unnorm.evaluation.two_factors import mean_over
 from unnorm.study.audit import doubt_of
 from unnorm.study.compare import matched_between

@@ -10,8 +10,7 @@ import numpy as np
 
 from unnorm.evaluation.intervals import rate_interval
 from unnorm.evaluation.judges.interface import WHOLE
-from unnorm.evaluation.preference.significance import sign_test
-from unnorm.evaluation.preference.summary import EXPLORATORY_BELOW, WinRate, counts_of
+from unnorm.evaluation.preference.summary import EXPLORATORY_BELOW, WinRate, counts_of, sign_test
 from unnorm.evaluation.two_factors import Mean, mean_over
 from unnorm.study.view import PairView
 

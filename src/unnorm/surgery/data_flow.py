@@ -9,7 +9,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
+
+from unnorm.surgery.passes import hooked, in_eval
 
 _PROBE_TOKENS = 8
 _COPIES = {"_to_copy", "clone", "copy_", "dropout", "contiguous", "lift_fresh", "_reshape_alias", "_unsafe_view"}
@@ -61,27 +63,15 @@ def trace(model: nn.Module, paths: list[str]) -> Flow | None:
     if device.type == "meta":
         return None
     recorder = _Recorder()
-    training = {module: module.training for module in model.modules()}
-    handles: list[Any] = []
+    handles = [handle for path in paths for handle in recorder.watch_site(model.get_submodule(path), path)]
+    for module in model.modules():
+        if _is_attention(module) and not any(_is_attention(m) for m in module.modules() if m is not module):
+            handles += recorder.watch_attention(module)
     try:
-        model.eval()
-        for path in paths:
-            handles += recorder.watch_site(model.get_submodule(path), path)
-        for module in training:
-            if _is_attention(module) and not any(_is_attention(m) for m in module.modules() if m is not module):
-                handles += recorder.watch_attention(module)
-        with ExitStack() as stack:
-            stack.enter_context(quiet())
-            stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-            stack.enter_context(recorder)
+        with hooked(handles), unnoticed(model, device), recorder:
             model(**dummy_inputs(model, device))
     except Exception:  # an encoder-decoder, an image model, anything that does not run on token ids alone
         return None
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in training.items():
-            module.training = mode
     return recorder.flow
 
 
@@ -143,10 +133,8 @@ class _Recorder(TorchDispatchMode):
         def count(step: int) -> None:
             self._inside_attention += step
 
-        return [
-            module.register_forward_pre_hook(lambda *_: count(1)),
-            module.register_forward_hook(lambda *_: count(-1)),
-        ]
+        before = module.register_forward_pre_hook(lambda *_: count(1))
+        return [before, module.register_forward_hook(lambda *_: count(-1))]
 
     def _add(self, op: str, parents: list[Node], site: str = "") -> Node:
         node = Node(op, parents, site, self._inside_attention > 0)
@@ -218,13 +206,20 @@ def _integers(value: Any) -> list[int]:
 
 
 @contextmanager
+def unnoticed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """For a forward that the user did not ask for: in eval mode, without warnings, and with the state of the random
+    generators as it was."""
+    with in_eval(model), quiet(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings, from Python or through logging: the user did not ask for this forward."""
+    """No warnings, from Python or through logging."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.disable(level)

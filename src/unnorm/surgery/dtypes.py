@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from unnorm.surgery.base import load_pretrained, unwrapped
-from unnorm.surgery.data_flow import dummy_inputs, quiet
-from unnorm.surgery.passes import in_eval
+from unnorm.surgery.data_flow import dummy_inputs, unnoticed
 from unnorm.surgery.swap import record_of
 
 _HALF = (torch.bfloat16, torch.float16)
@@ -48,7 +47,7 @@ def narrow_(model: Any, dtype: torch.dtype) -> bool:
 
 
 @torch.no_grad()
-def widen_(model: Any) -> Any:
+def to_fp32_(model: Any) -> Any:
     """Put whatever of `model` is in bf16 or fp16 into fp32, in place; the model."""
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.dtype in _HALF and not tensor.is_meta:
@@ -78,7 +77,7 @@ def _runs(model: nn.Module) -> bool:
     device = next(model.parameters()).device
     inputs = {n: v[:, :2] if isinstance(v, torch.Tensor) else v for n, v in dummy_inputs(model, device).items()}
     try:
-        with in_eval(model), quiet():
+        with unnoticed(model, device):
             model(**inputs)
     except RuntimeError:
         return False

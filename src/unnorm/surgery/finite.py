@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from unnorm.foundation.errors import ModelError
-from unnorm.surgery.data_flow import dummy_inputs, quiet
-from unnorm.surgery.passes import in_eval
+from unnorm.surgery.data_flow import dummy_inputs, unnoticed
 
 
 def check_finite(model: Any, name: str = "") -> None:
@@ -22,7 +21,7 @@ def check_finite(model: Any, name: str = "") -> None:
     if device.type == "meta":
         return
     try:
-        with torch.no_grad(), in_eval(model), quiet(), torch.random.fork_rng(_generators(device)):
+        with torch.no_grad(), unnoticed(model, device):
             logits = getattr(model(**dummy_inputs(model, device)), "logits", None)
     except Exception:  # it wants images, an encoder's states, anything: whoever runs it will see
         return
@@ -66,7 +65,3 @@ def name_of(model: Any) -> str:
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _ADVICE = "Download or save the model again."
-
-
-def _generators(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []

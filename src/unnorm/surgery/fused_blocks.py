@@ -21,7 +21,6 @@ from unnorm.norms.curve import CurveNorm
 from unnorm.norms.kernels import add_norms, curve_of, has_kernel, norm_add, norm_pair
 
 _NEXT, _HANDED = "_unnorm_next", "_unnorm_handed"
-_QK = ("Qwen3", "Gemma3", "Olmo2", "Olmo3")
 _SANDWICH = ("post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 

@@ -78,8 +78,7 @@ def counted_rows(keep: torch.Tensor | None, *tensors: torch.Tensor) -> tuple[tor
 
 def tokens_in(batch: Mapping[str, torch.Tensor]) -> int:
     """How many tokens a batch holds, padding left out."""
-    keep = counted(batch)
-    return int(keep.sum()) if keep is not None else batch["input_ids"].numel()
+    return int(counted_tokens(batch).sum())
 
 
 def _pad_to(tensor: torch.Tensor, length: int) -> torch.Tensor:

@@ -76,11 +76,6 @@ def kind_of(module: nn.Module) -> str | None:
     return behaviour.kind if behaviour else None
 
 
-def width_of(module: nn.Module) -> int:
-    """Channels of a norm module, the size of its last dimension; 0 where the module takes any width."""
-    return module.width if isinstance(module, Norm) else _channel_shape(module)[1]
-
-
 def takes_more_than_x(module: nn.Module) -> bool:
     """Whether `module.forward` has room for a second input, such as a gate. Only a forward shows whether it is used."""
     parameters = list(inspect.signature(type(module).forward).parameters.values())[2:]

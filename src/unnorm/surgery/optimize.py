@@ -23,13 +23,9 @@ from unnorm.surgery.linears import shared_weights
 from unnorm.surgery.passes import in_eval
 from unnorm.surgery.reads import Reads, reads_of
 from unnorm.surgery.sites import Site, find_sites
-from unnorm.surgery.swap import record_of, set_submodule, settle_
+from unnorm.surgery.swap import record_of, settle_
 
 _MARK = "_unnorm_optimized"
-_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
-_TOLERANCE_BELOW = 0.2
-"""Of the logits, relative: beyond it something else is wrong than rounding. Readers are known from watching; this is
-for what cannot be watched."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +163,7 @@ def _optimize_site(
     without_bias = [path for path, layer in zip(reads.layers, layers, strict=True) if layer.bias is None]
     for layer in layers:
         fold_into_(layer, part)
-    set_submodule(model, site.path, bare)
+    model.set_submodule(site.path, bare)
     undo += [*old, (model, site.path, module)]
     if not all(bool(p.isfinite().all()) for layer in layers for p in layer.parameters()):
         _put_back(undo[-len(old) - 1 :])
@@ -183,7 +179,7 @@ def _put_back(undo: list[tuple[Any, str, Any]]) -> None:
     """Parameters into their layers, norms at their paths."""
     for owner, name, value in undo:
         if isinstance(value, nn.Module):
-            set_submodule(owner, name, value)
+            owner.set_submodule(name, value)
         elif value is None:
             owner._parameters[name] = None
         else:
@@ -213,4 +209,6 @@ def _difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 def _tolerance(dtype: torch.dtype) -> float:
-    return _TOLERANCE.get(dtype, _TOLERANCE_BELOW)
+    """Of the logits, relative: beyond it something else is wrong than rounding. Readers are known from watching; this
+    is for what cannot be watched."""
+    return 1e-3 if dtype in (torch.float64, torch.float32) else 0.2

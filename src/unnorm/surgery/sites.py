@@ -17,10 +17,8 @@ from torch import nn
 from unnorm.foundation.errors import ModelError, SiteError
 from unnorm.surgery.base import unwrapped
 from unnorm.surgery.data_flow import Flow, trace
-from unnorm.surgery.norm_behaviour import Behaviour, behaviour_of, kind_of, takes_more_than_x, width_of
+from unnorm.surgery.norm_behaviour import Behaviour, behaviour_of, takes_more_than_x
 from unnorm.surgery.residual_stream import StreamPlace, places
-
-__all__ = ["ROLES", "Site", "affine_of", "find_sites", "kind_of", "width_of"]
 
 ROLES = ("attention", "mlp", "qk", "final", "embedding", "other")
 _ROLES_OF_NAMES = (

@@ -148,8 +148,7 @@ def unswap_(model: nn.Module) -> None:
     if record is None or not record.replaced:
         raise ModelError("there is nothing to undo: the model is not swapped, or was saved, loaded or optimized since.")
     for path, module in record.replaced.items():
-        device = _device_of(model, path)
-        set_submodule(model, path, module.to(device))
+        model.set_submodule(path, module.to(_device_of(model, path)))
     restore_layers(model, record.originals)
     if record.before is not None:
         set_record(model, record.before)
@@ -177,7 +176,7 @@ def place_(model: nn.Module, norms: Mapping[str, Norm]) -> dict[str, nn.Module]:
     for path, norm in norms.items():
         old = model.get_submodule(path)
         replaced[path] = old
-        set_submodule(model, path, norm.train(old.training))
+        model.set_submodule(path, norm.train(old.training))
     return replaced
 
 
@@ -206,9 +205,3 @@ def _base_of(model: nn.Module, before: SwapRecord | None) -> tuple[str, str, Sta
 def _device_of(model: nn.Module, path: str) -> Any:
     parameter = next(model.get_submodule(path).parameters(), None)
     return (parameter if parameter is not None else next(model.parameters())).device
-
-
-def set_submodule(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Put `module` at `path`."""
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, module)

@@ -6,7 +6,7 @@ from unnorm.foundation import ranks
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.memory import memory_free
 from unnorm.foundation.precision import choose, default_device
-from unnorm.metrics.token_scores import positions_at_once
+from unnorm.metrics.token_sums import positions_at_once
 from unnorm.tuning.recover_settings import RecoverSettings
 from unnorm.tuning.settings import Sharding
 

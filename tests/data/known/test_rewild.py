@@ -58,7 +58,7 @@ def test_the_mix_from_local_parts(folder):
     assert set(reading.formats.values()) == {"messages", "multiple-choice"}
     few = read(DataSettings(source="rewild", path=str(folder), rows=60), quiet=True)
     assert few.conversations == reading.conversations[:60]
-    assert all(of_part(few, part) for part in rewild.PARTS)
+    assert all(of_part(few, part) for part in rewild.REWILD.parts)
     again = read(DataSettings(source="rewild", path=str(folder)), quiet=True)
     assert again.conversations == reading.conversations
 

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
+from unnorm.evaluation.judges import judge_maker, load_judge
 from unnorm.evaluation.judges.interface import AnswerPair, Judge
-from unnorm.evaluation.judges.load import judge_maker, load_judge
 from unnorm.evaluation.judges.openai import OpenAIJudge
 from unnorm.foundation.errors import RunError, SettingsError
 

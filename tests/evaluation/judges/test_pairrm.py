@@ -3,8 +3,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unnorm.evaluation.judges.interface import AnswerPair
-from unnorm.evaluation.judges.pairrm import load_pairrm, texts
-from unnorm.evaluation.judges.pairrm_model import Markers, PairRM, markers_of, pair_ids
+from unnorm.evaluation.judges.pairrm import Markers, PairRM, load_pairrm, markers_of, pair_ids, texts
 from unnorm.foundation.errors import ModelError
 
 WORDS = ["hello", "hi", "off", "love", "you", "too", "hate", "<", ">", "|", "source", "candidate1", "[", "]", "CLS"]

@@ -5,9 +5,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from conftest import tiny_config
-from unnorm.evaluation.judges.interface import AnswerPair
+from unnorm.evaluation.judges.interface import AnswerPair, Dialogue
 from unnorm.evaluation.judges.likelihood import load_likelihood, mean_log_probability
-from unnorm.evaluation.judges.pointwise import Dialogue
 from unnorm.evaluation.judges.reward import load_reward, mean_reward
 from unnorm.foundation.errors import ModelError
 

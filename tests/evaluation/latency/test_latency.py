@@ -13,12 +13,10 @@ import unnorm.evaluation.latency.harness as harness
 from conftest import FAMILIES, tiny_model
 from surgery.architectures import architecture
 from unnorm.cli.main import run
-from unnorm.evaluation.latency import Workload, compare_latency, energy
-from unnorm.evaluation.latency.decoders import Captured, Growing
+from unnorm.evaluation.latency import Workload, compare_latency, machine
 from unnorm.evaluation.latency.harness import AGAIN, NO_NORMS, block, without_norms
-from unnorm.evaluation.latency.ratios import Ratio, ratio_of
-from unnorm.evaluation.latency.report import verdict_of
-from unnorm.evaluation.latency.workloads import prepare
+from unnorm.evaluation.latency.report import Ratio, ratio_of, verdict_of
+from unnorm.evaluation.latency.workloads import Captured, Growing, prepare
 from unnorm.foundation.errors import SettingsError
 
 KINDS = ("prefill", "decode", "train")
@@ -323,7 +321,7 @@ def test_compiled():
 
 def test_energy_is_counted_over_runs_in_a_row(monkeypatch):
     joules = {"now": 0.0}
-    monkeypatch.setattr(energy, "_counter", lambda device: lambda: joules["now"])
+    monkeypatch.setattr(machine, "_counter", lambda device: lambda: joules["now"])
 
     def run(cost: float):
         def once(number: int) -> None:
@@ -331,7 +329,7 @@ def test_energy_is_counted_over_runs_in_a_row(monkeypatch):
 
         return once
 
-    found = energy.energy_of({"a": run(2.0), "b": run(3.0)}, torch.device("cuda"), 0.01)
+    found = machine.energy_of({"a": run(2.0), "b": run(3.0)}, torch.device("cuda"), 0.01)
     assert found == {"a": pytest.approx(2.0), "b": pytest.approx(3.0)}
     monkeypatch.undo()
-    assert energy.energy_of({"a": run(2.0)}, torch.device("cpu"), 0.01) == {}
+    assert machine.energy_of({"a": run(2.0)}, torch.device("cpu"), 0.01) == {}

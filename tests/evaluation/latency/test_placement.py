@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from unnorm.evaluation.latency.placement import lay_elsewhere
+from unnorm.evaluation.latency.machine import lay_elsewhere
 
 
 def test_weights_move_and_nothing_else_changes():

@@ -18,8 +18,8 @@ from evaluation.preference.made import (
 from unnorm.evaluation import intervals
 from unnorm.evaluation.intervals import interval, rate_interval
 from unnorm.evaluation.preference.compare import compare
-from unnorm.evaluation.preference.length import _fit
 from unnorm.evaluation.preference.outcomes import decide
+from unnorm.evaluation.preference.summary import _fit
 from unnorm.evaluation.preference.wording import sentences
 
 QUESTIONS = 80

@@ -7,9 +7,8 @@ from scipy.special import expit
 
 from unnorm.evaluation.intervals import rate, ratio
 from unnorm.evaluation.judges.interface import Verdict
-from unnorm.evaluation.preference.length import _fit, length_controlled
 from unnorm.evaluation.preference.outcomes import decide
-from unnorm.evaluation.preference.significance import detectable, permutation_test, sign_test
+from unnorm.evaluation.preference.summary import _fit, detectable, length_controlled, permutation_test, sign_test
 
 
 @pytest.mark.parametrize(

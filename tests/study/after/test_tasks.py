@@ -8,7 +8,7 @@ import pytest
 from evaluation.made_tasks import QUESTIONS, write_tasks
 from study.small_study import run_text, study_text
 from unnorm.cli.main import run
-from unnorm.evaluation.task_scores import read_scores
+from unnorm.evaluation.lm_eval import read_scores
 from unnorm.foundation.errors import Interrupted, SettingsError
 from unnorm.report.formats import FORMATS
 from unnorm.report.page import pages

@@ -7,7 +7,8 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal
 
 from unnorm.data.conversation import Conversation
-from unnorm.data.formats.form import Format, Unusable
+from unnorm.data.formats.form import Format
+from unnorm.data.formats.turns import Unusable
 from unnorm.data.values import is_blank, kind_of
 from unnorm.foundation.errors import DataError
 from unnorm.foundation.terminal import shorten

@@ -1,26 +1,38 @@
 """What a format of rows is, and what several of them read alike: texts, system prompts, earlier turns."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from unnorm.data.conversation import Conversation, Message
-from unnorm.data.formats.turns import turns_of
+from unnorm.data.formats.turns import Unusable, turns_of
 from unnorm.data.values import as_list, as_text, is_blank, kind_of
 
 Row = Mapping[str, Any]
+
+
 Convert = Callable[[Row, str, int], Conversation | str]
 """(row, name of its source, its number) -> the conversation, or the reason why it cannot be one."""
 
 _SYSTEM_FIELDS = ("system", "system_prompt")
 
 
+class Joined(NamedTuple):
+    """conversations: in the order of their first parts; the counts are of rows."""
+
+    conversations: list[Conversation]
+    changed: Counter[str]
+    dropped: Counter[str]
+    noted: Counter[str]
+
+
 class Format(NamedTuple):
     """A form in which rows come.
 
     fields: what it has, for people, columns in backquotes. has: whether a row has its columns; fits: and they hold what
-    they should. convert: may raise `Unusable` too. columns: what of a row is taken. cut: whether one conversation may
-    be cut into several rows, which stand anywhere. kin: formats of one kin may stand in one source, each row in its
-    own. amiss: of a row that has not its columns, what is wrong with them, where that can be said.
+    they should. convert: may raise `Unusable` too. columns: what of a row is taken. join: where one conversation may be
+    cut into several rows, which stand anywhere: what joins them again. kin: formats of one kin may stand in one source,
+    each row in its own. amiss: of a row that has not its columns, what is wrong with them, where that can be said.
     """
 
     name: str
@@ -30,13 +42,9 @@ class Format(NamedTuple):
     fits: Callable[[Row], bool]
     convert: Convert
     columns: Callable[[Row], set[str]]
-    cut: bool = False
+    join: Callable[[Sequence[Conversation], Literal["join", "apart", "drop"]], Joined] | None = None
     kin: str = ""
     amiss: Callable[[Row], str] = lambda row: ""
-
-
-class Unusable(Exception):
-    """Its text is the reason why a row cannot be a conversation."""
 
 
 def text_in(row: Row, column: str) -> str:
@@ -66,7 +74,10 @@ def earlier_turns(row: Row) -> tuple[Message, ...]:
     if history is None:
         raise Unusable(f"`history` is {kind_of(row['history'])}, not a list")
     if are_turns(history):
-        return head + messages_in(history, "in `history` ")
+        try:
+            return head + turns_of(history)
+        except Unusable as reason:
+            raise Unusable(f"in `history` {reason}") from None
     for pair in history:
         texts = [as_text(text) for text in pair] if isinstance(pair, list) and len(pair) == 2 else [None]
         if None in texts:
@@ -74,13 +85,6 @@ def earlier_turns(row: Row) -> tuple[Message, ...]:
         asked, answered = map(str, texts)
         head += (Message("user", asked), Message("assistant", answered))
     return head
-
-
-def messages_in(turns: Sequence[Any], where: str = "") -> tuple[Message, ...]:
-    messages = turns_of(turns)
-    if isinstance(messages, str):
-        raise Unusable(where + messages)
-    return messages
 
 
 def are_turns(value: Any) -> bool:

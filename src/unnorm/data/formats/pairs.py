@@ -8,12 +8,12 @@ from unnorm.data.formats.form import (
     Row,
     are_turns,
     earlier_turns,
-    messages_in,
     system_field,
     text_in,
     text_or_none,
 )
 from unnorm.data.formats.multiple_choice import only_names_a_choice
+from unnorm.data.formats.turns import turns_of
 from unnorm.data.values import as_list, as_text, is_blank
 
 _PAIRS = (
@@ -31,7 +31,7 @@ def _convert(row: Row, source: str, number: int) -> Conversation | str:
     if (asked, answered) == ("question", "answer") and only_names_a_choice(row):
         return "an answer that only names a choice, among prompts and responses"
     prompt, response, given = row[asked], row[answered], text_or_none(row, "context")
-    in_text = _turns_intext_in(prompt), _turns_intext_in(response)
+    in_text = _turns_in_text(prompt), _turns_in_text(response)
     if None not in in_text:  # on one side only, it is text that is talked about
         prompt, response = in_text
     if not are_turns(prompt):
@@ -39,12 +39,12 @@ def _convert(row: Row, source: str, number: int) -> Conversation | str:
     elif given:
         return f"`context` beside a `{asked}` that is a list of turns"
     else:
-        question = messages_in(prompt)
-    answer = messages_in(response) if are_turns(response) else (Message("assistant", text_in(row, answered)),)
+        question = turns_of(prompt)
+    answer = turns_of(response) if are_turns(response) else (Message("assistant", text_in(row, answered)),)
     return Conversation(earlier_turns(row) + question + answer, source, number)
 
 
-def _turns_intext_in(value: Any) -> list[Any] | None:
+def _turns_in_text(value: Any) -> list[Any] | None:
     """The turns that text holds, as CSV writes them; None where it is text of another kind."""
     turns = as_list(value) if isinstance(value, str) else None
     return turns if are_turns(turns) and all("role" in turn and "content" in turn for turn in turns or ()) else None

@@ -1,12 +1,27 @@
-"""Turns of a chat, `{role, content}` or `{from, value}`, as messages; or the reason why they cannot be."""
+"""Turns of a chat, `{role, content}` or `{from, value}`, as messages.
 
+Calls of tools that stand beside a turn's text become text, in the form that Hermes and Qwen were trained on. Which
+conversations keep them is a policy.
+"""
+
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from unnorm.data.conversation import Message
-from unnorm.data.tool_calls import UnknownCall, calls_beside, calls_in
-from unnorm.data.values import as_text, kind_of
+from unnorm.data.values import as_text, is_blank, kind_of
 from unnorm.foundation.terminal import shorten
+
+OPENS, CLOSES = "<tool_call>\n", "\n</tool_call>"
+_FIELDS = ("tool_calls", "function_call")
+_ARGUMENTS = ("arguments", "parameters", "input")
+
+
+class Unusable(Exception):
+    """Its text is the reason why a row cannot be a conversation."""
+
 
 ROLES = {
     "user": ("human", "user", "prompter"),
@@ -26,25 +41,16 @@ _CALL_PARTS = ("tool_use", "tool_call", "function_call")
 _RESULT_PARTS = ("tool_result", "tool_response")
 
 
-class _Unusable(Exception):
-    """Its text is the reason."""
-
-
-def turns_of(turns: Sequence[Any], role_key: str = "role", content_key: str = "content") -> tuple[Message, ...] | str:
-    """A list of `{role, content, …}` objects as messages, or the reason why it cannot be.
+def turns_of(turns: Sequence[Any], role_key: str = "role", content_key: str = "content") -> tuple[Message, ...]:
+    """A list of `{role, content, …}` objects as messages. Raises `Unusable` for one that cannot be.
 
     Calls of tools go into `Message.calls`; other keys are left out.
     """
     messages: list[Message] = []
-    try:
-        for turn in turns:
-            if not isinstance(turn, Mapping):
-                raise _Unusable("a turn that is not an object")
-            messages += _messages_of(turn, turn.get(role_key), turn.get(content_key))
-    except _Unusable as reason:
-        return str(reason)
-    except UnknownCall:
-        return "a tool call of an unknown form"
+    for turn in turns:
+        if not isinstance(turn, Mapping):
+            raise Unusable("a turn that is not an object")
+        messages += _messages_of(turn, turn.get(role_key), turn.get(content_key))
     return tuple(messages)
 
 
@@ -54,7 +60,7 @@ def _messages_of(turn: Mapping[str, Any], name: Any, content: Any) -> list[Messa
     role = "assistant" if plain_name in _CALL_ROLES else _ROLE_OF.get(plain_name)
     if role is None:
         shown = kind_of(name) if isinstance(name, Mapping | list) else shorten(repr(name), 24)
-        raise _Unusable(f"a turn of the unknown role {shown}")
+        raise Unusable(f"a turn of the unknown role {shown}")
     weight = _weight(turn.get("weight"))
     calls = calls_beside(turn)
     if plain_name in _CALL_ROLES:
@@ -74,12 +80,12 @@ def _messages_of(turn: Mapping[str, Any], name: Any, content: Any) -> list[Messa
         else:
             said = _said([part] if isinstance(content, list) else part)
             if called and said.strip():
-                raise _Unusable("a turn that goes on after its tool call")
+                raise Unusable("a turn that goes on after its tool call")
             text += said
     if made and role not in ("user", "tool"):
-        raise _Unusable("a tool's result within an answer")
+        raise Unusable("a tool's result within an answer")
     if calls and role != "assistant":
-        raise _Unusable("a tool call in a turn that is no answer")
+        raise Unusable("a tool call in a turn that is no answer")
     if text.strip() or not made:
         made.append(Message(role, text, weight=weight, calls="\n".join(calls)))
     return made
@@ -93,7 +99,7 @@ def _said(content: Any) -> str:
             part = "" if part.get("text") is None else part["text"]
         text = part if isinstance(content, list) else as_text(part)
         if not isinstance(text, str):
-            raise _Unusable("a turn that is not text")
+            raise Unusable("a turn that is not text")
         said += text
     return said
 
@@ -102,5 +108,63 @@ def _weight(weight: Any) -> float | None:
     if weight is None:
         return None
     if not isinstance(weight, int | float) or not 0 <= weight < 1e6:
-        raise _Unusable("a turn whose weight is not a number from 0 on")
+        raise Unusable("a turn whose weight is not a number from 0 on")
     return None if weight == 1 else float(weight)
+
+
+def calls_beside(turn: Mapping[str, Any]) -> list[str]:
+    """The calls in a turn's `tool_calls` and `function_call`, each as text."""
+    listed, single = (calls_in(turn.get(field)) for field in _FIELDS)
+    return listed + [call for call in single if call not in listed]  # some say the same in both
+
+
+def calls_in(value: Any) -> list[str]:
+    """The calls that `value` holds, each as text: one or a list of them, or JSON of such.
+
+    A call is `{name, arguments}` (or `parameters`, or `input`), or such a `function`. Raises `Unusable` for one that
+    has no name, or whose arguments JSON cannot hold.
+    """
+    if is_blank(value):
+        return []
+    try:
+        value = orjson.loads(value) if isinstance(value, str) else value
+        calls = value if isinstance(value, list) else [value]
+        return [_written(call) for call in calls if not _is_empty(call)]
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Unusable("a tool call of an unknown form") from error
+
+
+def _written(call: Any) -> str:
+    call = call.get("function") or call if isinstance(call, Mapping) else call
+    name = call.get("name") if isinstance(call, Mapping) else None
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError("no name")
+    arguments: Any = next((call[key] for key in _ARGUMENTS if call.get(key) is not None), {})
+    return f'{OPENS}{{"name": {_json(name)}, "arguments": {_arguments(arguments)}}}{CLOSES}'
+
+
+def _arguments(arguments: Any) -> str:
+    """Arguments as JSON: as they are written, where they are JSON already."""
+    if not isinstance(arguments, str):
+        return _json(_without_nulls(arguments))
+    try:
+        is_object = isinstance(orjson.loads(arguments), dict)
+    except orjson.JSONDecodeError:
+        is_object = False
+    return arguments.strip() if is_object else _json(arguments) if arguments.strip() else "{}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _without_nulls(value: Any) -> Any:
+    """Without the keys that are null: Parquet, and the hub's library, give each call the arguments of all others."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _is_empty(call: Any) -> bool:
+    """Whether nothing in it is filled in: what Parquet makes of a call that is not there."""
+    return is_blank(call) or (isinstance(call, Mapping) and all(_is_empty(inner) for inner in call.values()))

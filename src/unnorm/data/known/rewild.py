@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from unnorm.data.conversation import Conversation
-from unnorm.data.known.hub_set import HubSet, Mix, MixPart, Take
+from unnorm.data.known import HubSet, Mix, MixPart, Take
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,24 +90,16 @@ def _generator() -> "np.random.Generator":
     return np.random.Generator(np.random.PCG64(_SEED))
 
 
-PARTS = {
-    "wildchat": HubSet("nyu-dice-lab/allenai_WildChat-1M-Full-Qwen_Qwen2.5-72B-Instruct"),
-    "mmlu": HubSet("penfever/mmlu-it", split="auxiliary_train"),
-    "algebra": HubSet("allenai/tulu-3-sft-personas-algebra"),
-}
-REWILD = Mix(
-    {
-        "wildchat": MixPart(PARTS["wildchat"], "messages", share),
-        "mmlu": MixPart(PARTS["mmlu"], "multiple-choice", _all),
-        "algebra": MixPart(PARTS["algebra"], "messages", _all),
-    },
-    _SEED,
-)
-REDUCED = Mix(
-    {
-        "wildchat": MixPart(PARTS["wildchat"], "messages", _of_pairs(sample)),
-        "mmlu": MixPart(PARTS["mmlu"], "multiple-choice", _of_pairs(_all)),
-        "algebra": MixPart(PARTS["algebra"], "messages", _of_pairs(_all)),
-    },
-    _SEED,
-)
+def _mix(of_wildchat: Take, of_others: Take) -> Mix:
+    wildchat = HubSet("nyu-dice-lab/allenai_WildChat-1M-Full-Qwen_Qwen2.5-72B-Instruct")
+    mmlu = HubSet("penfever/mmlu-it", split="auxiliary_train")
+    parts = {
+        "wildchat": MixPart(wildchat, "messages", of_wildchat),
+        "mmlu": MixPart(mmlu, "multiple-choice", of_others),
+        "algebra": MixPart(HubSet("allenai/tulu-3-sft-personas-algebra"), "messages", of_others),
+    }
+    return Mix(parts, _SEED)
+
+
+REWILD = _mix(share, _all)
+REDUCED = _mix(_of_pairs(sample), _of_pairs(_all))

@@ -12,8 +12,8 @@ from unnorm.data.repair import last_resort, outermost
 from unnorm.data.repair.content import Note
 from unnorm.data.repair.knowledge import Knowledge
 from unnorm.data.repair.mend import Mended, Mender
+from unnorm.data.repair.stream import Window
 from unnorm.data.repair.strings import CannotTellError
-from unnorm.data.repair.window import Window
 
 STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 

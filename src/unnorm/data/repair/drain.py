@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from unnorm.data.repair.damage import Rejected
-from unnorm.data.repair.window import Window
+from unnorm.data.repair.stream import Window
 
 KIND = "record over the limit"
 _PIECE = 1 << 20

@@ -17,8 +17,7 @@ from unnorm.data.repair.damage import Account, Damage, Event, Kept, Rejected
 from unnorm.data.repair.grammar import WS, Walk
 from unnorm.data.repair.gzip_members import AFTER, CORRUPT, CUT
 from unnorm.data.repair.knowledge import Knowledge
-from unnorm.data.repair.stream import Stream
-from unnorm.data.repair.window import Window
+from unnorm.data.repair.stream import Stream, Window
 
 _BATCH = 128 << 10  # bytes; orjson is fastest while what it makes stays in the cache
 _SMALLEST = 2 << 10

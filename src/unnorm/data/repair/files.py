@@ -115,7 +115,6 @@ def repair_file(
 def repaired_records(
     source: Path,
     *,
-    max_record: int = MAX_RECORD,
     keep_unverified: bool = False,
     begun: Callable[[Account], None] = lambda account: None,
 ) -> Iterator[dict[str, Any]]:
@@ -123,7 +122,7 @@ def repaired_records(
 
     begun: is given the account at the start; it grows as records are taken, and is whole when all are.
     """
-    repair = _repair(Path(source), max_record, None, keep_unverified)
+    repair = _repair(Path(source), MAX_RECORD, None, keep_unverified)
     begun(repair.account)
     for event in repair.events():
         if isinstance(event, Kept):

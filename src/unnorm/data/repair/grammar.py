@@ -43,10 +43,6 @@ class Walk:
     _stack: bytearray = field(default_factory=bytearray)
     _expected: str = "value"
 
-    def move(self, count: int) -> None:
-        """The text lost its first `count` bytes."""
-        self.position -= count
-
     def go(self, text: bytes, record_head: re.Pattern[bytes] | None = None) -> str:
         """Walk as far as `text` allows; the state. An object inside that begins as `record_head` breaks the record."""
         stack, at, expected = self._stack, self.position, self._expected

@@ -7,6 +7,7 @@ text is right, all checksums are looked at before.
 import bisect
 import codecs
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from unnorm.data.repair import gzip_members, recognise
 from unnorm.data.repair.damage import Damage
 
 _PIECE = 1 << 20
+_Found = gzip_members.MemberText | gzip_members.MemberEnd
 
 
 class _Piece(NamedTuple):
@@ -72,17 +74,18 @@ class Stream:
             packed = file.read(len(gzip_members.MAGIC)) == gzip_members.MAGIC
         pieces: Iterator[_Piece]
         if packed:  # it is read twice, so each reading counts for half
-            faults = gzip_members.faults(_read(path, lambda count: advance(count - count // 2)))
-            pieces = self._gunzip(_read(path, lambda count: advance(count // 2)), faults)
+            ends = _members(path, lambda count: advance(count - count // 2))
+            faults = {end.member: end.fault for end in ends if isinstance(end, gzip_members.MemberEnd)}
+            pieces = self._gunzip(_members(path, lambda count: advance(count // 2)), faults)
         else:
-            pieces = (_Piece(text) for text in _read(path, advance))
+            pieces = _read(path, advance)
         first = next(pieces, _Piece(b""))
-        pieces = _chain(first, pieces)
+        pieces = chain([first], pieces)
         encoding = _utf_16(first.text)
         if encoding:
             pieces = self._to_utf_8(pieces, encoding)
             first = next(pieces, _Piece(b""))
-            pieces = _chain(first, pieces)
+            pieces = chain([first], pieces)
         recognise.check_head(path, first.text)
         self._pieces = pieces
 
@@ -99,10 +102,10 @@ class Stream:
     def _note(self, offset: int, length: int, kind: str, action: str) -> None:
         self.notes.append(Damage(offset, length, kind, action))
 
-    def _gunzip(self, pieces: Iterator[bytes], faults: dict[int, str]) -> Iterator[_Piece]:
+    def _gunzip(self, members: Iterator[_Found], faults: dict[int, str]) -> Iterator[_Piece]:
         """Members one after the other. What comes before a fault is given; after one, nothing can be told any more."""
         begin, member = 0, 0
-        for found in gzip_members.members(pieces):
+        for found in members:
             if found.member > member:
                 begin, member = self.given, found.member
             if isinstance(found, gzip_members.MemberText):
@@ -126,16 +129,20 @@ class Stream:
         yield _Piece(rest, fault)  # as the piece that it ends
 
 
-def _read(path: Path, advance: Callable[[int], None]) -> Iterator[bytes]:
+def _read(path: Path, advance: Callable[[int], None]) -> Iterator[_Piece]:
     with open(path, "rb") as file:
         while piece := file.read(_PIECE):
             advance(len(piece))
-            yield piece
+            yield _Piece(piece)
 
 
-def _chain(first: _Piece, rest: Iterator[_Piece]) -> Iterator[_Piece]:
-    yield first
-    yield from rest
+def _members(path: Path, advance: Callable[[int], None]) -> Iterator[_Found]:
+    with open(path, "rb") as file:
+        at = 0
+        for found in gzip_members.members(file):
+            advance(file.tell() - at)
+            at = file.tell()
+            yield found
 
 
 def _utf_16(head: bytes) -> str | None:
@@ -149,3 +156,28 @@ def _utf_16(head: bytes) -> str | None:
     ):
         return "utf-16-be"
     return None
+
+
+class Window:
+    """The stretch of a stream that is held: `text`; `base`, the offset of its first byte; `whole`, whether the stream
+    ends with it."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self.text = b""
+        self.base = 0
+        self.whole = False
+
+    def ensure(self, length: int) -> None:
+        """Hold at least `length` bytes, unless the stream ends sooner."""
+        pieces, held = [self.text], len(self.text)
+        while held < length and not self.whole:
+            pieces.append(self._stream.read())
+            held += len(pieces[-1])
+            self.whole = not pieces[-1]
+        self.text = b"".join(pieces)
+
+    def drop(self, count: int) -> None:
+        """Let go of the first `count` bytes."""
+        self.text = self.text[count:]
+        self.base += count

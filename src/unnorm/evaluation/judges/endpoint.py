@@ -7,7 +7,6 @@ whatever the server says. No redirect is followed, which would take the header a
 import os
 import time
 import urllib.parse
-import urllib.request
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,8 +20,6 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 _MOST_BYTES = 2**22
 _LONGEST_WAIT = 60.0
 _WORTH_A_RETRY = (408, 409, 425, 429)
-_CONNECTS = 2
-"""How often httpx connects again by itself, before that counts as a try."""
 
 
 class Reply(NamedTuple):
@@ -66,12 +63,10 @@ class Endpoint:
             )
         self.base_url = self.base_url.rstrip("/")
         self._key = os.environ.get(KEY_VARIABLE, "").strip() or None
-        proxy = _proxy(address)
         try:
-            transport = httpx.HTTPTransport(retries=_CONNECTS, proxy=proxy)
+            self._client = httpx.Client(timeout=self.timeout, follow_redirects=False)
         except (ValueError, ImportError) as error:
-            raise SettingsError(f"the proxy that the environment names for {address.scheme} cannot be used.") from error
-        self._client = httpx.Client(transport=transport, timeout=self.timeout, follow_redirects=False)
+            raise SettingsError("a proxy that the environment names cannot be used.") from error
 
     def ask(self, body: dict[str, Any]) -> Reply:
         """The reply to a chat-completions `body`. What cannot be had in `attempts` tries is a `RunError`.
@@ -135,15 +130,6 @@ class Endpoint:
     def _clean(self, said: bytes) -> str:
         text = said.decode("utf-8", "replace")
         return shorten(text.replace(self._key, "[key]") if self._key else text, 300)
-
-
-def _proxy(address: urllib.parse.SplitResult) -> str | None:
-    """The proxy that the environment names for `address`, which httpx asks for only where it makes the transport."""
-    if urllib.request.proxy_bypass(address.hostname or ""):
-        return None
-    known = urllib.request.getproxies()
-    proxy = known.get(address.scheme) or known.get("all")
-    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
 
 
 def _reply_in(content: bytes) -> Reply:

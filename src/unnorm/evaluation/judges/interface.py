@@ -1,8 +1,12 @@
-"""What every judge is given and gives back, and nothing of how it decides."""
+"""What every judge is given and gives back; and what judges have in common that score each conversation alone."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Any, NamedTuple, Protocol
+
+from unnorm.data.chat_template import special_texts
 
 WHOLE = "whole"
 """The part of a conversation that is all of it; the others are `turn 1`, `turn 2`, …"""
@@ -26,7 +30,7 @@ class AnswerPair:
     @property
     def swapped(self) -> "AnswerPair":
         """The same in the other order."""
-        return AnswerPair(self.questions, self.second, self.first, self.part, self.repeat)
+        return replace(self, first=self.second, second=self.first)
 
 
 @dataclass(frozen=True)
@@ -61,3 +65,62 @@ class Judge(Protocol):
     def judge(self, pairs: Sequence[AnswerPair]) -> list[Verdict]:
         """One verdict a pair, in order."""
         ...
+
+
+def neutralise(text: str, tokenizer: Any) -> str:
+    """Untrusted `text` with a space after the first character of every literal special token of `tokenizer`.
+
+    Without it an answer that holds the end of text, or a judge's own marker, would speak to the judge in its voice.
+    Breaking one token can complete no other: every special token that is matched is broken, and a space is added,
+    never taken away; the loop is there for tokens that overlap.
+    """
+    marks = sorted((mark for mark in special_texts(tokenizer) if len(mark.strip()) > 1), key=len, reverse=True)
+    if not marks:
+        return text
+    # a tokenizer may lowercase before it looks for them
+    pattern = re.compile("|".join(map(re.escape, marks)), re.IGNORECASE)
+    while pattern.search(text):
+        text = pattern.sub(lambda found: found[0][0] + " " + found[0][1:], text)
+    return text
+
+
+class Dialogue(NamedTuple):
+    """Questions, one answer to each, and the part that is scored."""
+
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+    part: str
+
+
+class Rating(NamedTuple):
+    """value: higher is better; cut: whether the text was longer than the judge can read."""
+
+    value: float
+    cut: bool
+
+
+class PointwiseJudge:
+    """A judge made of a score: its preference is the difference of two. Each conversation is scored once, however many
+    pairs it stands in."""
+
+    sees_order = False
+    batch = 8
+
+    def __init__(self, identity: dict[str, Any], score: Callable[[Dialogue], Rating], caveat: str | None) -> None:
+        self.identity, self.caveat = identity, caveat
+        self._score = score
+        self._known: dict[Dialogue, Rating] = {}
+
+    def judge(self, pairs: Sequence[AnswerPair]) -> list[Verdict]:
+        verdicts = []
+        for pair in pairs:
+            first = self._of(Dialogue(pair.questions, pair.first, pair.part))
+            second = self._of(Dialogue(pair.questions, pair.second, pair.part))
+            difference = first.value - second.value
+            verdicts.append(Verdict(difference if isfinite(difference) else None, first.cut or second.cut))
+        return verdicts
+
+    def _of(self, conversation: Dialogue) -> Rating:
+        if conversation not in self._known:
+            self._known[conversation] = self._score(conversation)
+        return self._known[conversation]

@@ -10,9 +10,7 @@ from unnorm.artefacts.loading import open_model
 from unnorm.data.conversation import Message
 from unnorm.data.encode import encode_prompt
 from unnorm.data.templates import template_of
-from unnorm.evaluation.judges.interface import WHOLE
-from unnorm.evaluation.judges.pointwise import Dialogue, PointwiseJudge, Rating
-from unnorm.evaluation.judges.special_tokens import neutralise
+from unnorm.evaluation.judges.interface import WHOLE, Dialogue, PointwiseJudge, Rating, neutralise
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.foundation.precision import widen_
 from unnorm.metrics.token_sums import head_only_at

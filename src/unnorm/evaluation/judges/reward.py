@@ -6,9 +6,7 @@ import torch
 
 from unnorm.data.chat_template import fixed
 from unnorm.data.templates import chat_template_of
-from unnorm.evaluation.judges.interface import WHOLE
-from unnorm.evaluation.judges.pointwise import Dialogue, PointwiseJudge, Rating
-from unnorm.evaluation.judges.special_tokens import neutralise
+from unnorm.evaluation.judges.interface import WHOLE, Dialogue, PointwiseJudge, Rating, neutralise
 from unnorm.foundation.errors import ModelError
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.foundation.precision import widen_

@@ -1,6 +1,6 @@
 """How fast models are against each other: alternated in one process, with intervals and a noise floor.
 
-    workloads -> harness (blocks) -> ratios -> report
+    workloads -> harness (blocks) -> report
 
 A time by itself says little on a machine that does other things too; a ratio of times taken side by side does.
 """

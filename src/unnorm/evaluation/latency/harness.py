@@ -11,11 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from unnorm.evaluation.latency.energy import energy_of
-from unnorm.evaluation.latency.environment import environment
-from unnorm.evaluation.latency.placement import lay_elsewhere
-from unnorm.evaluation.latency.ratios import Ratio, ratio_of
-from unnorm.evaluation.latency.report import ENOUGH, Comparison, LatencyReport, verdict_of
+from unnorm.evaluation.latency.machine import energy_of, environment, lay_elsewhere
+from unnorm.evaluation.latency.report import ENOUGH, Comparison, LatencyReport, Ratio, ratio_of, verdict_of
 from unnorm.evaluation.latency.workloads import RunMode, Sample, Workload, prepare
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.progress import Bar
@@ -115,8 +112,7 @@ def without_norms(model: Any) -> Any | None:
     """A copy of `model` in which every norm site passes on what it is given; None where the model does not run so."""
     bare = copy.deepcopy(model)
     for site in find_sites(bare):
-        parent, _, name = site.path.rpartition(".")
-        setattr(bare.get_submodule(parent), name, nn.Identity())
+        bare.set_submodule(site.path, nn.Identity())
     device = bare.get_input_embeddings().weight.device
     try:
         with torch.no_grad():

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
-
 from unnorm.evaluation.judges.interface import WHOLE, AnswerPair
-from unnorm.foundation.errors import DataError, json_problem
+from unnorm.evaluation.questions import json_lines
+from unnorm.foundation.errors import DataError
 
 
 class Turn(NamedTuple):
@@ -106,19 +105,10 @@ def _read(path: Path) -> dict[str, tuple[str, dict[int, Turn]]]:
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not path.is_file():
         raise DataError(f"there is no file {str(path)!r}. Give completions, as unnorm generate writes them.")
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            where = f"{path}, line {number}"
-            if line.strip():
-                try:
-                    row = orjson.loads(line)
-                except orjson.JSONDecodeError as error:
-                    raise DataError(f"{where}: not valid JSON ({json_problem(error)}).") from error
-                if not _is_completion(row):
-                    raise DataError(
-                        f"{where}: a completion needs prompt_id, category, turn (a number), prompt and text."
-                    )
-                yield where, row
+    for where, row in json_lines(path, str(path)):
+        if not _is_completion(row):
+            raise DataError(f"{where}: a completion needs prompt_id, category, turn (a number), prompt and text.")
+        yield where, row
 
 
 def _is_completion(row: Any) -> bool:

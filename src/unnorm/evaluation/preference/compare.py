@@ -61,13 +61,7 @@ class Judgement:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        return {
-            **vars(self),
-            "counts": vars(self.counts),
-            "parts": {part: found.to_dict() for part, found in self.parts.items()},
-            "null": self.null.to_dict(),
-            "usage": vars(self.usage) if self.usage else None,
-        }
+        return asdict(self)
 
 
 def compare(

@@ -73,11 +73,8 @@ def decide(
     """
     if forward is None or (sees_order and backward is None):
         return None, None
-    if backward is None:
-        score = forward
-        return (0.5 if abs(score) <= margin else float(score > 0)), score
-    score = forward - backward
-    agree = _sign(forward) == -_sign(backward)
+    score = forward if backward is None else forward - backward
+    agree = backward is None or _sign(forward) == -_sign(backward)
     return (0.5 if not agree or abs(score) <= margin else float(score > 0)), score
 
 

@@ -1,7 +1,7 @@
 """Verdicts on disk: one JSON object a line, appended as they come; a run that was killed goes on after the last."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -109,10 +109,7 @@ def _matches(questions: Sequence[QuestionPair], sees_order: bool) -> Iterable[tu
         if is_empty(question.a):
             continue
         pair = question.pair(part)
-        same = AnswerPair(pair.questions, pair.first, pair.first, part)
+        same = replace(pair, second=pair.first)
         yield Key(question.prompt_id, part, "A A"), same
         if sees_order:
-            yield (
-                Key(question.prompt_id, part, "A A again"),
-                AnswerPair(pair.questions, pair.first, pair.first, part, repeat=1),
-            )
+            yield Key(question.prompt_id, part, "A A again"), replace(same, repeat=1)

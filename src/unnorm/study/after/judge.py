@@ -4,8 +4,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from unnorm.evaluation.judges import code_of, judge_maker, load_judge
 from unnorm.evaluation.judges.interface import WHOLE, Judge
-from unnorm.evaluation.judges.load import code_of, judge_maker, load_judge
 from unnorm.evaluation.preference import OUTCOMES, REPORT
 from unnorm.evaluation.preference.compare import compare
 from unnorm.foundation import atomic

@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 
-from unnorm.evaluation.lm_eval import answer
+from unnorm.evaluation.lm_eval import TaskScore, answer, read_scores, write_scores
 from unnorm.evaluation.lm_eval_tasks import digest_folder, harness_version, load_tasks
-from unnorm.evaluation.task_scores import TaskScore, read_scores, write_scores
 from unnorm.foundation import atomic
 from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.progress import Bar

@@ -1,7 +1,7 @@
 import pytest
 
 from unnorm.evaluation.judges.interface import AnswerPair
-from unnorm.evaluation.judges.protocol import messages, verdict_in
+from unnorm.evaluation.judges.openai import messages, verdict_in
 
 
 @pytest.mark.parametrize(

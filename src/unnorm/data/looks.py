@@ -1,20 +1,39 @@
-"""What a source holds: rows, turns, tokens, duplicates, and what is dropped and changed on the way to packed rows."""
+"""Looks at a source: its first conversations as they are trained on, and what it holds: rows, turns, tokens,
+duplicates, and what is dropped and changed on the way to packed rows."""
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from unnorm.data.conversation import Conversation, content_hash
-from unnorm.data.encode import Encoded, Encoder, Encoding, encode_each
+from unnorm.data.encode import Encoded, Encoder, Encoding
 from unnorm.data.packing import pack
 from unnorm.data.settings import DataSettings
 from unnorm.data.sources import Reading
 from unnorm.foundation.errors import DataError
 from unnorm.metrics.token_sums import IGNORED
+
+
+class TokenRun(NamedTuple):
+    """Tokens that follow each other and count the same. text: as they decode; weight: 0 where they are not trained."""
+
+    text: str
+    tokens: int
+    weight: float
+
+
+class Shown(NamedTuple):
+    """A conversation and the rows that are made of it. dropped, changed: why there is none, and what was done to it."""
+
+    conversation: Conversation
+    rows: list[list[TokenRun]]
+    dropped: list[str]
+    changed: list[str]
+
 
 _BINS = 40
 _SHOWN = 99.5  # percentile of the lengths up to which the histogram goes
@@ -54,13 +73,12 @@ class Statistics:
 
 def statistics(reading: Reading, settings: DataSettings, tokenizer: Any, *, quiet: bool = False) -> Statistics:
     """Encode everything that was read, and count. Raises `DataError` if nothing in it is trained."""
-    encoder = Encoder(tokenizer, settings.template, settings.loss_on)
     encoding = Encoding([], Counter(), Counter())
     lengths: list[int] = []
     rows: list[Encoded] = []
-    for length, made in encode_each(
-        encoder, reading.conversations, settings.max_length, settings.too_long, encoding, quiet=quiet
-    ):
+    s = settings
+    encoder = Encoder(tokenizer, s.template, s.max_length, s.loss_on, s.too_long)
+    for length, made in encoder.each(reading.conversations, encoding, quiet=quiet):
         lengths += [length] if length else []
         rows += made
     if not rows:
@@ -73,7 +91,7 @@ def statistics(reading: Reading, settings: DataSettings, tokenizer: Any, *, quie
         conversations=len(reading.conversations),
         turns=dict(Counter(message.role for c in reading.conversations for message in c.messages)),
         languages=dict(Counter(c.language for c in reading.conversations if c.language).most_common()),
-        duplicates=_duplicates(reading.conversations),
+        duplicates=len(reading.conversations) - len(set(map(_said, reading.conversations))),
         lengths=_percentiles(lengths),
         histogram=_histogram(lengths),
         encoded=len(rows),
@@ -89,16 +107,8 @@ def statistics(reading: Reading, settings: DataSettings, tokenizer: Any, *, quie
     )
 
 
-def _duplicates(conversations: Iterable[Conversation]) -> int:
-    """How many say exactly what an earlier one says."""
-    seen: set[bytes] = set()
-    count = 0
-    for conversation in conversations:
-        said = "\x1e".join(f"{m.role}\x1f{m.content}\x1f{m.input}" for m in conversation.messages)
-        digest = hashlib.sha256(said.encode("utf-8", "surrogatepass")).digest()[:16]
-        count += digest in seen
-        seen.add(digest)
-    return count
+def _said(conversation: Conversation) -> tuple[tuple[str, str, str], ...]:
+    return tuple((message.role, message.content, message.input) for message in conversation.messages)
 
 
 def _percentiles(lengths: list[int]) -> dict[str, float]:
@@ -121,3 +131,27 @@ def _fill(tokens: list[int], length: int) -> dict[str, Any]:
     edges = np.arange(length, -width, -width).clip(0)[::-1]
     counts, _ = np.histogram(tokens, edges)
     return {"edges": edges.tolist(), "counts": counts.tolist()}
+
+
+def preview(conversations: Sequence[Conversation], settings: DataSettings, tokenizer: Any) -> list[Shown]:
+    """Each conversation as it would be trained on."""
+    shown, s = [], settings
+    encoder = Encoder(tokenizer, s.template, s.max_length, s.loss_on, s.too_long)
+    for conversation in conversations:
+        encoding = Encoding([], Counter(), Counter())
+        ((_, made),) = encoder.each([conversation], encoding, quiet=True)
+        rows = [_runs(row, tokenizer) for row in made]
+        shown.append(Shown(conversation, rows, list(encoding.dropped), [*conversation.changes, *encoding.changed]))
+    return shown
+
+
+def _runs(row: Encoded, tokenizer: Any) -> list[TokenRun]:
+    runs = []
+    at = 0
+    for weight, run in groupby(row.label_weights.tolist()):
+        length = len(list(run))
+        ids = row.ids[at : at + length].tolist()
+        text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        runs.append(TokenRun(text, length, weight))
+        at += length
+    return runs

@@ -55,10 +55,9 @@ def in_small(recipe, **changes):
     recover = learns["set"]["arm"]["recover"] | {"tokens": 1024, "held_out_tokens": 300}
     short = {"recover": recover, "calibrate": {"tokens": 1024}}
     overrides[overrides.index(learns)] = {**learns, "set": {"arm": short}}
-    in_fp32 = {"where": {"dataset": ["sharegpt", "rewild-reduced"]}, "set": {"training": {"precision": "fp32"}}}
     return {
         **recipe,
-        "overrides": [*overrides, in_fp32],
+        "overrides": overrides,
         "arms": ["original", "dyt-bare", "dyt-recovered"],
         "exclude": [
             {"arm": "dyt-recovered", "model": recipe["models"][1:]},

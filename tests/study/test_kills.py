@@ -77,7 +77,7 @@ def kill_at_random_moments(text: str, ledgers: Path, kills: int, seed: int) -> l
         within = chance.random() < 0.75  # most within the work, the others while it is planned
         wait = chance.uniform(0.0, 0.7)
         while within and claims(used[-1]) == before and process.poll() is None:
-            time.sleep(0.02)
+            time.sleep(0.005)
         time.sleep(wait)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)

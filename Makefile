@@ -57,11 +57,15 @@ wheel: $(READY)
 
 setup: $(READY)
 
+# pip is brought up to date first: the one that Python 3.11 brings takes three times as long to look through an index.
+# Nothing is compiled then: Python compiles what it imports, a small part of it all. Where it may not keep that, all is.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "unnorm needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12"; exit 2; }
 	@echo "setting up $(VENV): a few minutes the first time, nothing the next"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-compile --editable '.[dev]'
+	@test -z "$$PYTHONDONTWRITEBYTECODE" || $(BIN)/python -m compileall -qq --workers 0 $(VENV)/lib || true
 	@touch $(READY)
 
 clean:

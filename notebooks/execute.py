@@ -7,6 +7,7 @@ bars and warnings, which speak of this machine, are not kept.
 import base64
 import io
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,12 @@ def small(output: Any) -> Any:
 
 
 def main() -> int:
-    for path in sorted(HERE.glob("*.ipynb")):
+    paths = sorted(HERE.glob("*.ipynb"))
+    with ProcessPoolExecutor(len(paths)) as pool:  # at once: a kernel keeps about one core busy
+        runs = [pool.submit(execute, path) for path in paths]
+    for path, run in zip(paths, runs, strict=True):
         try:
-            execute(path)
+            run.result()
         except CellExecutionError as error:
             print(f"{path.name}: {error}", file=sys.stderr)
             return 1

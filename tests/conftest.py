@@ -1,5 +1,6 @@
 """Tiny bases of the three families, a tokenizer and data, made once and offline; a cell takes seconds."""
 
+import gc
 import json
 import os
 import sys
@@ -93,6 +94,14 @@ def alpaca_rows(count: int = 160) -> list[dict[str, str]]:
 def _cache(tmp_path_factory):
     """A cache of the tests' own: neither theirs nor the user's finds the other's."""
     os.environ["UNNORM_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _libraries_are_there_to_stay():
+    """What is imported by now is not searched for garbage any longer: a cell collects twice, and most of a tiny cell's
+    time was the walk through half a million objects of torch and transformers."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

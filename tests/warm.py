@@ -10,9 +10,11 @@ What depends on how an interpreter begins, or on what libraries read when they a
 
 import atexit
 import contextlib
+import gc
 import json
 import os
 import runpy
+import select
 import selectors
 import signal
 import socket
@@ -43,11 +45,16 @@ class Process:
         return self.returncode
 
     def wait(self, timeout: float = 600.0) -> int:
-        deadline = time.monotonic() + timeout
-        while self.poll() is None:
-            if time.monotonic() > deadline:
+        if self.poll() is None:
+            pidfd = os.pidfd_open(self.pid)  # readable when it ends; asking again and again would take its time away
+            try:
+                ended, _, _ = select.select([pidfd], [], [], timeout)
+            finally:
+                os.close(pidfd)
+            if not ended:
                 self.send_signal(signal.SIGKILL)
                 raise TimeoutError(f"the process has not ended within {timeout:.0f} s; it said {self.stderr[-2000:]}")
+        while self.poll() is None:
             time.sleep(0.002)
         return self.returncode
 
@@ -144,6 +151,8 @@ def _serve() -> None:
     import unnorm.study.run_study  # noqa: F401
 
     torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # what is there to stay is not walked through by each collection of each process
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(sys.argv[1])
     listener.listen()

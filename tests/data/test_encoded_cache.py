@@ -1,11 +1,10 @@
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import warm
 from unnorm.data.encode import Encoded, Encoding
 from unnorm.data.encoded_cache import cached, tokenizer_hash
 from unnorm.data.prepare import Source
@@ -68,7 +67,7 @@ def test_two_processes_that_want_the_same_wait_and_make_it_once(tmp_path):
         "assert cached({'same': 1}, make).rows[0].ids.tolist() == [0, 1, 2, 3, 4]\n"
     )
     log = tmp_path / "log"
-    processes = [subprocess.Popen([sys.executable, "-c", program, str(log)]) for _ in range(2)]
+    processes = [warm.start(program, log) for _ in range(2)]
     assert [process.wait(60) for process in processes] == [0, 0]
     assert log.read_text() == "made\n"
 

@@ -1,8 +1,6 @@
 """Scores are what one token after the other gives, whatever the batches, the padding, the processes, the vocabulary."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -194,7 +192,6 @@ def test_two_processes_give_what_one_gives(items, tokenizer, bases, tmp_path):
 
 MEMORY = """
 import re, sys
-sys.path.insert(0, {tests!r})
 import numpy as np, torch
 from conftest import tiny_model
 from transformers import AutoTokenizer
@@ -219,7 +216,6 @@ print(found[1] - found[0])
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's account of memory")
 def test_memory_does_not_grow_with_the_data(bases):
-    program = MEMORY.format(tests=str(Path(__file__).parents[1]))
-    done = subprocess.run([sys.executable, "-c", program, bases["gpt2"]], capture_output=True, text=True)
+    done = warm.run(MEMORY, bases["gpt2"])
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-1]) < 40  # megabytes: a handful of sums a conversation, and their resamples

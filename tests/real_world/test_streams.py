@@ -138,7 +138,7 @@ def test_a_reader_that_has_gone_is_no_fault(greek, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_study_with_workers_and_a_name_beyond_the_encoding(bases, data_file, tmp_path):
+def test_a_study_with_workers_and_a_name_beyond_the_encoding(ready_python, bases, data_file, tmp_path):
     """What workers say goes through a pipe between two processes, of which neither asks the terminal."""
     data = tmp_path / "données-γ.json"
     data.write_bytes(Path(data_file).read_bytes())

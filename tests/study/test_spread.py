@@ -59,7 +59,7 @@ def test_a_study_of_two_devices_has_the_results_of_one(ready_python, bases, data
     assert "checkpoint" in events
 
 
-def test_what_one_of_the_processes_raises_is_raised_here_once(tmp_path, capfd):
+def test_what_one_of_the_processes_raises_is_raised_here_once(ready_python, tmp_path, capfd):
     job = {"kind": "start", "settings": {"model": "nowhere"}, "folder": str(tmp_path), "quiet": True}
     before = signal.getsignal(signal.SIGTERM)  # a library that an earlier test used may have left its own
     with pytest.raises(RuntimeError, match="ValidationError") as raised:

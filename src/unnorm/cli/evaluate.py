@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from unnorm.cli.amounts import tokens_option
 from unnorm.cli.computing import compute_fast
 from unnorm.cli.data_options import (
     DATA_HELP,
@@ -28,7 +29,7 @@ def evaluate(
         str | None, typer.Option(metavar="MODEL", help="Another model, compared over the same conversations.")
     ] = None,
     by: Annotated[str, typer.Option(help="Groups of conversations: source, language, or category.")] = "source",
-    tokens: Annotated[int, typer.Option(min=1, help="Held-out tokens, prompts included.")] = 100_000,
+    tokens: Annotated[int, tokens_option("Held-out tokens, prompts included.")] = 100_000,
     max_length: Annotated[
         int | None, typer.Option(min=2, help="Tokens a row; default 256, or the model's most.")
     ] = None,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from unnorm.cli import data_options as o
+from unnorm.cli.amounts import tokens_option
 from unnorm.cli.models import Model
 from unnorm.cli.options import check_choice, finite
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say, say_next
@@ -34,7 +35,7 @@ def swap(
     ] = None,
     sites: Annotated[list[str] | None, typer.Option(help="Only sites that match: path, role, glob or re:...")] = None,
     tokens: Annotated[
-        int | None, typer.Option(min=64, help="Tokens to calibrate on: 4,096; 16,384 to correct.")
+        int | None, tokens_option("Tokens to calibrate on. Default: 4,096; 16,384 to correct.", 64)
     ] = None,
     mode: Annotated[str, typer.Option(help="one-pass; sequential or parallel: more tokens than fit.")] = "one-pass",
     outliers: Annotated[
@@ -50,7 +51,7 @@ def swap(
     measure: Annotated[
         str | None, typer.Option(metavar="DATA", help="Measure the gap on this data. Default: that of --calibrate.")
     ] = None,
-    measure_tokens: Annotated[int, typer.Option(min=64, help="Held-out tokens that the gap is measured on.")] = 4096,
+    measure_tokens: Annotated[int, tokens_option("Held-out tokens that the gap is measured on.", 64)] = 4096,
     template: o.Template = "alpaca",
     repair: o.Repair = False,
     map: o.Map = None,

@@ -1,9 +1,12 @@
 """What share of a data set was taken to train or to evaluate on, in words, and when that is worth a warning."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 MOST_PASSES = 4
 """Up to so many passes, data that is seen again teaches about as much as new data (arXiv 2305.16264)."""
+_MOST_TOO_LONG = 0.2
+"""The long ones hold more of the text than their number says."""
 
 
 class Share(NamedTuple):
@@ -55,6 +58,18 @@ class Share(NamedTuple):
             return None
         return (
             f"warning: {self.asked:,} tokens were asked for to evaluate on, and the held-out part has {self.tokens:,} "
-            f"of {self.conversations:,} conversations. A loss over so few is uncertain. Give more data, or hold out a "
+            f"in {self.conversations:,} conversations. A loss over so few is uncertain. Give more data, or hold out a "
             "larger share of it (held_out)."
         )
+
+
+def warning_of_length(dropped: Mapping[str, int], conversations: int, length: int) -> str | None:
+    """A warning where many conversations have more than `length` tokens. dropped: by reason, beside `conversations`."""
+    long = dropped.get(f"longer than {length} tokens", 0)
+    met = conversations + sum(dropped.values())
+    if long <= _MOST_TOO_LONG * met:
+        return None
+    return (
+        f"warning: {long:,} of {met:,} conversations are longer than {length} tokens and are left out. Raise "
+        "max_length, or keep their start with too_long (--too-long keep-start)."
+    )

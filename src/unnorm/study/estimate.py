@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from unnorm.data.shares import warning_of_length
 from unnorm.evaluation.scores import score_batches
 from unnorm.foundation.memory import forget_peak, peak_memory
 from unnorm.foundation.precision import choose
@@ -83,8 +84,12 @@ def _estimate(cell: Planned, bench: Workbench, measured: dict[Hashable, _Measure
     evaluations = 2 + rows.tokens // settings.evaluate_every_tokens
     seconds = steps * one.step_seconds + evaluations * one.evaluation_seconds
     held_out = bench.validation_rows(settings.data, settings.model, settings.evaluation_tokens)
-    both = (rows.share.warning_of_training, held_out.share.warning_of_held_out)
-    warnings = [f"{settings.dataset_name}: {each}" for each in both if each]
+    found = (
+        rows.share.warning_of_training,
+        held_out.share.warning_of_held_out,
+        warning_of_length(rows.dropped, rows.share.conversations, settings.data.max_length),
+    )
+    warnings = [f"{settings.dataset_name}: {each}" for each in found if each]
     return CellEstimate(rows.tokens, steps, one.trainable, seconds, one.memory_bytes, warnings)
 
 

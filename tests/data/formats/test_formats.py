@@ -53,7 +53,8 @@ def test_the_format_of_most_rows_is_taken_and_the_others_are_counted():
 
 def test_an_unknown_format_is_an_error_that_lists_what_is_there_and_what_is_known():
     with pytest.raises(
-        DataError, match=r"its rows have a \(a whole number\), b \(text\)\. Known .*sharegpt.*alpaca.*Rename"
+        DataError,
+        match=r"its rows have a \(a whole number\), b \(text\)\. Known .*sharegpt.*alpaca.*--map instruction=",
     ):
         recognise([{"b": "x", "a": 2}], "rows")
 

@@ -46,7 +46,8 @@ def recognise(rows: Sequence[Any], name: str) -> Format:
         known = "; ".join(f"{form.name}: {form.fields}" for form in FORMATS)
         raise DataError(
             f"the format of {name} is not known: its rows {_described(rows, objects)}. Known formats are {known}. "
-            "Rename the columns, or write their values as text."
+            "Say which of your columns holds what, as in --map instruction=question,output=reply (in a study "
+            "map: {instruction: question, output: reply}); values must be text."
         )
     return best
 

@@ -144,4 +144,6 @@ def test_tokens_as_people_write_them(told, capsys):
     for wrong in ("0", "6x", "many"):
         code, _, err = call(capsys, "finetune", "some/model", "--data", "alpaca", "--out", "run", "--tokens", wrong)
         assert code == 2
-        assert "'--tokens': must be 1 tokens or more, such as 10M, 500k or 250000, not" in " ".join(err.split())
+        assert "'--tokens': must be a number of tokens, 1 or more, such as 10M, 500k or 250000, not" in " ".join(
+            err.split()
+        )

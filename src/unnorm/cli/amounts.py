@@ -24,7 +24,9 @@ def tokens_option(help: str, least: int = 1) -> Any:
     def parse(value: int | str) -> int:
         count = _count(str(value))
         if count < least:
-            raise typer.BadParameter(f"must be {least} tokens or more, such as 10M, 500k or 250000, not {value!r}.")
+            raise typer.BadParameter(
+                f"must be a number of tokens, {least} or more, such as 10M, 500k or 250000, not {value!r}."
+            )
         return count
 
     return typer.Option(metavar="TOKENS", parser=parse, help=help)

@@ -118,9 +118,10 @@ def finetune(
     if "tensorboard" in trackers:
         say(f"The curves are in {out / 'runs'}: tensorboard --logdir {out / 'runs'}")
     made = out / "model"
+    read = o.as_given(template=template, loss_on=loss_on, held_out=held_out, repair=repair, map=map)
     say_next(
         f"The model is in {made}.",
-        f"unnorm evaluate {made} --data {data} --against {model}",
+        f"unnorm evaluate {made} --data {data}{read} --against {model}",
         f"unnorm package {made} --out {out / 'package'}" if settings.arm.norm else f"unnorm check {made}",
     )
 

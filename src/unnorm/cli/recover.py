@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from unnorm.cli.amounts import tokens_option
-from unnorm.cli.data_options import Map, Repair, ShardingOption, Template, settings_from
+from unnorm.cli.data_options import Map, Repair, ShardingOption, Template, as_given, settings_from
 from unnorm.cli.options import check_choice, chosen_sharding
 from unnorm.cli.output import JsonOption, emit_json, say, say_next
 
@@ -100,7 +100,8 @@ def recover(
         emit_json({"out": str(out), **result})
         return
     made = out / "model"
-    compare = f"unnorm evaluate {made} --data {parse_data(data)[0][0]} --against {base or _base_of(swapped)}"
+    read = as_given(template=template, repair=repair, map=map)
+    compare = f"unnorm evaluate {made} --data {parse_data(data)[0][0]}{read} --against {base or _base_of(swapped)}"
     say_next(f"The model is in {made}.", compare, f"unnorm package {made} --out {out / 'package'}")
 
 

@@ -105,9 +105,9 @@ def swap(
         say("the gap to the original was not measured: give --measure DATA to have it")
     else:
         emit_table(*_gap_table(found), align_right_from=0)
-    data = measure or calibrate
+    data = f"{measure or calibrate or 'DATA'}{o.as_given(template=template, repair=repair, map=map)}"
     if found is None or found.usable:
-        compare = f"unnorm evaluate {out} --data {data or 'DATA'} --against {model}"
+        compare = f"unnorm evaluate {out} --data {data} --against {model}"
         say_next(f"The swapped model is in {out}.", compare, f"unnorm package {out} --out {out}-package")
     else:
         say(f"saved {out}")

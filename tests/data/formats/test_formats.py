@@ -98,3 +98,9 @@ def test_weights_of_turns():
 def test_a_prompt_and_a_response_may_be_messages():
     row = {"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "b"}]}
     assert said(convert(recognise([row], "rows"), row, "rows", 0)) == ["u:q", "a:b"]
+
+
+def test_a_misspelt_field_is_named():
+    alpaca = recognise([{"instruction": "a", "output": "b"}], "rows")
+    reasons = [convert(alpaca, row, "rows", 0) for row in ({"instruction": "a", "ouput": "b"}, {"instruction": "a"})]
+    assert reasons == ["not in Alpaca form (ouput for output?)", "not in Alpaca form"]

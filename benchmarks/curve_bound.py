@@ -20,7 +20,7 @@ import torch
 
 import real
 from machine import SHARED
-from unnorm.norms import affine_fit
+from unnorm.norms import curve
 
 BOUNDS = (0.01, 0.1, 0.3, 0.6, 1.0, 1.5)
 BASES = ("gpt2-4m", "neox-4m", "llama-3m")
@@ -29,13 +29,13 @@ STEPS, STEP_TOKENS, WARMUP = 60, 512, 0.15
 
 @contextmanager
 def bounded(least: float) -> Iterator[None]:
-    """While open, fits keep α × spread at `least` or more."""
-    before = affine_fit.RANGE
-    affine_fit.RANGE = (least, before[1])
+    """While open, fits keep α × spread at `least` or more, whether large tokens come to their site or not."""
+    before = curve.LEAST, curve.LEAST_BESIDE_LARGE
+    curve.LEAST = curve.LEAST_BESIDE_LARGE = least
     try:
         yield
     finally:
-        affine_fit.RANGE = before
+        curve.LEAST, curve.LEAST_BESIDE_LARGE = before
 
 
 def stand_ins() -> None:

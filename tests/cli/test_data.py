@@ -81,3 +81,13 @@ def test_options_that_cannot_be(capsys, data_file, bases, options, message):
     code, _, err = call(capsys, "data", "preview", data_file, "--model", bases["gpt2"], *options)
     assert code == 2
     assert message in err
+
+
+def test_a_repair_that_keeps_no_record_says_that_it_may_be_no_json(capsys, tmp_path):
+    file = tmp_path / "rows.csv"
+    file.write_text('ask,say\n"What is {a: 1?",one\n"And b?",two\n')
+    code, _, err = call(capsys, "data", "repair", file)
+    assert code == 0
+    assert "wrote 0 records" in err
+    assert "no record could be kept" in err
+    assert "tables (.csv) and text (.txt) are read as they are" in " ".join(err.split())

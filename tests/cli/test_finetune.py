@@ -50,12 +50,12 @@ def test_options_are_settings_of_a_study(told, capsys):
         capsys, "--epochs", 3, "--warmup", 0.02, "--lora-dropout", 0, "--lora-rank", 16, "--lora-targets", "q_proj",
         "--learning-rate", 1e-3, "--schedule", "linear", "--devices", 2, "--max-length", 128, "--evaluation-tokens", 9,
         "--loss-on", "user,assistant", "--map", "instruction=q,output=a", "--alpha", "channel", "--seed", 7,
-        "--policy", "leading_answer=context", "--checkpoint-every", 11, "--evaluate-every", 22,
+        "--policy", "leading_answer=context", "--checkpoint-every", 11, "--evaluate-every", "22k",
     )  # fmt: skip
     t = cell.training
     assert (cell.epochs, t.warmup, t.lora.dropout, t.lora.r, t.lora.targets) == (3, 0.02, 0, 16, ["q_proj"])
     assert (t.learning_rate, t.schedule, t.devices, cell.data.max_length, cell.seed) == (1e-3, "linear", 2, 128, 7)
-    assert (cell.evaluation_tokens, cell.evaluate_every_tokens, cell.checkpoint_every_tokens) == (9, 22, 11)
+    assert (cell.evaluation_tokens, cell.evaluate_every_tokens, cell.checkpoint_every_tokens) == (9, 22_000, 11)
     assert cell.data.loss_on == ("user", "assistant")
     assert cell.data.policies.leading_answer == "context"
     assert dict(cell.data.map) == {"instruction": "q", "output": "a"}
@@ -137,3 +137,13 @@ def test_tensorboard_gets_loss_and_grad_norm_of_every_step(bases, data_file, tmp
     assert all(event.value > 0 for event in read.Scalars("train/grad_norm"))
     assert [event.step for event in read.Scalars("eval/loss")][-1] == steps[-1]
     assert str(file.parent.parent) in err
+
+
+def test_tokens_as_people_write_them(told, capsys):
+    assert told(capsys, "--tokens", "1.5M").training.tokens == 1_500_000
+    for wrong in ("0", "6x", "many"):
+        code, _, err = call(capsys, "finetune", "some/model", "--data", "alpaca", "--out", "run", "--tokens", wrong)
+        assert code == 2
+        assert "'--tokens': must be a number of tokens, 1 or more, such as 10M, 500k or 250000, not" in " ".join(
+            err.split()
+        )

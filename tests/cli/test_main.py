@@ -350,3 +350,13 @@ def test_a_full_disk_is_one_message_and_leaves_what_was_there(capsys, bases, dat
     assert "the disk is full" in err
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_interrupted_swap_does_not_say_that_it_resumes(capsys, bases, tmp_path, monkeypatch):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unnorm.study.swap_model.swap_model", stop)
+    code, _, err = call(capsys, "swap", bases["gpt2"], "--bare", "--out", tmp_path / "swapped")
+    assert code == 130
+    assert "keeps nothing of what is half done: the same command begins again" in " ".join(err.split())

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cli.test_main import call
+from cli.test_main import call, finetune_options
 from conftest import alpaca_rows
 
 HOW = ("--template", "alpaca-short", "--map", "instruction=frage,input=dazu,output=antwort")
@@ -53,3 +53,16 @@ def test_own_columns_and_damage(capsys, verb, bases, swapped, own, tmp_path):
         code, _, err = call(capsys, verb, model, *VERBS[verb], own, *options, *fresh)
         assert code == 2, err
         assert message in err
+
+
+def test_the_next_command_reads_the_data_in_the_same_way(capsys, bases, own, tmp_path):
+    how = f"--data {own} --template alpaca-short --repair --map {HOW[3]}"
+    code, _, err = call(
+        capsys, "swap", bases["gpt2"], *VERBS["swap"], own, *HOW, "--repair", "--out", tmp_path / "swapped"
+    )
+    assert code == 0, err
+    assert how in err
+    options = finetune_options(bases["gpt2"], own, tmp_path / "run", *HOW, "--repair", "--tokens", 200)
+    code, _, err = call(capsys, *options)
+    assert code == 0, err
+    assert f"unnorm evaluate {tmp_path / 'run' / 'model'} {how} --against {bases['gpt2']}" in err

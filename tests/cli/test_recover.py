@@ -140,7 +140,10 @@ def test_bad_input(capsys, swapped, bases, data_file, tmp_path, tokenizer):
     occupied.mkdir()
     (occupied / "thesis.txt").write_text("precious")
     cases = {
-        "not an artefact": (recovery(bases["llama"], data_file, out), "holds no unnorm.json"),
+        "not an artefact": (
+            recovery(bases["llama"], data_file, out),
+            "holds no unnorm.json, so unnorm did not save it. Give a folder that unnorm swap",
+        ),
         "another base": (recovery(swapped, data_file, out, "--base", other), "not the model that was swapped"),
         "another tokenizer": (recovery(swapped, data_file, out, "--base", strange), "tokenizer"),
         "a target below 0": (recovery(swapped, data_file, out, "--target", "-1%"), "--target is a share above 0"),

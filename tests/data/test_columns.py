@@ -54,6 +54,8 @@ def test_what_is_no_map(columns):
 def test_a_column_that_is_not_there_is_named_with_those_that_are(path):
     with pytest.raises(DataError, match=r"no column 'sya'.*'output'.*It has: ask, say, output, id.*Did you mean 'say'"):
         said(path, {"instruction": "ask", "output": "sya"})
+    with pytest.raises(DataError, match="The field comes first: instruction=ask"):
+        said(path, {"ask": "instruction"})
     with pytest.raises(SettingsError, match="map: of no effect on the mix"):
         said("rewild", MAP)
 

@@ -118,6 +118,8 @@ def test_json_lines_in_a_json_file_and_byte_order_marks(tmp_path):
     path = tmp_path / "rows.json"
     path.write_bytes(b"\xef\xbb\xbf" + content_of(".jsonl"))
     assert list(rows_of(str(path))) == ROWS
+    path.write_bytes(b"\xef\xbb\xbf" + content_of(".json"))
+    assert list(rows_of(str(path))) == ROWS
 
 
 @pytest.mark.parametrize(

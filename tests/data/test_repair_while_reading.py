@@ -109,5 +109,14 @@ def test_on_the_command_line(tmp_path, capsys, bases):
     assert run(["data", "preview", str(path), "--repair", *options]) == 0
     out, err = capsys.readouterr()
     assert "repaired: 5 records kept, 1 of them mended" in err
+    assert "24 of 249 bytes lost" in err
     assert re.search(r"dropped\W+damaged JSON rejected\W+1\b", out)
     assert re.search(r"changed\W+damaged JSON mended\W+1\b", out)
+
+
+def test_an_account_of_rows_that_are_not_all_read_names_no_size(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(DAMAGED * 2000)
+    _, reading = outputs(path, rows=1)
+    (account,) = reading.repaired.values()
+    assert re.search(r"mended; [\d,]+ bytes lost so far$", account.describe())

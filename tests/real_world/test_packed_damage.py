@@ -53,6 +53,7 @@ def test_a_flipped_digit_is_rejected_with_the_whole_member(capsys, file):
     assert code == 1
     assert "50 records were rejected because their gzip checksum fails" in err
     assert "wrote 0 records" in err
+    assert "Look at the beginning" not in err  # the line before says why
 
 
 def test_they_are_kept_and_marked_if_that_is_asked_for(capsys, file):

@@ -10,7 +10,7 @@ from cli.test_main import call, finetune_options
 from conftest import tiny_model
 from study.small_study import run_text, study_text
 from study.test_cell import settings_of
-from unnorm.data.prepare import Share, Source
+from unnorm.data.prepare import Share, Source, warning_of_length
 from unnorm.data.settings import DataSettings
 from unnorm.foundation.errors import DataError
 from unnorm.study.fine_tune import fine_tune
@@ -94,6 +94,20 @@ def test_what_share_is_evaluated_on(few, tokenizer):
     assert not enough.whole
     assert enough.warning_of_held_out is None
     assert enough.conversations < enough.of
+
+
+def test_that_many_are_left_out_is_said(capsys, bases, few, tmp_path):
+    assert warning_of_length({"longer than 64 tokens": 20, "empty output": 5}, 75, 64) is None
+    found = warning_of_length({"longer than 64 tokens": 21}, 79, 64)
+    assert found is not None
+    assert "21 of 100 conversations are longer than 64 tokens and are left out" in found
+    lines = [json.dumps({"prompt": f"say {i}", "response": f"{i} " * (1 if i % 2 else 200)}) for i in range(60)]
+    (tmp_path / "long.jsonl").write_text("\n".join(lines))
+    for data, said in ((tmp_path / "long.jsonl", True), (few, False)):
+        out = tmp_path / f"out-{said}"
+        code, _, err = call(capsys, *finetune_options(bases["gpt2"], data, out, "--tokens", 500, "--to", "original"))
+        assert code == 0, err
+        assert ("--too-long keep-start" in err) == said
 
 
 def test_the_words():

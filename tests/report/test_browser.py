@@ -311,6 +311,12 @@ def test_it_prints(wide):
     assert before > 10
     wide.execute_script("window.dispatchEvent(new Event('beforeprint'))")
     assert wide.execute_script(shut) == 0
+    wide.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    heights = "[...document.querySelectorAll('.figure svg')].map(e => e.getBoundingClientRect().height)"
+    assert 100 < wide.execute_script(f"return Math.max(...{heights})") < 760  # 20 cm: no taller than a page
+    boxes = "[...document.querySelectorAll('.figure, pre, .detail')].map(e => getComputedStyle(e).overflowX)"
+    assert set(wide.execute_script(f"return {boxes}")) == {"visible"}  # paper does not scroll
+    wide.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     wide.execute_script("window.dispatchEvent(new Event('afterprint'))")
     assert wide.execute_script(shut) == before
 

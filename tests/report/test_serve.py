@@ -101,6 +101,18 @@ def test_what_is_wrong_is_said_at_once(folder, port, tmp_path, capsys):
     assert "md, tex, csv, json, card" in capsys.readouterr().err
 
 
+def test_the_command_says_where_it_will_be_before_the_page_is_made(folder, capsys, monkeypatch):
+    def stop(serving):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("http.server.ThreadingHTTPServer.serve_forever", stop)
+    assert run(["report", str(folder), "--serve", "--port", "0"]) == 0
+    making, address, stopped = capsys.readouterr().err.splitlines()
+    assert making == "making the page; its address follows"
+    assert address.startswith("http://127.0.0.1:")
+    assert stopped == "stopped"
+
+
 def test_text_formats_go_to_stdout_or_to_a_file(folder, tmp_path, capsys):
     assert run(["report", str(folder), "--format", "card"]) == 0
     assert capsys.readouterr().out.startswith("## Results")

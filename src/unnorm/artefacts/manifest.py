@@ -116,7 +116,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise ArtefactError(f"{folder} is the folder of a run; its model is {Path(folder) / 'model'}. Give that one.")
     if not path.is_file():
         raise ArtefactError(
-            f"{folder} holds no {NAME}, so unnorm did not save it. A plain model is loaded by its name."
+            f"{folder} holds no {NAME}, so unnorm did not save it. Give a folder that unnorm swap, recover or finetune "
+            "wrote, or unnorm.save. A plain model is loaded with transformers."
         )
     if path.stat().st_size > _MAX_BYTES:
         raise ArtefactError(f"{path} is larger than any manifest can be; it is damaged or not ours.")

@@ -1,5 +1,6 @@
 """Options that every verb shares which reads data, and the settings they make."""
 
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -49,6 +50,9 @@ ShardingOption = Annotated[
 ]
 
 
+_DEFAULTS = {"template": "alpaca", "loss_on": "answer", "held_out": 0.05}
+
+
 def settings_from(policy: list[str] | None, **values: Any) -> Any:
     """`DataSettings` of options. What is wrong with one is a `SettingsError` that names it."""
     from unnorm.data.settings import DataSettings
@@ -58,6 +62,15 @@ def settings_from(policy: list[str] | None, **values: Any) -> Any:
         return validated(DataSettings, values_from(policy, **values))
     except Misplaced as error:
         raise SettingsError(f"{option_of(error.location)}: {sentence(error)}") from error
+
+
+def as_given(**options: Any) -> str:
+    """Options of how data is read, as one writes them again behind DATA; those at their default are left out."""
+    words = []
+    for name, value in options.items():
+        if value not in (None, False, _DEFAULTS.get(name)):
+            words += ["--" + name.replace("_", "-"), *([] if value is True else [shlex.quote(str(value))])]
+    return " ".join(["", *words])
 
 
 def values_from(policy: list[str] | None, **values: Any) -> dict[str, Any]:

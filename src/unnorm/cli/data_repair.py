@@ -90,6 +90,11 @@ def _show(done: "Repaired") -> None:
     if account.lost:
         say(f"what was lost, as it was: {done.rejected}")
     distrusted = sum(account.damages.get(kind, {}).get("rejected", 0) for kind in (FAILED, CORRUPT))
+    if not account.records and not distrusted:
+        say(
+            "no record could be kept. Look at the beginning of IN: unnorm repairs JSON; tables (.csv) and text (.txt) "
+            "are read as they are"
+        )
     if distrusted:
         say(
             f"{distrusted:,} records were rejected because their gzip checksum fails, so any of them may have changed; "

@@ -15,7 +15,7 @@ from unnorm.cli.data_options import (
     settings_from,
 )
 from unnorm.cli.models import compute_fast
-from unnorm.cli.options import check_choice, chosen_sharding
+from unnorm.cli.options import check_choice, chosen_sharding, tokens_option
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 
 EXAMPLE = "Example: [bold]unnorm evaluate run/model --data alpaca --against distilgpt2[/bold]"
@@ -28,7 +28,7 @@ def evaluate(
         str | None, typer.Option(metavar="MODEL", help="Another model, compared over the same conversations.")
     ] = None,
     by: Annotated[str, typer.Option(help="Groups of conversations: source, language, or category.")] = "source",
-    tokens: Annotated[int, typer.Option(min=1, help="Held-out tokens, prompts included.")] = 100_000,
+    tokens: Annotated[int, tokens_option("Held-out tokens, prompts included.")] = 100_000,
     max_length: Annotated[
         int | None, typer.Option(min=2, help="Tokens a row; default 256, or the model's most.")
     ] = None,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from unnorm.cli import data_options as o
-from unnorm.cli.options import ReportTo, chosen_sharding
+from unnorm.cli.options import ReportTo, chosen_sharding, tokens_option
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say, say_next
 
 EXAMPLE = (
@@ -29,7 +29,7 @@ def finetune(
     to: Annotated[str, typer.Option(help="The arm: original, dyt (calibrated), dyt-recovered, dyt-bare, ...")] = "dyt",
     strategy: Annotated[str, typer.Option(help="What trains: frozen, selective or full.")] = "frozen",
     alpha: Annotated[str, typer.Option(help="scalar: one α a site; channel: one a channel.")] = "scalar",
-    tokens: Annotated[int, typer.Option(min=1, help="Training tokens.")] = 1_000_000,
+    tokens: Annotated[int, tokens_option("Training tokens: 1M, 500k or a number.")] = 1_000_000,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of --tokens: all training data so often.")] = None,
     max_length: Annotated[int, typer.Option(min=2, help="Tokens a row.")] = 256,
     batch_tokens: Annotated[int, typer.Option(min=2, help="Tokens a step.")] = 4096,
@@ -51,10 +51,10 @@ def finetune(
     lora_dropout: Annotated[float, typer.Option(min=0, help="Of LoRA's inputs.")] = 0.05,
     lora_targets: Annotated[list[str] | None, typer.Option(help="Module names; default: every linear layer.")] = None,
     train_sites: Annotated[list[str] | None, typer.Option(help="selective: only these sites train.")] = None,
-    evaluation_tokens: Annotated[int, typer.Option(min=1, help="Held-out tokens.")] = 100_000,
-    evaluate_every: Annotated[int, typer.Option(min=1, help="Tokens between evaluations.")] = 200_000,
+    evaluation_tokens: Annotated[int, tokens_option("Held-out tokens.")] = 100_000,
+    evaluate_every: Annotated[int, tokens_option("Tokens between evaluations.")] = 200_000,
     checkpoint_every: Annotated[
-        int | None, typer.Option(min=1, help="Tokens between checkpoints. Default: at each evaluation.")
+        int | None, tokens_option("Tokens between checkpoints. Default: at each evaluation.")
     ] = None,
     config: Annotated[
         Path | None,
@@ -117,9 +117,10 @@ def finetune(
     if "tensorboard" in trackers:
         say(f"The curves are in {out / 'runs'}: tensorboard --logdir {out / 'runs'}")
     made = out / "model"
+    read = o.as_given(template=template, loss_on=loss_on, held_out=held_out, repair=repair, map=map)
     say_next(
         f"The model is in {made}.",
-        f"unnorm evaluate {made} --data {data} --against {model}",
+        f"unnorm evaluate {made} --data {data}{read} --against {model}",
         f"unnorm package {made} --out {out / 'package'}" if settings.arm.norm else f"unnorm check {made}",
     )
 

@@ -31,6 +31,7 @@ from unnorm.foundation.errors import DiskError, Interrupted, UnnormError
 from unnorm.foundation.processes import launch
 
 _INTERRUPTED = 130  # also what typer makes of a KeyboardInterrupt
+_ONCE = {"sites", "swap", "evaluate", "latency", "package", "check", "data"}  # verbs that begin again
 
 app = Verbs(
     name="unnorm",
@@ -98,9 +99,9 @@ def run(arguments: list[str], debug: bool = False) -> int:
     try:
         app(args=arguments, prog_name="unnorm")
     except SystemExit as stop:
-        return _interrupted() if stop.code == _INTERRUPTED else int(stop.code or 0)
+        return _interrupted(arguments) if stop.code == _INTERRUPTED else int(stop.code or 0)
     except Interrupted:
-        return _interrupted()
+        return _interrupted(arguments)
     except UnnormError as error:
         if debug:
             raise
@@ -122,6 +123,9 @@ def run(arguments: list[str], debug: bool = False) -> int:
     return 0
 
 
-def _interrupted() -> int:
-    say("interrupted; what was finished is kept, and the same command goes on from there")
+def _interrupted(arguments: list[str]) -> int:
+    if arguments and arguments[0] in _ONCE:
+        say("interrupted; this command keeps nothing of what is half done: the same command begins again")
+    else:
+        say("interrupted; what was finished is kept, and the same command goes on from there")
     return _INTERRUPTED

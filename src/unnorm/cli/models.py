@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unnorm.cli.data_options import DATA_HELP, Map, Repair, Template, settings_from
+from unnorm.cli.options import tokens_option
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 from unnorm.foundation.errors import SettingsError
 
@@ -27,7 +28,7 @@ def sites(
     data: Annotated[
         str | None, typer.Option(metavar="DATA", help="Look at what comes into each norm on this text. " + DATA_HELP)
     ] = None,
-    tokens: Annotated[int, typer.Option(min=64, help="With --data: tokens to look at.")] = 4096,
+    tokens: Annotated[int, tokens_option("With --data: tokens to look at.", 64)] = 4096,
     figure: Annotated[
         Path | None, typer.Option(metavar="FILE", help="With --data: sizes over depth, as .svg, .png or .pdf.")
     ] = None,
@@ -89,6 +90,7 @@ def _anatomy(
     json: bool,
 ) -> None:
     from unnorm.data.prepare import Source
+    from unnorm.foundation.progress import track
     from unnorm.surgery.anatomy import site_anatomy
     from unnorm.surgery.base import context_length
     from unnorm.tuning.packing_probe import packing_is_clean
@@ -96,7 +98,8 @@ def _anatomy(
     length = min(256, context_length(model) or 256)
     source = Source(data.model_copy(update={"max_length": length}), tokenizer, quiet=json)
     rows = source.train(tokens, seed, packed=packing_is_clean(model))
-    found = site_anatomy(model, rows.batches(max(1, _BATCH_TOKENS // length)))
+    batches = rows.batches(max(1, _BATCH_TOKENS // length))
+    found = site_anatomy(model, track(batches, "looking into the norms (batches)", quiet=json))
     short = name.rstrip("/").rsplit("/", 1)[-1]
     if figure is not None:
         from unnorm.report.export import export_file

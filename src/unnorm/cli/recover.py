@@ -5,8 +5,8 @@ from typing import Annotated, get_args
 
 import typer
 
-from unnorm.cli.data_options import Map, Repair, ShardingOption, Template, settings_from
-from unnorm.cli.options import check_choice, chosen_sharding
+from unnorm.cli.data_options import Map, Repair, ShardingOption, Template, as_given, settings_from
+from unnorm.cli.options import check_choice, chosen_sharding, tokens_option
 from unnorm.cli.output import JsonOption, emit_json, say, say_next
 
 EXAMPLE = (
@@ -23,7 +23,8 @@ def recover(
     out: Annotated[Path, typer.Option(help="Folder of the run. An interrupted run in it is resumed.")],
     tokens: Annotated[str, typer.Option(help="Tokens to learn from: 10M, 500k or a number.")] = "10M",
     train: Annotated[
-        str, typer.Option(help="What learns: all weights; lora and the norms; norms; corrected: layers too.")
+        str,
+        typer.Option(help="What learns: all (every weight); lora (and the norms); norms; or corrected (also layers)."),
     ] = "all",
     target: Annotated[str | None, typer.Option(help="Stop at this held-out gap: 1% or 0.01.")] = None,
     max_length: Annotated[int, typer.Option(min=2, help="Tokens a row.")] = 512,
@@ -41,7 +42,7 @@ def recover(
     lora_rank: Annotated[int, typer.Option(min=1, help="LoRA's r.")] = 16,
     when_out: Annotated[str, typer.Option(help="Where the data run out: again (from the start) or stop.")] = "again",
     held_out_tokens: Annotated[
-        int | None, typer.Option(min=64, help="Tokens that the gap is measured on. Default: by --tokens, up to 20,000.")
+        int | None, tokens_option("Tokens that the gap is measured on. Default: by --tokens, up to 20,000.", 64)
     ] = None,
     evaluate_every: Annotated[
         str | None, typer.Option(help="Tokens between two measurements. Default: 10 in all.")
@@ -100,7 +101,8 @@ def recover(
         emit_json({"out": str(out), **result})
         return
     made = out / "model"
-    compare = f"unnorm evaluate {made} --data {parse_data(data)[0][0]} --against {base or _base_of(swapped)}"
+    read = as_given(template=template, repair=repair, map=map)
+    compare = f"unnorm evaluate {made} --data {parse_data(data)[0][0]}{read} --against {base or _base_of(swapped)}"
     say_next(f"The model is in {made}.", compare, f"unnorm package {made} --out {out / 'package'}")
 
 

@@ -89,6 +89,7 @@ def _write_text(study: Path, format: str, out: Path | None, margin: float) -> No
 def _serve(study: Path, host: str, port: int) -> None:
     from unnorm.report.serve import LOCAL, server
 
+    say("making the page; its address follows")
     with server(study, host, port) as serving:
         if host != LOCAL:
             say(f"whoever can reach {host} can read this study")

@@ -8,7 +8,7 @@ import typer
 
 from unnorm.cli import data_options as o
 from unnorm.cli.models import Model
-from unnorm.cli.options import check_choice, finite
+from unnorm.cli.options import check_choice, finite, tokens_option
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say, say_next
 from unnorm.foundation.errors import SettingsError
 from unnorm.norms import NORMS
@@ -34,7 +34,7 @@ def swap(
     ] = None,
     sites: Annotated[list[str] | None, typer.Option(help="Only sites that match: path, role, glob or re:...")] = None,
     tokens: Annotated[
-        int | None, typer.Option(min=64, help="Tokens to calibrate on: 4,096; 16,384 to correct.")
+        int | None, tokens_option("Tokens to calibrate on. Default: 4,096; 16,384 to correct.", 64)
     ] = None,
     mode: Annotated[str, typer.Option(help="one-pass; sequential or parallel: more tokens than fit.")] = "one-pass",
     outliers: Annotated[
@@ -50,7 +50,7 @@ def swap(
     measure: Annotated[
         str | None, typer.Option(metavar="DATA", help="Measure the gap on this data. Default: that of --calibrate.")
     ] = None,
-    measure_tokens: Annotated[int, typer.Option(min=64, help="Held-out tokens that the gap is measured on.")] = 4096,
+    measure_tokens: Annotated[int, tokens_option("Held-out tokens that the gap is measured on.", 64)] = 4096,
     template: o.Template = "alpaca",
     repair: o.Repair = False,
     map: o.Map = None,
@@ -106,9 +106,9 @@ def swap(
         title = f"held-out loss in nats per token, {found.tokens:,} tokens"
         row = [f"{found.original_loss:.4f}", f"{found.loss:.4f}", f"{found.gap:+.1%}", f"{found.agreement:.1%}"]
         emit_table(title, ["original", "swapped", "gap", "same next token"], [row], align_right_from=0)
-    data = measure or calibrate
+    data = f"{measure or calibrate or 'DATA'}{o.as_given(template=template, repair=repair, map=map)}"
     if found is None or found.usable:
-        compare = f"unnorm evaluate {out} --data {data or 'DATA'} --against {model}"
+        compare = f"unnorm evaluate {out} --data {data} --against {model}"
         say_next(f"The swapped model is in {out}.", compare, f"unnorm package {out} --out {out}-package")
     else:
         say(f"saved {out}")

@@ -38,6 +38,11 @@ Columns = Annotated[
 """Pairs of a format's field and the column that holds it."""
 
 
+def _advice(field: str, column: str, there: list[str]) -> str:
+    turned = f" The field comes first: {column}={field}." if field in there else ""
+    return did_you_mean(column, there) or turned
+
+
 def renamed(rows: Iterable[Any], columns: Pairs, source: str) -> Iterator[Any]:
     """Rows whose `columns` stand under the fields' names; other columns stay, but for one of such a name.
 
@@ -50,7 +55,7 @@ def renamed(rows: Iterable[Any], columns: Pairs, source: str) -> Iterator[Any]:
         if first and column not in there:
             raise DataError(
                 f"{source} has no column {column!r}, which map gives for {field!r}. It has: "
-                f"{shorten(', '.join(there), 300)}.{did_you_mean(column, there)}"
+                f"{shorten(', '.join(there), 300)}.{_advice(field, column, there)}"
             )
     taken = {name for pair in columns for name in pair}
     for row in chain(first, rows):

@@ -24,6 +24,7 @@ from unnorm.foundation.errors import DataError, first_line
 
 STDIN = "-"
 _HEAD = 4096  # bytes
+_BOM = b"\xef\xbb\xbf"  # some editors and spreadsheets put it before UTF-8
 _JSON = (".json", ".jsonl", ".ndjson")
 _ARROW_FOLDER = ("dataset_info.json", "dataset_dict.json")
 
@@ -207,7 +208,7 @@ def _check_head(name: str, content: bytes | None) -> None:
 
 def _json(name: str, content: bytes, file: str) -> Iterator[Any]:
     try:
-        rows = orjson.loads(content)
+        rows = orjson.loads(content.removeprefix(_BOM))
     except orjson.JSONDecodeError as error:
         first, _, rest = content.lstrip(b"\xef\xbb\xbf \t\r\n").partition(b"\n")
         if rest and first.startswith(b"{") and first.rstrip().endswith(b"}"):  # JSONL under another name
@@ -220,7 +221,7 @@ def _json(name: str, content: bytes, file: str) -> Iterator[Any]:
 
 
 def _json_lines(name: str, content: bytes, file: str) -> Iterator[Any]:
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+    for number, line in enumerate(content.removeprefix(_BOM).split(b"\n"), 1):
         if line.strip():
             try:
                 yield orjson.loads(line)

@@ -2,7 +2,7 @@
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,6 +21,8 @@ from unnorm.foundation.errors import DataError
 
 MOST_PASSES = 4
 """Up to so many passes, data that is seen again teaches about as much as new data (arXiv 2305.16264)."""
+_MOST_TOO_LONG = 0.2
+"""The long ones hold more of the text than their number says."""
 
 
 class Share(NamedTuple):
@@ -72,9 +74,21 @@ class Share(NamedTuple):
             return None
         return (
             f"warning: {self.asked:,} tokens were asked for to evaluate on, and the held-out part has {self.tokens:,} "
-            f"of {self.conversations:,} conversations. A loss over so few is uncertain. Give more data, or hold out a "
+            f"in {self.conversations:,} conversations. A loss over so few is uncertain. Give more data, or hold out a "
             "larger share of it (held_out)."
         )
+
+
+def warning_of_length(dropped: Mapping[str, int], conversations: int, length: int) -> str | None:
+    """A warning where many conversations have more than `length` tokens. dropped: by reason, beside `conversations`."""
+    long = dropped.get(f"longer than {length} tokens", 0)
+    met = conversations + sum(dropped.values())
+    if long <= _MOST_TOO_LONG * met:
+        return None
+    return (
+        f"warning: {long:,} of {met:,} conversations are longer than {length} tokens and are left out. Raise "
+        "max_length, or keep their start with too_long (--too-long keep-start)."
+    )
 
 
 _ALL = 2**62

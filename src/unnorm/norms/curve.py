@@ -80,7 +80,7 @@ class CurveSpec(AffineSpec):
     alpha_init: Annotated[float, Field(gt=0)] | Literal["paper"] = Field(
         default=0.5, description="α of a bare start; paper: DyT's, by role and width"
     )
-    _least: float = PrivateAttr(default=LEAST)  # α · σ(x) of a fit
+    _beside_large: bool = PrivateAttr(default=False)  # whether large tokens come to the site of a fit
 
     @staticmethod
     def curve(u: torch.Tensor) -> torch.Tensor:
@@ -96,12 +96,17 @@ class CurveSpec(AffineSpec):
 
     def beside_large_tokens(self) -> Self:
         spec = self.model_copy()
-        spec._least = LEAST_BESIDE_LARGE
+        spec._beside_large = True
         return spec
 
+    @property
+    def _least(self) -> float:
+        """Smallest α · σ(x) of a fit."""
+        return LEAST_BESIDE_LARGE if self._beside_large else LEAST
+
     def shape_(self, module: CurveNorm, x: torch.Tensor, y: torch.Tensor) -> None:
-        per_channel, limits = self.alpha == "channel", {"least": self._least, "with_bias": self.has_bias}
-        alpha = search(self.curve, x, y, per_channel=per_channel, **limits)
+        least, with_bias = self._least, self.has_bias
+        alpha = search(self.curve, x, y, least=least, per_channel=self.alpha == "channel", with_bias=with_bias)
         module.alpha.copy_(alpha)
         if module.shift is None:
             return
@@ -109,7 +114,8 @@ class CurveSpec(AffineSpec):
         for _ in range(_ROUNDS):  # in turns: neither moves the other far
             shift = self._best_shift(module, x, y)
             module.shift.copy_(shift)
-            alpha = refine(_shifted(self.curve, shift), x, y, alpha, steps=_REFINE_STEPS, **limits)
+            bent = _shifted(self.curve, shift)
+            alpha = refine(bent, x, y, alpha, least=least, with_bias=with_bias, steps=_REFINE_STEPS)
             module.alpha.copy_(alpha)
 
     def _best_shift(self, module: CurveNorm, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

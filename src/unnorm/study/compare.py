@@ -21,7 +21,7 @@ from unnorm.study.win_rates import win_rates
 Metric = Literal["loss", "accuracy", "preference", "latency"]
 UNITS: dict[Metric, str] = {
     "loss": "held-out loss, relative: 0.01 is 1 % higher",
-    "accuracy": "held-out token accuracy, difference",
+    "accuracy": "held-out token accuracy, difference: 0.01 is one percentage point",
     "preference": "win rate of the arm, ties half",
     "latency": "time per output token, relative: 0.01 is 1 % slower",
 }

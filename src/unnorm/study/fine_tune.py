@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from unnorm.artefacts.saving import save
+from unnorm.data.prepare import warning_of_length
 from unnorm.data.sources import counts_in_words
 from unnorm.evaluation.latency.machine import environment
 from unnorm.evaluation.scores import score_rows, trained_sums, write_sums
@@ -130,7 +131,11 @@ def _prepare(
     dropped = source.reading.dropped + train.dropped + validation.dropped
     changed = source.reading.changed + train.changed + validation.changed
     say(f"dropped: {counts_in_words(dropped)}; changed: {counts_in_words(changed)}")
-    for warning in (train.share.warning_of_training, validation.share.warning_of_held_out):
+    for warning in (
+        train.share.warning_of_training,
+        validation.share.warning_of_held_out,
+        warning_of_length(train.dropped, train.share.conversations, settings.data.max_length),
+    ):
         if warning:
             hooks.warn(f"{settings.dataset_name}: {warning}")
     if start is not None:

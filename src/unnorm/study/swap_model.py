@@ -75,6 +75,8 @@ def swap_model(
         held_out = source(swap.measure).with_loss_on("all").validation(swap.measure_tokens, packs)
     check_rows(model, *(some for some in (rows, held_out) if some is not None))
     original = copy.deepcopy(model) if held_out is not None else None
+    if rows is not None:
+        say(f"fitting the new norms to {arm.calibration_tokens:,} tokens; a large model takes minutes on a processor")
     started = start_(model, arm, rows, sites=swap.sites)
     assert started is not None
     found = None

@@ -53,7 +53,8 @@ def test_the_format_of_most_rows_is_taken_and_the_others_are_counted():
 
 def test_an_unknown_format_is_an_error_that_lists_what_is_there_and_what_is_known():
     with pytest.raises(
-        DataError, match=r"its rows have a \(a whole number\), b \(text\)\. Known .*sharegpt.*alpaca.*Rename"
+        DataError,
+        match=r"its rows have a \(a whole number\), b \(text\)\. Known .*sharegpt.*alpaca.*--map instruction=",
     ):
         recognise([{"b": "x", "a": 2}], "rows")
 
@@ -97,3 +98,9 @@ def test_weights_of_turns():
 def test_a_prompt_and_a_response_may_be_messages():
     row = {"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "b"}]}
     assert said(convert(recognise([row], "rows"), row, "rows", 0)) == ["u:q", "a:b"]
+
+
+def test_a_misspelt_field_is_named():
+    alpaca = recognise([{"instruction": "a", "output": "b"}], "rows")
+    reasons = [convert(alpaca, row, "rows", 0) for row in ({"instruction": "a", "ouput": "b"}, {"instruction": "a"})]
+    assert reasons == ["not in Alpaca form (ouput for output?)", "not in Alpaca form"]

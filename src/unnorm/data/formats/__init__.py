@@ -1,8 +1,10 @@
 """The forms in which rows come, each with a name: recognised by their fields, said aloud, never guessed in silence."""
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,6 +34,7 @@ else:
     FormatName = Literal[*(form.name for form in FORMATS)]
 
 CATEGORY = "category"
+_ALIKE = 0.8  # difflib's measure: one letter of five
 
 
 def recognise(rows: Sequence[Any], name: str) -> Format:
@@ -47,7 +50,8 @@ def recognise(rows: Sequence[Any], name: str) -> Format:
         known = "; ".join(f"{form.name}: {form.fields}" for form in FORMATS)
         raise DataError(
             f"the format of {name} is not known: its rows {_described(rows, objects)}. Known formats are {known}. "
-            "Rename the columns, or write their values as text."
+            "Say which of your columns holds what, as in --map instruction=question,output=reply (in a study "
+            "map: {instruction: question, output: reply}); values must be text."
         )
     return best
 
@@ -61,12 +65,27 @@ def _described(rows: Sequence[Any], objects: Sequence[Mapping[str, Any]]) -> str
                 seen, kind = kinds.setdefault(str(column), []), kind_of(value)
                 if kind not in seen:
                     seen.append(kind)
-        known = {column for form in FORMATS for column in re.findall(r"`(\w+)`", form.fields)}
+        known = {column for form in FORMATS for column in _fields(form)}
         columns = sorted(kinds, key=lambda column: (column not in known, column))  # what is meant, first
         return "have " + shorten(", ".join(f"{column} ({' or '.join(kinds[column])})" for column in columns), 400)
     first = rows[0]
     begins = f" that begins with {kind_of(first[0])}" if isinstance(first, list) and first else ""
     return f"have no named columns: the first is {kind_of(first)}{begins}"
+
+
+def _fields(form: Format) -> list[str]:
+    return re.findall(r"`(\w+)`", form.fields)
+
+
+@lru_cache(maxsize=256)
+def _misspelt(form: Format, columns: tuple[str, ...]) -> str:
+    """Which of a row's `columns` looks like a field that it lacks, as in ` (ouput for output?)`."""
+    fields = _fields(form)
+    lacking = [field for field in fields if field not in columns]
+    for column in columns:
+        if column not in fields and (like := difflib.get_close_matches(column[:40], lacking, n=1, cutoff=_ALIKE)):
+            return f" ({column[:40]} for {like[0]}?)"
+    return ""
 
 
 def left_out(form: Format, rows: Iterable[Any]) -> tuple[str, ...]:
@@ -92,7 +111,7 @@ def convert(form: Format, row: Any, source: str, number: int) -> Conversation | 
     if not form.has(row):
         kin = [other for other in FORMATS if form.kin and other.kin == form.kin and other.has(row)]
         if not kin:
-            return form.amiss(row) or f"not in {form.label} form"
+            return form.amiss(row) or f"not in {form.label} form{_misspelt(form, tuple(map(str, row)))}"
         form = kin[0]
     try:
         conversation = form.convert(row, source, number)

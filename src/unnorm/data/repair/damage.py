@@ -88,10 +88,14 @@ class Account:
         return sum(actions.get("rejected", 0) for actions in self.damages.values())
 
     def describe(self) -> str:
-        """For people, in a line."""
+        """For people, in a line. The account of a file that is not read to its end has no size yet."""
         return (
             f"repaired: {self.records:,} records kept, {self.mended_records:,} of them mended; "
-            f"{self.lost:,} of {self.bytes_in:,} bytes lost"
+            + (
+                f"{self.lost:,} of {self.bytes_in:,} bytes lost"
+                if self.bytes_in
+                else f"{self.lost:,} bytes lost so far"
+            )
             + (f", {self.unverified:,} kept that no checksum speaks for" if self.unverified else "")
             + (", and a part could not be unpacked" if self.unread else "")
         )

@@ -18,12 +18,6 @@ _CHUNK = 8192
 _GRID = 14
 _GOLDEN_STEPS = 10
 _NEAR = 0.1  # of log α
-LEAST, LEAST_BESIDE_LARGE = 0.3, 1.0
-"""Smallest α · σ(x) of a fit, and that of a site to which large tokens come.
-
-A curve that is nearly linear fits as well, or a little better, but with a γ of many times its usual output, so that a
-token far beyond those of the fit passes it unbounded: distilling SmolLM2-135M from such a start diverges. A base
-without such tokens ends worse where its curves have to bend (docs/log.md)."""
 LARGEST = 8.0
 """Largest α · σ(x): a curve as good as a sign."""
 

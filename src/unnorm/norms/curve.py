@@ -8,13 +8,19 @@ from torch import nn
 
 from unnorm.foundation.errors import SettingsError
 from unnorm.norms.affine import AffineNorm, AffineSpec
-from unnorm.norms.affine_fit import LARGEST, LEAST, LEAST_BESIDE_LARGE, Curve, golden, refine, search, spread_of
+from unnorm.norms.affine_fit import LARGEST, Curve, golden, refine, search, spread_of
 from unnorm.norms.spec import fused
 
 _CANDIDATES = 32
 _SHIFT_STEPS = 8
 _REFINE_STEPS = 6
 _ROUNDS = 2
+LEAST, LEAST_BESIDE_LARGE = 0.3, 1.0
+"""Smallest α · σ(x) of a fit, and that of a site to which large tokens come.
+
+A curve that is nearly linear fits as well, or a little better, but with a γ of many times its usual output, so that a
+token far beyond those of the fit passes it unbounded: distilling SmolLM2-135M from such a start diverges. A base
+without such tokens ends worse where its curves have to bend (docs/log.md)."""
 
 
 class CurveNorm(AffineNorm):

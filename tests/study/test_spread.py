@@ -1,6 +1,7 @@
 """Cells and starts of several devices: spread over processes by whoever holds the claim, which alone commits."""
 
 import json
+import logging
 import signal
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from unnorm.study.engines.interface import Options
 from unnorm.study.failures import failure_of
 from unnorm.study.lease import TaskFolder, entries
 from unnorm.study.spec import parse_spec
-from unnorm.study.spread import _cause, _raised, check_launch, run_spread
+from unnorm.study.spread import _cause, _quiet_launcher, _raised, check_launch, run_spread
 from unnorm.study.view import read_study
 from unnorm.study.workbench import Workbench
 
@@ -29,6 +30,15 @@ def text_of(base: str, data: str, **training) -> str:
     own |= {"learning_rate": {"selective": 2e-2}}
     changes = {"arms": [ARM], "strategies": ["selective"], "training": {**own, **training}}
     return study_text(base, data, **changes)
+
+
+def test_while_processes_run_the_launcher_alone_is_silenced(caplog):
+    launcher, other = logging.getLogger("torch.distributed.elastic.agent"), logging.getLogger("somebody.else")
+    with _quiet_launcher():
+        launcher.error("not heard")
+        other.error("heard")
+    launcher.error("heard again")
+    assert caplog.messages == ["heard", "heard again"]
 
 
 def test_a_study_of_two_devices_has_the_results_of_one(ready_python, bases, data_file, tmp_path, monkeypatch):

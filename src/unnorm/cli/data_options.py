@@ -50,9 +50,6 @@ ShardingOption = Annotated[
 ]
 
 
-_DEFAULTS = {"template": "alpaca", "loss_on": "answer", "held_out": 0.05}
-
-
 def settings_from(policy: list[str] | None, **values: Any) -> Any:
     """`DataSettings` of options. What is wrong with one is a `SettingsError` that names it."""
     from unnorm.data.settings import DataSettings
@@ -66,9 +63,11 @@ def settings_from(policy: list[str] | None, **values: Any) -> Any:
 
 def as_given(**options: Any) -> str:
     """Options of how data is read, as one writes them again behind DATA; those at their default are left out."""
+    from unnorm.data.settings import DataSettings
+
     words = []
     for name, value in options.items():
-        if value not in (None, False, _DEFAULTS.get(name)):
+        if value not in (None, False, DataSettings.model_fields[name].default):
             words += ["--" + name.replace("_", "-"), *([] if value is True else [shlex.quote(str(value))])]
     return " ".join(["", *words])
 

@@ -91,6 +91,16 @@ def warning_of_length(dropped: Mapping[str, int], conversations: int, length: in
     )
 
 
+def warnings_of(train: "Rows", held_out: "Rows") -> list[str]:
+    """What is to be warned of where a model is to learn from `train` and to be measured on `held_out`."""
+    found = (
+        train.share.warning_of_training,
+        held_out.share.warning_of_held_out,
+        warning_of_length(train.dropped, train.share.conversations, train.max_length),
+    )
+    return [warning for warning in found if warning]
+
+
 _ALL = 2**62
 """More tokens than there are."""
 

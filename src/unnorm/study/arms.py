@@ -11,7 +11,7 @@ from unnorm.foundation.validation import Misplaced, dotted, sentence, shown, val
 from unnorm.norms.spec import NormSpec, known_norms, spec_from
 from unnorm.surgery.calibrate import Mode
 from unnorm.surgery.correct import Correct
-from unnorm.tuning.recover_settings import RecoverSettings
+from unnorm.tuning.recover_settings import RecoverSettings, amiss_blockwise
 
 CALIBRATION_TOKENS = 4096
 CORRECTION_TOKENS = 16384
@@ -39,8 +39,9 @@ class ArmRecovery(RecoverSettings):
     @field_validator("blockwise")
     @classmethod
     def _blocks_learn(cls, blockwise: bool, info: ValidationInfo) -> bool:
-        if blockwise and (info.data.get("objective") != "kl" or info.data.get("train") not in ("all", "norms")):
-            raise ValueError("block by block goes with train: all or norms, and with objective: kl")
+        amiss = amiss_blockwise(info.data.get("objective"), info.data.get("train"))
+        if blockwise and amiss:
+            raise ValueError(amiss)
         return blockwise
 
 

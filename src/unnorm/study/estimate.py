@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from unnorm.data.mixture import Mixture
-from unnorm.data.prepare import warning_of_length
+from unnorm.data.prepare import warnings_of
 from unnorm.evaluation.scores import score_batches
 from unnorm.foundation.memory import forget_peak, peak_memory
 from unnorm.foundation.precision import choose, default_device
@@ -109,12 +109,7 @@ def _of_cell(cell: Planned, bench: Workbench, one: _Measured) -> Estimate:
     settings = cell.settings
     rows = bench.train_rows(settings.data, settings.model, settings.training.tokens, settings.seed)
     held_out = bench.validation_rows(settings.data, settings.model, settings.evaluation_tokens)
-    found = (
-        rows.share.warning_of_training,
-        held_out.share.warning_of_held_out,
-        warning_of_length(rows.dropped, rows.share.conversations, settings.data.max_length),
-    )
-    warnings = [f"{settings.dataset_name}: {each}" for each in found if each]
+    warnings = [f"{settings.dataset_name}: {each}" for each in warnings_of(rows, held_out)]
     steps, looks = -(-len(rows.rows) // settings.rows_per_step()), 2 + rows.tokens // settings.evaluate_every_tokens
     return _estimate(rows.tokens, steps, looks, one, warnings)
 

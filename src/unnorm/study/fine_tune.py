@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from unnorm.artefacts.saving import save
-from unnorm.data.prepare import warning_of_length
+from unnorm.data.prepare import warnings_of
 from unnorm.data.sources import counts_in_words
 from unnorm.evaluation.latency.machine import environment
 from unnorm.evaluation.scores import score_rows, trained_sums, write_sums
@@ -131,13 +131,8 @@ def _prepare(
     dropped = source.reading.dropped + train.dropped + validation.dropped
     changed = source.reading.changed + train.changed + validation.changed
     say(f"dropped: {counts_in_words(dropped)}; changed: {counts_in_words(changed)}")
-    for warning in (
-        train.share.warning_of_training,
-        validation.share.warning_of_held_out,
-        warning_of_length(train.dropped, train.share.conversations, settings.data.max_length),
-    ):
-        if warning:
-            hooks.warn(f"{settings.dataset_name}: {warning}")
+    for warning in warnings_of(train, validation):
+        hooks.warn(f"{settings.dataset_name}: {warning}")
     if start is not None:
         begun = bench.recovered_start(start)
     else:

@@ -27,7 +27,7 @@ from unnorm.tuning.memory_need import check_memory
 from unnorm.tuning.packing_probe import packing_is_clean
 from unnorm.tuning.pair import check_base, record_beside
 from unnorm.tuning.recover import RecoverReport, RecoveryRun, RecoveryText, between, distil_
-from unnorm.tuning.recover_settings import RecoverSettings
+from unnorm.tuning.recover_settings import RecoverSettings, amiss_blockwise
 from unnorm.tuning.settings import Sharding
 
 _TOKENS_MEASURED_AT_ONCE = 4096
@@ -111,10 +111,8 @@ def recover_run(
     if recovery.blockwise:
         if ranks.count() > 1:
             raise SettingsError("blocks that learn one at a time learn on one device: run it without torchrun.")
-        if recovery.settings.objective != "kl":
-            raise SettingsError("blocks that learn one at a time are distilled (objective: kl), not trained on text.")
-        if recovery.settings.train not in ("all", "norms"):
-            raise SettingsError("block by block, all weights or the norms alone learn: train is all or norms.")
+        if amiss := amiss_blockwise(recovery.settings.objective, recovery.settings.train):
+            raise SettingsError(f"{amiss}.")
     else:
         check_shares(rows_per_step)
         check_memory(model, original, recovery.settings, need, length, recovery.sharding)

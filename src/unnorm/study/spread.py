@@ -193,12 +193,15 @@ def _cause(told: BaseException | None, ends: Mapping[int, Any], devices: int) ->
 @contextmanager
 def _quiet_launcher() -> Iterator[None]:
     """The launcher's own lines about processes that end say nothing that is not said better."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logging.disable(before)
+        for name, own in levels.items():
+            logging.getLogger(name).setLevel(own)
 
 
 @contextmanager

@@ -81,6 +81,12 @@ class RecoverSettings(BaseModel):
         )
 
 
+def amiss_blockwise(objective: Minimized | None, train: Train | None) -> str:
+    """Why a recovery with these cannot go block by block; nothing where it can."""
+    can = objective == "kl" and train in ("all", "norms")
+    return "" if can else "block by block goes with train: all or norms, and with objective: kl"
+
+
 def recover_settings(**values: Any) -> RecoverSettings:
     """`RecoverSettings` of plain values; what is wrong is a `SettingsError` that names the key."""
     from unnorm.foundation.validation import Misplaced, dotted, sentence, validated

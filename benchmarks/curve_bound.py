@@ -1,6 +1,7 @@
 """What a smallest α × spread of fitted curves does: docs/log.md, results/real/gpu/bound.jsonl.
 
     python benchmarks/curve_bound.py stand-ins                                     gaps of calibrated stand-ins
+    python benchmarks/curve_bound.py trained --bounds 0.3 1.0 --out OUT             losses of stand-ins after training
     python benchmarks/curve_bound.py recover --base BASE --text TEXT.npz --out OUT  short distillations of a real model
 
 Bounds of α × spread are set for one fit at a time; TEXT.npz is what `real.py text` makes. One line a result is printed,
@@ -64,6 +65,37 @@ def stand_ins() -> None:
                 print(f"{name}, one α a {alpha}, bound {least}: {distance(model, base, batches).gap:+.1%}", flush=True)
 
 
+def trained(out: Path, bounds: list[float], tokens: int) -> None:
+    """Held-out losses of calibrated stand-ins before and after fine-tuning on Alpaca, a ledger in `out` for each bound;
+    what is done in it is not repeated."""
+    from unnorm.study.run_study import run_study
+    from unnorm.study.spec import parse_spec
+
+    study = {
+        "name": "curve-bound",
+        "models": [str(SHARED / "bases" / name) for name in BASES],
+        "datasets": [{"source": "alpaca", "path": str(SHARED / "data" / "alpaca" / "alpaca_data.json")}],
+        "arms": ["dyt"],
+        "strategies": ["frozen", "selective", "full"],
+        "seeds": [0],
+        "training": {
+            "tokens": tokens,
+            "max_length": 256,
+            "batch_tokens": 1024,
+            "learning_rate": {"frozen": 2e-3, "selective": 2e-3, "full": 5e-4},
+        },
+        "evaluation": {"every_tokens": tokens, "tokens": 15_000},
+    }
+    text = json.dumps(study)  # JSON is YAML
+    for least in bounds:
+        with bounded(least):
+            view = run_study(parse_spec(text, "curve_bound.py"), text, out / f"{least:g}")
+        for cell in view.cells:
+            found = cell.result or {"start_eval_loss": float("nan"), "eval_loss": float("nan")}
+            losses = f"{found['start_eval_loss']:.4f} -> {found['eval_loss']:.4f}"
+            print(f"bound {least}, {cell.model}, {cell.strategy}: {losses}", flush=True)
+
+
 def recoveries(base: str, text: Path, out: Path, bounds: list[float], outliers: float | None) -> None:
     """Distil from a start with each bound, in small steps at rates of 4e-4 and 5e-3."""
     from unnorm.tuning.recover import RecoveryRun, RecoveryText, distil_
@@ -93,20 +125,23 @@ def recoveries(base: str, text: Path, out: Path, bounds: list[float], outliers: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["stand-ins", "recover"])
+    parser.add_argument("what", choices=["stand-ins", "trained", "recover"])
     parser.add_argument("--base")
     parser.add_argument("--text", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--bounds", nargs="*", type=float, default=list(BOUNDS))
+    parser.add_argument("--tokens", type=int, default=60_000, help="of `trained`: that each cell learns from")
     parser.add_argument("--outliers", type=float, help="share of largest tokens left out; default: large ones")
     a = parser.parse_args()
     torch.set_float32_matmul_precision("high")
     if a.what == "stand-ins":
         stand_ins()
-    elif a.base and a.text and a.out:
+    elif a.what == "trained" and a.out:
+        trained(a.out, a.bounds, a.tokens)
+    elif a.what == "recover" and a.base and a.text and a.out:
         recoveries(a.base, a.text, a.out, a.bounds, a.outliers)
     else:
-        parser.error("recover needs --base, --text and --out")
+        parser.error("trained needs --out; recover needs --base, --text and --out")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,10 @@ def test_from_flags_a_study_that_can_be_planned(capsys, bases, data_file, tmp_pa
     assert file.read_text() == text
 
 
-def test_what_is_commented_out_in_it_is_right_too(capsys, tmp_path):
+def test_what_is_commented_out_in_it_is_right_too(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a b'\"#{.json").touch()
+    (tmp_path / "no").mkdir()
     file = tmp_path / "s.yaml"
     options = (
         "--model",
@@ -66,10 +69,11 @@ class Terminal(io.StringIO):
 
 def test_on_a_terminal_it_asks_and_asks_again(capsys, tmp_path, monkeypatch):
     file = tmp_path / "first try.yaml"
-    answers = "EleutherAI/pythia-14m\nalpaca, sharegpt\ndit\noriginal dyt-bare\n\nmany\n500k\n"
+    answers = "EleutherAI/pythia-14m\nmine.json\nalpaca, sharegpt\ndit\noriginal dyt-bare\n\nmany\n500k\n"
     monkeypatch.setattr("sys.stdin", Terminal(answers))
     code, _, err = call(capsys, "study", "new", file)
     assert code == 0, err
+    assert "there is no file 'mine.json'" in err
     assert "there is no arm 'dit'. Did you mean" in err
     assert "not 'many'" in err
     spec, _ = read_spec(file)
@@ -84,6 +88,8 @@ def test_on_a_terminal_it_asks_and_asks_again(capsys, tmp_path, monkeypatch):
     [
         ((), "give --model, as in unnorm study new study.yaml --model EleutherAI/pythia-14m --data alpaca"),
         (("--model", "m"), "give --data, as in unnorm study new"),
+        (("--model", "m", "--data", "mine.json"), "there is no file 'mine.json'. DATA is a known name"),
+        (("--model", "m", "--data", "alpacca"), "'alpacca' is neither a known name nor a file"),
         (("--model", "m", "--data", "alpaca", "--arm", "dit"), "there is no arm 'dit'"),
         (("--model", "m", "--data", "alpaca", "--strategy", "half"), "strategies.0: must be one of frozen, selective"),
         (("--model", "m", "--data", "alpaca", "--tokens", "many"), "--tokens is a number of tokens"),

@@ -28,6 +28,7 @@ def test_results_have_the_designs_columns_and_one_row_a_cell(small):
         assert float(row["loss_drop"]) == pytest.approx(drop)
     parquet = pq.read_table(ledger / "small" / "results.parquet").to_pylist()
     assert [row["cell"] for row in parquet] == [row["cell"] for row in rows]
+    assert [type(row["start_tokens"]) for row in parquet] == [int] * len(rows)
     assert [str(row["eval_loss"]) for row in parquet] == [row["eval_loss"] for row in rows]
 
 

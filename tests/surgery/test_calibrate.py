@@ -6,6 +6,7 @@ import torch
 import unnorm
 from conftest import FAMILIES, kl, tiny_model, tokens
 from unnorm import DyT
+from unnorm.foundation import progress
 from unnorm.norms.derf import Derf
 from unnorm.surgery.base import load_base
 
@@ -108,3 +109,12 @@ def test_the_padding_of_packed_rows_is_not_fitted_to():
             assert report.calibration.tokens == 8 * 20
             fits.append([site.r2 for site in report.calibration.sites])
     assert fits[:3] == [pytest.approx(fit, rel=1e-4) for fit in fits[3:]]
+
+
+@pytest.mark.parametrize(("correct", "title"), [("none", "calibrating"), ("all", "correcting layers, site by site")])
+def test_a_fit_in_one_pass_shows_how_many_sites_are_done(monkeypatch, capsys, correct, title):
+    monkeypatch.setattr(progress, "_line_every_seconds", 0.0)
+    model = tiny_model("llama")
+    sites = len(unnorm.find_sites(model))
+    unnorm.swap_(model, DyT(), calibrate_on=tokens(8), correct=correct)
+    assert f"{title}: {sites}/{sites}" in capsys.readouterr().err

@@ -35,6 +35,12 @@ def is_file_name(source: str) -> bool:
     return source == STDIN or path.exists() or path.suffix.lower() in (*READ, TEXT, *PACKED)
 
 
+def check_there(source: str) -> None:
+    """Raise `DataError` unless there is a file or a folder of this name."""
+    if not Path(source).expanduser().exists():
+        raise DataError(f"there is no file {source!r}. {choices()}")
+
+
 class _Asked(NamedTuple):
     """file: what the user named, for messages; split: the one asked for; chosen: is told which files are read;
     repaired: is told of each file of JSON that is repaired, if they are to be."""
@@ -70,8 +76,7 @@ def rows_of(
         suffix = magic_suffix(content) or _text_suffix("stdin", content)
         _check_split("stdin", suffix, split)
         return _rows(f"stdin{suffix}", content, asked._replace(file="FILE"))
-    if not path.is_file():
-        raise DataError(f"there is no file {source!r}. {choices()}")
+    check_there(source)
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     if not suffixes or suffixes[-1] not in (*READ, TEXT, *PACKED):
         raise DataError(f"{path}: cannot read {path.suffix or 'a file without a suffix'!r}. {choices()}")

@@ -89,6 +89,17 @@ def read(settings: DataSettings, *, quiet: bool = False) -> Reading:
     return reading
 
 
+def check_source(source: str) -> None:
+    """Raise `DataError` for what can be no data: a file that is not there, or a word that is no known name. Whether a
+    hub has an id is not asked."""
+    if source in KNOWN or source == files.STDIN:
+        return
+    if files.is_file_name(source):
+        files.check_there(source)
+    elif "/" not in parse(source)[0] and parse(source)[0] not in KNOWN:
+        raise DataError(f"{source!r} is neither a known name nor a file. {files.choices()}")
+
+
 def _rows_of(
     settings: DataSettings,
     local: bool,
@@ -100,9 +111,8 @@ def _rows_of(
     if local:
         place = str(settings.path or source)
         return "stdin" if place == files.STDIN else place, files.rows_of(place, settings.split, note, repaired)
+    check_source(source)
     repository, revision = parse(source)
-    if repository not in KNOWN and "/" not in repository:
-        raise DataError(f"{source!r} is neither a known name nor a file. {files.choices()}")
     known = KNOWN.get(repository)
     wanted = known if isinstance(known, HubSet) else HubSet(repository)
     if repaired is not None and (wanted.files is None or settings.streaming):

@@ -129,7 +129,7 @@ def recover_run(
         say(f"the data run out after {rows.tokens:,} tokens, before {recovery.settings.tokens:,}: it stops there")
     say(
         f"{rows.tokens:,} tokens to learn from in {len(rows.rows):,} rows, {held_out.tokens:,} to measure on; "
-        f"{rows_per_step} rows a step"
+        f"rows a step: {rows_per_step}"
     )
     name = hash_json(
         {

@@ -26,6 +26,7 @@ _WHOLE = {
     "conversations",
     "questions",
     "threads",
+    "start_tokens",
 }
 _FLAGS = {"matched", "complete", "equivalent", "is_share"}
 _LISTS = {"seeds", "paired"}

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from unnorm.foundation.errors import DataError, ModelError, SettingsError
+from unnorm.foundation.progress import Bar
 from unnorm.metrics.batches import inputs_of
 from unnorm.norms.spec import Fit, Norm, NormSpec
 from unnorm.surgery.blockwise import fit_blockwise
@@ -192,13 +193,15 @@ def _one_pass(
         out: torch.Tensor = fit(path, *counted_rows(keep, x, y))(x)
         if corrector is not None:
             corrector.placed(path, out)
+        bar.advance()
         return out
 
     if corrector is not None:
         with corrector.watch_original():
             run(model, inputs)
     at_work = nullcontext() if corrector is None else corrector.at_work(keep)
-    with watched(model, [*fitted, *paths], fit_here), at_work:
+    title = "calibrating" if corrector is None else "correcting layers, site by site"
+    with Bar(title, len(paths)) as bar, watched(model, [*fitted, *paths], fit_here), at_work:
         run(model, inputs)
 
 

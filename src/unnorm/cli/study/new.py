@@ -10,7 +10,7 @@ import typer
 from unnorm.cli import data_options as o
 from unnorm.cli.options import token_count
 from unnorm.cli.output import JsonOption, emit_json, say, say_next
-from unnorm.foundation.errors import ArtefactError, SettingsError
+from unnorm.foundation.errors import ArtefactError, DataError, SettingsError
 
 EXAMPLE = "Example: [bold]unnorm study new study.yaml --model EleutherAI/pythia-14m --data alpaca[/bold]"
 
@@ -41,7 +41,8 @@ def new(
         raise ArtefactError(f"{study} exists already. Give another name, or delete it first.")
     ask = _asked if sys.stdin is not None and sys.stdin.isatty() and not (model and data) else _not_asked
     models = model or ask("Which model? A hub id or a folder", None, "--model")
-    sources = data or ask("Which data? alpaca, a file, a folder or a hub id", None, "--data")
+    sources = data or ask("Which data? alpaca, a file, a folder or a hub id", None, "--data", _check_sources)
+    _check_sources(sources)
     arms = arm or ask("Which arms?", " ".join(ARMS), "--arm", _check_arms)
     trains = "What trains? frozen, selective, full"
     strategies = strategy or ask(trains, " ".join(STRATEGIES), "--strategy", _check_strategies)
@@ -75,7 +76,7 @@ def _asked(
         try:
             check(words)
             return words
-        except SettingsError as error:
+        except (SettingsError, DataError) as error:
             say(str(error))
 
 
@@ -85,6 +86,13 @@ def _not_asked(
     if default is None:
         raise SettingsError(f"give {option}, as in {EXAMPLE.partition('[bold]')[2].partition('[/')[0]}")
     return default.split()
+
+
+def _check_sources(words: list[str]) -> None:
+    from unnorm.data.sources import check_source
+
+    for word in words:
+        check_source(word)
 
 
 def _check_arms(words: list[str]) -> None:

@@ -8,11 +8,12 @@ can make up for the part of y that is linear in t:  W' = W A, b' = b + W c, with
 *Writers*, the layers whose output is added to the residual stream, can make up for what the stream has lost so far: the
 stream of the original is o + e away, e being the error before the layer writes, so  W' = W + D, b' = b + d  with D, d
 minimizing  Σ ‖D h + d − (o* + e − o)‖² + λ ‖D‖²  (h the layer's input, o and o* its output here and in the original).
-Layers are corrected in execution order, each on what it sees once all before it are. The head is a reader where its
-weight is its own; one tied to the embedding is left alone.
+The stream that they are to give is the original's but for massive activations (`calmer`), which nothing divides by
+their own size any more. Layers are corrected in execution order, each on what it sees once all before it are. The head
+is a reader where its weight is its own; one tied to the embedding is left alone.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from unnorm.foundation.errors import ModelError
+from unnorm.surgery.calmer import calmer
 from unnorm.surgery.linears import is_linear, shared_weights, stream_writers, weight_of
 from unnorm.surgery.passes import hooked, watched
 from unnorm.surgery.sites import Site
@@ -74,12 +76,30 @@ class Corrector:
     def watch_original(self) -> Iterator[None]:
         """Around a pass of the original over the calibration batch: keeps what it computes at sites and writers."""
 
-        def keep_in(kept: dict[str, torch.Tensor]) -> Callable[[str, torch.Tensor, torch.Tensor], None]:
-            return lambda path, x, out: kept.update({path: out.flatten(0, -2)})
+        def at_site(path: str, x: torch.Tensor, out: torch.Tensor) -> None:
+            self._y[path] = out.flatten(0, -2)
+            if path == self._sites[0].path:
+                before.append(x.flatten(0, -2))
 
+        def at_writer(path: str, x: torch.Tensor, out: torch.Tensor) -> None:
+            self._o[path] = out.flatten(0, -2)
+
+        before: list[torch.Tensor] = []
         sites = [site.path for site in self._sites]
-        with watched(self.model, sites, keep_in(self._y)), watched(self.model, self._writers, keep_in(self._o)):
+        with watched(self.model, sites, at_site), watched(self.model, self._writers, at_writer):
             yield
+        if self._writers:
+            self._calm(before[0])
+
+    def _calm(self, stream: torch.Tensor) -> None:
+        """Let each writer give what makes the original's stream [N, C] calmer. stream: before the first writer."""
+        stream, away = stream.double(), torch.zeros((), dtype=torch.float64, device=stream.device)
+        for path, out in self._o.items():  # in the order in which they write
+            c = self._writers[path]
+            stream = stream + c * out
+            wanted = calmer(stream) - stream
+            self._o[path] = (out + (wanted - away) / c).to(out.dtype)
+            away = wanted
 
     @contextmanager
     def at_work(self, keep: torch.Tensor | None) -> Iterator[None]:

@@ -8,9 +8,9 @@ can make up for the part of y that is linear in t:  W' = W A, b' = b + W c, with
 *Writers*, the layers whose output is added to the residual stream, can make up for what the stream has lost so far: the
 stream of the original is o + e away, e being the error before the layer writes, so  W' = W + D, b' = b + d  with D, d
 minimizing  Σ ‖D h + d − (o* + e − o)‖² + λ ‖D‖²  (h the layer's input, o and o* its output here and in the original).
-The stream that they are to give is the original's but for massive activations (`calmer`), which nothing divides by
-their own size any more. Layers are corrected in execution order, each on what it sees once all before it are. The head
-is a reader where its weight is its own; one tied to the embedding is left alone.
+What they are to give is the original's stream with large tokens scaled down (`levelled`), which the original's norms
+read as they do the stream itself, and new ones far better. Layers are corrected in execution order, each on what it
+sees once all before it are. The head is a reader where its weight is its own; one tied to the embedding is left alone.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from unnorm.foundation.errors import ModelError
-from unnorm.surgery.calmer import calmer
+from unnorm.surgery.level import levelled
 from unnorm.surgery.linears import is_linear, shared_weights, stream_writers, weight_of
 from unnorm.surgery.passes import hooked, watched
 from unnorm.surgery.sites import Site
@@ -89,15 +89,16 @@ class Corrector:
         with watched(self.model, sites, at_site), watched(self.model, self._writers, at_writer):
             yield
         if self._writers:
-            self._calm(before[0])
+            self._level(before[0])
 
-    def _calm(self, stream: torch.Tensor) -> None:
-        """Let each writer give what makes the original's stream [N, C] calmer. stream: before the first writer."""
+    def _level(self, stream: torch.Tensor) -> None:
+        """Make each writer's wanted output the one that leaves the original's stream levelled. stream [N, C]: what the
+        first writer adds to."""
         stream, away = stream.double(), torch.zeros((), dtype=torch.float64, device=stream.device)
         for path, out in self._o.items():  # in the order in which they write
             c = self._writers[path]
             stream = stream + c * out
-            wanted = calmer(stream) - stream
+            wanted = levelled(stream) - stream
             self._o[path] = (out + (wanted - away) / c).to(out.dtype)
             away = wanted
 

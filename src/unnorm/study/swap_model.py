@@ -1,10 +1,12 @@
 """Swap a base's norms, measure the gap to the original on held-out tokens, and save it: `unnorm swap`."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import torch
 
 from unnorm.artefacts.saving import check_place, is_artefact, save
 from unnorm.data.prepare import Rows, Source
@@ -14,13 +16,15 @@ from unnorm.foundation.places import check_new_folder
 from unnorm.study.arms import Arm
 from unnorm.study.start import CHOICE_TOKENS, Started, check_rows, start_
 from unnorm.surgery.base import context_length, load_base, load_tokenizer
-from unnorm.surgery.dtypes import narrow_, stored_dtype
+from unnorm.surgery.dtypes import narrow_, stored_dtype, to_fp32_
 from unnorm.surgery.swap import record_of
 from unnorm.tuning.distance import Distance, distance
 from unnorm.tuning.packing_probe import packing_is_clean
 
 _ROW = 256
 _TOKENS_AT_ONCE = 2048
+_LOST_BY_ROUNDING = 0.01
+"""Of the loss: beyond that a model is saved in fp32, whatever its base is saved in."""
 
 
 class Swap(NamedTuple):
@@ -79,15 +83,48 @@ def swap_model(
         say(f"fitting the new norms to {arm.calibration_tokens:,} tokens; a large model takes minutes on a processor")
     started = start_(model, arm, rows, sites=swap.sites)
     assert started is not None
+    dtype = stored_dtype(name)
     found = None
-    if held_out is not None:
+    if held_out is None:
+        narrowed = narrow_(model, dtype)
+    else:
         batches = list(held_out.batches(max(1, _TOKENS_AT_ONCE // length)))
-        found = distance(model, original, batches, quiet=quiet)
+        found, narrowed = _measured_as_saved(model, dtype, lambda: distance(model, original, batches, quiet=quiet), say)
         record = record_of(model)
         assert record is not None
         record.measured = found.to_dict()
-    dtype = stored_dtype(name)
-    if narrow_(model, dtype):
-        say(f"saved in {str(dtype).removeprefix('torch.')}, as the base is; the new norms' parameters stay fp32")
+    if narrowed:
+        say(f"saved in {_name(dtype)}, as the base is; the new norms' parameters stay fp32")
     save(model, out, tokenizer)
     return Swapped(started, found)
+
+
+def _measured_as_saved(
+    model: Any, dtype: torch.dtype, measure: Callable[[], Distance], say: Callable[[str], None]
+) -> tuple[Distance, bool]:
+    """(what `measure` says of `model` as it is to be saved, whether its weights are in `dtype` now).
+
+    They are where that loses nothing: corrected layers may hold large weights that cancel, and rounding undoes it.
+    """
+    wide, configured = [(each, each.data) for each in _tensors(model)], model.config.dtype
+    found = measure()
+    if not narrow_(model, dtype):
+        return found, False
+    to_fp32_(model)  # the rounded weights, computed with as all others are
+    rounded = measure()
+    if rounded.loss <= (1 + _LOST_BY_ROUNDING) * found.loss:
+        return rounded, narrow_(model, dtype)
+    for tensor, data in wide:
+        tensor.data = data
+    model.config.dtype = model.config.get_text_config().dtype = configured
+    say(f"saved in float32: in {_name(dtype)}, as the base is, its gap would be {rounded.gap:+.1%}")
+    return found, False
+
+
+def _tensors(model: Any) -> Iterator[torch.Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,62 @@
+"""A swapped model is measured as it is saved."""
+
+import pytest
+import torch
+
+import unnorm
+from conftest import tiny_model, tokens
+from unnorm import DyT
+from unnorm.study.swap_model import _measured_as_saved
+from unnorm.tuning.distance import Distance, distance
+
+
+def swapped():
+    original = tiny_model("llama")
+    model = tiny_model("llama")
+    unnorm.swap_(model, DyT(), calibrate_on=tokens(16))
+    return model, original, [{"input_ids": tokens(8, seed=1)}]
+
+
+def test_weights_that_bear_rounding_are_saved_narrow_and_measured_so():
+    model, original, batches = swapped()
+    whole = distance(model, original, batches)
+    said = []
+    found, narrowed = _measured_as_saved(model, torch.bfloat16, lambda: distance(model, original, batches), said.append)
+    assert (narrowed, said) == (True, [])
+    assert model.config.dtype == torch.bfloat16
+    assert model.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    assert found.loss != whole.loss
+    model.float()
+    assert distance(model, original, batches).loss == pytest.approx(found.loss, rel=1e-6)
+
+
+@pytest.mark.parametrize(("rounded", "stays_wide"), [(2.03, True), (2.01, False), (1.9, False)])
+def test_where_rounding_loses_more_than_a_hundredth_weights_stay_wide_and_it_is_said(rounded, stays_wide):
+    model, _, _ = swapped()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    losses, said = iter((2.0, rounded)), []
+
+    def measure():
+        assert model.model.layers[0].mlp.up_proj.weight.dtype == torch.float32  # what is computed in
+        return Distance(kl=0.1, agreement=0.9, loss=next(losses), original_loss=1.9, tokens=100)
+
+    found, narrowed = _measured_as_saved(model, torch.bfloat16, measure, said.append)
+    assert narrowed is not stays_wide
+    assert found.loss == (2.0 if stays_wide else rounded)
+    if stays_wide:
+        assert said == ["saved in float32: in bfloat16, as the base is, its gap would be +6.8%"]
+        assert model.config.dtype in (None, torch.float32)
+        assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_a_base_in_fp32_is_measured_once():
+    model, original, batches = swapped()
+    calls = []
+
+    def measure():
+        calls.append(1)
+        return distance(model, original, batches)
+
+    _, narrowed = _measured_as_saved(model, torch.float32, measure, lambda line: None)
+    assert not narrowed
+    assert len(calls) == 1

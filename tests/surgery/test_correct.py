@@ -106,3 +106,11 @@ def test_a_corrected_model_and_an_adapter_on_it_survive_the_disk(family, bases, 
     unnorm.save(adapted, tmp_path / "adapter")
     with torch.no_grad():
         torch.testing.assert_close(unnorm.load(tmp_path / "adapter")(ids).logits, wanted)
+
+
+def test_corrected_weights_are_what_bf16_holds():
+    model = tiny_model("gpt2")
+    report = unnorm.swap_(model, DyT(), calibrate_on=tokens(64), correct="all")
+    for fix in report.calibration.corrections:
+        for parameter in model.get_submodule(fix.path).parameters(recurse=False):
+            assert torch.equal(parameter, parameter.bfloat16().float())

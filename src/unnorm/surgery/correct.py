@@ -10,7 +10,8 @@ stream of the original is o + e away, e being the error before the layer writes,
 minimizing  Σ ‖D h + d − (o* + e − o)‖² + λ ‖D‖²  (h the layer's input, o and o* its output here and in the original).
 What they are to give is the original's stream with large tokens scaled down (`levelled`), which the original's norms
 read as they do the stream itself, and new ones far better. Layers are corrected in execution order, each on what it
-sees once all before it are. The head is a reader where its weight is its own; one tied to the embedding is left alone.
+sees once all before it are, and rounded to what bf16 holds. The head is a reader where its weight is its own; one tied
+to the embedding is left alone.
 """
 
 from collections.abc import Iterator
@@ -36,7 +37,8 @@ _RIDGE = 1e-2
 
 @dataclass(frozen=True)
 class LayerFix:
-    """One corrected layer: its output's squared error against the wanted one, as a share of that one's size."""
+    """One corrected layer: its output's squared error against the wanted one, as a share of that one's size. What
+    rounding adds to a reader's is not in it."""
 
     path: str
     role: str
@@ -140,6 +142,7 @@ class Corrector:
         weight.copy_(old @ found.slope)
         if affine:
             layer.bias.add_((old @ found.offset).to(layer.bias.dtype))
+        _round(layer)
         self._note(path, "reader", *(_size(old, gram) for gram in (found.before, found.after, found.wanted)))
 
     def _after(self, path: str, layer: Any, hidden: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -154,6 +157,7 @@ class Corrector:
             weight_of(layer).add_(slope.to(layer.weight.dtype))
             if layer.bias is not None:
                 layer.bias.add_(offset.to(layer.bias.dtype))
+            _round(layer)
             out = layer.forward(hidden)  # not a call: the hooks are done
             before, lacking = lacking, wanted - out.flatten(0, -2).double()
             sums = [v[self._keep].square().sum() for v in (before, lacking)]
@@ -167,6 +171,14 @@ class Corrector:
 
     def _note(self, path: str, role: str, before: Any, after: Any, wanted: Any) -> None:
         self.fixes.append(LayerFix(path, role, float(before / wanted), float(after / wanted)))
+
+
+def _round(layer: Any) -> None:
+    """Leave of fp32 parameters what bf16 holds, so that the model is the same once it is saved or run in bf16. What is
+    lost here, later layers make up for; rounded at the end, a deep model is ruined."""
+    for parameter in layer.parameters(recurse=False):
+        if parameter.dtype == torch.float32:
+            parameter.copy_(parameter.bfloat16())
 
 
 class _Map:

@@ -9,6 +9,7 @@ layers are fitted to `--tokens` tokens of Alpaca. `scaled-2.5` is what unnorm do
 import argparse
 import copy
 from collections.abc import Callable
+from unittest.mock import patch
 
 import torch
 
@@ -80,11 +81,12 @@ def main() -> None:
     mixed = Mixture(parts, tokenizer, quiet=True).held_out(1536)
     held_out.append([mixed.collate(mixed.rows[i : i + 4]) for i in range(0, len(mixed.rows), 4)])
     norm = unnorm.DyT(alpha="channel") if a.norm == "dyt" else unnorm.FixedScale()
-    inputs = {name: fit[name] for name in ("input_ids", "position_ids", "attention_mask") if name in fit}
+    wanted = ("input_ids", "position_ids", "attention_mask")
+    inputs: dict[str, torch.Tensor] = {name: tensor for name, tensor in fit.items() if name in wanted}
     for name in a.only:
-        correct.levelled = AIMS[name]
         model = copy.deepcopy(base)
-        unnorm.swap_(model, norm, calibrate_on=inputs, correct="all")
+        with patch.object(correct, "levelled", AIMS[name]):
+            unnorm.swap_(model, norm, calibrate_on=inputs, correct="all")
         found = [distance(model, base, batches) for batches in held_out]
         print(f"{name}: " + "; ".join(f"{each.gap:+.1%}, KL {each.kl:.3f}" for each in found), flush=True)
 

@@ -114,3 +114,12 @@ def test_corrected_weights_are_what_bf16_holds():
     for fix in report.calibration.corrections:
         for parameter in model.get_submodule(fix.path).parameters(recurse=False):
             assert torch.equal(parameter, parameter.bfloat16().float())
+
+
+def test_a_norm_of_queries_may_be_the_first_site():
+    """Its input is not the stream."""
+    model = architecture("qwen3")
+    wanted = dict.fromkeys(["*q_norm", "*post_attention_layernorm", "model.norm"], DyT())
+    report = unnorm.swap_(model, wanted, calibrate_on=architecture_tokens(16), correct="all")
+    assert "q_norm" in report.calibration.sites[0].path
+    assert any(fix.role == "writer" for fix in report.calibration.corrections)

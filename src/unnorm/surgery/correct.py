@@ -80,7 +80,7 @@ class Corrector:
 
         def at_site(path: str, x: torch.Tensor, out: torch.Tensor) -> None:
             self._y[path] = out.flatten(0, -2)
-            if path == self._sites[0].path:
+            if not before and x.shape[-1] == self._sites[-1].width:  # as `stream_writers` tells the stream
                 before.append(x.flatten(0, -2))
 
         def at_writer(path: str, x: torch.Tensor, out: torch.Tensor) -> None:

@@ -9,6 +9,7 @@ layers are fitted to `--tokens` tokens of Alpaca. `scaled-2.5` is what unnorm do
 import argparse
 import copy
 from collections.abc import Callable
+from functools import partial
 from unittest.mock import patch
 
 import torch
@@ -20,6 +21,7 @@ from unnorm.data.prepare import Source
 from unnorm.data.settings import DataSettings
 from unnorm.surgery import correct
 from unnorm.surgery.base import context_length, load_base, load_tokenizer
+from unnorm.surgery.level import levelled
 from unnorm.surgery.outliers import sizes
 from unnorm.tuning.distance import distance
 
@@ -38,26 +40,15 @@ def cut(least: float, share: float) -> Aim:
     return aim
 
 
-def scaled(least: float) -> Aim:
-    """Tokens over `least` times the median size have the median one's."""
-
-    def aim(stream: torch.Tensor) -> torch.Tensor:
-        size = sizes(stream).to(stream.dtype)
-        share = torch.where(size > least * size.median(), size.median() / size, torch.ones_like(size))
-        return stream * share[:, None]
-
-    return aim
-
-
 AIMS: dict[str, Aim] = {
     "as-it-is": lambda stream: stream,
     "cut-5-at-5": cut(5.0, 5.0),
     "cut-5-at-2": cut(5.0, 2.0),
     "cut-5-at-1": cut(5.0, 1.0),
     "cut-2.5-at-1": cut(2.5, 1.0),
-    "scaled-2.5": scaled(2.5),
-    "scaled-1.25": scaled(1.25),
-    "scaled-all": scaled(0.0),
+    "scaled-2.5": partial(levelled, least=2.5),
+    "scaled-1.25": partial(levelled, least=1.25),
+    "scaled-all": partial(levelled, least=0.0),
 }
 
 

@@ -60,3 +60,19 @@ def test_a_base_in_fp32_is_measured_once():
     _, narrowed = _measured_as_saved(model, torch.float32, measure, lambda line: None)
     assert not narrowed
     assert len(calls) == 1
+
+
+def test_weights_that_rounding_does_not_change_are_measured_once():
+    model, original, batches = swapped()
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.copy_(tensor.bfloat16())
+    calls = []
+
+    def measure():
+        calls.append(1)
+        return distance(model, original, batches)
+
+    _, narrowed = _measured_as_saved(model, torch.bfloat16, measure, lambda line: None)
+    assert narrowed
+    assert len(calls) == 1

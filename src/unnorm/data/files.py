@@ -37,7 +37,8 @@ def is_file_name(source: str) -> bool:
 
 def check_there(source: str) -> None:
     """Raise `DataError` unless there is a file or a folder of this name."""
-    if not Path(source).expanduser().exists():
+    path = Path(source).expanduser()
+    if not (path.is_file() or path.is_dir()):
         raise DataError(f"there is no file {source!r}. {choices()}")
 
 

@@ -1,7 +1,7 @@
 """Swap a base's norms, measure the gap to the original on held-out tokens, and save it: `unnorm swap`."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,12 +106,13 @@ def _measured_as_saved(
 
     They are where that loses nothing: corrected layers may hold large weights that cancel, and rounding undoes it.
     """
-    wide, configured = [(each, each.data) for each in _tensors(model)], model.config.dtype
+    wide = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers())]
+    configured = model.config.dtype
     found = measure()
     if not narrow_(model, dtype):
         return found, False
     to_fp32_(model)  # the rounded weights, computed with as all others are
-    rounded = measure()
+    rounded = found if all(torch.equal(tensor, data) for tensor, data in wide) else measure()
     if rounded.loss <= (1 + _LOST_BY_ROUNDING) * found.loss:
         return rounded, narrow_(model, dtype)
     for tensor, data in wide:
@@ -119,11 +120,6 @@ def _measured_as_saved(
     model.config.dtype = model.config.get_text_config().dtype = configured
     say(f"saved in float32: in {_name(dtype)}, as the base is, its gap would be {rounded.gap:+.1%}")
     return found, False
-
-
-def _tensors(model: Any) -> Iterator[torch.Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
 
 
 def _name(dtype: torch.dtype) -> str:

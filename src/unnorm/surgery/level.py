@@ -15,12 +15,12 @@ LARGE = 2.5
 """From how many times the median token's size on a token is scaled to it."""
 
 
-def levelled(stream: torch.Tensor) -> torch.Tensor:
-    """`stream` [N, C], in which tokens over `LARGE` times the median token's size have the median one's; others are
+def levelled(stream: torch.Tensor, least: float = LARGE) -> torch.Tensor:
+    """`stream` [N, C], in which tokens over `least` times the median token's size have the median one's; others are
     as they were. The stream itself, where no token is as large."""
     size = sizes(stream).to(stream.dtype)
     median = size.median()
-    large = size > LARGE * median
+    large = size > least * median
     if not large.any():
         return stream
     return torch.where(large[:, None], stream * (median / size)[:, None], stream)

@@ -77,6 +77,7 @@ def _root(
 def main() -> NoReturn:
     """Run the command line and exit."""
     streams.prepare()
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages: a processor trains a fifth faster
     if launch() is not None:  # torch warns once a process of what DDP looks for in vain
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     arguments = sys.argv[1:]

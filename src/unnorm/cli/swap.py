@@ -1,5 +1,6 @@
 """`unnorm swap`."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -25,7 +26,10 @@ def swap(
     to: Annotated[
         str, typer.Option(help=f"The norm to put there: {', '.join(NORMS)}; or one of your own (UNNORM_NORMS).")
     ] = "dyt",
-    calibrate: Annotated[str | None, typer.Option(metavar="DATA", help="Fit to tokens of this data.")] = None,
+    calibrate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DATA", help="Fit to tokens of this data; again for more: NAME or NAME=WEIGHT."),
+    ] = None,
     bare: Annotated[bool, typer.Option("--bare", help="No fit: γ = 1, β = 0, one α.")] = False,
     inherit: Annotated[bool, typer.Option("--inherit", help="With --bare: the pretrained γ and β.")] = False,
     alpha: Annotated[str | None, typer.Option(help="scalar: one α a site; channel: one a channel.")] = None,
@@ -48,7 +52,8 @@ def swap(
     ] = None,
     correct: Annotated[str, typer.Option(help="Linear layers to correct too: none, readers, all.")] = "none",
     measure: Annotated[
-        str | None, typer.Option(metavar="DATA", help="Measure the gap on this data. Default: that of --calibrate.")
+        list[str] | None,
+        typer.Option(metavar="DATA", help="Measure the gap on this data, or several. Default: that of --calibrate."),
     ] = None,
     measure_tokens: Annotated[int, tokens_option("Held-out tokens that the gap is measured on.", 64)] = 4096,
     template: o.Template = "alpaca",
@@ -63,11 +68,12 @@ def swap(
     DATA is a known name, a file, a folder, or a hub id.
     """
     from unnorm.study.arms import CALIBRATION_TOKENS, CORRECTION_TOKENS, Arm
+    from unnorm.study.recovery import parse_data
     from unnorm.study.swap_model import Swap, swap_model
     from unnorm.surgery.calibrate import Mode
     from unnorm.surgery.correct import Correct
 
-    if bare == (calibrate is not None):
+    if bare == bool(calibrate):
         raise SettingsError("give either --calibrate DATA, to fit the new norms, or --bare, to start them unfitted.")
     check_choice("--mode", mode, get_args(Mode))
     check_choice("--correct", correct, get_args(Correct))
@@ -85,11 +91,13 @@ def swap(
         correct=correct,  # type: ignore[arg-type]
         inherit=inherit,
     )
-    reading = o.settings_from(None, source=calibrate or measure or "none", template=template, repair=repair, map=map)
+    fitted_to, measured_on = tuple(parse_data(calibrate or [])), tuple(parse_data(measure or calibrate or []))
+    first = measured_on[0][0] if measured_on else "none"
+    reading = o.settings_from(None, source=first, template=template, repair=repair, map=map)
     done = swap_model(
         model,
         arm,
-        Swap(calibrate, measure or calibrate, measure_tokens, reading, tuple(sites) if sites else None, seed),
+        Swap(fitted_to, measured_on, measure_tokens, reading, tuple(sites) if sites else None, seed),
         out,
         overwrite=overwrite,
         say=say,
@@ -106,17 +114,18 @@ def swap(
         title = f"held-out loss in nats per token, {found.tokens:,} tokens"
         row = [f"{found.original_loss:.4f}", f"{found.loss:.4f}", f"{found.gap:+.1%}", f"{found.agreement:.1%}"]
         emit_table(title, ["original", "swapped", "gap", "same next token"], [row], align_right_from=0)
-    data = f"{measure or calibrate or 'DATA'}{o.as_given(template=template, repair=repair, map=map)}"
+    read = o.as_given(template=template, repair=repair, map=map)
     if found is None or found.usable:
-        compare = f"unnorm evaluate {out} --data {data} --against {model}"
+        compare = f"unnorm evaluate {out} --data {first if measured_on else 'DATA'}{read} --against {model}"
         say_next(f"The swapped model is in {out}.", compare, f"unnorm package {out} --out {out}-package")
     else:
         say(f"saved {out}")
+        data = " ".join(f"--data {shlex.quote(entry)}" for entry in measure or calibrate or ["DATA"])
         nearer = "" if correct == "all" else "Swap it with --correct all, which brings it nearer. "
         say(
             f"This model is not usable yet: its held-out loss is {found.gap:+.0%} from the original's. "
             f"{nearer}Recover it:\n"
-            f"  unnorm recover {out} --data {data} --tokens 10M --out {out}-recovered"
+            f"  unnorm recover {out} {data}{read} --tokens 10M --out {out}-recovered"
         )
 
 

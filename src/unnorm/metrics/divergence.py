@@ -165,12 +165,15 @@ class _Chunked(torch.autograd.Function):
                 h = hidden[part].to(dtype)
                 found, wanted = out.logits(h), original_out.logits(original_hidden[part].to(dtype))
                 agreed += (found.argmax(-1) == wanted.argmax(-1)).sum()
-                log_p = wanted.log_softmax(-1)
-                p, log_q = log_p.exp(), found.log_softmax(-1)
-                total += (p * (log_p - log_q)).sum()
+                log_p, log_q = wanted.log_softmax(-1), found.log_softmax(-1)
+                slope = None if out.cap is None and out.scale == 1.0 else out.slope(found)
+                del wanted, found
+                p = log_p.exp()
+                total += log_p.sub_(log_q).mul_(p).sum()
                 if not (by_hidden or by_weight or by_bias):
                     continue
-                d_z = ((log_q.exp() - p) * out.slope(found)).to(dtype)
+                d_z = log_q.exp_().sub_(p)
+                d_z = (d_z if slope is None else d_z.mul_(slope)).to(dtype)
                 if d_hidden is not None:
                     d_hidden[part] = d_z @ out.weight
                 if d_weight is not None:

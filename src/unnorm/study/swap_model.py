@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 
 from unnorm.artefacts.saving import check_place, is_artefact, save
-from unnorm.data.prepare import Rows, Source
+from unnorm.data.mixture import Mixture
+from unnorm.data.prepare import Rows
 from unnorm.data.settings import DataSettings
 from unnorm.foundation.errors import ArtefactError, SettingsError
 from unnorm.foundation.places import check_new_folder
@@ -21,18 +22,18 @@ from unnorm.surgery.swap import record_of
 from unnorm.tuning.distance import Distance, distance
 from unnorm.tuning.packing_probe import packing_is_clean
 
-_ROW = 256
+_ROW = 512
 _TOKENS_AT_ONCE = 2048
 _LOST_BY_ROUNDING = 0.01
 """Of the loss: beyond that a model is saved in fp32, whatever its base is saved in."""
 
 
 class Swap(NamedTuple):
-    """calibrate, measure: data to fit to and to measure on, or None; reading: how both are read, whatever its source.
-    sites: patterns, or None for all."""
+    """calibrate, measure: data to fit to and to measure on, each with its share; none where there is none. reading: how
+    all are read, whatever the source. sites: patterns, or None for all."""
 
-    calibrate: str | None
-    measure: str | None
+    calibrate: tuple[tuple[str, float], ...]
+    measure: tuple[tuple[str, float], ...]
     measure_tokens: int
     reading: DataSettings
     sites: tuple[str, ...] | None
@@ -65,18 +66,19 @@ def swap_model(
     length = min(_ROW, context_length(model) or _ROW)
 
     @cache  # what is measured on is mostly what is calibrated on: read once
-    def source(data: str) -> Source:
-        own = {"source": data, "max_length": length, "loss_on": "answer"}
-        return Source(swap.reading.model_copy(update=own), tokenizer, quiet=quiet)
+    def mixture(data: tuple[tuple[str, float], ...]) -> Mixture:
+        own = {"max_length": length, "loss_on": "all", "too_long": "split"}
+        each = [(swap.reading.model_copy(update={"source": name, **own}), weight) for name, weight in data]
+        return Mixture(each, tokenizer, packed=packs, quiet=quiet)
 
     rows: Rows | None = None
-    if swap.calibrate is not None and arm.calibration_tokens is not None:
+    if swap.calibrate and arm.calibration_tokens is not None:
         if not packs:
             say("rows packed into this model would leak into each other: padding instead, one row each")
-        rows = source(swap.calibrate).train(arm.calibration_tokens + CHOICE_TOKENS, swap.seed, packs)
+        rows = mixture(swap.calibrate).train(arm.calibration_tokens + CHOICE_TOKENS, swap.seed)
     held_out = None
-    if swap.measure is not None:
-        held_out = source(swap.measure).with_loss_on("all").validation(swap.measure_tokens, packs)
+    if swap.measure:
+        held_out = mixture(swap.measure).held_out(swap.measure_tokens)
     check_rows(model, *(some for some in (rows, held_out) if some is not None))
     original = copy.deepcopy(model) if held_out is not None else None
     if rows is not None:

@@ -10,8 +10,8 @@ stream of the original is o + e away, e being the error before the layer writes,
 minimizing  Σ ‖D h + d − (o* + e − o)‖² + λ ‖D‖²  (h the layer's input, o and o* its output here and in the original).
 What they are to give is the original's stream with large tokens scaled down (`levelled`), which the original's norms
 read as they do the stream itself, and new ones far better. Layers are corrected in execution order, each on what it
-sees once all before it are, and rounded to what bf16 holds. The head is a reader where its weight is its own; one tied
-to the embedding is left alone.
+sees once all before it are, with noise in the stream (`StreamNoise`), and rounded to what bf16 holds. The head is a
+reader where its weight is its own; one tied to the embedding is left alone.
 """
 
 from collections.abc import Iterator
@@ -26,6 +26,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from unnorm.foundation.errors import ModelError
 from unnorm.surgery.level import levelled
 from unnorm.surgery.linears import is_linear, shared_weights, stream_writers, weight_of
+from unnorm.surgery.noise import StreamNoise
 from unnorm.surgery.passes import hooked, watched
 from unnorm.surgery.sites import Site
 
@@ -62,6 +63,7 @@ class Corrector:
         self._o: dict[str, torch.Tensor] = {}
         self._read: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._error: torch.Tensor | None = None
+        self._noise = StreamNoise()
         self._keep: Any = slice(None)
         self._maps: dict[tuple[str, bool], _Map] = {}
 
@@ -162,8 +164,9 @@ class Corrector:
             before, lacking = lacking, wanted - out.flatten(0, -2).double()
             sums = [v[self._keep].square().sum() for v in (before, lacking)]
             self._note(path, "writer", sums[0], sums[1], wanted[self._keep].square().sum())
-        self._error = c * lacking
-        return out
+        noise = self._noise.of(self._o[path])
+        self._error = c * (lacking - noise.double())
+        return out + noise.view_as(out).to(out.dtype)
 
     def _remember(self, path: str, layer: Any) -> None:
         state = {name: p.detach().clone() for name, p in layer.named_parameters(recurse=False)}

@@ -51,6 +51,20 @@ def single_rows(data: Inputs | Iterable[Inputs]) -> list[dict[str, torch.Tensor]
     ]
 
 
+def with_pieces(batch: Mapping[str, torch.Tensor], length: int) -> dict[str, torch.Tensor]:
+    """Packed rows, in the second half of which every text ends, and another begins, each `length` tokens.
+
+    batch: with position_ids [B, T], for a model in which no text of a row sees another. Of one row, `batch` has two.
+    """
+    rows = len(batch["input_ids"])
+    if rows == 1:
+        batch = {name: torch.cat([tensor, tensor]) for name, tensor in batch.items()}
+    positions = batch["position_ids"].clone()
+    cut = max(1, rows // 2)
+    positions[-cut:] %= length
+    return {**batch, "position_ids": positions}
+
+
 def counted(batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
     """Which positions hold tokens, [B, T]; None: all.
 

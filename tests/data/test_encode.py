@@ -54,7 +54,8 @@ def test_the_token_budget_ends_encoding(tokenizer):
     assert all(row.ids.dtype == np.int64 for row in encoded)
 
 
-def test_a_bos_is_set_where_the_tokenizer_sets_one(tokenizer):
+def with_bos(tokenizer):
+    """The same, which begins every text with a bos."""
     from tokenizers import Tokenizer
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
@@ -62,10 +63,14 @@ def test_a_bos_is_set_where_the_tokenizer_sets_one(tokenizer):
     inner = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     inner.add_special_tokens(["<s>"])
     inner.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", inner.token_to_id("<s>"))])
-    with_bos = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="<|endoftext|>")
-    row = one(with_bos)
-    assert row.ids[0] == with_bos.bos_token_id
-    assert (row.ids == with_bos.bos_token_id).sum() == 1
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="<|endoftext|>")
+
+
+def test_a_bos_is_set_where_the_tokenizer_sets_one(tokenizer):
+    own = with_bos(tokenizer)
+    row = one(own)
+    assert row.ids[0] == own.bos_token_id
+    assert (row.ids == own.bos_token_id).sum() == 1
     assert row.labels[0] == IGNORED
 
 
@@ -157,6 +162,23 @@ def test_splitting_keeps_every_round_that_fits_and_the_last_one_too(tokenizer, l
     for row in encoding.rows:
         assert len(row.ids) <= 32
         assert tokenizer.decode(row.ids.tolist()).startswith("k\n\n") == with_system
+
+
+@pytest.mark.parametrize("begins_with_bos", [False, True])
+@pytest.mark.parametrize("most", [2, 7, 16])
+def test_a_long_text_without_turns_is_cut_to_pieces_that_hold_all_of_it(tokenizer, begins_with_bos, most):
+    own = with_bos(tokenizer) if begins_with_bos else tokenizer
+    text = Conversation((Message("text", " ".join(f"red {i}" for i in range(40))),), "made", 0)
+    whole = encode([text], own, template="plain", max_length=999, quiet=True).rows[0].ids.tolist()
+    encoding = encode([text], own, template="plain", max_length=most, too_long="split", loss_on="all", quiet=True)
+    head = whole[:1] if begins_with_bos else []
+    pieces = [row.ids.tolist() for row in encoding.rows]
+    assert all(piece[: len(head)] == head and 2 <= len(piece) <= most for piece in pieces)
+    joined = head + [token for piece in pieces for token in piece[len(head) :]]
+    assert joined in (whole, whole[:-1])  # a last piece of one token predicts nothing
+    for row in encoding.rows:
+        assert row.labels.tolist() == [IGNORED, *row.ids.tolist()[1:]]
+    assert not encoding.dropped
 
 
 def test_what_looks_like_a_special_token_in_the_data_is_text(tokenizer):

@@ -240,20 +240,26 @@ class Encoder:
             result.dropped[f"longer than {most} tokens"] += 1
             return []
         if too_long == "split":
-            return self._split(conversation, result)
+            plain = conversation.messages[0].role == "text"
+            return self._cut(row, result) if plain else self._split(conversation, result)
         if too_long == "keep-start":
             kept, reason = np.arange(most), f"cut to its first {most} tokens"
         else:
             kept, reason = np.arange(len(row.ids) - most, len(row.ids)), f"cut to its last {most} tokens"
             if _is(row.ids[:1], self.tokens.bos):
                 kept[0] = 0
-        labels, weights = row.labels[kept], None if row.weights is None else row.weights[kept]
-        labels[0] = IGNORED
-        if weights is not None:
-            weights[0] = 0
-        if (labels != IGNORED).any():
+        part = _taken(row, kept)
+        if (part.labels != IGNORED).any():
             result.changed[reason] += 1
-        return [Encoded(row.ids[kept], labels, weights)]
+        return [part]
+
+    def _cut(self, row: Encoded, result: Encoding) -> list[Encoded]:
+        """A text without turns as rows of `max_length` tokens, one after the other; each begins with bos if it does."""
+        head = int(_is(row.ids[:1], self.tokens.bos))
+        rest, size = np.arange(head, len(row.ids)), self.max_length - head
+        parts = [np.append(np.arange(head), rest[at : at + size]) for at in range(0, len(rest), size)]
+        result.changed[f"cut to pieces of {self.max_length} tokens"] += 1
+        return [_taken(row, kept) for kept in parts if len(kept) > 1]  # nothing predicts a token that stands alone
 
     def _split(self, conversation: Conversation, result: Encoding) -> list[Encoded]:
         """The conversation as rows of whole rounds, each of which begins with its system turns."""
@@ -305,6 +311,15 @@ def _apart(
             cut = [Text(before, False), Text(content, True), Text(after, False)]
             apart[i][j : j + 1] = [text for text in cut if text.text]
     return apart
+
+
+def _taken(row: Encoded, kept: np.ndarray) -> Encoded:
+    """The tokens of `row` at the places `kept`, of which nothing predicts the first."""
+    labels, weights = row.labels[kept], None if row.weights is None else row.weights[kept]
+    labels[0] = IGNORED
+    if weights is not None:
+        weights[0] = 0
+    return Encoded(row.ids[kept], labels, weights)
 
 
 def _is(one: np.ndarray, token: int | None) -> bool:

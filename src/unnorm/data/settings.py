@@ -56,7 +56,8 @@ class Dataset(BaseModel):
     )
     too_long: TooLong = Field(
         default="drop",
-        description="a conversation of more than max_length tokens: drop it, keep its start or end, or split by rounds",
+        description="more than max_length tokens: drop the conversation, keep its start or end, or split it by rounds; "
+        "split cuts a text without turns to pieces",
     )
 
 

@@ -6,7 +6,11 @@ import torch
 import unnorm
 from conftest import tiny_model, tokens
 from unnorm import DyT
-from unnorm.study.swap_model import _measured_as_saved
+from unnorm.data.settings import DataSettings
+from unnorm.foundation.precision import Chosen
+from unnorm.study import swap_model as module
+from unnorm.study.arms import Arm
+from unnorm.study.swap_model import Swap, _measured_as_saved, swap_model
 from unnorm.tuning.distance import Distance, distance
 
 
@@ -76,3 +80,23 @@ def test_weights_that_rounding_does_not_change_are_measured_once():
     _, narrowed = _measured_as_saved(model, torch.bfloat16, measure, lambda line: None)
     assert narrowed
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(("saved_in", "multiplies"), [("bfloat16", "bf16"), ("bfloat16", "fp32"), ("float32", "bf16")])
+def test_a_model_that_is_saved_in_bf16_is_measured_in_it_where_it_is_multiplied(
+    tmp_path, tokenizer, data_file, monkeypatch, saved_in, multiplies
+):
+    tiny_model("llama").to(getattr(torch, saved_in)).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    monkeypatch.setattr(module, "choose", lambda asked, device: Chosen(multiplies, "made up"))
+    data = ((data_file, 1.0), (data_file, 2.0))
+    swap = Swap(data, data, 300, DataSettings(source=data_file, template="alpaca-short"), None, 0)
+    arm = Arm(id="swap", norm={"norm": "dyt"}, calibration_tokens=500)
+    done = swap_model(
+        str(tmp_path / "base"), arm, swap, tmp_path / "out", overwrite=False, say=lambda _: None, quiet=True
+    )
+    assert (done.in_bf16 is not None) == (saved_in == "bfloat16" and multiplies == "bf16")
+    if done.in_bf16 is not None:
+        assert done.in_bf16.tokens == done.distance.tokens
+        assert done.in_bf16.loss != done.distance.loss
+        assert done.in_bf16.loss == pytest.approx(done.distance.loss, rel=0.05)

@@ -104,7 +104,9 @@ def swap(
     )
     found = done.distance
     if json:
-        emit_json({"out": str(out), **done.started.to_dict(), "measured": found.to_dict() if found else None})
+        each = {"measured": found, "measured_in_bf16": done.in_bf16}
+        each_as_dict = {name: one.to_dict() if one else None for name, one in each.items()}
+        emit_json({"out": str(out), **done.started.to_dict(), **each_as_dict})
         return
     _show(done.started.report)
     say(done.started.describe())
@@ -112,10 +114,15 @@ def swap(
         say("the gap to the original was not measured: give --measure DATA to have it")
     else:
         title = f"held-out loss in nats per token, {found.tokens:,} tokens"
-        row = [f"{found.original_loss:.4f}", f"{found.loss:.4f}", f"{found.gap:+.1%}", f"{found.agreement:.1%}"]
-        emit_table(title, ["original", "swapped", "gap", "same next token"], [row], align_right_from=0)
+        computed = [("fp32", found), *([("bf16", done.in_bf16)] if done.in_bf16 else [])]
+        rows = [
+            [name, f"{one.original_loss:.4f}", f"{one.loss:.4f}", f"{one.gap:+.1%}", f"{one.agreement:.1%}"]
+            for name, one in computed
+        ]
+        emit_table(title, ["computed in", "original", "swapped", "gap", "same next token"], rows)
     read = o.as_given(template=template, repair=repair, map=map)
-    if found is None or found.usable:
+    worst = max([one for one in (found, done.in_bf16) if one], key=lambda one: one.gap, default=None)
+    if worst is None or worst.usable:
         compare = f"unnorm evaluate {out} --data {first if measured_on else 'DATA'}{read} --against {model}"
         say_next(f"The swapped model is in {out}.", compare, f"unnorm package {out} --out {out}-package")
     else:
@@ -123,7 +130,7 @@ def swap(
         data = " ".join(f"--data {shlex.quote(entry)}" for entry in measure or calibrate or ["DATA"])
         nearer = "" if correct == "all" else "Swap it with --correct all, which brings it nearer. "
         say(
-            f"This model is not usable yet: its held-out loss is {found.gap:+.0%} from the original's. "
+            f"This model is not usable yet: its held-out loss is {worst.gap:+.0%} from the original's. "
             f"{nearer}Recover it:\n"
             f"  unnorm recover {out} {data}{read} --tokens 10M --out {out}-recovered"
         )

@@ -14,6 +14,7 @@ from unnorm.data.prepare import Rows
 from unnorm.data.settings import DataSettings
 from unnorm.foundation.errors import ArtefactError, SettingsError
 from unnorm.foundation.places import check_new_folder
+from unnorm.foundation.precision import choose
 from unnorm.study.arms import Arm
 from unnorm.study.start import CHOICE_TOKENS, Started, check_rows, start_
 from unnorm.surgery.base import context_length, load_base, load_tokenizer
@@ -41,10 +42,12 @@ class Swap(NamedTuple):
 
 
 class Swapped(NamedTuple):
-    """What was done, and how far the model is from its original; None where there was nothing to measure on."""
+    """What was done, and how far the model is from its original as it is saved, computed in fp32; None where there was
+    nothing to measure on. in_bf16: the same computed in bf16, where it is saved so and the device multiplies it."""
 
     started: Started
     distance: Distance | None
+    in_bf16: Distance | None
 
 
 def swap_model(
@@ -86,7 +89,7 @@ def swap_model(
     started = start_(model, arm, rows, sites=swap.sites)
     assert started is not None
     dtype = stored_dtype(name)
-    found = None
+    found = in_bf16 = None
     if held_out is None:
         narrowed = narrow_(model, dtype)
     else:
@@ -95,10 +98,12 @@ def swap_model(
         record = record_of(model)
         assert record is not None
         record.measured = found.to_dict()
+        if narrowed and dtype == torch.bfloat16 and choose("auto", model.device).name == "bf16":
+            in_bf16 = distance(model, original, batches, quiet=quiet)
     if narrowed:
         say(f"saved in {_name(dtype)}, as the base is; the new norms' parameters stay fp32")
     save(model, out, tokenizer)
-    return Swapped(started, found)
+    return Swapped(started, found, in_bf16)
 
 
 def _measured_as_saved(

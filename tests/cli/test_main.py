@@ -159,6 +159,20 @@ def test_swap_then_sites_then_evaluate(capsys, bases, data_file, tmp_path):
     assert [site["path"] for site in json.loads(stdout)["sites"]] == ["transformer.ln_f"]
 
 
+def test_a_swap_is_fitted_to_several_data_sets_and_says_how_to_go_on_with_them(capsys, bases, data_file, tmp_path):
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"text": f"red and blue {i} " * 40}) + "\n" for i in range(60)))
+    data = ("--calibrate", data_file, "--calibrate", f"{texts}=3", "--template", "alpaca-short", "--tokens", 2000)
+    code, _, stderr = call(capsys, "swap", bases["gpt2"], *data, "--correct", "all", "--out", tmp_path / "out")
+    assert code == 0, stderr
+    recover = f"unnorm recover {tmp_path / 'out'} --data {data_file} --data {texts}=3 --template alpaca-short"
+    evaluate = f"unnorm evaluate {tmp_path / 'out'} --data {data_file} --template alpaca-short --against"
+    assert recover in stderr or evaluate in stderr
+    code, _, stderr = call(capsys, "swap", bases["gpt2"], "--calibrate", f"{data_file}=x", "--out", tmp_path / "no")
+    assert (code, (tmp_path / "no").exists()) == (2, False)
+    assert "a weight above 0" in stderr
+
+
 def test_swap_to_another_norm_corrected(capsys, bases, data_file, tmp_path):
     options = ("--calibrate", data_file, "--template", "alpaca-short", "--tokens", 500)
     more = ("--to", "derf", "--set", "alpha_init=0.3", "--correct", "all")

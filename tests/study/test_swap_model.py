@@ -5,12 +5,15 @@ import torch
 
 import unnorm
 from conftest import tiny_model, tokens
+from sinks import sink_model
 from unnorm import DyT
 from unnorm.data.settings import DataSettings
 from unnorm.foundation.precision import Chosen
+from unnorm.study import start
 from unnorm.study import swap_model as module
 from unnorm.study.arms import Arm
 from unnorm.study.swap_model import Swap, _measured_as_saved, swap_model
+from unnorm.surgery.inputs import with_pieces
 from unnorm.tuning.distance import Distance, distance
 
 
@@ -100,3 +103,20 @@ def test_a_model_that_is_saved_in_bf16_is_measured_in_it_where_it_is_multiplied(
         assert done.in_bf16.tokens == done.distance.tokens
         assert done.in_bf16.loss != done.distance.loss
         assert done.in_bf16.loss == pytest.approx(done.distance.loss, rel=0.05)
+
+
+@pytest.mark.parametrize(("make", "in_pieces"), [(lambda: sink_model(), True), (lambda: tiny_model("llama"), False)])
+def test_text_is_cut_to_pieces_for_a_model_with_sinks_alone(
+    tmp_path, tokenizer, data_file, monkeypatch, make, in_pieces
+):
+    make().save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    lengths = []
+    monkeypatch.setattr(
+        start, "with_pieces", lambda batch, length: lengths.append(length) or with_pieces(batch, length)
+    )
+    data = ((data_file, 1.0),)
+    swap = Swap(data, (), 300, DataSettings(source=data_file, template="alpaca-short"), None, 0)
+    arm = Arm(id="swap", norm={"norm": "dyt"}, calibration_tokens=500, correct="all")
+    swap_model(str(tmp_path / "base"), arm, swap, tmp_path / "out", overwrite=False, say=lambda _: None, quiet=True)
+    assert lengths == ([start.PIECE_TOKENS] if in_pieces else [])

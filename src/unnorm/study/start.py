@@ -18,14 +18,16 @@ from unnorm.norms.spec import NormSpec
 from unnorm.study.arms import Arm
 from unnorm.surgery.closed_form import Step, swap_stepwise_
 from unnorm.surgery.inputs import with_pieces
+from unnorm.surgery.sinks import has_sinks
 from unnorm.surgery.swap import SwapReport, keep_base_, swap_
 from unnorm.surgery.vocabulary import check_ids
 
 CHOICE_TOKENS = 2048
 """Of training rows that no step was fitted to, which judge the steps."""
 PIECE_TOKENS = 32
-"""Of a text, where layers are corrected: half of the rows are cut to pieces as long. A model's first position is mostly
-its attention sink, and texts alone hold few of them, with much the same word."""
+"""Of a text, where layers of a model with attention sinks are corrected: half of the rows are cut to pieces as long.
+The first position is mostly the sink, and texts alone hold few of them, with much the same word. A model without sinks
+only loses what its tokens would have before them."""
 ROWS_AT_ONCE = 16
 """Of a calibration that goes over its tokens in batches."""
 
@@ -74,7 +76,7 @@ def start_(model: Any, arm: Arm, rows: Rows | None, *, sites: Sequence[str] | No
     judges = rows.rows[used : used + max(1, CHOICE_TOKENS // rows.max_length)] or rows.rows[:1]
     size = used if arm.mode == "one-pass" else ROWS_AT_ONCE
     batches = [rows.collate(rows.rows[i : min(i + size, used)]) for i in range(0, used, size)]
-    if arm.correct != "none" and rows.packed:
+    if arm.correct != "none" and rows.packed and has_sinks(model, batches[0]):
         batches = [with_pieces(batch, PIECE_TOKENS) for batch in batches]
     report, steps = swap_stepwise_(
         model,

@@ -7,22 +7,20 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from unnorm.report.theme import COLOURS, CONFIG, SHAPES
+from unnorm.report.theme import COLOURS, CONFIG
 from unnorm.tuning.run_log import RunLog
 
 HERE = Path(__file__).parent
 OUT = HERE.parent / "docs" / "images" / "recovery"
-RUNS = {"corrected_100k": "layers corrected first (rate 1.5e-4)", "norms_alone": "norms fitted alone (rate 4e-4)"}
-"""File of a run -> what it began from."""
-LABELLED = 3  # points of a run that get their number
+RUN = "mixture_700k"
+LABELLED = 4  # points that get their number
 
 
-def values(records: list[dict[str, Any]], begun: str) -> list[dict[str, Any]]:
+def values(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """records: of an evaluations.jsonl."""
-    chosen = {round(i * (len(records) - 1) / (LABELLED - 1)) for i in range(LABELLED)}
+    chosen = {round(i * (len(records) - 1) / (LABELLED - 1)) for i in range(LABELLED)} | {1}
     return [
         {
-            "begun": begun,
             "tokens": record["train_tokens"],
             "gap": record["gap"],
             "label": f"{record['gap']:+.0%}" if record["gap"] >= 0.1 else f"{record['gap']:+.1%}",
@@ -34,18 +32,6 @@ def values(records: list[dict[str, Any]], begun: str) -> list[dict[str, Any]]:
 
 def chart(points: list[dict[str, Any]], subtitle: str) -> alt.LayerChart:
     """Gap on a logarithmic axis."""
-    colour = alt.Color(
-        "begun:N",
-        title="begun from",
-        sort=list(RUNS.values()),
-        scale=alt.Scale(domain=list(RUNS.values()), range=list(COLOURS[1:3])),
-    )
-    shape = alt.Shape(
-        "begun:N",
-        title="begun from",
-        sort=list(RUNS.values()),
-        scale=alt.Scale(domain=list(RUNS.values()), range=list(SHAPES)[1:3]),
-    )
     sizes = [point["gap"] for point in points]
     marks = [
         step * 10.0**power
@@ -61,17 +47,15 @@ def chart(points: list[dict[str, Any]], subtitle: str) -> alt.LayerChart:
             scale=alt.Scale(type="log", nice=False, padding=30),
             axis=alt.Axis(format="+~%", values=marks, tickCount=len(marks), labelOverlap=False),
         ),
-        color=colour,
+        color=alt.value(COLOURS[1]),
     )
     line = base.mark_line(size=2.5)
-    dots = base.mark_point(size=45, filled=True, opacity=1).encode(shape=shape)
-    shown = base.transform_filter("datum.shown").encode(text="label:N")
-    texts = [  # above its line where it is the upper one there, else below
-        shown.transform_filter(alt.datum.upper == upper).mark_text(align="left", dx=6, dy=dy, fontSize=12)
-        for upper, dy in ((True, -10), (False, 20))
-    ]
+    dots = base.mark_point(size=45, filled=True, opacity=1)
+    texts = (
+        base.transform_filter("datum.shown").encode(text="label:N").mark_text(align="left", dx=6, dy=-10, fontSize=12)
+    )
     title = alt.Title("SmolLM2-135M-Instruct, Dynamic Tanh in all 61 sites", subtitle=subtitle)
-    layers: Any = alt.layer(line, dots, *texts)
+    layers: Any = alt.layer(line, dots, texts)
     found: alt.LayerChart = layers.properties(width=520, height=260, title=title)
     return found
 
@@ -81,15 +65,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=HERE / "results" / "real" / "cpu")
     parser.add_argument("--subtitle", default="distilled from the original by `unnorm recover` on a CPU of two cores")
     arguments = parser.parse_args()
-    points = [
-        point
-        for name, begun in RUNS.items()
-        for point in values(RunLog(arguments.runs / f"{name}.jsonl").read(), begun)
-    ]
-    for point in points:
-        others = [other for other in points if other["begun"] != point["begun"]]
-        nearest = min(others, key=lambda other: abs(other["tokens"] - point["tokens"]))
-        point["upper"] = point["gap"] > nearest["gap"]
+    points = values(RunLog(arguments.runs / f"{RUN}.jsonl").read())
     spec = {**chart(points, arguments.subtitle).to_dict(), "config": CONFIG}
     OUT.with_suffix(".png").write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
 

@@ -76,19 +76,13 @@ def test_a_bf16_model_is_calibrated_too():
 
 
 @pytest.mark.parametrize(
-    ("base", "spec", "most"),
-    [
-        ("neox-4m", DyT(), 3.0),
-        ("gpt2-4m", DyT(), 3.0),
-        ("llama-3m", DyT(), 3.0),
-        ("llama-3m", Derf(), 4.5),  # erf takes as long on processors whose products, and so the forwards, are faster
-    ],
+    ("base", "spec"), [("neox-4m", DyT()), ("gpt2-4m", DyT()), ("llama-3m", DyT()), ("llama-3m", Derf())]
 )
-def test_calibration_costs_few_forward_passes(shared, base, spec, most):
+def test_calibration_costs_at_most_three_forward_passes(shared, base, spec):
     model = load_base(str(shared / "bases" / base))
     ids = torch.randint(1, 4096, (16, 256), generator=torch.Generator().manual_seed(0))
     ratios = []
-    while len(ratios) < 8 and min(ratios, default=9.0) > most:  # side by side; the smallest is the least disturbed
+    while len(ratios) < 8 and min(ratios, default=9.0) > 3.0:  # side by side; the smallest is the least disturbed
         started = time.perf_counter()
         with torch.no_grad():
             model(ids, use_cache=False)
@@ -96,7 +90,7 @@ def test_calibration_costs_few_forward_passes(shared, base, spec, most):
         report = unnorm.swap_(model, spec, calibrate_on=ids)
         ratios.append(report.calibration.seconds / forward)
         unnorm.unswap_(model)
-    assert min(ratios) <= most, ratios
+    assert min(ratios) <= 3.0, ratios
 
 
 def test_the_padding_of_packed_rows_is_not_fitted_to():

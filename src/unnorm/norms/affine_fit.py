@@ -119,13 +119,19 @@ def _error(
         y = y - y.mean(0)
 
     def error(log_alpha: torch.Tensor) -> torch.Tensor:
-        t = curve(log_alpha.exp() * x)
-        if with_bias:
-            t = t - t.mean(0)
-        explained = (t * y).sum(0).square() / (t * t).sum(0).clamp_min(1e-20)
-        return -(explained if per_channel else explained.sum().reshape(1))
+        squares = explained(curve(log_alpha.exp() * x), y, centred=with_bias)
+        return -(squares if per_channel else squares.sum().reshape(1))
 
     return error
+
+
+def explained(t: torch.Tensor, y: torch.Tensor, *, centred: bool) -> torch.Tensor:
+    """Σ y² that γ t explains at its best, a channel [C]; t, y [n, C]. t is overwritten. centred: t's mean is taken off
+    first, as y's was."""
+    if centred:
+        t -= t.mean(0)
+    product = (t * y).sum(0).square()
+    return product / t.square_().sum(0).clamp_min(1e-20)
 
 
 def golden(

@@ -8,7 +8,7 @@ from torch import nn
 
 from unnorm.foundation.errors import SettingsError
 from unnorm.norms.affine import AffineNorm, AffineSpec
-from unnorm.norms.affine_fit import LARGEST, Curve, golden, refine, search, spread_of
+from unnorm.norms.affine_fit import LARGEST, Curve, explained, golden, refine, search, spread_of
 from unnorm.norms.spec import fused
 
 _CANDIDATES = 32
@@ -128,9 +128,7 @@ class CurveSpec(AffineSpec):
         scaled, centred = module.alpha.detach() * x, y - y.mean(0) if self.has_bias else y
 
         def error(shift: torch.Tensor) -> torch.Tensor:
-            t = self.curve(scaled + shift)
-            t = t - t.mean(0) if self.has_bias else t
-            return -((t * centred).sum(0).square() / (t * t).sum(0).clamp_min(1e-20)).sum().reshape(1)
+            return -explained(self.curve(scaled + shift), centred, centred=self.has_bias).sum().reshape(1)
 
         bound = torch.ones(1, device=x.device)
         return golden(error, -bound, bound, _SHIFT_STEPS)

@@ -112,11 +112,12 @@ class CurveSpec(AffineSpec):
 
     def shape_(self, module: CurveNorm, x: torch.Tensor, y: torch.Tensor) -> None:
         least, with_bias = self._least, self.has_bias
+        if module.shift is not None:
+            x, y = x[::2], y[::2]  # curves with a shift take three searches instead of one: on half of the tokens
         alpha = search(self.curve, x, y, least=least, per_channel=self.alpha == "channel", with_bias=with_bias)
         module.alpha.copy_(alpha)
         if module.shift is None:
             return
-        x, y = x[::2], y[::2]  # curves with a shift take three searches instead of one: on half of the tokens
         for _ in range(_ROUNDS):  # in turns: neither moves the other far
             shift = self._best_shift(module, x, y)
             module.shift.copy_(shift)

@@ -16,9 +16,10 @@ from unnorm.foundation.errors import NonFiniteError
 from unnorm.metrics.token_sums import all_labelled
 from unnorm.norms.spec import NormSpec
 from unnorm.study.arms import Arm
+from unnorm.surgery.anatomy import site_anatomy
+from unnorm.surgery.anatomy_verdict import SINK
 from unnorm.surgery.closed_form import Step, swap_stepwise_
 from unnorm.surgery.inputs import with_pieces
-from unnorm.surgery.sinks import has_sinks
 from unnorm.surgery.swap import SwapReport, keep_base_, swap_
 from unnorm.surgery.vocabulary import check_ids
 
@@ -76,7 +77,7 @@ def start_(model: Any, arm: Arm, rows: Rows | None, *, sites: Sequence[str] | No
     judges = rows.rows[used : used + max(1, CHOICE_TOKENS // rows.max_length)] or rows.rows[:1]
     size = used if arm.mode == "one-pass" else ROWS_AT_ONCE
     batches = [rows.collate(rows.rows[i : min(i + size, used)]) for i in range(0, used, size)]
-    if arm.correct != "none" and rows.packed and has_sinks(model, batches[0]):
+    if arm.correct != "none" and rows.packed and _has_sinks(model, batches[0]):
         batches = [with_pieces(batch, PIECE_TOKENS) for batch in batches]
     report, steps = swap_stepwise_(
         model,
@@ -88,6 +89,12 @@ def start_(model: Any, arm: Arm, rows: Rows | None, *, sites: Sequence[str] | No
         correct=arm.correct,
     )
     return Started(report, steps)
+
+
+def _has_sinks(model: Any, batch: dict[str, torch.Tensor]) -> bool:
+    """Whether tokens of the first two rows are as large as sinks are."""
+    found = site_anatomy(model, {name: tensor[:2] for name, tensor in batch.items()}).verdict.findings
+    return any(one.times >= SINK for one in found if one.what != "large channels")
 
 
 def recoverable_(model: Any, arm: Arm, rows: Rows | None) -> Started | None:

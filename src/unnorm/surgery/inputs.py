@@ -56,12 +56,10 @@ def with_pieces(batch: Mapping[str, torch.Tensor], length: int) -> dict[str, tor
 
     batch: with position_ids [B, T], for a model in which no text of a row sees another. Of one row, `batch` has two.
     """
-    rows = len(batch["input_ids"])
-    if rows == 1:
+    if len(batch["input_ids"]) == 1:
         batch = {name: torch.cat([tensor, tensor]) for name, tensor in batch.items()}
     positions = batch["position_ids"].clone()
-    cut = max(1, rows // 2)
-    positions[-cut:] %= length
+    positions[-(len(positions) // 2) :] %= length
     return {**batch, "position_ids": positions}
 
 

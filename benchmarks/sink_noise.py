@@ -16,14 +16,13 @@ from unittest.mock import patch
 import torch
 
 import unnorm
+from gap_by_text import both, held_out, read
 from machine import SHARED, machine_line
 from unnorm.data.mixture import Mixture
-from unnorm.data.settings import DataSettings
 from unnorm.surgery import correct
-from unnorm.surgery.base import context_length, load_base, load_tokenizer
+from unnorm.surgery.base import load_base, load_tokenizer
 from unnorm.surgery.inputs import with_pieces
 from unnorm.surgery.noise import StreamNoise
-from unnorm.tuning.distance import distance
 
 VARIANTS: dict[str, tuple[float, int | None]] = {
     "neither": (0.0, None),
@@ -60,19 +59,17 @@ def main() -> None:
     parser.add_argument("--novels", help="records with `text`")
     a = parser.parse_args()
     base, tokenizer = load_base(a.base), load_tokenizer(a.base)
-    length = min(512, context_length(base) or 512)
     paths = {
         "Alpaca": SHARED / "data" / "alpaca" / "alpaca_data.json",
         "GSM8K": SHARED / "data" / "gsm8k" / "train_alpaca_format.json",
         "ShareGPT": SHARED / "data" / "sharegpt" / "sharegpt_real_1k.json",
         **({"novels": a.novels} if a.novels else {}),
     }
-    read: dict[str, Any] = {"max_length": length, "loss_on": "all", "too_long": "split"}
-    data = {name: (DataSettings(source=str(path), **read), 1.0) for name, path in paths.items()}
-    rows = Mixture(list(data.values()), tokenizer, quiet=True).train(a.tokens, 0)
+    data = read(base, paths)
+    rows = Mixture([(settings, 1.0) for settings in data.values()], tokenizer, quiet=True).train(a.tokens, 0)
     whole = rows.collate(rows.rows)
     fit = {name: whole[name] for name in ("input_ids", "position_ids")}
-    held_out = {name: Mixture([one], tokenizer, quiet=True).held_out(a.held_out) for name, one in data.items()}
+    measured = {name: held_out(settings, tokenizer, a.held_out) for name, settings in data.items()}
     print(machine_line(), flush=True)
     for name in a.only:
         share, piece = VARIANTS[name]
@@ -81,15 +78,9 @@ def main() -> None:
         with patch.object(correct, "StreamNoise", partial(StreamNoise, share)):
             unnorm.swap_(model, unnorm.DyT(alpha="channel"), calibrate_on=inputs, correct="all")
         model.eval()
-        for text, some in held_out.items():
-            batch = some.collate(some.rows)
-            gaps = []
-            for lower in (False, True):
-                with torch.autocast(model.device.type, torch.bfloat16, enabled=lower):
-                    gaps.append(distance(model, base, [batch]).gap)
-            print(
-                f"{name}, {text}: {gaps[0]:+.1%}, in bf16 {gaps[1]:+.1%}; {gradients(model, base, batch)}", flush=True
-            )
+        for text, batch in measured.items():
+            gaps = [f"{one.gap:+.1%}" for one in both(model, base, batch)]
+            print(f"{name}, {text}: {gaps[0]}, in bf16 {gaps[1]}; {gradients(model, base, batch)}", flush=True)
 
 
 if __name__ == "__main__":

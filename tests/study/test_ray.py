@@ -161,6 +161,25 @@ def test_a_node_is_asked_for_its_processes(connected):
     assert not ray_engine.is_gone(dead), "without a connection nobody is asked"
 
 
+def test_a_node_that_ray_does_not_yet_know_to_be_dead_is_left_out(monkeypatch, tmp_path):
+    alive, dead = ({"Alive": True, "NodeID": name} for name in ("alive", "dead"))
+    listed = [[alive, dead], [alive, dead], [alive]]
+    monkeypatch.setattr(ray, "nodes", lambda: listed.pop(0))
+    monkeypatch.setattr(ray_engine.time, "sleep", lambda seconds: None)
+
+    def check(nodes, setting):
+        if dead in nodes:
+            raise ray.exceptions.TaskUnschedulableError("the node does not exist any more")
+
+    monkeypatch.setattr(ray_engine, "_check_each", check)
+    setting = Setting(Options("ray"), tmp_path, print)
+    assert ray_engine._checked_nodes(setting) == [alive]
+    monkeypatch.setattr(ray, "nodes", lambda: [alive, dead])
+    monkeypatch.setattr(ray_engine, "_LOST_SECONDS", -1.0)
+    with pytest.raises(SettingsError, match=r"cannot run anything: .*does not exist any more"):
+        ray_engine._checked_nodes(setting)
+
+
 def test_how_a_task_ended_is_told(monkeypatch):
     ends = {
         "oom": ray.exceptions.OutOfMemoryError("killed"),

@@ -8,6 +8,7 @@ GPU ends with its task, for Ray may give the next one another GPU.
 import logging
 import os
 import sys
+import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -27,6 +28,8 @@ OPTIONS = ("address", "gpu_share")
 _PASSED_ON = ("PYTHONPATH", "UNNORM_", "HF_", "TRANSFORMERS_", "TOKENIZERS_")
 _ANSWER_SECONDS = 300.0
 """In which a node starts a process that imports unnorm, at its busiest."""
+_LOST_SECONDS = 90.0
+"""In which Ray notices that a node is dead: until then it lists the node as alive."""
 _DEPTH = 2
 """Tasks that Ray holds for each place where one can run: enough that no place waits, and so few that a task whose node
 was lost is soon begun again."""
@@ -89,7 +92,7 @@ class _Ray:
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        nodes = [node for node in _ray().nodes() if node["Alive"]]
+        nodes = _checked_nodes(setting)
         most = {kind: max(float(n["Resources"].get(kind, 0)) for n in nodes) for kind in ("CPU", "GPU", "memory")}
         self.cpus, self.gpus, self.memory = most["CPU"], most["GPU"], most["memory"]
         wanted = setting.devices
@@ -98,7 +101,6 @@ class _Ray:
                 f"a cell of this study wants {wanted} devices (training.devices), and no node of the cluster has more "
                 f"than {self.gpus:g} GPUs and {self.cpus:g} processors."
             )
-        _check_nodes(nodes, setting)
         self.do = _ray().remote(max_retries=0)(_do)
         self.lines = Lines(setting.say, quiet=setting.quiet)
         self.say: Say = self.lines.show
@@ -198,8 +200,24 @@ def _do(told: dict[str, Any], task: str, folder: str) -> tuple[list[str], str | 
     return said, None
 
 
-def _check_nodes(nodes: list[dict[str, Any]], setting: Setting) -> None:
-    """A `SettingsError` where a node has not this code, or does not see what is written here in the ledger."""
+def _checked_nodes(setting: Setting) -> list[dict[str, Any]]:
+    """The nodes that are alive. A `SettingsError` where one has not this code, or does not see what is written here in
+    the ledger. A node that died a moment ago is left out, as soon as Ray knows."""
+    exceptions = _ray().exceptions
+    deadline = time.monotonic() + _LOST_SECONDS
+    while True:
+        nodes = [node for node in _ray().nodes() if node["Alive"]]
+        try:
+            _check_each(nodes, setting)
+            return nodes
+        except exceptions.RayError as error:
+            is_lost = isinstance(error, exceptions.NodeDiedError | exceptions.TaskUnschedulableError)
+            if not is_lost or time.monotonic() > deadline:
+                raise SettingsError(f"the nodes of the cluster cannot run anything: {first_line(error)}") from error
+        time.sleep(1.0)
+
+
+def _check_each(nodes: list[dict[str, Any]], setting: Setting) -> None:
 
     def look(path: str) -> tuple[str, str]:  # pickled whole: unnorm may be missing there
         from pathlib import Path
@@ -217,8 +235,6 @@ def _check_nodes(nodes: list[dict[str, Any]], setting: Setting) -> None:
     try:
         asked = [_on(node["NodeID"], look, str(proof)) for node in nodes]
         answers = _ray().get(asked, timeout=_ANSWER_SECONDS)
-    except _ray().exceptions.RayError as error:
-        raise SettingsError(f"the nodes of the cluster cannot run anything: {first_line(error)}") from error
     finally:
         proof.unlink(missing_ok=True)
     for node, (code, found) in zip(nodes, answers, strict=True):

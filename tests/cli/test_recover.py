@@ -12,7 +12,9 @@ from conftest import tiny_model
 from sinks import sink_model, toy_text
 from unnorm.cli.options import share, token_count
 from unnorm.foundation.errors import SettingsError
+from unnorm.study import blocks_first
 from unnorm.study.recovery import held_out_for, parse_data
+from unnorm.tuning.blockwise import BlockRecovery, BlockwiseReport
 from unnorm.tuning.trainer import TokenTrainer
 
 TEMPLATE = ("--template", "alpaca-short")
@@ -100,8 +102,10 @@ def test_block_by_block_then_all_at_once(capsys, swapped, data_file, tmp_path):
     code, stdout, err = call(capsys, *recovery(swapped, data_file, tmp_path / "run", "--blockwise", "--json"))
     assert code == 0, err
     assert "blocks one at a time" in err
-    blocks = json.loads((tmp_path / "run" / "blocks.json").read_text())["blocks"]
-    assert [block["path"] for block in blocks] == ["model.layers.0", "model.layers.1"]
+    told = json.loads((tmp_path / "run" / "blocks.json").read_text())
+    assert [block["path"] for block in told["blocks"]] == ["model.layers.0", "model.layers.1"]
+    assert told["kept"] == (told["kl_after"] <= told["kl_before"])
+    assert not (tmp_path / "run" / "blocks" / "start.safetensors").exists()
     assert json.loads(stdout)["steps"] > 0
     unnorm.check(tmp_path / "run" / "model")
 
@@ -116,6 +120,25 @@ def test_without_memory_for_both_models_block_by_block_is_all(capsys, swapped, d
     code, _, err = call(capsys, *recovery(swapped, data_file, tmp_path / "b", "--blockwise"))
     assert code == 0, err
     assert "it ends here" in err
+
+
+def test_blocks_that_make_the_model_worse_are_put_back(capsys, swapped, data_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("unnorm.tuning.memory_need.memory_free", lambda device: 1000)
+
+    def spoil(model, *given, **settings):
+        with torch.no_grad():
+            model.model.layers[1].mlp.down_proj.weight.mul_(-3)
+        block = BlockRecovery("model.layers.1", 1.0, 0.5, True, 3, 96, 8, 0.1)
+        return BlockwiseReport((block,), (), "all", 96, 4, 1, 0, 0, 0.1)
+
+    monkeypatch.setattr(blocks_first, "recover_blockwise_", spoil)
+    out = tmp_path / "run"
+    code, stdout, err = call(capsys, *recovery(swapped, data_file, out, "--blockwise", "--json"))
+    assert code == 0, err
+    assert "that is worse, so the start was put back" in err
+    assert json.loads(stdout)["kept"] is False
+    states = [unnorm.load(path).state_dict() for path in (out / "model", swapped)]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
 def test_data_that_run_out_stop_it_where_that_was_asked_for(capsys, swapped, data_file, tmp_path):

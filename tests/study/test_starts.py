@@ -19,7 +19,7 @@ from unnorm.report.figures import figures
 from unnorm.report.formats import FORMATS, text_table
 from unnorm.report.page import pages
 from unnorm.report.summary import summary
-from unnorm.study import make_start, recovery
+from unnorm.study import blocks_first, make_start
 from unnorm.study.arms import arm_from
 from unnorm.study.audit import audit_plan, noted_in_words
 from unnorm.study.cell import CellSettings
@@ -92,7 +92,7 @@ def test_a_start_is_made_once_for_all_strategies_and_seeds(made):
 
 
 def test_a_start_whose_blocks_learn_one_at_a_time_first(bases, data_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(recovery, "BLOCK_STEPS", 3)
+    monkeypatch.setattr(blocks_first, "BLOCK_STEPS", 3)
     recover = {"start": {**ARM["start"], "recover": {**RECOVER, "blockwise": True}}}
     text = text_of(bases["gpt2"], data_file, arms=["original", {**ARM, **recover}])
     run_text(text, tmp_path / "ledger")

@@ -13,28 +13,22 @@ from typing import Any
 from unnorm.data.encoded_cache import tokenizer_hash
 from unnorm.data.mixture import Mixture, Part, When
 from unnorm.data.settings import DataSettings
-from unnorm.foundation import atomic, ranks
+from unnorm.foundation import ranks
 from unnorm.foundation.errors import ModelError, SettingsError
 from unnorm.foundation.hashing import digest_tensors, hash_digests, hash_json
-from unnorm.foundation.precision import default_device
+from unnorm.study.blocks_first import blocks_first_
 from unnorm.study.hooks import Hooks
 from unnorm.study.start import check_rows
 from unnorm.surgery.base import check_length
-from unnorm.tuning.blockwise import BlockwiseReport, recover_blockwise_
 from unnorm.tuning.device_rows import check_shares
-from unnorm.tuning.distance import Distance, distance
 from unnorm.tuning.memory_need import check_memory
 from unnorm.tuning.packing_probe import packing_is_clean
 from unnorm.tuning.pair import check_base, record_beside
-from unnorm.tuning.recover import RecoverReport, RecoveryRun, RecoveryText, between, distil_
+from unnorm.tuning.recover import RecoverReport, RecoveryRun, RecoveryText, distil_
 from unnorm.tuning.recover_settings import RecoverSettings, amiss_blockwise
 from unnorm.tuning.settings import Sharding
 
 _TOKENS_MEASURED_AT_ONCE = 4096
-_ROWS_AT_ONCE = 16
-BLOCK_TOKENS, BLOCK_STEPS = 98_304, 80
-_BLOCK_RATES = (3e-4, 5e-3)
-"""Of a block's weights, and of its norms, which learn relatively."""
 
 
 @dataclass(frozen=True)
@@ -159,47 +153,26 @@ def recover_run(
     )
     if not recovery.blockwise:
         return distil_(model, original, text, recovery.settings, run, seed=recovery.seed), mixture.parts
-    learnt = rows.rows[: max(2, BLOCK_TOKENS // length)]
-    batches = [rows.collate(learnt[i : i + _ROWS_AT_ONCE]) for i in range(0, len(learnt), _ROWS_AT_ONCE)]
-    before = distance(model, original, text.held_out)
-    blocks = recover_blockwise_(
+    first = blocks_first_(
         model,
         original,
-        batches,
-        steps=BLOCK_STEPS,
-        batch_tokens=_ROWS_AT_ONCE * length,
-        norm_learning_rate=_BLOCK_RATES[1],
-        learning_rate=_BLOCK_RATES[0],
-        train=recovery.settings.train,  # type: ignore[arg-type]
-        folder=folder / "blocks",
-        device=default_device(),
+        rows,
+        text.held_out,
+        recovery.settings,
+        length,
+        folder,
         precision=training.precision,
         seed=recovery.seed,
         quiet=quiet,
         check=hooks.check,
     )
-    atomic.write_json(folder / "blocks.json", blocks.to_dict())
-    say(blocks.describe())
+    say(first.describe())
     try:
         check_memory(model, original, recovery.settings, need, length)
     except SettingsError as error:
         say(f"the models do not fit for more than one block at a time, so it ends here: {error}")
-        return _of_blocks(before, distance(model, original, text.held_out), blocks, recovery), mixture.parts
+        return first.report(recovery.settings), mixture.parts
     return distil_(model, original, text, recovery.settings, run, seed=recovery.seed), mixture.parts
-
-
-def _of_blocks(before: Distance, after: Distance, blocks: BlockwiseReport, recovery: Recovery) -> RecoverReport:
-    """The report of a recovery that was block by block alone."""
-    return RecoverReport(
-        **between(before, after, recovery.settings),
-        kept=True,
-        steps=sum(block.steps for block in blocks.blocks),
-        tokens=max(block.tokens for block in blocks.blocks),
-        parameters=sum(block.parameters for block in blocks.blocks),
-        seconds=blocks.seconds,
-        losses=(),
-        curve=(),
-    )
 
 
 def same_tokenizer(one: Any, other: Any, what: str, base: str) -> None:

@@ -1,0 +1,121 @@
+"""Blocks that learn one at a time, before the whole model does or in its stead.
+
+A block that gives the original's stream more nearly need not make the model a better one: what the model says is
+measured before and after, and a model that ended farther from the original is put back.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from unnorm.data.prepare import Rows
+from unnorm.foundation import atomic
+from unnorm.foundation.atomic import disk_errors
+from unnorm.foundation.precision import default_device
+from unnorm.tuning.blockwise import BlockwiseReport, recover_blockwise_
+from unnorm.tuning.distance import Distance, distance
+from unnorm.tuning.recover import RecoverReport, between
+from unnorm.tuning.recover_settings import RecoverSettings
+
+BLOCK_TOKENS, BLOCK_STEPS = 98_304, 80
+_ROWS_AT_ONCE = 16
+_RATES = (3e-4, 5e-3)
+"""Of a block's weights, and of its norms, which learn relatively."""
+
+
+@dataclass(frozen=True)
+class BlocksFirst:
+    """What the blocks learnt, and what it made of the model. Measured on tokens that they did not learn from."""
+
+    blocks: BlockwiseReport
+    before: Distance
+    after: Distance
+
+    @property
+    def kept(self) -> bool:
+        """False where the model ended farther from the original: it is as it was."""
+        return self.after.kl <= self.before.kl
+
+    def describe(self) -> str:
+        """One line for people."""
+        kept = "" if self.kept else "; that is worse, so the start was put back"
+        return (
+            f"{self.blocks.describe()}\n"
+            f"after the blocks: held-out gap {self.before.gap:+.1%} -> {self.after.gap:+.1%}, "
+            f"KL to the original {self.before.kl:.4f} -> {self.after.kl:.4f} nats a token{kept}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.blocks.to_dict(), "kl_before": self.before.kl, "kl_after": self.after.kl, "kept": self.kept}
+
+    def report(self, settings: RecoverSettings) -> RecoverReport:
+        """That of a recovery which was block by block alone."""
+        blocks = self.blocks.blocks
+        return RecoverReport(
+            **between(self.before, self.after, settings),
+            kept=self.kept,
+            steps=sum(block.steps for block in blocks),
+            tokens=max(block.tokens for block in blocks),
+            parameters=sum(block.parameters for block in blocks),
+            seconds=self.blocks.seconds,
+            losses=(),
+            curve=(),
+        )
+
+
+def blocks_first_(
+    model: Any,
+    original: Any,
+    rows: Rows,
+    held_out: Sequence[Mapping[str, torch.Tensor]],
+    settings: RecoverSettings,
+    length: int,
+    folder: Path,
+    *,
+    precision: str,
+    seed: int,
+    quiet: bool,
+    check: Callable[[], None],
+) -> BlocksFirst:
+    """Let the blocks of `model` learn in place, each from up to `BLOCK_TOKENS` of `rows`, of `length` tokens each.
+
+    held_out: batches that the models are compared on. FOLDER/blocks holds finished blocks, and the model's parameters
+    as they were until it is known which are better. FOLDER/blocks.json is the report. Raises as `recover_blockwise_`.
+    """
+    learnt = rows.rows[: max(2, BLOCK_TOKENS // length)]
+    before = distance(model, original, held_out)
+    start = folder / "blocks" / "start.safetensors"
+    with disk_errors(start):
+        start.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.detach().contiguous() for name, tensor in model.named_parameters()}, start)
+    try:
+        report = recover_blockwise_(
+            model,
+            original,
+            [rows.collate(learnt[i : i + _ROWS_AT_ONCE]) for i in range(0, len(learnt), _ROWS_AT_ONCE)],
+            steps=BLOCK_STEPS,
+            batch_tokens=_ROWS_AT_ONCE * length,
+            norm_learning_rate=_RATES[1],
+            learning_rate=_RATES[0],
+            train=settings.train,  # type: ignore[arg-type]
+            folder=start.parent,
+            device=default_device(),
+            precision=precision,
+            seed=seed,
+            quiet=quiet,
+            check=check,
+        )
+        found = BlocksFirst(report, before, distance(model, original, held_out))
+        if not found.kept:
+            was = load_file(start)
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    parameter.copy_(was[name])
+    finally:
+        start.unlink(missing_ok=True)
+    atomic.write_json(folder / "blocks.json", found.to_dict())
+    return found

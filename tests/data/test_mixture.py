@@ -49,6 +49,24 @@ def test_held_out_rows_are_not_among_those_learnt_from(files, tokenizer):
     assert not held_out & set(text_of(mixture.train(10**5, 0), tokenizer))
 
 
+def test_the_answers_of_held_out_rows_are_labelled_and_all_of_those_learnt_from(files, tokenizer):
+    mixture = Mixture([(settings(files["one"]), 1.0)], tokenizer, quiet=True)
+    said = [
+        tokenizer.decode([i for i in item.labels if i != -100]) for row in mixture.held_out(400).rows for item in row
+    ]
+    assert said
+    assert all(text.strip().startswith("one ") for text in said)
+    learnt = [item for row in mixture.train(400, 0).rows for item in row]
+    assert all(sum(label != -100 for label in item.labels) >= len(item.ids) - 1 for item in learnt)
+
+
+def test_texts_without_turns_are_labelled_whole(tmp_path, tokenizer):
+    novels = tmp_path / "novels.jsonl"
+    novels.write_text("".join(json.dumps({"text": f"red and {i} " * 5}) + "\n" for i in range(60)))
+    rows = Mixture([(settings(novels), 1.0)], tokenizer, quiet=True).held_out(100).rows
+    assert all(sum(label != -100 for label in item.labels) >= len(item.ids) - 1 for row in rows for item in row)
+
+
 def test_data_that_run_out_are_gone_through_again_or_not(files, tokenizer):
     mixture = Mixture([(settings(path), 1.0) for path in files.values()], tokenizer, quiet=True)
     assert mixture.train(50_000, 0).tokens >= 50_000

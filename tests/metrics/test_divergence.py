@@ -191,3 +191,11 @@ def test_both_losses_are_measured_beside_the_divergence(small_chunks, monkeypatc
             log_p = m(**inputs_of(batch), use_cache=False).logits.log_softmax(-1)
         expected = -log_p[:, :-1].gather(2, batch["input_ids"][:, 1:, None])[..., 0][follows[:, :-1]].sum()
         assert loss == pytest.approx(float(expected), rel=1e-5)
+    labels = batch["input_ids"].clone()
+    labels[:, :12] = -100
+    answers = compare(model, heads[0], original, heads[1], {**batch, "labels": labels})
+    assert (answers.kl, answers.agreed, answers.tokens) == (found.kl, found.agreed, found.tokens), "of all tokens"
+    assert answers.predicted == 4 + 1
+    kept = follows[:, :-1] & (labels[:, 1:] != -100)
+    expected = -log_p[:, :-1].gather(2, batch["input_ids"][:, 1:, None])[..., 0][kept].sum()
+    assert answers.original_loss == pytest.approx(float(expected), rel=1e-5)

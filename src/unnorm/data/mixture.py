@@ -73,8 +73,12 @@ class Mixture:
         return [source.train(max(1, round(tokens * share)), seed, self.packed) for source, share in self.data]
 
     def held_out(self, tokens: int) -> Rows:
-        """Held-out rows of about `tokens` tokens, the same for every seed, in the given proportions."""
-        taken = [source.validation(max(1, round(tokens * share)), self.packed) for source, share in self.data]
+        """Held-out rows of about `tokens` tokens, the same for every seed, in the given proportions. With
+        `loss_on="all"` the labels are the answers and all text without turns: gaps are measured on these."""
+        taken = []
+        for source, share in self.data:
+            source = source if source.settings.loss_on != "all" else source.with_loss_on("answer")
+            taken.append(source.validation(max(1, round(tokens * share)), self.packed))
         return _as_one(taken, [row for rows in taken for row in rows.rows])
 
 

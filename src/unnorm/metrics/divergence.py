@@ -84,7 +84,7 @@ def divergence(
 class Compared(NamedTuple):
     """Sums over the tokens of texts, as numbers: kl, KL(original ‖ model) in nats over `tokens`; agreed, how many of
     these both find most likely the same next token for; loss and original_loss, −log p of the next token in nats, over
-    `predicted`."""
+    `predicted`: the next tokens that have a label, or all where there are no labels."""
 
     kl: float
     agreed: int
@@ -102,9 +102,14 @@ def compare(
     original_head: nn.Module,
     batch: Mapping[str, torch.Tensor],
 ) -> Compared:
-    """As `divergence`, without a gradient, and with both models' losses on the tokens themselves."""
+    """As `divergence`, without a gradient, and with both models' losses on the tokens themselves.
+
+    `labels` [B, T], -100 where a token is none of an answer, say which tokens count in the losses.
+    """
     keep, inputs = counted_tokens(batch), inputs_of(batch)
     has_next = followed_tokens(batch)
+    if "labels" in batch:
+        has_next &= torch.roll(batch["labels"], -1, 1) != -100
     targets = torch.roll(batch["input_ids"], -1, 1)[keep]  # [N]; what follows, where something does
     follows = has_next[keep]
     wanted, wanted_out = _hidden(original, original_head, inputs)

@@ -21,7 +21,12 @@ USABLE = 0.10
 @dataclass(frozen=True)
 class Distance:
     """On held-out tokens. kl: KL(original ‖ model) in nats a token; agreement: share of tokens after which both find
-    the same next one likeliest; loss, original_loss: nats a token; tokens: how many were predicted."""
+    the same next one likeliest; loss, original_loss: nats a token of the answers, or of all text that has no turns;
+    tokens: how many of these there were.
+
+    Prompts do not count in the losses. Much of them is a template's, which tells nothing and which an original predicts
+    badly, so that a gap over all tokens comes out far too small.
+    """
 
     kl: float
     agreement: float
@@ -58,7 +63,8 @@ def distance(
     model: Any, original: Any, batches: Sequence[Mapping[str, torch.Tensor]], *, quiet: bool = True
 ) -> Distance:
     """The distance of `model` (perhaps with adapters around it) from `original` on batches of `input_ids` [B, T] and
-    other model inputs, on the model's device, each in the dtype of its weights.
+    other model inputs, on the model's device, each in the dtype of its weights. `labels` [B, T] are -100 at tokens
+    that are not to count in the losses; without them all count.
 
     Under torch.distributed every process must call it with the same batches; they share the work. Raises `DataError` if
     there is nothing to predict, `NonFiniteError` if a loss is no number.

@@ -1,4 +1,4 @@
-"""Draw the held-out gap over the tokens of a recovery, into docs/images/: `python benchmarks/recovery_picture.py`."""
+"""Draw the held-out gap over the tokens of recoveries, into docs/images/: `python benchmarks/recovery_picture.py`."""
 
 import argparse
 from pathlib import Path
@@ -12,15 +12,19 @@ from unnorm.tuning.run_log import RunLog
 
 HERE = Path(__file__).parent
 OUT = HERE.parent / "docs" / "images" / "recovery"
-RUN = "mixture_700k"
+RUNS = {
+    "mixture_700k": "over all tokens",
+    "mixture_answers": "on answers alone: smaller steps, stopped early",
+}
 LABELLED = 4  # points that get their number
 
 
-def values(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """records: of an evaluations.jsonl."""
+def values(records: list[dict[str, Any]], run: str) -> list[dict[str, Any]]:
+    """records: of an evaluations.jsonl. run: what the legend calls it."""
     chosen = {round(i * (len(records) - 1) / (LABELLED - 1)) for i in range(LABELLED)} | {1}
     return [
         {
+            "run": run,
             "tokens": record["train_tokens"],
             "gap": record["gap"],
             "label": f"{record['gap']:+.0%}" if record["gap"] >= 0.1 else f"{record['gap']:+.1%}",
@@ -47,7 +51,8 @@ def chart(points: list[dict[str, Any]], subtitle: str) -> alt.LayerChart:
             scale=alt.Scale(type="log", nice=False, padding=30),
             axis=alt.Axis(format="+~%", values=marks, tickCount=len(marks), labelOverlap=False),
         ),
-        color=alt.value(COLOURS[1]),
+        color=alt.Color("run:N", title=None, scale=alt.Scale(domain=list(RUNS.values()), range=COLOURS[1:3])),
+        shape=alt.Shape("run:N", title=None, scale=alt.Scale(domain=list(RUNS.values()), range=["circle", "square"])),
     )
     line = base.mark_line(size=2.5)
     dots = base.mark_point(size=45, filled=True, opacity=1)
@@ -65,7 +70,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=HERE / "results" / "real" / "cpu")
     parser.add_argument("--subtitle", default="distilled from the original by `unnorm recover` on a CPU of two cores")
     arguments = parser.parse_args()
-    points = values(RunLog(arguments.runs / f"{RUN}.jsonl").read())
+    points = [
+        point for run, name in RUNS.items() for point in values(RunLog(arguments.runs / f"{run}.jsonl").read(), name)
+    ]
     spec = {**chart(points, arguments.subtitle).to_dict(), "config": CONFIG}
     OUT.with_suffix(".png").write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
 

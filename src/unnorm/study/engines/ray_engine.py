@@ -218,6 +218,7 @@ def _checked_nodes(setting: Setting) -> list[dict[str, Any]]:
 
 
 def _check_each(nodes: list[dict[str, Any]], setting: Setting) -> None:
+    """As `_checked_nodes` says, of these; a `RayError` where one does not answer."""
 
     def look(path: str) -> tuple[str, str]:  # pickled whole: unnorm may be missing there
         from pathlib import Path

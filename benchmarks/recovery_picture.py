@@ -14,14 +14,15 @@ HERE = Path(__file__).parent
 OUT = HERE.parent / "docs" / "images" / "recovery"
 RUNS = {
     "mixture_700k": "over all tokens",
-    "mixture_answers": "on answers alone: smaller steps, stopped early",
+    "mixture_answers": "on answers alone: a run of 100,000 tokens",
 }
-LABELLED = 4  # points that get their number
+LABELLED = 4  # points of a long run that get their number; of a short one its ends do
 
 
 def values(records: list[dict[str, Any]], run: str) -> list[dict[str, Any]]:
     """records: of an evaluations.jsonl. run: what the legend calls it."""
-    chosen = {round(i * (len(records) - 1) / (LABELLED - 1)) for i in range(LABELLED)} | {1}
+    labelled = LABELLED if len(records) > 2 * LABELLED else 2
+    chosen = {round(i * (len(records) - 1) / (labelled - 1)) for i in range(labelled)}
     return [
         {
             "run": run,

@@ -157,6 +157,29 @@ def test_an_interrupted_recovery_goes_on_bit_for_bit(train, tmp_path, monkeypatc
     assert steps == list(range(1, expected.steps + 1))
 
 
+def test_a_run_that_goes_on_shows_the_gap_that_it_had_come_to(tmp_path, monkeypatch):
+    options = {**QUICK, "train": "all", "quiet": False}
+    model, original = swapped("llama")
+    shown = []
+    monkeypatch.setattr("unnorm.tuning.trainer.Bar.advance", lambda bar, count=1, note="": shown.append(note))
+    saved = TokenTrainer._save_checkpoint
+
+    def stop(self, *args):
+        saved(self, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TokenTrainer, "_save_checkpoint", stop)
+    with pytest.raises(KeyboardInterrupt):
+        unnorm.recover_(model, original, tokens(64), folder=tmp_path, **options)
+    log = (tmp_path / "evaluations.jsonl").read_text().splitlines()
+    gaps = [f"gap {json.loads(line)['gap']:+.1%}" for line in log]
+    assert len(set(gaps)) > 1
+    monkeypatch.setattr(TokenTrainer, "_save_checkpoint", saved)
+    shown.clear()
+    unnorm.recover_(model, original, tokens(64), folder=tmp_path, **options)
+    assert next(note for note in shown if "gap" in note).endswith(gaps[-1])
+
+
 def test_a_target_stops_early_and_a_second_call_does_not_go_on_past_it(tmp_path):
     model, original = swapped(bare=True)
     text = said_by(original, 64)

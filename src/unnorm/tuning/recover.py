@@ -273,7 +273,7 @@ class _Meter:
             self.known[step] = named
             if is_main():
                 self.log.append(named)
-        self.note = f"gap {self.known[step]['gap']:+.1%}"
+        self.note = f"gap {self.known[max(self.known)]['gap']:+.1%}"  # the newest, where a run goes on
         return self.known[step]
 
     def first_and_last(self) -> tuple[Distance, Distance]:

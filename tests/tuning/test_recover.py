@@ -233,12 +233,12 @@ def test_padded_and_packed_rows_are_taken():
     [
         ("all", 16_384, 4e-4, 5e-3),
         ("all", 4_096, 2e-4, 2.5e-3),
-        ("lora", 1_024, 2.5e-4, 1.25e-3),
+        ("lora", 1_024, 1e-3, 2e-3),
         ("all", 65_536, 4e-4, 5e-3),
         ("norms", 1_024, 2e-2, 2e-2),
     ],
 )
-def test_default_rates_go_with_the_square_root_of_the_step(train, batch_tokens, weights, norms):
+def test_default_rates_of_all_weights_go_with_the_square_root_of_the_step(train, batch_tokens, weights, norms):
     training = recover_settings(train=train, batch_tokens=batch_tokens).training(row_tokens=64)
     assert (training.learning_rate, training.norm_learning_rate) == pytest.approx((weights, norms))
     given = recover_settings(train=train, batch_tokens=batch_tokens, learning_rate=1e-3).training(row_tokens=64)

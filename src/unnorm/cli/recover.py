@@ -34,7 +34,7 @@ def recover(
     ] = False,
     rows_per_forward: Annotated[int | None, typer.Option(min=1, help="Fewer need less memory.")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of weights. Default: by --train and by tokens a step.")
+        float | None, typer.Option(help="Of weights. Default: by --train, and by tokens a step with all.")
     ] = None,
     norm_learning_rate: Annotated[
         float | None, typer.Option(help="Of norms, which learn relatively. Default: likewise.")

@@ -13,12 +13,12 @@ Minimized = Literal["kl", "ce"]
 
 RATES: dict[Train, tuple[float, float]] = {
     "all": (4e-4, 5e-3),
-    "lora": (1e-3, 5e-3),
+    "lora": (1e-3, 2e-3),
     "norms": (2e-2, 2e-2),
     "corrected": (1e-3, 1e-2),
 }
-"""Of weights, and of norm parameters, which learn relatively. Those of `all` and `lora` are for the largest step, and
-go down with the square root of the tokens a step (arXiv 2205.10287: Adam's noise); norms alone learn well in any."""
+"""Of weights, and of norm parameters, which learn relatively. Those of `all` are for the largest step, and go down with
+the square root of the tokens a step (arXiv 2205.10287: Adam's noise). The others are for steps of any size."""
 RECOVER_TOKENS = 10_000_000
 _STEPS, _SMALLEST_STEP, _LARGEST_STEP = 400, 512, 16384
 """How many steps a recovery wants at least; and tokens a step."""
@@ -45,7 +45,7 @@ class RecoverSettings(BaseModel):
         default=None, gt=0, description="tokens a step; default: by tokens, from 512 to 16,384"
     )
     learning_rate: float | None = Field(
-        default=None, gt=0, description="of weights; default: by what trains and by tokens a step"
+        default=None, gt=0, description="of weights; default: by what trains, and by tokens a step where all do"
     )
     norm_learning_rate: float | None = Field(default=None, gt=0, description="of norms; default: likewise")
     norm_parameters: Literal["relative", "raw"] = "relative"
@@ -64,8 +64,8 @@ class RecoverSettings(BaseModel):
         """The same as the trainer takes it, for rows of `row_tokens` tokens; a step is whole rows."""
         wanted = self.batch_tokens or min(max(self.tokens // _STEPS, _SMALLEST_STEP), _LARGEST_STEP)
         step = max(1, wanted // row_tokens) * row_tokens
-        share = min(max(step, _SMALLEST_STEP), _LARGEST_STEP) / _LARGEST_STEP
-        weights, norms = (rate * (share**0.5 if self.train in ("all", "lora") else 1.0) for rate in RATES[self.train])
+        share = min(max(step, _SMALLEST_STEP), _LARGEST_STEP) / _LARGEST_STEP if self.train == "all" else 1.0
+        weights, norms = (rate * share**0.5 for rate in RATES[self.train])
         return TrainingSettings(
             tokens=self.tokens,
             batch_tokens=step,

@@ -27,7 +27,7 @@ import torch
 
 from machine import SHARED, machine_line
 
-LENGTH = 512
+LENGTH, IGNORED = 512, -100
 ROW_TOKENS = {"train": None, "instructions": 66_000, "novels": 66_000}
 WATCHED_TOKENS = 16_384
 SOURCES = ("alpaca", "gsm8k", "sharegpt", "novels")
@@ -64,6 +64,7 @@ FIXED = {"norm": "fixedscale", "center": False}
 LARGE = {"batch_tokens": 16_384}
 MIDDLE = {"batch_tokens": 8_192}
 LORA = {"train": "lora", "lora": {"r": 64, "alpha": 128, "dropout": 0.0}}
+LORA_16 = {"train": "lora", "lora": {"r": 16, "alpha": 32, "dropout": 0.0}}
 ROWS = [
     Row("dyt-10M", 10_000_000, CHANNEL, LARGE, tuned=True),
     Row("dyt-1.6M", 1_600_000, CHANNEL, MIDDLE),
@@ -76,7 +77,7 @@ ROWS = [
     Row("dyt-raw-1.6M", 1_600_000, CHANNEL, {**MIDDLE, "norm_parameters": "raw", "norm_learning_rate": 2e-3}),
     Row("derf-1.6M", 1_600_000, {"norm": "derf", "alpha": "channel"}, MIDDLE),
     Row("dyt-norms-1.6M", 1_600_000, CHANNEL, {**MIDDLE, "train": "norms"}),
-    Row("dyt-lora16-1.6M", 1_600_000, CHANNEL, {**MIDDLE, "train": "lora"}),
+    Row("dyt-lora16-1.6M", 1_600_000, CHANNEL, {**MIDDLE, **LORA_16}),
     Row("dyt-0.7M", 700_000, CHANNEL, {}),
     Row("fixedscale-10M", 10_000_000, FIXED, LARGE, tuned=True, fold=True, correct="none"),
     Row("dyt-lora64-10M", 10_000_000, CHANNEL, {**LARGE, **LORA, "learning_rate": 2e-3}),
@@ -137,6 +138,8 @@ def make_text(base: str, out: Path, sources: list[str], template: str) -> None:
             f"{name}|places": batch["position_ids"].numpy().astype(np.uint16),
             f"{name}|tokens": batch["tokens"].numpy().astype(np.uint16),
         }
+        if name != "train":
+            arrays[f"{name}|answers"] = (batch["labels"] != IGNORED).numpy()
         print(name, rows.tokens, "tokens", flush=True)
     np.savez_compressed(out, **arrays)
 
@@ -150,7 +153,10 @@ class RecoveryText:
 
     def batch(self, part: str, rows: Any) -> dict[str, torch.Tensor]:
         names = {"input_ids": "ids", "position_ids": "places", "tokens": "tokens"}
-        return {name: self.arrays[f"{part}|{key}"][rows] for name, key in names.items()}
+        batch = {name: self.arrays[f"{part}|{key}"][rows] for name, key in names.items()}
+        if part != "train":  # gaps count answers, and all of plain text
+            batch["labels"] = batch["input_ids"].where(self.arrays[f"{part}|answers"][rows] != 0, IGNORED)
+        return batch
 
     def held_out(self, part: str, tokens: int) -> list[dict[str, torch.Tensor]]:
         rows = max(1, min(len(self.arrays[f"{part}|ids"]), tokens // LENGTH))

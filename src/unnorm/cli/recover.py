@@ -39,7 +39,7 @@ def recover(
     norm_learning_rate: Annotated[
         float | None, typer.Option(help="Of norms, which learn relatively. Default: likewise.")
     ] = None,
-    lora_rank: Annotated[int, typer.Option(min=1, help="LoRA's r.")] = 16,
+    lora_rank: Annotated[int, typer.Option(min=1, help="LoRA's r.")] = 64,
     when_out: Annotated[str, typer.Option(help="Where the data run out: again (from the start) or stop.")] = "again",
     held_out_tokens: Annotated[
         int | None, tokens_option("Tokens that the gap is measured on. Default: by --tokens, up to 20,000.", 64)

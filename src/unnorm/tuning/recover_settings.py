@@ -50,7 +50,7 @@ class RecoverSettings(BaseModel):
     norm_learning_rate: float | None = Field(default=None, gt=0, description="of norms; default: likewise")
     norm_parameters: Literal["relative", "raw"] = "relative"
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps")
-    lora: LoraSettings = LoraSettings(r=16, alpha=32, dropout=0.0)
+    lora: LoraSettings = LoraSettings(r=64, alpha=128, dropout=0.0)
     precision: Precision = "auto"
 
     @field_validator("target")

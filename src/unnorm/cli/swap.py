@@ -18,6 +18,9 @@ SWAP_EXAMPLE = (
     "Example: [bold]unnorm swap HuggingFaceTB/SmolLM2-135M-Instruct --to dyt --alpha channel --calibrate alpaca "
     "--out swapped/[/bold]"
 )
+_RECOVERY = {"cpu": "--tokens 100k --train lora"}
+"""What to recover with on a device; on others it is `--tokens 10M`, which takes a processor a day or more. Over 100,000
+tokens LoRA came closer than all weights did (docs/recover.md)."""
 
 
 def swap(
@@ -67,6 +70,7 @@ def swap(
 
     DATA is a known name, a file, a folder, or a hub id.
     """
+    from unnorm.foundation.precision import default_device
     from unnorm.study.arms import CALIBRATION_TOKENS, CORRECTION_TOKENS, Arm
     from unnorm.study.recovery import parse_data
     from unnorm.study.swap_model import Swap, swap_model
@@ -128,11 +132,12 @@ def swap(
     else:
         say(f"saved {out}")
         data = " ".join(f"--data {shlex.quote(entry)}" for entry in measure or calibrate or ["DATA"])
+        how = _RECOVERY.get(default_device().type, "--tokens 10M")
         nearer = "" if correct == "all" else "Swap it with --correct all, which brings it nearer. "
         say(
             f"This model is not usable yet: its held-out loss is {worst.gap:+.0%} from the original's. "
             f"{nearer}Recover it:\n"
-            f"  unnorm recover {out} {data}{read} --tokens 10M --out {out}-recovered"
+            f"  unnorm recover {out} {data}{read} {how} --out {out}-recovered"
         )
 
 

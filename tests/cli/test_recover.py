@@ -138,7 +138,7 @@ def test_blocks_that_make_the_model_worse_are_put_back(capsys, swapped, data_fil
     out = tmp_path / "run"
     code, stdout, err = call(capsys, *recovery(swapped, data_file, out, "--blockwise", "--json"))
     assert code == 0, err
-    assert "that is worse, so the start was put back" in err
+    assert "got worse, so the start was put back" in err
     assert json.loads(stdout)["kept"] is False
     states = [unnorm.load(path).state_dict() for path in (out / "model", swapped)]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())

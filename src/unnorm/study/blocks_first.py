@@ -5,7 +5,6 @@ measured before and after, and a model that ended farther from the original is p
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from unnorm.foundation import atomic
 from unnorm.foundation.atomic import disk_errors
 from unnorm.foundation.precision import default_device
 from unnorm.tuning.blockwise import BlockwiseReport, recover_blockwise_
-from unnorm.tuning.distance import Distance, distance
+from unnorm.tuning.distance import distance
 from unnorm.tuning.recover import RecoverReport, between
 from unnorm.tuning.recover_settings import RecoverSettings
 
@@ -25,46 +24,6 @@ BLOCK_TOKENS, BLOCK_STEPS = 98_304, 80
 _ROWS_AT_ONCE = 16
 _RATES = (3e-4, 5e-3)
 """Of a block's weights, and of its norms, which learn relatively."""
-
-
-@dataclass(frozen=True)
-class BlocksFirst:
-    """What the blocks learnt, and what it made of the model. Measured on tokens that they did not learn from."""
-
-    blocks: BlockwiseReport
-    before: Distance
-    after: Distance
-
-    @property
-    def kept(self) -> bool:
-        """False where the model ended farther from the original: it is as it was."""
-        return self.after.kl <= self.before.kl
-
-    def describe(self) -> str:
-        """One line for people."""
-        kept = "" if self.kept else "; that is worse, so the start was put back"
-        return (
-            f"{self.blocks.describe()}\n"
-            f"after the blocks: held-out gap {self.before.gap:+.1%} -> {self.after.gap:+.1%}, "
-            f"KL to the original {self.before.kl:.4f} -> {self.after.kl:.4f} nats a token{kept}"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**self.blocks.to_dict(), "kl_before": self.before.kl, "kl_after": self.after.kl, "kept": self.kept}
-
-    def report(self, settings: RecoverSettings) -> RecoverReport:
-        """That of a recovery which was block by block alone."""
-        blocks = self.blocks.blocks
-        return RecoverReport(
-            **between(self.before, self.after, settings),
-            kept=self.kept,
-            steps=sum(block.steps for block in blocks),
-            tokens=max(block.tokens for block in blocks),
-            parameters=sum(block.parameters for block in blocks),
-            seconds=self.blocks.seconds,
-            losses=(),
-            curve=(),
-        )
 
 
 def blocks_first_(
@@ -80,23 +39,25 @@ def blocks_first_(
     seed: int,
     quiet: bool,
     check: Callable[[], None],
-) -> BlocksFirst:
+) -> tuple[BlockwiseReport, RecoverReport]:
     """Let the blocks of `model` learn in place, each from up to `BLOCK_TOKENS` of `rows`, of `length` tokens each.
 
-    held_out: batches that the models are compared on. FOLDER/blocks holds finished blocks, and the model's parameters
-    as they were until it is known which are better. FOLDER/blocks.json is the report. Raises as `recover_blockwise_`.
+    held_out: batches that the models are compared on. Returns what the blocks learnt and what that made of the model:
+    it is as it was where it ended farther from the original. FOLDER/blocks holds finished blocks, and the model's
+    parameters as they were until it is known which are better; FOLDER/blocks.json says both. Raises as
+    `recover_blockwise_`.
     """
-    learnt = rows.rows[: max(2, BLOCK_TOKENS // length)]
+    chosen = rows.rows[: max(2, BLOCK_TOKENS // length)]
     before = distance(model, original, held_out)
     start = folder / "blocks" / "start.safetensors"
     with disk_errors(start):
         start.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.detach().contiguous() for name, tensor in model.named_parameters()}, start)
     try:
-        report = recover_blockwise_(
+        learnt = recover_blockwise_(
             model,
             original,
-            [rows.collate(learnt[i : i + _ROWS_AT_ONCE]) for i in range(0, len(learnt), _ROWS_AT_ONCE)],
+            [rows.collate(chosen[i : i + _ROWS_AT_ONCE]) for i in range(0, len(chosen), _ROWS_AT_ONCE)],
             steps=BLOCK_STEPS,
             batch_tokens=_ROWS_AT_ONCE * length,
             norm_learning_rate=_RATES[1],
@@ -109,13 +70,24 @@ def blocks_first_(
             quiet=quiet,
             check=check,
         )
-        found = BlocksFirst(report, before, distance(model, original, held_out))
-        if not found.kept:
+        after = distance(model, original, held_out)
+        kept = after.kl <= before.kl
+        if not kept:
             was = load_file(start)
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
                     parameter.copy_(was[name])
     finally:
         start.unlink(missing_ok=True)
-    atomic.write_json(folder / "blocks.json", found.to_dict())
-    return found
+    told = {"kl_before": before.kl, "kl_after": after.kl, "kept": kept}
+    atomic.write_json(folder / "blocks.json", {**learnt.to_dict(), **told})
+    return learnt, RecoverReport(
+        **between(before, after, settings),
+        kept=kept,
+        steps=sum(block.steps for block in learnt.blocks),
+        tokens=max(block.tokens for block in learnt.blocks),
+        parameters=sum(block.parameters for block in learnt.blocks),
+        seconds=learnt.seconds,
+        losses=(),
+        curve=(),
+    )

@@ -153,7 +153,7 @@ def recover_run(
     )
     if not recovery.blockwise:
         return distil_(model, original, text, recovery.settings, run, seed=recovery.seed), mixture.parts
-    first = blocks_first_(
+    blocks, first = blocks_first_(
         model,
         original,
         rows,
@@ -166,12 +166,12 @@ def recover_run(
         quiet=quiet,
         check=hooks.check,
     )
-    say(first.describe())
+    say(f"{blocks.describe()}\nof the whole model: {first.describe()}")
     try:
         check_memory(model, original, recovery.settings, need, length)
     except SettingsError as error:
         say(f"the models do not fit for more than one block at a time, so it ends here: {error}")
-        return first.report(recovery.settings), mixture.parts
+        return first, mixture.parts
     return distil_(model, original, text, recovery.settings, run, seed=recovery.seed), mixture.parts
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import signal
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -11,13 +12,14 @@ from study.small_study import run_text, study_text
 from study.test_cell import lines, settings_of
 from unnorm.foundation import ranks
 from unnorm.foundation.errors import Interrupted, ModelError, NonFiniteError, RunError, SettingsError
-from unnorm.study import fewer_rows
+from unnorm.foundation.processes import own_handlers
+from unnorm.study import fewer_rows, spread_process
 from unnorm.study.cell import cell_of, settled
 from unnorm.study.engines.interface import Options
 from unnorm.study.failures import failure_of
 from unnorm.study.lease import TaskFolder, entries
 from unnorm.study.spec import parse_spec
-from unnorm.study.spread import _cause, _quiet_launcher, _raised, check_launch, run_spread
+from unnorm.study.spread import ADDRESS, KEY, _cause, _quiet_launcher, _raised, check_launch, run_spread
 from unnorm.study.view import read_study
 from unnorm.study.workbench import Workbench
 
@@ -78,6 +80,26 @@ def test_what_one_of_the_processes_raises_is_raised_here_once(ready_python, tmp_
     said = "".join(capfd.readouterr())
     assert "Traceback" not in said
     assert signal.getsignal(signal.SIGTERM) == before, "the launcher's handlers are gone again"
+
+
+def test_a_process_that_is_asked_to_stop_while_it_fails_ends_without_a_word(monkeypatch, capfd):
+    """As where another one failed first, and the launcher ends this one while it finds that out."""
+
+    def asked_to_stop():
+        raise KeyboardInterrupt
+
+    client = MagicMock()
+    client.return_value.__enter__.return_value.recv_bytes.return_value = b"{}"
+    client.return_value.__exit__.return_value = False
+    monkeypatch.setattr(spread_process, "Client", client)
+    monkeypatch.setattr(spread_process, "_end_with_parent", lambda parent: None)
+    for name in (ADDRESS, KEY):
+        monkeypatch.setenv(name, "any")
+    monkeypatch.setattr(spread_process.ranks, "join", lambda: 1 / 0)
+    monkeypatch.setattr(spread_process.ranks, "fails_first", asked_to_stop)
+    with own_handlers():
+        assert spread_process.main() == 130
+    assert "".join(capfd.readouterr()) == ""
 
 
 def test_errors_come_over_as_what_they_were():

@@ -29,6 +29,13 @@ _SECONDS_ALONE = 20
 
 def main() -> int:
     """Do the job; the exit code."""
+    try:
+        return _work()
+    except KeyboardInterrupt:  # it was asked to stop while it was failing: another one has said why
+        return _INTERRUPTED
+
+
+def _work() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()

@@ -26,8 +26,9 @@ import numpy as np
 import torch
 
 from machine import SHARED, machine_line
+from unnorm.metrics.token_sums import IGNORED
 
-LENGTH, IGNORED = 512, -100
+LENGTH = 512
 ROW_TOKENS = {"train": None, "instructions": 66_000, "novels": 66_000}
 WATCHED_TOKENS = 16_384
 SOURCES = ("alpaca", "gsm8k", "sharegpt", "novels")

@@ -18,9 +18,6 @@ SWAP_EXAMPLE = (
     "Example: [bold]unnorm swap HuggingFaceTB/SmolLM2-135M-Instruct --to dyt --alpha channel --calibrate alpaca "
     "--out swapped/[/bold]"
 )
-_RECOVERY = {"cpu": "--tokens 100k --train lora"}
-"""What to recover with on a device; on others it is `--tokens 10M`, which takes a processor a day or more. Over 100,000
-tokens LoRA came closer than all weights did (docs/recover.md)."""
 
 
 def swap(
@@ -132,7 +129,8 @@ def swap(
     else:
         say(f"saved {out}")
         data = " ".join(f"--data {shlex.quote(entry)}" for entry in measure or calibrate or ["DATA"])
-        how = _RECOVERY.get(default_device().type, "--tokens 10M")
+        # 10M take a processor a day or more; with so few as 100k LoRA came closer than all weights (docs/recover.md).
+        how = "--tokens 100k --train lora" if default_device().type == "cpu" else "--tokens 10M"
         nearer = "" if correct == "all" else "Swap it with --correct all, which brings it nearer. "
         say(
             f"This model is not usable yet: its held-out loss is {worst.gap:+.0%} from the original's. "

@@ -264,7 +264,11 @@ class _Meter:
         if is_main():
             self.log.cut_after(checkpoint.step_of(checkpoint.latest(folder / "checkpoints")))
         self.known = {record["step"]: record for record in ranks.of_main(self.log.read())}
-        self.note = ""
+
+    @property
+    def note(self) -> str:
+        """The newest gap, for people."""
+        return f"gap {self.known[max(self.known)]['gap']:+.1%}" if self.known else ""
 
     def at(self, step: int, tokens: int) -> dict[str, Any]:
         if step not in self.known:
@@ -273,7 +277,6 @@ class _Meter:
             self.known[step] = named
             if is_main():
                 self.log.append(named)
-        self.note = f"gap {self.known[max(self.known)]['gap']:+.1%}"  # the newest, where a run goes on
         return self.known[step]
 
     def first_and_last(self) -> tuple[Distance, Distance]:

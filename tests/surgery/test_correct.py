@@ -6,9 +6,7 @@ import torch
 import unnorm
 from conftest import FAMILIES, kl, tiny_model, tokens
 from surgery.architectures import architecture, architecture_tokens
-from unnorm import DyT
-from unnorm.foundation.errors import ModelError
-from unnorm.surgery.linears import stream_writers
+from unnorm import DyT, FixedScale
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -45,33 +43,37 @@ def test_readers_and_writers_of_the_families_are_found():
         assert sum(fix.role == "writer" for fix in fixes) == 4
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "phi", "qwen2", "starcoder2", "olmo", "gptj"])
-def test_the_stream_is_the_sum_of_its_writers(name):
-    model = architecture(name)
-    found = stream_writers(model, unnorm.find_sites(model))
-    assert found is not None
-    assert len(found) == 4
-    assert all(c == pytest.approx(1.0, abs=1e-2) for c in found.values())
-
-
-def test_a_scaled_stream_has_scaled_writers():
-    model = architecture("granite")
-    model.config.residual_multiplier = 0.3
-    for layer in model.model.layers:
-        layer.residual_multiplier = 0.3
-    found = stream_writers(model, unnorm.find_sites(model))
-    assert len(found) == 4
-    assert all(c == pytest.approx(0.3, abs=1e-2) for c in found.values())
-
-
-@pytest.mark.parametrize("name", ["olmo2", "gemma2", "mixtral", "bert"])
-def test_a_stream_that_is_no_such_sum_is_refused_and_nothing_is_changed(name):
+@pytest.mark.parametrize("norm", [DyT(alpha="channel"), FixedScale()], ids=["dyt", "fixedscale"])
+@pytest.mark.parametrize("name", ["gemma2", "gemma3_text", "olmo2", "glm4"])
+def test_layers_that_write_through_a_norm_are_corrected(name, norm):
     model = architecture(name)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    with pytest.raises(ModelError, match="Correct the readers alone"):
-        unnorm.swap_(model, DyT(), calibrate_on=architecture_tokens(8), correct="all")
-    assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in before.items())
-    unnorm.swap_(model, DyT(), calibrate_on=architecture_tokens(8), correct="readers")
+    held_out, ids = architecture_tokens(16), architecture_tokens(128)
+    with torch.no_grad():
+        reference = model(held_out).logits.log_softmax(-1)
+    found = {}
+    for correct in ("readers", "all"):
+        report = unnorm.swap_(model, norm, calibrate_on=ids, correct=correct).calibration
+        found[correct] = kl(model, held_out, reference)
+        writers = [fix for fix in report.corrections if fix.role == "writer"]
+        assert len(writers) == (4 if correct == "all" else 0)
+        assert all(fix.after < fix.before for fix in writers)
+        assert not report.leaves_writers
+        unnorm.unswap_(model)
+        assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in before.items())
+    assert found["all"] < 0.99 * found["readers"]
+
+
+@pytest.mark.parametrize("name", ["mixtral", "bert"])
+def test_writers_of_another_make_are_left_alone_and_it_is_said(name):
+    model = architecture(name)
+    found = {}
+    for correct in ("readers", "all"):
+        report = unnorm.swap_(model, DyT(), calibrate_on=architecture_tokens(8), correct=correct).calibration
+        found[correct] = report.corrections
+        assert report.leaves_writers == (correct == "all")
+        unnorm.unswap_(model)
+    assert found["all"] == found["readers"]
 
 
 def test_a_tied_head_is_left_alone_and_an_untied_one_is_a_reader():

@@ -48,6 +48,11 @@ class Started:
         fit = self.report.calibration
         if fit is not None and fit.several:
             lines.append(f"called at several places, and fitted to all of them at once: {', '.join(fit.several)}")
+        if fit is not None and fit.leaves_writers:
+            lines.append(
+                "corrected only the layers that read new norms: linear layers are not all that writes to this model's "
+                "residual stream (fused experts do, for one)"
+            )
         for step in self.steps:
             if not step.kept:
                 before = next(s for s in reversed(self.steps[: self.steps.index(step)]) if s.kept)

@@ -66,6 +66,8 @@ class CalibrationReport:
     outliers: float | None = None
     corrections: tuple[LayerFix, ...] = ()
     """The linear layers that were corrected, where that was asked for."""
+    leaves_writers: bool = False
+    """Whether layers that write to the residual stream were to be corrected and cannot be, as with fused experts."""
     several: tuple[str, ...] = ()
     """Paths of the sites that are called at several places, and were therefore fitted as in mode `parallel`."""
 
@@ -99,7 +101,8 @@ def calibrate(
     zeros are left out of the fit), or an iterable of either. `one-pass` puts all of it together into one batch.
     outliers: share of tokens, those of the largest input at a site, that its fit leaves out. Unless given, a norm that
     is bounded is fitted without the tokens over five times the median one's size (attention sinks), any other to all.
-    correct: the linear layers to correct as well, `none`, `readers`, or `all` (readers and writers); `one-pass` only.
+    correct: the linear layers to correct as well, `none`, `readers`, or `all` (readers and writers; where the stream is
+    not the sum of what layers and norms write, readers alone, which the report says); `one-pass` only.
     """
     started = time.perf_counter()
     device = next(model.parameters()).device
@@ -157,6 +160,7 @@ def calibrate(
         mode=mode,
         outliers=outliers,
         corrections=tuple(corrector.fixes) if corrector else (),
+        leaves_writers=corrector is not None and corrector.leaves_writers,
         several=tuple(several) if mode != "parallel" else (),
     )
     return Calibrated({path: norms[path] for path in specs}, report, corrector.originals if corrector else {})
@@ -190,9 +194,12 @@ def _one_pass(
                 f"{path} is called at several places of {type(model).__name__} on this text, and one pass would fit it "
                 "to the first alone. Calibrate with mode='parallel', or leave the site alone."
             )
-        out: torch.Tensor = fit(path, *counted_rows(keep, x, y))(x)
         if corrector is not None:
-            corrector.placed(path, out)
+            y = corrector.wanted(path, y)
+        norm = fit(path, *counted_rows(keep, x, y))
+        out: torch.Tensor = norm(x)
+        if corrector is not None:
+            corrector.placed(path, norm, out)
         bar.advance()
         return out
 

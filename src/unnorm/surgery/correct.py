@@ -9,7 +9,9 @@ can make up for the part of y that is linear in t:  W' = W A, b' = b + W c, with
 stream of the original is o + e away, e being the error before the layer writes, so  W' = W + D, b' = b + d  with D, d
 minimizing  Σ ‖D h + d − (o* + e − o)‖² + λ ‖D‖²  (h the layer's input, o and o* its output here and in the original).
 What they are to give is the original's stream with large tokens scaled down (`levelled`), which the original's norms
-read as they do the stream itself, and new ones far better. Layers are corrected in execution order, each on what it
+read as they do the stream itself, and new ones far better. Where a norm stands between layer and stream (post-norms:
+Gemma, OLMo 2), the new norm is fitted to what the stream lacks, and then the layer before it (`behind_norm`). Writers
+of another make, fused experts above all, are left alone. Layers are corrected in execution order, each on what it
 sees once all before it are, with noise in the stream (`StreamNoise`), and rounded to what bf16 holds. The head is a
 reader where its weight is its own; one tied to the embedding is left alone.
 """
@@ -23,17 +25,17 @@ import torch
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from unnorm.foundation.errors import ModelError
+from unnorm.norms.spec import Norm
+from unnorm.surgery.behind_norm import newton_step, put_back_
 from unnorm.surgery.level import levelled
-from unnorm.surgery.linears import is_linear, shared_weights, stream_writers, weight_of
+from unnorm.surgery.linears import is_linear, shared_weights, weight_of
 from unnorm.surgery.noise import StreamNoise
 from unnorm.surgery.passes import hooked, watched
-from unnorm.surgery.sites import Site
+from unnorm.surgery.ridge import SiteMap, ridge, size_of
+from unnorm.surgery.sites import Site, find_sites
+from unnorm.surgery.writers import StreamSum, stream_sum
 
 Correct = Literal["none", "readers", "all"]
-_CHUNK = 2048
-_RIDGE = 1e-2
-"""λ as a share of the mean variance of a feature."""
 
 
 @dataclass(frozen=True)
@@ -57,24 +59,28 @@ class Corrector:
         self.originals: dict[str, dict[str, torch.Tensor]] = {}
         """Path of a corrected layer -> its parameters as they were."""
         self._sites = sites
-        self._writers = self._find_writers() if what == "all" else {}
+        self._sum: StreamSum | None = None
+        if what == "all":
+            self._sum = stream_sum(model, find_sites(model), [site.path for site in sites])
+        self._writers = self._sum.writers if self._sum else {}
         self._fixed_weights = shared_weights(model)
         self._y: dict[str, torch.Tensor] = {}
         self._o: dict[str, torch.Tensor] = {}
         self._read: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._behind: dict[str, str] = {}
+        """Path of a norm that writes -> path of the linear layer whose output it is given."""
+        self._hidden: dict[str, torch.Tensor] = {}
+        """Path of such a layer -> what it was given last."""
+        self._norms: dict[str, Norm] = {}
         self._error: torch.Tensor | None = None
         self._noise = StreamNoise()
         self._keep: Any = slice(None)
-        self._maps: dict[tuple[str, bool], _Map] = {}
+        self._maps: dict[tuple[str, bool], SiteMap] = {}
 
-    def _find_writers(self) -> dict[str, float]:
-        found = stream_writers(self.model, self._sites)
-        if found is None:
-            raise ModelError(
-                f"the writers of {type(self.model).__name__} cannot be corrected: its residual stream is not the sum "
-                "of linear layers' outputs (post-norms and fused experts are not). Correct the readers alone."
-            )
-        return found
+    @property
+    def leaves_writers(self) -> bool:
+        """Whether writers were to be corrected and cannot be, since more than layers and norms writes."""
+        return self.what == "all" and self._sum is None
 
     @contextmanager
     def watch_original(self) -> Iterator[None]:
@@ -82,18 +88,31 @@ class Corrector:
 
         def at_site(path: str, x: torch.Tensor, out: torch.Tensor) -> None:
             self._y[path] = out.flatten(0, -2)
-            if not before and x.shape[-1] == self._sites[-1].width:  # as `stream_writers` tells the stream
-                before.append(x.flatten(0, -2))
 
         def at_writer(path: str, x: torch.Tensor, out: torch.Tensor) -> None:
             self._o[path] = out.flatten(0, -2)
+            if x in gave:
+                self._behind[path] = gave[x]
 
-        before: list[torch.Tensor] = []
-        sites = [site.path for site in self._sites]
-        with watched(self.model, sites, at_site), watched(self.model, self._writers, at_writer):
+        def at_linear(path: str, x: torch.Tensor, out: torch.Tensor) -> None:
+            gave[out] = path
+
+        def at_start(path: str, x: torch.Tensor, out: torch.Tensor) -> None:
+            assert self._sum is not None
+            if not start:
+                start.append((x if self._sum.start_is_input else self._sum.scale * out).flatten(0, -2))
+
+        gave, start = WeakIdKeyDictionary(), list[torch.Tensor]()
+        linear = [path for path, module in self.model.named_modules() if is_linear(module)] if self._writers else []
+        with (
+            watched(self.model, linear, at_linear),
+            watched(self.model, [site.path for site in self._sites], at_site),
+            watched(self.model, self._writers, at_writer),
+            watched(self.model, [self._sum.start] if self._writers and self._sum else [], at_start),
+        ):
             yield
         if self._writers:
-            self._level(before[0])
+            self._level(start[0])
 
     def _level(self, stream: torch.Tensor) -> None:
         """Make each writer's wanted output the one that leaves the original's stream levelled. stream [N, C]: what the
@@ -116,6 +135,12 @@ class Corrector:
                 handles.append(
                     module.register_forward_pre_hook(lambda m, args, path=path: self._before(path, m, args[0]))
                 )
+            if path in self._behind.values():
+                handles.append(
+                    module.register_forward_pre_hook(
+                        lambda m, args, path=path: self._hidden.update({path: args[0].flatten(0, -2)})
+                    )
+                )
             if path in self._writers:
                 handles.append(
                     module.register_forward_hook(lambda m, args, out, path=path: self._after(path, m, args[0], out))
@@ -123,9 +148,20 @@ class Corrector:
         with hooked(handles):
             yield
 
-    def placed(self, path: str, t: torch.Tensor) -> None:
+    def wanted(self, path: str, y: torch.Tensor) -> torch.Tensor:
+        """What the new norm at `path` is to give where the old one gives y [..., C]: what the stream lacks, if it
+        writes there."""
+        return self._lacking(path).view_as(y).to(y.dtype) if path in self._writers else y
+
+    def placed(self, path: str, norm: Norm, t: torch.Tensor) -> None:
         """The new norm at `path` gave t [..., C]: whatever reads this very tensor is a reader of the site."""
+        self._norms[path] = norm
         self._read[t] = path
+
+    def _lacking(self, path: str) -> torch.Tensor:
+        """[N, C] float64: the writer's output that gives the wanted stream, what it lacked before included."""
+        o = self._o[path].double()
+        return o if self._error is None else o + self._error / self._writers[path]
 
     def _before(self, path: str, layer: Any, x: torch.Tensor) -> None:
         site = self._read.get(x) or (
@@ -137,7 +173,7 @@ class Corrector:
         self._remember(path, layer)
         affine = layer.bias is not None
         if (site, affine) not in self._maps:
-            self._maps = {(site, affine): _Map(t, y, affine)}  # readers of a site follow one another
+            self._maps = {(site, affine): SiteMap(t, y, affine)}  # readers of a site follow one another
         found = self._maps[site, affine]
         weight = weight_of(layer)
         old = weight.double().clone()
@@ -145,35 +181,68 @@ class Corrector:
         if affine:
             layer.bias.add_((old @ found.offset).to(layer.bias.dtype))
         _round(layer)
-        self._note(path, "reader", *(_size(old, gram) for gram in (found.before, found.after, found.wanted)))
+        self._note(path, "reader", *(size_of(old, gram) for gram in (found.before, found.after, found.wanted)))
 
-    def _after(self, path: str, layer: Any, hidden: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        c = self._writers[path]
-        error = self._error if self._error is not None else torch.zeros((), dtype=torch.float64, device=out.device)
-        wanted = self._o[path].double() + error / c
-        lacking = wanted - out.flatten(0, -2).double()
-        if id(layer.weight) not in self._fixed_weights:
-            self._remember(path, layer)
-            h = hidden.flatten(0, -2)
-            slope, offset = _ridge(h[self._keep], lacking[self._keep], intercept=layer.bias is not None)
-            weight_of(layer).add_(slope.to(layer.weight.dtype))
-            if layer.bias is not None:
-                layer.bias.add_(offset.to(layer.bias.dtype))
-            _round(layer)
-            out = layer.forward(hidden)  # not a call: the hooks are done
-            before, lacking = lacking, wanted - out.flatten(0, -2).double()
-            sums = [v[self._keep].square().sum() for v in (before, lacking)]
-            self._note(path, "writer", sums[0], sums[1], wanted[self._keep].square().sum())
+    def _after(self, path: str, module: Any, hidden: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        wanted = self._lacking(path)
+        if is_linear(module) and id(module.weight) not in self._fixed_weights:
+            out = self._correct_writer(path, module, hidden, out, wanted)
+        elif path in self._norms and path in self._behind:
+            out = self._correct_behind(self._norms[path], self._behind[path], hidden, out, wanted)
         noise = self._noise.of(self._o[path])
-        self._error = c * (lacking - noise.double())
+        self._error = self._writers[path] * (wanted - out.flatten(0, -2).double() - noise.double())
         return out + noise.view_as(out).to(out.dtype)
+
+    def _correct_writer(
+        self, path: str, layer: Any, hidden: torch.Tensor, out: torch.Tensor, wanted: torch.Tensor
+    ) -> torch.Tensor:
+        self._remember(path, layer)
+        before = wanted - out.flatten(0, -2).double()
+        slope, offset = ridge(hidden.flatten(0, -2)[self._keep], before[self._keep], intercept=layer.bias is not None)
+        _add(layer, slope, offset)
+        out = layer.forward(hidden)  # not a call: the hooks are done
+        self._note_writer(path, before, wanted - out.flatten(0, -2).double(), wanted)
+        return out
+
+    def _correct_behind(
+        self, norm: Norm, path: str, x: torch.Tensor, out: torch.Tensor, wanted: torch.Tensor
+    ) -> torch.Tensor:
+        """Correct the layer whose output x [..., C] the new `norm` is given, so that norm(x) comes closer to `wanted`
+        [N, C]: a Gauss-Newton step, of which each channel keeps what makes its error smaller."""
+        layer, hidden = self.model.get_submodule(path), self._hidden.pop(path)
+        if id(layer.weight) in self._fixed_weights or path in self.originals:
+            return out
+        self._remember(path, layer)
+        before = wanted - out.flatten(0, -2).double()
+        step = newton_step(norm, x.flatten(0, -2)[self._keep], before[self._keep])
+        _add(layer, *ridge(hidden[self._keep], step, intercept=layer.bias is not None))
+
+        def given() -> torch.Tensor:
+            return norm(layer.forward(hidden.view(*x.shape[:-1], -1)))  # type: ignore[no-any-return]
+
+        after = wanted - given().flatten(0, -2).double()
+        worse = after[self._keep].square().sum(0) > before[self._keep].square().sum(0)
+        put_back_(layer, self.originals[path], worse)
+        out = given()
+        self._note_writer(path, before, wanted - out.flatten(0, -2).double(), wanted)
+        return out
 
     def _remember(self, path: str, layer: Any) -> None:
         state = {name: p.detach().clone() for name, p in layer.named_parameters(recurse=False)}
         self.originals.setdefault(path, state)
 
+    def _note_writer(self, path: str, *values: torch.Tensor) -> None:
+        self._note(path, "writer", *(v[self._keep].square().sum() for v in values))
+
     def _note(self, path: str, role: str, before: Any, after: Any, wanted: Any) -> None:
         self.fixes.append(LayerFix(path, role, float(before / wanted), float(after / wanted)))
+
+
+def _add(layer: Any, slope: torch.Tensor, offset: torch.Tensor) -> None:
+    weight_of(layer).add_(slope.to(layer.weight.dtype))
+    if layer.bias is not None:
+        layer.bias.add_(offset.to(layer.bias.dtype))
+    _round(layer)
 
 
 def _round(layer: Any) -> None:
@@ -182,40 +251,3 @@ def _round(layer: Any) -> None:
     for parameter in layer.parameters(recurse=False):
         if parameter.dtype == torch.float32:
             parameter.copy_(parameter.bfloat16())
-
-
-class _Map:
-    """What every reader of a site is corrected by, and the grams [C, C] from which the errors of each follow."""
-
-    def __init__(self, t: torch.Tensor, y: torch.Tensor, intercept: bool) -> None:
-        self.slope, self.offset = _ridge(t, y, intercept=intercept, towards_identity=True)
-        fixed = (t.double() @ self.slope.T + self.offset).float()
-        self.before, self.after, self.wanted = (_gram(v, v) for v in (t.float() - y.float(), fixed - y.float(), y))
-
-
-def _size(weight: torch.Tensor, gram: torch.Tensor) -> float:
-    """Σ ‖W v‖² over tokens, from Σ v vᵀ."""
-    return float(((weight @ gram) * weight).sum().clamp_min(1e-30))
-
-
-def _gram(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """aᵀ b [C, D] for a [N, C], b [N, D]: products in fp32, a chunk's at a time, summed in float64."""
-    total = torch.zeros(a.shape[1], b.shape[1], dtype=torch.float64, device=a.device)
-    for i in range(0, a.shape[0], _CHUNK):
-        total += a[i : i + _CHUNK].float().T @ b[i : i + _CHUNK].float()
-    return total
-
-
-def _ridge(
-    t: torch.Tensor, y: torch.Tensor, *, intercept: bool, towards_identity: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(A [D, C], c [D]) in float64 that take t [N, C] to y [N, D]; the penalty draws A to 0, or to the identity."""
-    t_mean, y_mean = (v.mean(0, dtype=torch.float64) if intercept else v.new_zeros(v.shape[1]).double() for v in (t, y))
-    t, y = t.float() - t_mean.float(), y.float() - y_mean.float()
-    gram, cross = _gram(t, t), _gram(t, y)
-    eye = torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
-    penalty = _RIDGE * gram.diagonal().mean().clamp_min(1e-30)
-    if towards_identity:
-        cross = cross + penalty * eye
-    slope = torch.linalg.solve(gram + penalty * eye, cross).T
-    return slope, y_mean - slope @ t_mean

@@ -12,6 +12,7 @@ from unnorm.artefacts.manifest import Manifest
 from unnorm.artefacts.weights import read_into_, shapes_in
 from unnorm.foundation.errors import ArtefactError, first_line
 from unnorm.norms.spec import Norm, spec_from
+from unnorm.surgery.computed_buffers import empty_model
 from unnorm.surgery.swap import StandsOn, SwapRecord, place_, set_record
 
 MODEL_WEIGHTS = "weights"
@@ -59,14 +60,6 @@ def build_whole(folder: Path, manifest: Manifest) -> Any:
     record.stands_on = StandsOn(str(folder.resolve()), manifest.tensors, artefact=True, swapped=True)
     set_record(model, record)
     return model.eval()
-
-
-def empty_model(auto: Any, config: Any, dtype: torch.dtype) -> Any:
-    """A model without memory for its parameters; what it computes from its configuration (buffers) is there."""
-    from accelerate import init_empty_weights
-
-    with init_empty_weights(include_buffers=False):
-        return auto.from_config(config, dtype=dtype)
 
 
 def outline_of(config: Any, architecture: str) -> tuple[Any, Any]:

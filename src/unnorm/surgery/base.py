@@ -14,6 +14,7 @@ from unnorm.foundation import hub, lfs
 from unnorm.foundation.errors import ModelError, SettingsError, first_line
 from unnorm.foundation.hub_errors import explain
 from unnorm.foundation.quiet import errors_alone, without_bars
+from unnorm.surgery.computed_buffers import widen_computed_
 from unnorm.surgery.finite import check_weights
 from unnorm.surgery.vocabulary import fit_tokenizer_
 
@@ -47,6 +48,7 @@ def load_model(loader: Any, name: str, what: str, *, dtype: torch.dtype | str) -
     with errors_alone("transformers"):  # weights that are missing or left over: those that matter are refused here
         model, found = load_pretrained(loader, name, what, **options)
     check_loaded(model, found, f"{what} {name!r}")
+    widen_computed_(model, loader)
     check_weights(model, f"{what} {name!r}")
     return model.eval()
 

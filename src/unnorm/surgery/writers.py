@@ -93,7 +93,7 @@ def _watch(model: nn.Module, sites: Sequence[Site], swapped: Sequence[str], widt
         if tensor.shape[-1] == width:
             seen.append(_Seen(path, kind, tensor.double().flatten(), begun))
 
-    embedding = getattr(model, "get_input_embeddings", lambda: None)()
+    embedding: Any = getattr(model, "get_input_embeddings", lambda: None)()
     handles: list[Any] = [model.get_submodule(path).register_forward_pre_hook(begin) for path in swapped]
     for path, module in model.named_modules():
         site = next((site for site in sites if site.path == path), None)

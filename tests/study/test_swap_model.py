@@ -113,7 +113,7 @@ def test_text_is_cut_to_pieces_for_a_model_with_sinks_alone(
     tokenizer.save_pretrained(tmp_path / "base")
     lengths = []
     monkeypatch.setattr(
-        start, "with_pieces", lambda batch, length: lengths.append(length) or with_pieces(batch, length)
+        start, "with_pieces", lambda batch, length, bos: lengths.append(length) or with_pieces(batch, length, bos)
     )
     data = ((data_file, 1.0),)
     swap = Swap(data, (), 300, DataSettings(source=data_file, template="alpaca-short"), None, 0)

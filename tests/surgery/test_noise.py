@@ -47,6 +47,13 @@ def test_half_of_the_rows_is_cut_to_pieces_and_a_single_row_is_taken_both_ways()
     assert one["position_ids"].tolist() == [list(range(10)), [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]]
 
 
+def test_pieces_begin_with_the_token_that_begins_every_text():
+    batch = {"input_ids": 50 + torch.arange(20).view(2, 10), "position_ids": torch.arange(10).expand(2, 10)}
+    found = with_pieces(batch, 4, bos=2)["input_ids"]
+    assert found.tolist() == [list(range(50, 60)), [2, 61, 62, 63, 2, 65, 66, 67, 2, 69]]
+    assert batch["input_ids"].min() == 50
+
+
 def test_a_sink_that_is_disturbed_or_another_word_does_less_harm_with_noise(monkeypatch):
     original, ids, held_out = sink_model(layers=8, steps=100), toy_text(64), toy_text(32, seed=9)
     ids[:, 0] = 5  # one word begins every text, as a template has it

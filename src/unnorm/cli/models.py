@@ -1,5 +1,6 @@
 """`unnorm sites`, and what every verb sets up that computes with loaded models."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -113,9 +114,10 @@ def _anatomy(
         emit_json(found.to_dict())
         return
     columns = ["path", "median", "5 to 95 %", "largest", "position 0", "flat", "α each", "large channels"]
+    blocks = _blocks([s.path for s in found.sites])
     table = [
         [
-            s.path,
+            s.path.removeprefix(blocks),
             f"{s.median:.3g}",
             f"{s.low:.3g} to {s.high:.3g}",
             _three(s.largest),
@@ -129,6 +131,8 @@ def _anatomy(
     title = (
         f"what comes into {len(found.sites)} norms of {short}: {found.tokens:,} tokens, {found.sequences:,} sequences"
     )
+    if blocks:
+        title += f"; a path that begins with a number is in {blocks.removesuffix('.')}"
     emit_table(title, columns, table, 1, compact=True)
     print(
         "Sizes are the root mean square over channels; all but position 0's are of the other tokens. flat: share of "
@@ -136,6 +140,12 @@ def _anatomy(
     )
     for line in found.verdict.text:
         print(f"\n{line}")
+
+
+def _blocks(paths: list[str]) -> str:
+    """Where the numbered blocks of a model are, with a dot at the end (`model.layers.`); empty if nowhere."""
+    found = re.match(r"(?:[^.]+\.)*?(?=\d+\.)", next((path for path in paths if re.search(r"\.\d+\.", path)), ""))
+    return found[0] if found else ""
 
 
 def _three(value: float) -> str:

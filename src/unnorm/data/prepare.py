@@ -11,7 +11,7 @@ import torch
 
 from unnorm.data import packing
 from unnorm.data.conversation import Conversation, content_hash
-from unnorm.data.encode import Encoded, Encoding, encode
+from unnorm.data.encode import Encoded, Encoding, bos_of, encode
 from unnorm.data.encoded_cache import cached, tokenizer_hash
 from unnorm.data.settings import DataSettings, LossOn
 from unnorm.data.sources import read
@@ -122,6 +122,8 @@ class Rows:
     changed: Counter[str] = field(default_factory=Counter)
     weighted: bool = False
     """Whether some turns count more or less than others: then every batch has weights, so that all are alike."""
+    bos: int | None = None
+    """The token with which the tokenizer begins every text on its own account, if it does."""
 
     def collate(self, rows: Sequence[packing.Row]) -> dict[str, torch.Tensor]:
         """Model inputs with labels for `rows`: [B, T]."""
@@ -238,7 +240,7 @@ class Source:
         weighted = any(item.weights is not None for row in rows for item in row)
         pad = pad if pad is not None else self.tokenizer.eos_token_id
         length, counts = self.settings.max_length, (encoding.dropped, encoding.changed)
-        return Rows(rows, length, pad, packed, share, *counts, weighted=weighted)
+        return Rows(rows, length, pad, packed, share, *counts, weighted=weighted, bos=bos_of(self.tokenizer))
 
 
 def _share(encoding: Encoding, asked: int, part: Sequence[Conversation], tokens: int | None = None) -> Share:

@@ -83,7 +83,7 @@ def start_(model: Any, arm: Arm, rows: Rows | None, *, sites: Sequence[str] | No
     size = used if arm.mode == "one-pass" else ROWS_AT_ONCE
     batches = [rows.collate(rows.rows[i : min(i + size, used)]) for i in range(0, used, size)]
     if arm.correct != "none" and rows.packed and _has_sinks(model, batches[0]):
-        batches = [with_pieces(batch, PIECE_TOKENS) for batch in batches]
+        batches = [with_pieces(batch, PIECE_TOKENS, rows.bos) for batch in batches]
     report, steps = swap_stepwise_(
         model,
         specs,

@@ -51,16 +51,21 @@ def single_rows(data: Inputs | Iterable[Inputs]) -> list[dict[str, torch.Tensor]
     ]
 
 
-def with_pieces(batch: Mapping[str, torch.Tensor], length: int) -> dict[str, torch.Tensor]:
+def with_pieces(batch: Mapping[str, torch.Tensor], length: int, bos: int | None = None) -> dict[str, torch.Tensor]:
     """Packed rows, in the second half of which every text ends, and another begins, each `length` tokens.
 
     batch: with position_ids [B, T], for a model in which no text of a row sees another. Of one row, `batch` has two.
+    bos: the token that begins every text, where one does, and that takes the place of a piece's first.
     """
     if len(batch["input_ids"]) == 1:
         batch = {name: torch.cat([tensor, tensor]) for name, tensor in batch.items()}
     positions = batch["position_ids"].clone()
-    positions[-(len(positions) // 2) :] %= length
-    return {**batch, "position_ids": positions}
+    half = slice(-(len(positions) // 2), None)
+    positions[half] %= length
+    ids = batch["input_ids"].clone()
+    if bos is not None:
+        ids[half][positions[half] == 0] = bos
+    return {**batch, "input_ids": ids, "position_ids": positions}
 
 
 def counted(batch: Mapping[str, torch.Tensor]) -> torch.Tensor | None:

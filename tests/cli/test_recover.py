@@ -55,6 +55,14 @@ def test_swap_prints_the_gap_and_says_when_a_model_is_not_usable(capsys, tokeniz
         assert ("--tokens 100k --train lora" in err) == (measured["gap"] > 0.1), "10M would take days"
 
 
+def test_rows_are_no_longer_than_the_model_takes(capsys, swapped, bases, data_file, tmp_path):
+    context = json.loads((swapped / "config.json").read_text())["max_position_embeddings"]
+    assert context < 512
+    options = ("--data", data_file, *TEMPLATE, "--tokens", 600, "--held-out-tokens", 200, "--precision", "fp32")
+    code, _, err = call(capsys, "recover", swapped, *options, "--out", tmp_path / "run")
+    assert code == 0, err
+
+
 def test_recover_closes_in_saves_and_is_not_done_twice(capsys, swapped, bases, data_file, tmp_path):
     out = tmp_path / "run"
     code, stdout, err = call(capsys, *recovery(swapped, data_file, out, "--json"))

@@ -9,6 +9,7 @@ from unnorm.cli.data_options import Map, Repair, ShardingOption, Template, as_gi
 from unnorm.cli.options import check_choice, chosen_sharding, tokens_option
 from unnorm.cli.output import JsonOption, emit_json, say, say_next
 
+_ROW = 512
 EXAMPLE = (
     "Example: [bold]unnorm recover swapped/ --data alpaca --data sharegpt=0.5 --tokens 10M --target 1% "
     "--out recovered/[/bold]"
@@ -27,7 +28,9 @@ def recover(
         typer.Option(help="What learns: all (every weight); lora (and the norms); norms; or corrected (also layers)."),
     ] = "all",
     target: Annotated[str | None, typer.Option(help="Stop at this held-out gap: 1% or 0.01.")] = None,
-    max_length: Annotated[int, typer.Option(min=2, help="Tokens a row.")] = 512,
+    max_length: Annotated[
+        int | None, typer.Option(min=2, help="Tokens a row. Default: 512, or the model's most.")
+    ] = None,
     batch_tokens: Annotated[int | None, typer.Option(min=2, help="Tokens a step. Default: by --tokens.")] = None,
     blockwise: Annotated[
         bool, typer.Option("--blockwise", help="Blocks learn one at a time first: for models that do not fit twice.")
@@ -78,7 +81,7 @@ def recover(
         precision=precision,
         lora=LoraSettings(r=lora_rank, alpha=2 * lora_rank, dropout=0.0),
     )
-    reading = {"max_length": max_length, "template": template, "repair": repair, "map": map}
+    reading = {"max_length": max_length or _row(swapped), "template": template, "repair": repair, "map": map}
     sources = tuple(
         (settings_from(None, source=name, loss_on="all", too_long="split", **reading), weight)
         for name, weight in parse_data(data)
@@ -104,6 +107,17 @@ def recover(
     read = as_given(template=template, repair=repair, map=map)
     compare = f"unnorm evaluate {made} --data {parse_data(data)[0][0]}{read} --against {base or _base_of(swapped)}"
     say_next(f"The model is in {made}.", compare, f"unnorm package {made} --out {out / 'package'}")
+
+
+def _row(swapped: str) -> int:
+    """Tokens a row, unless told: `_ROW`, or the most that the model takes."""
+    from unnorm.artefacts.whole import read_config
+    from unnorm.surgery.base import context_of
+
+    try:
+        return min(_ROW, context_of(read_config(Path(swapped))) or _ROW)
+    except (OSError, ValueError):  # no model, which is said once it is opened
+        return _ROW
 
 
 def _base_of(swapped: str) -> str:

@@ -122,7 +122,12 @@ def unwrapped(model: Any) -> Any:
 
 def context_length(model: Any) -> int | None:
     """The most positions `model` takes, where its configuration says so."""
-    config = model.config.get_text_config()
+    return context_of(model.config)
+
+
+def context_of(config: Any) -> int | None:
+    """The same of a configuration."""
+    config = config.get_text_config()
     names = ("max_position_embeddings", "max_seq_len")  # the second is MPT's; -1 and 0 stand for no limit
     return next((length for name in names if (length := getattr(config, name, None)) and length > 0), None)
 

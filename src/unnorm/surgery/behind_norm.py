@@ -9,6 +9,8 @@ from unnorm.norms.spec import Norm
 
 _FLAT = 0.1
 """Of a channel's mean squared slope: added to the squared slope at a token, where the curve may be flat."""
+_LONGEST = 1.0
+"""A change of a channel's weights, as a share of their length."""
 
 
 def newton_step(norm: Norm, x: torch.Tensor, lacking: torch.Tensor) -> torch.Tensor:
@@ -21,6 +23,14 @@ def newton_step(norm: Norm, x: torch.Tensor, lacking: torch.Tensor) -> torch.Ten
         slope = torch.autograd.grad((norm(x) * signs).float().sum(), x)[0].double() * signs
     least = _FLAT * slope.square().mean(0)
     return lacking * slope / (slope.square() + least.clamp_min(1e-30))
+
+
+def within(weight: torch.Tensor, slope: torch.Tensor, offset: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The change `slope` [D, C], `offset` [D] of a layer of `weight` [D, C], made shorter in each output channel in
+    which it is longer than `_LONGEST` times the weight: where a curve is nearly flat, no change does what is wanted."""
+    length = _LONGEST * weight.double().norm(dim=1) / slope.norm(dim=1).clamp_min(1e-30)
+    share = length.clamp_max(1.0)
+    return slope * share[:, None], offset * share
 
 
 def put_back_(layer: nn.Module, old: Mapping[str, torch.Tensor], channels: torch.Tensor) -> None:

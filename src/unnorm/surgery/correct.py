@@ -26,7 +26,7 @@ from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from unnorm.norms.spec import Norm
-from unnorm.surgery.behind_norm import newton_step, put_back_
+from unnorm.surgery.behind_norm import newton_step, put_back_, within
 from unnorm.surgery.level import levelled
 from unnorm.surgery.linears import is_linear, shared_weights, weight_of
 from unnorm.surgery.noise import StreamNoise
@@ -215,7 +215,7 @@ class Corrector:
         self._remember(path, layer)
         before = wanted - out.flatten(0, -2).double()
         step = newton_step(norm, x.flatten(0, -2)[self._keep], before[self._keep])
-        _add(layer, *ridge(hidden[self._keep], step, intercept=layer.bias is not None))
+        _add(layer, *within(weight_of(layer), *ridge(hidden[self._keep], step, intercept=layer.bias is not None)))
 
         def given() -> torch.Tensor:
             return norm(layer.forward(hidden.view(*x.shape[:-1], -1)))  # type: ignore[no-any-return]

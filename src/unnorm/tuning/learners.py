@@ -11,6 +11,7 @@ from unnorm.foundation.errors import ModelError
 from unnorm.surgery.base import without_peft_notice
 from unnorm.surgery.passes import in_eval
 from unnorm.surgery.swap import SwapRecord
+from unnorm.tuning.lora_scale import scale_by_weights_
 from unnorm.tuning.pair import norm_paths
 from unnorm.tuning.recover_settings import RecoverSettings
 from unnorm.tuning.settings import Strategy
@@ -34,6 +35,8 @@ def what_learns(model: nn.Module, record: SwapRecord, settings: RecoverSettings,
             lora=settings.lora,
             seed=seed,
         )
+        if settings.train == "lora":
+            scale_by_weights_(learner)
         return learner, trainable.trainable_parameters
     if settings.train == "corrected":
         if not record.corrected:

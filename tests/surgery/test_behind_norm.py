@@ -1,0 +1,55 @@
+"""A linear layer that writes through a norm."""
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from unnorm import DyT, FixedScale
+from unnorm.surgery.behind_norm import newton_step, put_back_, within
+
+
+def test_a_step_does_what_is_wanted_where_the_curve_is_straight():
+    torch.manual_seed(0)
+    x, wanted = 0.1 * torch.randn(64, 8), 0.01 * torch.randn(64, 8).double()
+    norm = DyT(alpha_init=0.5).build(8)
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(-3, 3, 8))
+    step = newton_step(norm, x, wanted)
+    got = (norm(x + step.float()) - norm(x)).double()
+    torch.testing.assert_close(got, wanted / 1.1, rtol=0.1, atol=1e-3)  # a tenth of it is damping
+
+
+def test_a_norm_that_centres_is_stepped_channel_by_channel():
+    x, wanted = torch.randn(64, 32), torch.randn(64, 32).double()
+    norm = FixedScale().build(32)
+    step = newton_step(norm, x, wanted)
+    assert torch.corrcoef(torch.stack([step.flatten(), wanted.flatten()]))[0, 1] > 0.9
+
+
+def test_no_step_is_endless_where_the_curve_is_flat():
+    norm = DyT(alpha_init=50.0).build(4)
+    step = newton_step(norm, torch.full((16, 4), 30.0), torch.ones(16, 4).double())
+    assert torch.isfinite(step).all()
+
+
+def test_a_change_is_no_longer_than_the_weights():
+    weight, slope, offset = torch.ones(3, 4), torch.ones(3, 4).double(), torch.ones(3).double()
+    slope[1] *= 100
+    slope[2] *= 0.1
+    shorter, moved = within(weight, slope, offset)
+    torch.testing.assert_close(shorter.norm(dim=1), torch.tensor([2.0, 2.0, 0.2]).double())
+    torch.testing.assert_close(moved, torch.tensor([1.0, 0.01, 1.0]).double())
+
+
+def test_channels_are_put_back_whichever_way_the_weight_lies():
+    for layer in (nn.Linear(4, 3), Conv1D(3, 4)):
+        old = {name: p.detach().clone() for name, p in layer.named_parameters()}
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.add_(1)
+            put_back_(layer, old, torch.tensor([True, False, True]))
+        weight = layer.weight if isinstance(layer, nn.Linear) else layer.weight.T
+        was = old["weight"] if isinstance(layer, nn.Linear) else old["weight"].T
+        assert torch.equal(weight[[0, 2]], was[[0, 2]])
+        assert torch.equal(weight[1], was[1] + 1)
+        assert torch.equal(layer.bias, old["bias"] + torch.tensor([0.0, 1.0, 0.0]))

@@ -22,7 +22,8 @@ def gain_of(layer: nn.Module) -> float:
     """Root mean square of a linear layer's weight [out, in] times √in: how much larger its output is than its input, as
     root mean squares, for inputs of no direction in particular."""
     weight = weight_of(layer).detach().float()
-    return float(weight.square().mean().sqrt()) * weight.shape[1] ** 0.5
+    gain: float = float(weight.square().mean().sqrt()) * weight.shape[1] ** 0.5
+    return gain
 
 
 @torch.no_grad()

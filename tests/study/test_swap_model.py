@@ -6,6 +6,7 @@ import torch
 import unnorm
 from conftest import tiny_model, tokens
 from sinks import sink_model
+from surgery.architectures import architecture, architecture_tokens
 from unnorm import DyT
 from unnorm.data.settings import DataSettings
 from unnorm.foundation.precision import Chosen
@@ -103,6 +104,12 @@ def test_a_model_that_is_saved_in_bf16_is_measured_in_it_where_it_is_multiplied(
         assert done.in_bf16.tokens == done.distance.tokens
         assert done.in_bf16.loss != done.distance.loss
         assert done.in_bf16.loss == pytest.approx(done.distance.loss, rel=0.05)
+
+
+def test_a_start_says_that_writers_were_left_alone():
+    for name, said in (("mixtral", True), ("olmo2", False)):
+        report = unnorm.swap_(architecture(name), DyT(), calibrate_on=architecture_tokens(8), correct="all")
+        assert ("corrected only the layers that read new norms" in start.Started(report).describe()) == said
 
 
 @pytest.mark.parametrize(("make", "in_pieces"), [(lambda: sink_model(), True), (lambda: tiny_model("llama"), False)])

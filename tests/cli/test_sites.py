@@ -26,7 +26,7 @@ def test_a_sink_is_told_in_words_and_drawn(capsys, with_sink, data_file, tmp_pat
     assert code == 0, err
     row = next(line for line in out.splitlines() if line.startswith("2.input_layernorm")).split()
     assert float(row[6].replace(",", "")) > 100 * float(row[1])  # position 0 against the median token
-    assert "a path that begins with a number is in model.layers" in out
+    assert "A path that begins with a number is in model.layers." in out
     assert any(line.startswith("model.norm ") for line in out.splitlines())
     assert "Position 0 is an attention sink from layer 2 on" in out
     assert "Swap with `--alpha channel`, then distil the original with `unnorm recover`" in out

@@ -131,9 +131,9 @@ def _anatomy(
     title = (
         f"what comes into {len(found.sites)} norms of {short}: {found.tokens:,} tokens, {found.sequences:,} sequences"
     )
-    if blocks:
-        title += f"; a path that begins with a number is in {blocks.removesuffix('.')}"
     emit_table(title, columns, table, 1, compact=True)
+    if blocks:
+        print(f"A path that begins with a number is in {blocks.removesuffix('.')}.")
     print(
         "Sizes are the root mean square over channels; all but position 0's are of the other tokens. flat: share of "
         "activations\nat which a fitted DyT is nearly flat, with one α a site and with one each channel."

@@ -63,6 +63,14 @@ def test_rows_are_no_longer_than_the_model_takes(capsys, swapped, bases, data_fi
     assert code == 0, err
 
 
+def test_a_configuration_that_makes_no_sense_is_said_without_a_traceback(capsys, swapped, data_file, tmp_path):
+    shutil.copytree(swapped, tmp_path / "swapped")
+    (tmp_path / "swapped" / "config.json").write_text("[1]")
+    code, _, err = call(capsys, "recover", tmp_path / "swapped", "--data", data_file, "--out", tmp_path / "run")
+    assert code == 2, err
+    assert "config.json" in err, err
+
+
 def test_recover_closes_in_saves_and_is_not_done_twice(capsys, swapped, bases, data_file, tmp_path):
     out = tmp_path / "run"
     code, stdout, err = call(capsys, *recovery(swapped, data_file, out, "--json"))

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from unnorm.surgery.base import context_length, under_adapters
+from unnorm.surgery.computed_buffers import HALF
 
 _TOKENS = 64
 _COLUMNS = 16
 _RELATIVE_TOLERANCE = 1e-3
-_HALF = (torch.bfloat16, torch.float16)
 
 
 class Fingerprint(BaseModel):
@@ -49,7 +49,7 @@ def fingerprint(model: Any, adapter: str | None = None) -> Fingerprint:
     logits' root mean square: fp32 on another device or library differs by some 1e-5 of it, a wrong norm by all of it.
     """
     inner = under_adapters(model)
-    halves = any(p.dtype in _HALF for p in inner.parameters())
+    halves = any(p.dtype in HALF for p in inner.parameters())
     was_training = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -180,7 +180,7 @@ def _widened_unit(unit: nn.Module) -> Iterator[None]:
 
     def widen(module: nn.Module, *_: Any) -> None:
         for tensor in (*module.parameters(), *module.buffers()):
-            if tensor.dtype in _HALF and not tensor.is_meta:
+            if tensor.dtype in HALF and not tensor.is_meta:
                 narrow[tensor] = tensor.data
                 tensor.data = tensor.data.float()
 

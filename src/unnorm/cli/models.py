@@ -144,8 +144,7 @@ def _anatomy(
 
 def _blocks(paths: list[str]) -> str:
     """Where the numbered blocks of a model are, with a dot at the end (`model.layers.`); empty if nowhere."""
-    found = re.match(r"(?:[^.]+\.)*?(?=\d+\.)", next((path for path in paths if re.search(r"\.\d+\.", path)), ""))
-    return found[0] if found else ""
+    return next((found[1] for path in paths if (found := re.match(r"(.*?\.)\d+\.", path))), "")
 
 
 def _three(value: float) -> str:

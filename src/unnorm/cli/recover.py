@@ -9,7 +9,6 @@ from unnorm.cli.data_options import Map, Repair, ShardingOption, Template, as_gi
 from unnorm.cli.options import check_choice, chosen_sharding, tokens_option
 from unnorm.cli.output import JsonOption, emit_json, say, say_next
 
-_ROW = 512
 EXAMPLE = (
     "Example: [bold]unnorm recover swapped/ --data alpaca --data sharegpt=0.5 --tokens 10M --target 1% "
     "--out recovered/[/bold]"
@@ -110,14 +109,14 @@ def recover(
 
 
 def _row(swapped: str) -> int:
-    """Tokens a row, unless told: `_ROW`, or the most that the model takes."""
+    """Tokens a row, unless told: as many as suit the model in the folder `swapped`."""
     from unnorm.artefacts.whole import read_config
-    from unnorm.surgery.base import context_of
+    from unnorm.surgery.base import ROW, row_length
 
     try:
-        return min(_ROW, context_of(read_config(Path(swapped))) or _ROW)
-    except (OSError, ValueError):  # no model, which is said once it is opened
-        return _ROW
+        return row_length(read_config(Path(swapped)))
+    except Exception:  # a configuration can be wrong in many ways, which is said once the model is opened
+        return ROW
 
 
 def _base_of(swapped: str) -> str:

@@ -17,13 +17,12 @@ from unnorm.foundation.places import check_new_folder
 from unnorm.foundation.precision import choose
 from unnorm.study.arms import Arm
 from unnorm.study.start import CHOICE_TOKENS, Started, check_rows, start_
-from unnorm.surgery.base import context_length, load_base, load_tokenizer
+from unnorm.surgery.base import load_base, load_tokenizer, row_length
 from unnorm.surgery.dtypes import narrow_, stored_dtype, to_fp32_
 from unnorm.surgery.swap import record_of
 from unnorm.tuning.distance import Distance, distance
 from unnorm.tuning.packing_probe import packing_is_clean
 
-_ROW = 512
 _TOKENS_AT_ONCE = 2048
 _LOST_BY_ROUNDING = 0.01
 """Of the loss: beyond that a model is saved in fp32, whatever its base is saved in."""
@@ -66,7 +65,7 @@ def swap_model(
     arm.spec()
     model, tokenizer = load_base(name), load_tokenizer(name)
     packs = packing_is_clean(model)
-    length = min(_ROW, context_length(model) or _ROW)
+    length = row_length(model.config)
 
     @cache  # what is measured on is mostly what is calibrated on: read once
     def mixture(data: tuple[tuple[str, float], ...]) -> Mixture:

@@ -21,6 +21,7 @@ from unnorm.surgery.vocabulary import fit_tokenizer_
 _OF_OLD = re.compile(r"(^|\.)(attn|attention)\.(bias|masked_bias)$|(^|\.)(inv_freq|position_ids)$")
 """Masks, rotary frequencies and positions that older versions of transformers stored; a model computes them itself."""
 
+ROW = 512
 _INSTEAD = "Give a folder that holds config.json and safetensors weights, or a name on the hub."
 _READ = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 """The files of a model and its tokenizer that may be read."""
@@ -130,6 +131,11 @@ def context_of(config: Any) -> int | None:
     config = config.get_text_config()
     names = ("max_position_embeddings", "max_seq_len")  # the second is MPT's; -1 and 0 stand for no limit
     return next((length for name in names if (length := getattr(config, name, None)) and length > 0), None)
+
+
+def row_length(config: Any) -> int:
+    """Tokens a row, unless told: 512, or the most that a model of this configuration takes."""
+    return min(ROW, context_of(config) or ROW)
 
 
 def check_length(model: Any, max_length: int) -> None:

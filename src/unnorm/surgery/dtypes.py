@@ -7,10 +7,9 @@ import torch
 from torch import nn
 
 from unnorm.surgery.base import load_pretrained, unwrapped
+from unnorm.surgery.computed_buffers import HALF
 from unnorm.surgery.data_flow import dummy_inputs, unnoticed
 from unnorm.surgery.swap import record_of
-
-_HALF = (torch.bfloat16, torch.float16)
 
 
 def stored_dtype(name: str) -> torch.dtype:
@@ -21,7 +20,7 @@ def stored_dtype(name: str) -> torch.dtype:
     config = load_pretrained(AutoConfig, name, "the configuration of")
     found = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
     dtype = getattr(torch, found.removeprefix("torch."), None) if isinstance(found, str) else found
-    return dtype if dtype in (*_HALF, torch.float64) else torch.float32
+    return dtype if dtype in (*HALF, torch.float64) else torch.float32
 
 
 @torch.no_grad()
@@ -33,7 +32,7 @@ def narrow_(model: Any, dtype: torch.dtype) -> bool:
     casts what it computes to its norms' dtype).
     """
     model = unwrapped(model)
-    if dtype not in _HALF:
+    if dtype not in HALF:
         return False
     before = [(tensor, tensor.data) for tensor in _narrowed(model, dtype)]
     for tensor, data in before:
@@ -50,7 +49,7 @@ def narrow_(model: Any, dtype: torch.dtype) -> bool:
 def to_fp32_(model: Any) -> Any:
     """Put whatever of `model` is in bf16 or fp16 into fp32, in place; the model."""
     for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.dtype in _HALF and not tensor.is_meta:
+        if tensor.dtype in HALF and not tensor.is_meta:
             tensor.data = tensor.data.float()
     return model
 

@@ -49,6 +49,10 @@ ShardingOption = Annotated[
     str, typer.Option(help="Over several devices: ddp, the whole model on each; fsdp (FSDP2), a part of it on each.")
 ]
 
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Compile the model's blocks first (torch.compile): then steps are faster.")
+]
+
 
 def settings_from(policy: list[str] | None, **values: Any) -> Any:
     """`DataSettings` of options. What is wrong with one is a `SettingsError` that names it."""

@@ -13,8 +13,8 @@ EXAMPLE = (
     "Example: [bold]unnorm finetune EleutherAI/pythia-14m --data alpaca --to dyt --strategy frozen --out run/[/bold]"
 )
 _TRAINING = (
-    "tokens", "epochs", "max_length", "batch_tokens", "learning_rate", "schedule", "warmup", "precision", "train_sites",
-    "devices", "sharding",
+    "tokens", "epochs", "max_length", "batch_tokens", "learning_rate", "schedule", "warmup", "precision", "compile",
+    "train_sites", "devices", "sharding",
 )  # fmt: skip
 _LORA = {"lora_rank": "r", "lora_dropout": "dropout", "lora_targets": "targets"}
 _EVALUATION = {"evaluation_tokens": "tokens", "evaluate_every": "every_tokens"}
@@ -40,6 +40,7 @@ def finetune(
         str,
         typer.Option(help="fp32, bf16 or fp16 (autocast); auto: bf16 where the device multiplies it, else fp32."),
     ] = "auto",
+    compile: o.CompileOption = False,
     template: o.Template = "alpaca",
     loss_on: o.LossOn = "answer",
     too_long: o.TooLong = "drop",

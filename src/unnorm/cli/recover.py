@@ -5,7 +5,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from unnorm.cli.data_options import Map, Repair, ShardingOption, Template, as_given, settings_from
+from unnorm.cli.data_options import CompileOption, Map, Repair, ShardingOption, Template, as_given, settings_from
 from unnorm.cli.options import check_choice, chosen_sharding, tokens_option
 from unnorm.cli.output import JsonOption, emit_json, say, say_next
 
@@ -53,6 +53,7 @@ def recover(
     repair: Repair = False,
     map: Map = None,
     precision: Annotated[str, typer.Option(help="auto, bf16 (autocast) or fp32.")] = "auto",
+    compile: CompileOption = False,
     sharding: ShardingOption = "ddp",
     base: Annotated[str | None, typer.Option(help="Where the base lies now, if it was moved.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Order of the data, LoRA's start.")] = 0,
@@ -78,6 +79,7 @@ def recover(
         learning_rate=learning_rate,
         norm_learning_rate=norm_learning_rate,
         precision=precision,
+        compile=compile,
         lora=LoraSettings(r=lora_rank, alpha=2 * lora_rank, dropout=0.0),
     )
     reading = {"max_length": max_length or _row(swapped), "template": template, "repair": repair, "map": map}

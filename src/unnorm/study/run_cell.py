@@ -27,6 +27,7 @@ from unnorm.study.recovered_start import STARTS, plan_start, start_settings
 from unnorm.study.spread import check_launch
 from unnorm.study.tasks import Task, claim_task, holder, is_open, reopen, run_task
 from unnorm.study.workbench import Workbench
+from unnorm.tuning.compiled_blocks import COMPILED
 
 _ENTRIES = "lease"
 
@@ -74,6 +75,8 @@ def run_cell(
     out = Path(out)
     say(line_of(settings.training.precision))
     settings = ranks.of_main(settled(settings, bench))
+    if settings.training.compile:
+        say(COMPILED)
     cell, resolved = cell_of(settings, bench)
     say(f"computing on {threads.settle(bench.base(settings.model).hash, bench.base(settings.model).model).describe()}")
     _check_place(out, cell, resolved)

@@ -3,7 +3,7 @@
 All are sums over tokens, to be divided by the weight of a whole step: never means of means.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -17,9 +17,10 @@ from unnorm.tuning.recover_settings import Minimized
 
 
 class Objective(Protocol):
-    """name: what the log of a step calls the loss for people."""
+    """name: what the log of a step calls the loss for people. others: models that it runs beside the learning one."""
 
     name: str
+    others: Sequence[torch.nn.Module]
 
     def sums(self, model: Any, batch: Mapping[str, torch.Tensor]) -> TokenSums:
         """What the batch [B, T] adds to a step; `nats` has the gradient."""
@@ -32,6 +33,7 @@ class CrossEntropy:
     """−log p of the labelled tokens, in nats."""
 
     name = "loss"
+    others = ()
 
     def __init__(self, model: Any) -> None:
         self.head = under_adapters(model).get_output_embeddings()
@@ -50,6 +52,7 @@ class EveryToken:
     """−log p of every token that follows another of its text, in nats; what the batch labels or weights is ignored."""
 
     name = "loss"
+    others = ()
 
     def __init__(self, model: Any, precision: str) -> None:
         """precision: as for `Distillation`."""
@@ -73,6 +76,7 @@ class Distillation:
         """precision: `bf16` puts both models' products and those of their heads under autocast."""
         self.head = under_adapters(model).get_output_embeddings()
         self.original, self.precision = original, precision
+        self.others = (original,)
 
     def sums(self, model: Any, batch: Mapping[str, torch.Tensor]) -> TokenSums:
         with autocast(batch["input_ids"].device, self.precision):

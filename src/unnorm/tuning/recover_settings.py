@@ -52,6 +52,11 @@ class RecoverSettings(BaseModel):
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps")
     lora: LoraSettings = LoraSettings(r=64, alpha=128, dropout=0.0)
     precision: Precision = "auto"
+    compile: bool = Field(
+        default=False,
+        description="blocks are compiled (torch.compile), the original's too; not while they learn one at a time",
+        exclude_if=lambda compile: not compile,
+    )
 
     @field_validator("target")
     @classmethod
@@ -77,6 +82,7 @@ class RecoverSettings(BaseModel):
             weight_decay=0.0,
             adam_beta2=0.95,
             precision=choose(self.precision).name,
+            compile=self.compile,
             lora=self.lora,
         )
 

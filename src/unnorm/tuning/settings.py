@@ -55,6 +55,11 @@ class TrainingSettings(BaseModel):
         description="auto: bf16 where the device multiplies it natively, else fp32. bf16 and fp16: autocast over "
         "fp32 weights",
     )
+    compile: bool = Field(
+        default=False,
+        description="blocks are compiled (torch.compile): faster steps after the compiler's time, other rounding",
+        exclude_if=lambda compile: not compile,
+    )
     lora: LoraSettings = LoraSettings()
     train_sites: list[str] | None = Field(
         default=None, description="selective: the norm sites that train, as site patterns; all, if not given"

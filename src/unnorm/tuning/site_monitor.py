@@ -10,6 +10,8 @@ from unnorm.surgery.base import under_adapters
 from unnorm.tuning.sharded import whole
 
 _TOKENS = 64
+_SEEN = "saturation_seen"
+"""A site's share of flat activations in its last training step: an attribute of its module."""
 
 
 class SiteMonitor:
@@ -18,24 +20,27 @@ class SiteMonitor:
     def __init__(self, model: Any, site_paths: list[str]) -> None:
         inner = under_adapters(model)
         self._modules: dict[str, CurveNorm] = {}
-        self._saturation: dict[str, torch.Tensor] = {}
         for path in site_paths:
             module = active_module(inner.get_submodule(path))
             if isinstance(module, CurveNorm):
                 self._modules[path] = module
-                module.register_forward_hook(lambda m, args, out, path=path: self._see(path, m, args[0]))
-
-    def _see(self, path: str, module: CurveNorm, x: torch.Tensor) -> None:
-        if module.training:
-            tokens = x.detach().flatten(0, -2)
-            self._saturation[path] = saturation(module, tokens[:: max(1, len(tokens) // _TOKENS)])
+                module.__dict__.pop(_SEEN, None)
+                module.register_forward_hook(_see)
 
     def read(self) -> dict[str, dict[str, float]]:
         """`alpha` (its mean over channels) and `saturation`, each path -> value."""
         if not self._modules:
             return {}
         alpha = {path: whole(module, "alpha").mean() for path, module in self._modules.items()}
-        return {"alpha": _numbers(alpha), "saturation": _numbers(self._saturation)}
+        seen = {path: module.__dict__[_SEEN] for path, module in self._modules.items() if _SEEN in module.__dict__}
+        return {"alpha": _numbers(alpha), "saturation": _numbers(seen)}
+
+
+def _see(module: CurveNorm, args: Any, out: torch.Tensor) -> None:
+    """One function for all sites, which keeps what it finds in the module: compiled blocks then share one code."""
+    if module.training:
+        tokens = args[0].detach().flatten(0, -2)
+        setattr(module, _SEEN, saturation(module, tokens[:: max(1, len(tokens) // _TOKENS)]))
 
 
 def _numbers(scalars: dict[str, torch.Tensor]) -> dict[str, float]:

@@ -23,6 +23,7 @@ from unnorm.foundation.progress import Bar
 from unnorm.metrics.batches import counted_tokens
 from unnorm.tuning import checkpoint
 from unnorm.tuning.arguments import plain_forward, plain_forward_after, training_arguments
+from unnorm.tuning.compiled_blocks import check_compilable, compiled_blocks, uncompiled
 from unnorm.tuning.device_rows import IDLE, DeviceRows, one_batch
 from unnorm.tuning.objectives import CrossEntropy, Objective
 from unnorm.tuning.parameter_groups import clip_gradients_, on_gpu, parameter_groups
@@ -72,6 +73,8 @@ class TokenTrainer(Trainer):
         ends the run early. note: more words for the progress line. report_to: transformers' names of trackers, which
         get the log of each step. rows_per_forward: of all devices together."""
         settings = settings.model_copy(update={"precision": precision.choose(settings.precision).name})
+        if settings.compile:
+            check_compilable(settings.sharding)
         self.settings, self.run, self.folder = settings, run, folder
         self.log_file = RunLog(folder / "steps.jsonl")
         self.monitor, self.evaluate_now = monitor, evaluate
@@ -215,6 +218,8 @@ class TokenTrainer(Trainer):
                 self.norm_parameters = stack.enter_context(spread)
             # Now: after a forward pass some of a sharded model's parameters stand there whole.
             self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+            if self.settings.compile:
+                stack.enter_context(compiled_blocks([self.model, *self.objective.others]))
             yield
 
     def gather_nothing(self) -> None:
@@ -229,7 +234,8 @@ class TokenTrainer(Trainer):
         is measured has to be measured in there, and the model is on the CPU afterwards.
         """
         with self._laid_out(), stop_asked() as self.step_callback.asked:
-            begin()
+            with uncompiled():
+                begin()
             self.gather_nothing()
             last = ranks.of_main(checkpoint.latest(self.folder / "checkpoints"))
             step = checkpoint.step_of(last)
@@ -241,8 +247,9 @@ class TokenTrainer(Trainer):
             self.train_tokens = records[-1]["train_tokens"] if step and records else 0
             if last is not None and self.enough is not None and step % self.evaluate_every == 0:
                 checkpoint.load_weights(last, self.parameters)
-                if self.enough(self.evaluate_now(step)):
-                    return
+                with uncompiled():
+                    if self.enough(self.evaluate_now(step)):
+                        return
             self.train(resume_from_checkpoint=str(last) if last else None)
         if self.step_callback.stopping:
             raise Interrupted
@@ -291,7 +298,7 @@ class _StepCallback(TrainerCallback):
             self.bar.advance(1, ", ".join([*words, *filter(None, [trainer.note()])]))
         is_last = step >= state.max_steps
         if is_last or step % trainer.evaluate_every == 0:
-            with plain_forward(trainer.model):
+            with plain_forward(trainer.model), uncompiled():
                 held_out = trainer.evaluate_now(step)
             trainer.gather_nothing()
             is_last = is_last or (trainer.enough is not None and trainer.enough(held_out))

@@ -1,0 +1,139 @@
+"""Tokens per second of fine-tuning and of recovery, with blocks as they are and compiled: results/recovery.md.
+
+    python benchmarks/recovery.py --base BASE [--rounds 3] [--steps 8] [--rows 2] [--length 256] [--threads N]
+
+The norms of BASE become Dynamic Tanh, one α a channel. Each kind of training runs turn by turn in one process, on the
+same rows of Alpaca; what is compared are ratios of the medians over all timed steps, since the machine is shared. The
+first step's time is given by itself: the compiler's time is in it.
+"""
+
+import argparse
+import copy
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from machine import SHARED, machine_line
+from training import WARM_UP, StepClock
+from unnorm import DyT, swap_
+from unnorm.data.packing import token_count
+from unnorm.data.prepare import Rows, Source
+from unnorm.data.settings import DataSettings
+from unnorm.foundation.precision import choose, default_device
+from unnorm.surgery.base import load_base, load_tokenizer
+from unnorm.tuning.learners import what_learns
+from unnorm.tuning.objectives import CrossEntropy, Distillation
+from unnorm.tuning.pair import norm_paths, record_beside
+from unnorm.tuning.recover_settings import RecoverSettings
+from unnorm.tuning.site_monitor import SiteMonitor, active_norms
+from unnorm.tuning.trainer import TokenTrainer
+
+KINDS: dict[str, tuple[str, Literal["all", "lora"]]] = {
+    "fine-tuning, LoRA": ("loss", "lora"),
+    "fine-tuning, all weights": ("loss", "all"),
+    "recovery, LoRA": ("KL", "lora"),
+    "recovery, all weights": ("KL", "all"),
+}
+
+
+def turn(base: Any, rows: Rows, kind: str, compiled: bool, rows_per_step: int) -> tuple[float, list[float], int]:
+    """Seconds of the first step, of each after the warm-up, and the device's peak memory in bytes (0 on a CPU)."""
+    minimized, train = KINDS[kind]
+    original, model = base, copy.deepcopy(base)
+    swap_(model, DyT(alpha="channel"), calibrate_on=rows.collate(rows.rows[:2])["input_ids"])
+    record = record_beside(model, original)
+    settings = RecoverSettings(train=train, compile=compiled)
+    learner, _ = what_learns(model, record, settings, seed=0)
+    paths = norm_paths(model, record)
+    training = settings.training(rows.max_length)
+    objective = CrossEntropy(learner) if minimized == "loss" else Distillation(learner, original, training.precision)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = TokenTrainer(
+            learner,
+            training,
+            rows=rows.rows,
+            collate=rows.collate,
+            rows_per_step=rows_per_step,
+            rows_per_forward=rows_per_step,
+            run="benchmark",
+            folder=Path(folder),
+            seed=0,
+            monitor=SiteMonitor(learner, paths),
+            norms=active_norms(learner, paths),
+            objective=objective,
+            evaluate=lambda step: {"loss": 0.0, "token_accuracy": 0.0},
+            evaluate_every=10**9,
+            checkpoint_every=10**9,
+            quiet=True,
+        )
+        original.to(trainer.args.device)
+        clock = StepClock()
+        trainer.add_callback(clock)
+        started = time.perf_counter()
+        trainer.fit()
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return clock.ends[0] - started, clock.seconds(), peak
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--base", default=str(SHARED / "bases" / "llama-3m"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=8, help=f"steps a turn, of which the first {WARM_UP} warm up")
+    parser.add_argument("--rows", type=int, default=2, help="rows a step")
+    parser.add_argument("--length", type=int, default=256, help="tokens a row")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "recovery.md")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    tokenizer = load_tokenizer(arguments.base)
+    base = load_base(arguments.base)
+    settings = DataSettings(
+        source="alpaca", path=str(SHARED / "data" / "alpaca" / "alpaca_data.json"), max_length=arguments.length
+    )
+    source = Source(settings, tokenizer, quiet=True)
+    count = arguments.rows * arguments.steps
+    rows = source.train(int(count * arguments.length * 1.1), seed=0, packed=True)
+    rows.rows = rows.rows[:count]
+    found: dict[tuple[str, bool], tuple[list[float], list[float], int]] = {}
+    for number in range(arguments.rounds):
+        for kind in KINDS:
+            for compiled in (False, True):
+                first, steps, peak = turn(base, rows, kind, compiled, arguments.rows)
+                before = found.get((kind, compiled), ([], [], 0))
+                found[kind, compiled] = ([*before[0], first], before[1] + steps, max(peak, before[2]))
+                name = f"{kind}, {'compiled' if compiled else 'as it is'}"
+                print(f"round {number + 1} {name}: {statistics.median(steps):.3f} s a step, the first {first:.1f} s")
+    a_step = token_count(rows.rows) / arguments.steps
+    lines = [
+        "# The speed of training and of recovery, compiled and not",
+        "",
+        f"`{Path(arguments.base).name}` with Dynamic Tanh, Alpaca, {arguments.rows} rows of {arguments.length} a step",
+        f"({a_step:,.0f} tokens), {choose('auto').name}, {default_device()}, {arguments.threads} threads;",
+        f"{arguments.rounds} rounds, turn by turn in one process. {machine_line()}.",
+        "",
+        "| what | tokens/s | compiled | faster by | first step | compiled | steps that pay for it | peak memory, GB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for kind in KINDS:
+        (first, plain, peak), (first_compiled, quick, peak_compiled) = found[kind, False], found[kind, True]
+        slow, fast = statistics.median(plain), statistics.median(quick)
+        pays = (max(first_compiled) - max(first)) / (slow - fast) if fast < slow else float("inf")
+        memory = f"{peak / 1e9:.1f} and {peak_compiled / 1e9:.1f}" if peak else "not measured"
+        lines.append(
+            f"| {kind} | {a_step / slow:,.0f} | {a_step / fast:,.0f} | {slow / fast:.2f} × | {max(first):.1f} s "
+            f"| {max(first_compiled):.1f} s | {pays:,.0f} | {memory} |"
+        )
+    lines += ["", "Made by `python benchmarks/recovery.py --base BASE`.", ""]
+    arguments.out.write_text("\n".join(lines))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -51,6 +51,21 @@ def test_the_summary_says_what_is_in_doubt_and_what_was_left_out():
     assert "NOT MATCHED: the audit found 2 comparisons" in text
 
 
+def test_the_summary_says_which_arm_is_a_bare_one_since_its_fit_was_not_kept():
+    made = study()
+
+    def with_steps(*kept):
+        steps = [{"name": name, "loss": loss, "kept": name in kept} for name, loss in (("bare", 13.1), ("fit", 14.3))]
+        steps.append({"name": "layers corrected", "loss": 3.8, "kept": "layers corrected" in kept})
+        cells = [replace(c, calibration={"steps": steps}) if c.arm == "dyt" else c for c in made.cells]
+        return " ".join(summary(replace(made, cells=cells)))
+
+    said = "dyt begins as a bare swap: on held-out text its fit was worse than none"
+    assert with_steps("bare").count(said) == 1, "for both strategies at once"
+    assert said not in with_steps("bare", "layers corrected")
+    assert said not in " ".join(summary(made))
+
+
 def test_results_stand_once():
     made = study(seeds=(0, 1))
     page = pages(named(made), [gap_by_strategy(made, "rows")])["index.html"].decode()

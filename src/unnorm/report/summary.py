@@ -49,7 +49,22 @@ def findings(study: StudyView) -> list[str]:
     """What else was found: starts, answers, times, a sentence each. Losses are in the table."""
     pairs = groups(study)
     judged = [_judged(study, group) for group in pairs if group.judged]
-    return [*_recovered(study), *judged, *(_timed(study, group) for group in pairs if group.timed)]
+    return [*_unfitted(study), *_recovered(study), *judged, *(_timed(study, group) for group in pairs if group.timed)]
+
+
+def _unfitted(study: StudyView) -> list[str]:
+    """One sentence for each arm whose fit was measured, found worse than none, and not kept: it is a bare arm."""
+    found: dict[tuple[str, str, str, float, float], None] = {}
+    for cell in study.cells:
+        steps = (cell.calibration or {}).get("steps") or [] if cell.done else []
+        if len(steps) > 1 and [step["name"] for step in steps if step["kept"]] == ["bare"]:
+            found[cell.model, cell.dataset, cell.arm, steps[0]["loss"], steps[-1]["loss"]] = None
+    several = len(study.models) * len(study.datasets) > 1
+    return [
+        f"{f'With {model} on {dataset}, ' if several else ''}{arm} begins as a bare swap: on held-out text its fit was "
+        f"worse than none ({fitted:.2f} against {bare:.2f} nats a token), and was not kept."
+        for model, dataset, arm, bare, fitted in found
+    ]
 
 
 def _recovered(study: StudyView) -> list[str]:

@@ -12,6 +12,7 @@ import copy
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,8 +100,8 @@ def main() -> None:
     )
     source = Source(settings, tokenizer, quiet=True)
     count = arguments.rows * arguments.steps
-    rows = source.train(int(count * arguments.length * 1.1), seed=0, packed=True)
-    rows.rows = rows.rows[:count]
+    taken = source.train(int(count * arguments.length * 1.1), seed=0, packed=True)
+    rows = replace(taken, rows=taken.rows[:count])
     found: dict[tuple[str, bool], tuple[list[float], list[float], int]] = {}
     for number in range(arguments.rounds):
         for kind in KINDS:
@@ -122,13 +123,13 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|",
     ]
     for kind in KINDS:
-        (first, plain, peak), (first_compiled, quick, peak_compiled) = found[kind, False], found[kind, True]
+        (begun, plain, peak), (compiling, quick, peak_compiled) = found[kind, False], found[kind, True]
         slow, fast = statistics.median(plain), statistics.median(quick)
-        pays = (max(first_compiled) - max(first)) / (slow - fast) if fast < slow else float("inf")
+        pays = (max(compiling) - max(begun)) / (slow - fast) if fast < slow else float("inf")
         memory = f"{peak / 1e9:.1f} and {peak_compiled / 1e9:.1f}" if peak else "not measured"
         lines.append(
-            f"| {kind} | {a_step / slow:,.0f} | {a_step / fast:,.0f} | {slow / fast:.2f} × | {max(first):.1f} s "
-            f"| {max(first_compiled):.1f} s | {pays:,.0f} | {memory} |"
+            f"| {kind} | {a_step / slow:,.0f} | {a_step / fast:,.0f} | {slow / fast:.2f} × | {max(begun):.1f} s "
+            f"| {max(compiling):.1f} s | {pays:,.0f} | {memory} |"
         )
     lines += ["", "Made by `python benchmarks/recovery.py --base BASE`.", ""]
     arguments.out.write_text("\n".join(lines))

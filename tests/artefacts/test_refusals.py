@@ -16,8 +16,10 @@ from unnorm import DyT
 from unnorm.artefacts.files import inventory
 from unnorm.artefacts.manifest import Manifest
 from unnorm.cli.main import run
+from unnorm.foundation.errors import ModelError
 from unnorm.norms.derf import Derf
 from unnorm.norms.dyisru import DyISRU
+from unnorm.norms.fixed_scale import FixedScale
 
 
 def refused(capsys, folder, *options) -> str:
@@ -300,3 +302,17 @@ def test_the_manifest_of_a_model_is_small_and_strict(model):
     assert Manifest.model_validate(content).kind == "model"
     assert set(content["files"]) == {"config.json", "generation_config.json", "weights.safetensors"}
     assert (model / "unnorm.json").stat().st_size < 60_000
+
+
+@pytest.mark.parametrize(("spec", "advice"), [(FixedScale(), True), (DyT(), False)], ids=["fixedscale", "dyt"])
+def test_a_model_whose_logits_overflow_is_not_saved_and_linear_norms_are_named(spec, advice, tmp_path):
+    model = tiny_model("llama")
+    unnorm.swap_(model, spec, calibrate_on=tokens(16))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.down_proj.weight.mul_(1e30)
+            layer.mlp.up_proj.weight.mul_(1e30)
+    with pytest.raises(ModelError, match=r"with its new norms computes NaN or infinity.*Nothing was saved") as error:
+        unnorm.save(model, tmp_path / "out")
+    assert ("fixedscale is linear" in str(error.value)) == advice
+    assert not (tmp_path / "out").exists()

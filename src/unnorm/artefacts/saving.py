@@ -123,12 +123,26 @@ def finish(folder: Path, inner: Any, tokenizer: Any, content: dict[str, Any]) ->
 def _fingerprint(model: Any, adapter: str | None = None) -> Fingerprint:
     found = fingerprint(model, adapter)
     if not found.is_finite:
+        inner = under_adapters(model)
         worn = f" with its adapter {adapter!r}" if adapter else ""
+        swapped = " with its new norms" if record_of(inner) else ""
         raise ModelError(
-            f"the logits are not finite: {name_of(under_adapters(model))}{worn} computes NaN or infinity, though its "
-            "weights are finite. Nothing was saved."
+            f"the logits are not finite: {name_of(inner)}{swapped}{worn} computes NaN or infinity, though its weights "
+            f"are finite. Nothing was saved.{_unbounded(inner)}"
         )
     return found
+
+
+def _unbounded(model: Any) -> str:
+    """What to do about new norms that let a large token pass as large as it is."""
+    record = record_of(model)
+    norms = sorted({spec.norm for spec in record.specs.values() if not spec.bounded}) if record else []
+    if not norms:
+        return ""
+    return (
+        f" {' and '.join(norms)} is linear, and text unlike that of the fit can grow without bound from block to "
+        "block. Take a bounded norm (dyt), or swap fewer sites (--sites)."
+    )
 
 
 def _common(inner: Any, record: SwapRecord | None) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class CrossEntropy:
     """−log p of the labelled tokens, in nats."""
 
     name = "loss"
-    others = ()
+    others: Sequence[torch.nn.Module] = ()
 
     def __init__(self, model: Any) -> None:
         self.head = under_adapters(model).get_output_embeddings()
@@ -52,7 +52,7 @@ class EveryToken:
     """−log p of every token that follows another of its text, in nats; what the batch labels or weights is ignored."""
 
     name = "loss"
-    others = ()
+    others: Sequence[torch.nn.Module] = ()
 
     def __init__(self, model: Any, precision: str) -> None:
         """precision: as for `Distillation`."""
@@ -76,7 +76,7 @@ class Distillation:
         """precision: `bf16` puts both models' products and those of their heads under autocast."""
         self.head = under_adapters(model).get_output_embeddings()
         self.original, self.precision = original, precision
-        self.others = (original,)
+        self.others: Sequence[torch.nn.Module] = (original,)
 
     def sums(self, model: Any, batch: Mapping[str, torch.Tensor]) -> TokenSums:
         with autocast(batch["input_ids"].device, self.precision):

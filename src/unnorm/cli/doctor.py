@@ -45,7 +45,7 @@ def _facts() -> dict[str, dict[str, Any]]:
             "GPUs": ", ".join(gpus) or "none: everything runs on the processor",
             "precision auto": f"{chosen.name}. {chosen.why}",
             "fp16": "yes" if gpus else "no: needs a GPU",
-            "optimize_(compile=True)": f"no: needs {missing}" if missing else "yes",
+            "compile (--compile, optimize_)": f"no: needs {missing}" if missing else "yes",
             "DyT without a GPU": "by PyTorch's sigmoid, in three passes; compiled it is no faster where it matters",
         },
         "folders": {

@@ -59,9 +59,8 @@ def _unfitted(study: StudyView) -> list[str]:
         steps = (cell.calibration or {}).get("steps") or [] if cell.done else []
         if len(steps) > 1 and [step["name"] for step in steps if step["kept"]] == ["bare"]:
             found[cell.model, cell.dataset, cell.arm, steps[0]["loss"], steps[-1]["loss"]] = None
-    several = len(study.models) * len(study.datasets) > 1
     return [
-        f"{f'With {model} on {dataset}, ' if several else ''}{arm} begins as a bare swap: on held-out text its fit was "
+        f"{_on(study, model, dataset)}{arm} begins as a bare swap: on held-out text its fit was "
         f"worse than none ({fitted:.2f} against {bare:.2f} nats a token), and was not kept."
         for model, dataset, arm, bare, fitted in found
     ]
@@ -73,12 +72,16 @@ def _recovered(study: StudyView) -> list[str]:
     for cell in study.cells:
         if cell.done and cell.recovery is not None:
             found[cell.model, cell.dataset, cell.arm, start_in_words(cell.recovery)] = None
-    several = len(study.models) * len(study.datasets) > 1
     return [
-        f"{f'With {model} on {dataset}, ' if several else ''}{arm} begins from a recovered start. Tokens that it "
+        f"{_on(study, model, dataset)}{arm} begins from a recovered start. Tokens that it "
         f"learnt from before the training that all arms have: {words}."
         for model, dataset, arm, words in found
     ]
+
+
+def _on(study: StudyView, model: str, dataset: str) -> str:
+    """How a sentence begins that holds for one base and data, where the study has several."""
+    return f"With {model} on {dataset}, " if len(study.models) * len(study.datasets) > 1 else ""
 
 
 def _drawn(row: Row) -> str:

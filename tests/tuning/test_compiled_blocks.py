@@ -121,7 +121,7 @@ def test_without_a_compiler_it_says_so_before_anything_learns(monkeypatch):
 
 def test_it_does_not_go_with_parts_of_blocks():
     with pytest.raises(SettingsError, match="ddp"):
-        compiled_blocks.check_compilable("fsdp")
+        compiled_blocks.check_blocks_compilable("fsdp")
 
 
 def test_runs_from_before_there_was_the_setting_keep_their_names():

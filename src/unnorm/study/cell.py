@@ -16,7 +16,7 @@ from unnorm.study.slices import short_name
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.patterns import select
 from unnorm.surgery.sites import find_sites
-from unnorm.tuning.compiled_blocks import check_compilable
+from unnorm.tuning.compiled_blocks import check_blocks_compilable
 from unnorm.tuning.device_rows import check_shares
 from unnorm.tuning.settings import SPREAD, Strategy, TrainingSettings
 from unnorm.tuning.strategies import Trainable, apply_strategy
@@ -87,7 +87,7 @@ def settled(settings: CellSettings, bench: Workbench) -> CellSettings:
     Reads base and data if the length is in epochs. A `SettingsError` if the precision is not to be had here.
     """
     if settings.training.compile or (settings.arm.recover is not None and settings.arm.recover.compile):
-        check_compilable(settings.training.sharding)
+        check_blocks_compilable(settings.training.sharding)
     changes: dict[str, Any] = {"precision": choose(settings.training.precision).name}
     if settings.epochs is not None:
         changes["tokens"] = settings.epochs * bench.source(settings.data, settings.model).epoch_tokens()

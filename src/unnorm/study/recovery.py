@@ -20,7 +20,7 @@ from unnorm.study.blocks_first import blocks_first_
 from unnorm.study.hooks import Hooks
 from unnorm.study.start import check_rows
 from unnorm.surgery.base import check_length
-from unnorm.tuning.compiled_blocks import COMPILED, check_compilable
+from unnorm.tuning.compiled_blocks import COMPILED, check_blocks_compilable
 from unnorm.tuning.device_rows import check_shares
 from unnorm.tuning.memory_need import check_memory
 from unnorm.tuning.packing_probe import packing_is_clean
@@ -112,7 +112,7 @@ def recover_run(
         check_shares(rows_per_step)
         check_memory(model, original, recovery.settings, need, length, recovery.sharding)
     if recovery.settings.compile:
-        check_compilable(recovery.sharding)
+        check_blocks_compilable(recovery.sharding)
         say(COMPILED)
     packs = packing_is_clean(original)
     if not packs:

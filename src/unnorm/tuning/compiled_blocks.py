@@ -23,7 +23,7 @@ _MOST_CODES = 64
 used up where an original is run as well, and what is beyond them runs uncompiled and says nothing."""
 
 
-def check_compilable(sharding: Sharding) -> None:
+def check_blocks_compilable(sharding: Sharding) -> None:
     """`SettingsError` where blocks cannot be compiled on this machine, or by unnorm."""
     if sharding == "fsdp":
         raise SettingsError("compile does not go with sharding: fsdp. Use ddp, or train without compile.")

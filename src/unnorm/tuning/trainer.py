@@ -23,7 +23,7 @@ from unnorm.foundation.progress import Bar
 from unnorm.metrics.batches import counted_tokens
 from unnorm.tuning import checkpoint
 from unnorm.tuning.arguments import plain_forward, plain_forward_after, training_arguments
-from unnorm.tuning.compiled_blocks import check_compilable, compiled_blocks, uncompiled
+from unnorm.tuning.compiled_blocks import check_blocks_compilable, compiled_blocks, uncompiled
 from unnorm.tuning.device_rows import IDLE, DeviceRows, one_batch
 from unnorm.tuning.objectives import CrossEntropy, Objective
 from unnorm.tuning.parameter_groups import clip_gradients_, on_gpu, parameter_groups
@@ -74,7 +74,7 @@ class TokenTrainer(Trainer):
         get the log of each step. rows_per_forward: of all devices together."""
         settings = settings.model_copy(update={"precision": precision.choose(settings.precision).name})
         if settings.compile:
-            check_compilable(settings.sharding)
+            check_blocks_compilable(settings.sharding)
         self.settings, self.run, self.folder = settings, run, folder
         self.log_file = RunLog(folder / "steps.jsonl")
         self.monitor, self.evaluate_now = monitor, evaluate

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,7 +75,7 @@ class Process:
 def start(program: str, *arguments: object, env: Mapping[str, str] | None = None) -> Process:
     """Run Python text in a fresh process, with `arguments` in sys.argv[1:]. SIGINT interrupts it, whatever the shell
     does. env: variables beside those of this process."""
-    folder = Path(tempfile.mkdtemp(prefix="unnorm-warm-"))
+    folder = Path(tempfile.mkdtemp(dir=_home()))
     out, err = folder / "out", folder / "err"
     told = {"program": program, "argv": ["-c", *map(str, arguments)], "out": str(out), "err": str(err)}
     return Process(_ask({**told, "env": {**os.environ, **(env or {})}}), out, err)
@@ -110,23 +111,29 @@ os._exit(code)
 def interpreter() -> str:
     """The path of a Python that is ready at once: it understands -m, -c and a script, and those alone."""
     _ask({})
-    return str(_home / "python")
+    return str(_home() / "python")
 
 
 _server: subprocess.Popen | None = None
-_home: Path
+
+
+@cache
+def _home() -> Path:
+    """A folder of this process, which goes with it."""
+    folder = tempfile.TemporaryDirectory(prefix="unnorm-warm-", ignore_cleanup_errors=True)
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 
 def _ask(question: dict) -> int | None:
-    global _server, _home
+    global _server
     if _server is None:
-        _home = Path(tempfile.mkdtemp(prefix="unnorm-warm-"))
-        stand_in = _home / "python"
-        stand_in.write_text(STAND_IN.format(python=sys.executable, address=str(_home / "socket")))
+        stand_in = _home() / "python"
+        stand_in.write_text(STAND_IN.format(python=sys.executable, address=str(_home() / "socket")))
         stand_in.chmod(0o755)
         path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "warm", str(_home / "socket")]
+        command = [sys.executable, "-m", "warm", str(_home() / "socket")]
         _server = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         atexit.register(_server.stdin.close)
     _server.stdin.write(json.dumps(question).encode() + b"\n")

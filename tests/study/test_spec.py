@@ -217,6 +217,18 @@ def test_what_is_wrong_is_named_in_the_file_that_says_it(extending, text, messag
         extending(text)
 
 
+def test_an_override_taken_over_for_an_arm_that_is_dropped(extending, tmp_path):
+    override = "overrides: [{where: {arm: dyt}, set: {training: {tokens: 9000}}}]\n"
+    (tmp_path / "good.yaml").write_text(GOOD + override)
+    small = "extends: good.yaml\narms: [original]\n"
+    with pytest.raises(SettingsError, match=r"good\.yaml, .* no arm 'dyt' .*small\.yaml takes `overrides` over from"):
+        extending(small)
+    assert extending(small + "overrides: null\n")[0].overrides == []
+    with pytest.raises(SettingsError) as own:
+        extending(small + override)
+    assert "over from" not in str(own.value)
+
+
 def test_a_text_that_is_no_file_extends_nothing():
     with pytest.raises(SettingsError, match=r"x\.yaml, line 1: extends: this study is no file"):
         parse_spec("extends: good.yaml\n", "x.yaml")

@@ -9,9 +9,9 @@ import unnorm
 from conftest import FAMILIES, tiny_model, tokens
 from surgery.architectures import architecture
 from unnorm import DyT
+from unnorm.foundation.compilers import missing_compiler
 from unnorm.foundation.errors import ModelError, SettingsError
 from unnorm.surgery import compiled_decoding
-from unnorm.surgery.compiled_decoding import missing_compiler
 
 
 def swapped(family):

@@ -28,8 +28,8 @@ def _facts() -> dict[str, dict[str, Any]]:
     import torch
 
     from unnorm.foundation.cache import cache_folder
+    from unnorm.foundation.compilers import missing_compiler
     from unnorm.foundation.precision import choose
-    from unnorm.surgery.compiled_decoding import missing_compiler
     from unnorm.tuning.threads import threads_for_small
 
     chosen = choose("auto")

@@ -439,7 +439,8 @@ def parse_spec(text: str, where: str, folder: Path | None = None) -> StudyFile:
         spec = validated(StudyFile, content)
         spec.cells()
     except Misplaced as error:
-        raise SettingsError(f"{_at(node, error.location)}: {sentence(error)}", *error.location) from error
+        what = f"{_at(node, error.location)}: {sentence(error)}{_of_another_file(node, where, error.location)}"
+        raise SettingsError(what, *error.location) from error
     spec._tree, spec._text = node, whole
     return spec
 
@@ -447,3 +448,13 @@ def parse_spec(text: str, where: str, folder: Path | None = None) -> StudyFile:
 def _at(node: Any, location: Location) -> str:
     """File, line and key, as far as the file has them."""
     return ": ".join(filter(None, (locate(node, location), dotted(location))))
+
+
+def _of_another_file(node: Any, where: str, location: Location) -> str:
+    """What to do about a part of the matrix that no longer fits it, if it stands in a file that `where` extends."""
+    if location[:1] not in [("include",), ("exclude",), ("overrides",)]:
+        return ""
+    key = location[0]
+    if locate(node, location).startswith(f"{where}, "):
+        return ""
+    return f" {where} takes `{key}` over from there: give `{key}` in it too, or `{key}: null` for none."

@@ -4,14 +4,11 @@ transformers does it, where the model's generation config says so; here that is 
 with a reason where it would silently not happen.
 """
 
-import os
-import shutil
-import sys
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 
+from unnorm.foundation.compilers import missing_compiler
 from unnorm.foundation.errors import ModelError, SettingsError, first_line
 
 _NEW = 5
@@ -29,21 +26,6 @@ def check_compilable(model: Any) -> None:
     missing = missing_compiler(next(model.parameters()).device.type)
     if missing:
         raise SettingsError(f"compile=True needs {missing}. Install it, or call optimize_ without compile=True.")
-
-
-def missing_compiler(device: str) -> str:
-    """What is not there of what torch.compile needs for `device` ("cpu", "cuda"); "" if nothing is."""
-    if device != "cpu":
-        if find_spec("triton") is None:
-            return "Triton, which is not installed"
-        return "" if _found("CC", "gcc", "clang") else "a C compiler, and neither gcc nor clang is found (or set CC)"
-    usual = "clang++" if sys.platform == "darwin" else "g++"
-    return "" if _found("CXX", usual) else f"a C++ compiler, and {usual} is not found (or set CXX)"
-
-
-def _found(variable: str, *usual: str) -> bool:
-    names = [os.environ[variable].split()[0]] if os.environ.get(variable) else usual
-    return any(shutil.which(name) for name in names)
 
 
 def compile_decoding_(model: Any, ids: torch.Tensor, tolerance: float) -> float:

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from unnorm.foundation.compilers import missing_compiler
 from unnorm.foundation.errors import ModelError, SettingsError, first_line
 from unnorm.foundation.precision import default_device
-from unnorm.surgery.compiled_decoding import missing_compiler
 from unnorm.tuning.settings import Sharding
 from unnorm.tuning.sharded import blocks_of
 

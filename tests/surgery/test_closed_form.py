@@ -9,7 +9,9 @@ import unnorm
 from conftest import tiny_model, tokens
 from sinks import sink_model, toy_text
 from unnorm import DyT
-from unnorm.study.start import judge
+from unnorm.foundation.errors import ModelError
+from unnorm.study import start
+from unnorm.study.start import Started, judge
 from unnorm.surgery.closed_form import swap_stepwise_
 from unnorm.surgery.swap import record_of
 
@@ -63,3 +65,18 @@ def test_rule_20_a_start_on_a_model_with_a_sink_never_ends_worse_than_the_step_b
     assert kept == sorted(kept, reverse=True)
     assert loss(model) == kept[-1]
     assert loss(expected) < kept[-1]
+
+
+def test_a_step_whose_logits_are_not_finite_on_other_tokens_is_put_back(monkeypatch):
+    def refused(model):
+        if record_of(model).corrected:
+            raise ModelError("the logits are not finite")
+
+    monkeypatch.setattr(start, "check_finite", refused)
+    model = tiny_model("llama")
+    loss = judge([{"input_ids": tokens(4)}])
+    report, steps = swap_stepwise_(model, DyT(), loss=loss, calibrate_on=tokens(16), correct="all")
+    assert not steps[-1].kept
+    lines = Started(report, steps).describe()
+    assert "step 'layers corrected' ended with logits that are not finite: it was put back" in lines
+    assert not record_of(model).corrected

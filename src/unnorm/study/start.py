@@ -12,13 +12,14 @@ import torch
 
 from unnorm.data.prepare import Rows
 from unnorm.evaluation.scores import score_batches
-from unnorm.foundation.errors import NonFiniteError
+from unnorm.foundation.errors import ModelError, NonFiniteError
 from unnorm.metrics.token_sums import all_labelled
 from unnorm.norms.spec import NormSpec
 from unnorm.study.arms import Arm
 from unnorm.surgery.anatomy import site_anatomy
 from unnorm.surgery.anatomy_verdict import SINK
 from unnorm.surgery.closed_form import Step, swap_stepwise_
+from unnorm.surgery.finite import check_finite
 from unnorm.surgery.inputs import with_pieces
 from unnorm.surgery.swap import SwapReport, keep_base_, swap_
 from unnorm.surgery.vocabulary import check_ids
@@ -56,10 +57,12 @@ class Started:
         for step in self.steps:
             if not step.kept:
                 before = next(s for s in reversed(self.steps[: self.steps.index(step)]) if s.kept)
-                lines.append(
-                    f"step '{step.name}' ended at a loss of {step.loss:.4f}, worse than '{before.name}' "
-                    f"({before.loss:.4f}): it was put back"
+                ended = (
+                    f"ended at a loss of {step.loss:.4f}, worse than '{before.name}' ({before.loss:.4f})"
+                    if step.loss == step.loss
+                    else "ended with logits that are not finite"
                 )
+                lines.append(f"step '{step.name}' {ended}: it was put back")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,10 +121,15 @@ def check_rows(model: Any, *rows: Rows) -> None:
 
 
 def judge(batches: Sequence[dict[str, torch.Tensor]]) -> Callable[[Any], float]:
-    """A model's loss on every token of `batches` that follows another, in nats a token; NaN where it is not finite."""
+    """A model's loss on every token of `batches` that follows another, in nats a token; NaN where its logits, there or
+    on tokens unlike any text, are not finite: such a model cannot be saved."""
     labelled = [all_labelled(batch) for batch in batches]
 
     def loss(model: Any) -> float:
+        try:
+            check_finite(model)
+        except ModelError:
+            return float("nan")
         try:
             return score_batches(model, labelled).loss
         except NonFiniteError:

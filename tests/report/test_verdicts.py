@@ -37,7 +37,7 @@ def test_verdicts(row, numbers, words):
 
 def test_less_accuracy_is_behind(row):
     accuracy = made(row, -0.02, -0.03, -0.01, None)._replace(metric="accuracy", margin=None)
-    assert verdict(accuracy, brief=True) == "behind by 2.0%"
+    assert verdict(accuracy, brief=True) == "behind by 2.0 points"
 
 
 def test_arms_that_agree_everywhere(row):

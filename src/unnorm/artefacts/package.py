@@ -79,7 +79,7 @@ def package(
         "tensors": digest_tensors(tensors),
         "tied": tied,
         "libraries": library_versions(),
-        "fingerprint": fingerprint(model),
+        "fingerprint": fingerprint(model, to_save=True),
     }
     with atomic.folder(out) as folder:
         write_tensors(tensors, folder, PACKAGE_WEIGHTS, shard)

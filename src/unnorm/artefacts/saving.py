@@ -121,7 +121,7 @@ def finish(folder: Path, inner: Any, tokenizer: Any, content: dict[str, Any]) ->
 
 
 def _fingerprint(model: Any, adapter: str | None = None) -> Fingerprint:
-    found = fingerprint(model, adapter)
+    found = fingerprint(model, adapter, to_save=True)
     if not found.is_finite:
         inner = under_adapters(model)
         worn = f" with its adapter {adapter!r}" if adapter else ""

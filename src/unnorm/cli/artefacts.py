@@ -14,7 +14,9 @@ Base = Annotated[str | None, typer.Option(metavar="MODEL", help="Where an adapte
 
 
 def package(
-    artefact: Annotated[Path, typer.Argument(metavar="DIR", help="An artefact: what swap, finetune or save wrote.")],
+    artefact: Annotated[
+        Path, typer.Argument(metavar="DIR", help="An artefact: what swap, recover, finetune or save wrote.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the package.")],
     base: Base = None,
     adapter: Annotated[str | None, typer.Option(help="Which adapter to merge, where there are several.")] = None,

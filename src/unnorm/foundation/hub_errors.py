@@ -12,6 +12,9 @@ _INSTEAD = {
 }
 
 
+_HERE = {"model": "folder", "dataset": "file"}
+
+
 def explain(error: BaseException, name: str, kind: RepoType = "model") -> str:
     """Why `name` (with or without @revision) could not be had, and what to do next. Never shows a token.
 
@@ -74,8 +77,8 @@ def _on_this_machine(causes: list[BaseException], name: str, kind: RepoType) -> 
         return f"the hub's cache {constants.HF_HUB_CACHE} cannot be written. Set HF_HOME to a folder that can."
     if is_offline_mode() and (missing or kinds & {"OfflineModeIsEnabled", "ConnectionError"}):
         return (
-            f"HF_HUB_OFFLINE is set, and the cache {constants.HF_HUB_CACHE} does not hold it. Unset it to download, "
-            f"or {_INSTEAD[kind]}."
+            f"there is no {_HERE[kind]} of this name here; HF_HUB_OFFLINE is set, and the cache "
+            f"{constants.HF_HUB_CACHE} does not hold it. Unset it to download, or {_INSTEAD[kind]}."
         )
     broke_off = any("Consistency check failed" in str(e) for e in causes)
     if broke_off or kinds & {"ReadError", "ReadTimeout", "RemoteProtocolError"}:

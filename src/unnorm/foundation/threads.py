@@ -14,6 +14,8 @@ import torch
 
 GIVEN_BY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _GAIN = 0.9  # more threads must take at most this share of the time of fewer
+_LONGER = 1.05
+_BUSY = 2.0  # nothing but other processes makes two threads take twice as long as one
 _SECONDS = 0.5  # for each number of threads
 _MOST_RUNS = 5
 
@@ -60,7 +62,11 @@ def measure(step: Callable[[], object]) -> Threads:
     tried = numbers[: len(seconds)]
     if len(seconds) > 1 and seconds[-1] > _GAIN * seconds[-2]:
         more, fewer = tried[-1], tried[-2]
-        return Threads(fewer, f"{more} take {seconds[-1] / seconds[-2]:.1f} times as long for a step here")
+        times = seconds[-1] / seconds[-2]
+        if times < _LONGER:
+            return Threads(fewer, f"a step is no faster on {more} here")
+        busy = "; is the machine busy?" if times > _BUSY else ""
+        return Threads(fewer, f"{more} take {times:.1f} times as long for a step here{busy}")
     return Threads(tried[-1], f"a step takes {seconds[-1] / seconds[0]:.2f} of the time on one")
 
 

@@ -72,7 +72,7 @@ def validated(kind: type[M], content: Any) -> M:
 
 def in_plain_words(error: ValidationError, kind: type[BaseModel], content: Any) -> Misplaced:
     """What pydantic found wrong with `content` first, when it was to become a `kind`."""
-    found = error.errors(include_url=False)
+    found = _mistyped_first(error.errors(include_url=False))
     first, _ = _followed(found[0]["loc"], content)
     # a union has an error a branch: the ones that got deepest into the value know best what is wrong with it
     rivals = [(_place(each, content), each) for each in found if each["loc"][: len(first)] == first]
@@ -81,6 +81,17 @@ def in_plain_words(error: ValidationError, kind: type[BaseModel], content: Any) 
     here = [each for other, each in rivals if other == place]
     telling = [each for each in here if not each["type"].endswith("_type") and each["type"] != "literal_error"]
     return Misplaced(_words(telling or here, kind, place), *place)
+
+
+def _mistyped_first(found: list[Any]) -> list[Any]:
+    """The errors, but where the first is a missing key and another key beside it looks like it, that one first."""
+    wanted = found[0]["loc"]
+    if found[0]["type"] == "missing":
+        for each in found:
+            beside = each["type"] == "extra_forbidden" and each["loc"][:-1] == wanted[:-1]
+            if beside and did_you_mean(str(each["loc"][-1]), [str(wanted[-1])]):
+                return [each, *(other for other in found if other is not each)]
+    return found
 
 
 def sentence(error: object) -> str:

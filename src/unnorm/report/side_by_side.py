@@ -52,6 +52,8 @@ def _line(study: StudyView, row: Row) -> list[str]:
     value = f"{row.value:{sign}.{digits}%}"
     if row.low is not None and row.high is not None:
         value += f" ({row.low:{sign}.{digits}%} to {row.high:{sign}.{digits}%})"
+    if row.metric == "accuracy":
+        value = f"{value.replace('%', '')} points"
     value = value.replace("-", "−") + (" *" if row.p_holm is not None and row.p_holm < _SIGNIFICANT else "")
     return [MEASURES[row.metric], mine, other, value, could_show(row) or _NONE, _claim(study, row), str(len(row.seeds))]
 

@@ -10,6 +10,7 @@ model/             the artefact, at the end;  result.json  the numbers
 """
 
 from importlib.metadata import version
+from math import log
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +61,17 @@ def fine_tune(
     return train(job, folder, whole, settings.training.devices, hooks, run)
 
 
+def _say_start(loss: float, settings: CellSettings, base: Any, hooks: Hooks) -> None:
+    """The loss before training; and, of a swap that broke the model, that it did."""
+    hooks.say(f"held-out loss before training {loss:.4f}")
+    tokens = base.config.get_text_config().vocab_size
+    if settings.arm.norm is not None and loss > log(tokens):
+        hooks.say(
+            f"warning: a guess among {tokens:,} tokens loses {log(tokens):.1f}. The swap broke this model, and "
+            "fine-tuning alone rarely mends that: `unnorm sites` says why, and dyt-recovered distils the original first"
+        )
+
+
 class _Ready(NamedTuple):
     """Everything that a cell's training needs."""
 
@@ -90,7 +102,7 @@ def _fine_tune(
 
     def begin() -> None:
         ready.trainer.evaluate_now(0)
-        hooks.say(f"held-out loss before training {ready.evaluated[0]['loss']:.4f}")
+        _say_start(ready.evaluated[0]["loss"], settings, bench.base(settings.model).model, hooks)
         others.append(OthersLoad())
 
     ready.trainer.fit(begin)

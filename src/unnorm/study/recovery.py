@@ -122,7 +122,8 @@ def recover_run(
     held_out = mixture.held_out(recovery.measured_tokens)
     check_rows(original, rows, held_out)
     for part in mixture.parts:
-        say(f"{part.name}: {part.tokens:,} tokens ({part.weight:.0%} of the mixture), {part.passes:.2g} times through")
+        again = f", {part.passes:.2g} times through" if part.passes > 1 else ""
+        say(f"{part.name}: {part.tokens:,} tokens ({part.weight:.0%} of the mixture){again}")
     if rows.tokens < 0.9 * recovery.settings.tokens:
         say(f"the data run out after {rows.tokens:,} tokens, before {recovery.settings.tokens:,}: it stops there")
     say(

@@ -73,6 +73,7 @@ def run_cell(
     check_launch(settings.training.devices)
     bench = bench or Workbench(quiet=quiet)
     out = Path(out)
+    _check_no_other(out)
     say(line_of(settings.training.precision))
     settings = ranks.of_main(settled(settings, bench))
     if settings.training.compile:
@@ -127,12 +128,18 @@ def _why_not(task: Task) -> str:
     return f"is being run by another process: {who}. If that is gone for good, delete {task.at.log}"
 
 
+def _check_no_other(out: Path) -> None:
+    """An `ArtefactError` if the folder holds something that is no run."""
+    if (out / "cell.json").is_file() or not out.exists():
+        return
+    if not out.is_dir() or (any(out.iterdir()) and not _is_run(out)):
+        raise ArtefactError(f"{out} is not empty and holds no run. Give another --out.")
+
+
 def _check_place(out: Path, cell: str, resolved: dict[str, Any]) -> None:
-    """An `ArtefactError` if the folder is another run's, or no run's."""
+    """An `ArtefactError` if the folder is another run's."""
     state = out / "cell.json"
     if not state.is_file():
-        if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not _is_run(out))):
-            raise ArtefactError(f"{out} is not empty and holds no run. Give another --out.")
         return
     found = atomic.read_json(state)
     if found["cell"] != cell:

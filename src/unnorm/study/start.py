@@ -13,6 +13,7 @@ import torch
 from unnorm.data.prepare import Rows
 from unnorm.evaluation.scores import score_batches
 from unnorm.foundation.errors import ModelError, NonFiniteError
+from unnorm.foundation.progress import track
 from unnorm.metrics.token_sums import all_labelled
 from unnorm.norms.spec import NormSpec
 from unnorm.study.arms import Arm
@@ -63,6 +64,9 @@ class Started:
                     else "ended with logits that are not finite"
                 )
                 lines.append(f"step '{step.name}' {ended}: it was put back")
+        if self.steps and not all(step.kept for step in self.steps):
+            kept = next(step.name for step in reversed(self.steps) if step.kept)
+            lines.append("so this is a bare swap, without any fit" if kept == "bare" else f"what stands is '{kept}'")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,7 +135,7 @@ def judge(batches: Sequence[dict[str, torch.Tensor]]) -> Callable[[Any], float]:
         except ModelError:
             return float("nan")
         try:
-            return score_batches(model, labelled).loss
+            return score_batches(model, track(labelled, "measuring a step of the swap", len(labelled))).loss
         except NonFiniteError:
             return float("nan")
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from unnorm.artefacts.loading import load
+from unnorm.artefacts.saving import is_artefact
 from unnorm.data.prepare import Rows, Source
 from unnorm.data.settings import DataSettings
 from unnorm.foundation import atomic
+from unnorm.foundation.errors import ModelError
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.study.arms import Arm
 from unnorm.study.start import start_
@@ -128,6 +130,12 @@ class Workbench:
         return kept
 
     def _load(self, name: str) -> LoadedBase:
+        if is_artefact(name):
+            raise ModelError(
+                f"{name} is an artefact of unnorm, and a fine-tune begins from a plain base. Give its base and say "
+                "what becomes of it: --to dyt-recovered, or such an arm in a study, distils the original before it "
+                "fine-tunes. Or train what unnorm.load gives in a Trainer of your own."
+            )
         model = load_base(name)
         config = model.config.get_text_config()
         widths = (getattr(config, key, None) or 0 for key in ("hidden_size", "num_hidden_layers", "vocab_size"))

@@ -204,7 +204,11 @@ def _one_pass(
         return out
 
     if corrector is not None:
-        with corrector.watch_original():
+        with (
+            corrector.watch_original(),
+            Bar("reading the original, site by site", len(paths)) as read,
+            watched(model, paths, lambda path, x, out: read.advance()),
+        ):
             run(model, inputs)
     at_work = nullcontext() if corrector is None else corrector.at_work(keep)
     title = "calibrating" if corrector is None else "correcting layers, site by site"

@@ -84,7 +84,8 @@ def swap_model(
     check_rows(model, *(some for some in (rows, held_out) if some is not None))
     original = copy.deepcopy(model) if held_out is not None else None
     if rows is not None:
-        say(f"fitting the new norms to {arm.calibration_tokens:,} tokens; a large model takes minutes on a processor")
+        tokens = f"up to {arm.calibration_tokens:,} tokens"
+        say(f"fitting the new norms to {tokens}; a large model takes minutes on a processor")
     started = start_(model, arm, rows, sites=swap.sites)
     assert started is not None
     dtype = stored_dtype(name)
@@ -93,12 +94,16 @@ def swap_model(
         narrowed = narrow_(model, dtype)
     else:
         batches = list(held_out.batches(max(1, _TOKENS_AT_ONCE // length)))
-        found, narrowed = _measured_as_saved(model, dtype, lambda: distance(model, original, batches, quiet=quiet), say)
+
+        def measured(how: str) -> Distance:
+            return distance(model, original, batches, quiet=quiet, title=f"measuring the gap in {how}")
+
+        found, narrowed = _measured_as_saved(model, dtype, lambda: measured("fp32"), say)
         record = record_of(model)
         assert record is not None
         record.measured = found.to_dict()
         if narrowed and dtype == torch.bfloat16 and choose("auto", model.device).name == "bf16":
-            in_bf16 = distance(model, original, batches, quiet=quiet)
+            in_bf16 = measured("bf16")
     if narrowed:
         say(f"saved in {_name(dtype)}, as the base is; the new norms' parameters stay fp32")
     save(model, out, tokenizer)

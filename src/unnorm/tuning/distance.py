@@ -60,7 +60,12 @@ def _added(one: Compared, other: Compared) -> Compared:
 
 @torch.no_grad()
 def distance(
-    model: Any, original: Any, batches: Sequence[Mapping[str, torch.Tensor]], *, quiet: bool = True
+    model: Any,
+    original: Any,
+    batches: Sequence[Mapping[str, torch.Tensor]],
+    *,
+    quiet: bool = True,
+    title: str = "measuring",
 ) -> Distance:
     """The distance of `model` (perhaps with adapters around it) from `original` on batches of `input_ids` [B, T] and
     other model inputs, on the model's device, each in the dtype of its weights. `labels` [B, T] are -100 at tokens
@@ -73,7 +78,7 @@ def distance(
     heads = [under_adapters(m).get_output_embeddings() for m in (model, original)]
     sums = Compared(0.0, 0, 0, 0.0, 0.0, 0)
     with in_eval(model), in_eval(original):
-        shown = track(batches, "measuring", len(batches), quiet=quiet)
+        shown = track(batches, title, len(batches), quiet=quiet)
         for batch, counts in ranks.shared(shown):
             here = {name: tensor.to(device) for name, tensor in batch.items()}
             found = compare(model, heads[0], original, heads[1], here)

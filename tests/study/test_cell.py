@@ -13,13 +13,15 @@ from safetensors.torch import load_file
 
 import unnorm
 import warm
-from conftest import FAMILIES
+from conftest import FAMILIES, tiny_model
 from unnorm.data.settings import DataSettings
 from unnorm.foundation import precision
 from unnorm.foundation.errors import ArtefactError, NonFiniteError, SettingsError
+from unnorm.study import fine_tune
 from unnorm.study.arms import arm_from
 from unnorm.study.attempt import working_folder
 from unnorm.study.cell import CellSettings, cell_of, settled
+from unnorm.study.hooks import Hooks
 from unnorm.study.lease import TaskFolder
 from unnorm.study.ledger import standing_of
 from unnorm.study.run_cell import run_cell
@@ -332,3 +334,13 @@ def test_ctrl_c_at_any_stage_and_the_same_command_goes_on(reached, bases, data_f
     run_cell(settings, out, quiet=True)
     run_cell(settings, tmp_path / "whole", quiet=True)
     assert_same_end(out, tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("arm", "loss", "warned"), [("dyt", 5.96, True), ("dyt", 5.94, False), ("original", 9.0, False)]
+)
+def test_a_swap_that_is_worse_than_a_guess_is_no_start_in_silence(arm, loss, warned):
+    model = tiny_model("llama")  # log(384) = 5.95
+    said = []
+    fine_tune._say_start(loss, settings_of("x", "y", arm=arm), model, Hooks(say=said.append))
+    assert any("The swap broke this model" in line for line in said) == warned

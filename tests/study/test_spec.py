@@ -40,6 +40,7 @@ def test_a_study_is_the_product_of_its_lists():
         (("tokens: 1_000_000", "tokens: many"), "line 9: training.tokens: "),
         (("seeds: [0, 1]", "seedz: [0]"), "line 7: seedz: there is no such key"),
         (("name: try\n", ""), "line 1: name: this key is missing"),
+        (("arms: [", "armss: ["), "line 5: armss: there is no such key. Did you mean 'arms'?"),
         (("strategies: [frozen, full]", "strategies: [frozen, half]"), "line 6: strategies.1: "),
         (("rows: 100", "row: 100"), "line 4: datasets.0.row: there is no such key"),
         (("dyt-bare, dyt,", "dyt-bare, dit,"), "line 5: arms.2: there is no arm 'dit'"),

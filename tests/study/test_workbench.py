@@ -1,6 +1,9 @@
 import pytest
 
+import unnorm
+from conftest import tiny_model, tokens
 from unnorm.data.settings import DataSettings
+from unnorm.foundation.errors import ModelError
 from unnorm.study.arms import arm_from
 from unnorm.study.workbench import Workbench
 
@@ -22,3 +25,11 @@ def test_a_start_that_recovers_is_never_made_here_in_silence(bases, data_file):
     data = DataSettings(source=data_file, template="alpaca-short", max_length=64)
     with pytest.raises(AssertionError, match="make_start"):
         Workbench(quiet=True).start(bases["gpt2"], arm, data, 600, 0)
+
+
+def test_an_artefact_is_no_base(tmp_path):
+    model = tiny_model("llama")
+    unnorm.swap_(model, unnorm.DyT(), calibrate_on=tokens())
+    unnorm.save(model, tmp_path / "swapped")
+    with pytest.raises(ModelError, match=r"swapped is an artefact of unnorm.*dyt-recovered"):
+        Workbench(quiet=True).base(str(tmp_path / "swapped"))

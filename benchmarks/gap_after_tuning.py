@@ -15,6 +15,8 @@ import torch
 
 import unnorm
 from machine import machine_line
+from unnorm.metrics.batches import inputs_of
+from unnorm.metrics.token_sums import IGNORED
 from unnorm.study.after.stage import load_model
 from unnorm.study.plan import pairs_of, plan_study
 from unnorm.study.recovered_start import MODEL
@@ -35,12 +37,11 @@ class Found(NamedTuple):
 
 @torch.no_grad()
 def on_answers(model: Any, original: Any, batches: Sequence[Mapping[str, torch.Tensor]]) -> Found:
-    """Both models on batches with `labels` [B, T], -100 at tokens that are none of an answer."""
+    """Both models on batches with `labels` [B, T], `IGNORED` at tokens that are none of an answer."""
     sums, tokens = torch.zeros(3, dtype=torch.float64), 0
     for batch in batches:
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        wanted = batch["labels"][:, 1:]
-        counted = wanted != -100
+        inputs, wanted = inputs_of(batch), batch["labels"][:, 1:]
+        counted = wanted != IGNORED
         p, q = (
             each(**inputs, use_cache=False).logits[:, :-1][counted].float().log_softmax(-1)
             for each in (original.eval(), model.eval())

@@ -68,8 +68,10 @@ def fingerprint(model: Any, adapter: str | None = None, *, to_save: bool = False
                 model, halves = copy.deepcopy(model).float(), False
                 inner = under_adapters(model)
                 logits = _logits(model, inner)
-            with _otherwise_rounded(inner):
-                moved = _logits(model, inner, widen=halves) if to_save else logits
+            moved = logits
+            if to_save:
+                with _otherwise_rounded(inner):
+                    moved = _logits(model, inner, widen=halves)
     finally:
         for module, training in was_training:
             module.training = training

@@ -14,7 +14,7 @@ import torch
 
 GIVEN_BY = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _GAIN = 0.9  # more threads must take at most this share of the time of fewer
-_LONGER = 1.05
+_LONGER = 1.05  # below it, the two are as good as alike
 _BUSY = 2.0  # nothing but other processes makes two threads take twice as long as one
 _SECONDS = 0.5  # for each number of threads
 _MOST_RUNS = 5

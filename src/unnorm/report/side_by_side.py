@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from unnorm.report.pairs import behind
 from unnorm.report.tasks import task_difference, task_score
-from unnorm.report.verdicts import could_show, task_could_show, task_verdict, verdict
+from unnorm.report.verdicts import could_show, in_its_unit, task_could_show, task_verdict, verdict
 from unnorm.study.compare import Metric, Row
 from unnorm.study.task_differences import TaskRow
 from unnorm.study.view import StudyView
@@ -52,9 +52,9 @@ def _line(study: StudyView, row: Row) -> list[str]:
     value = f"{row.value:{sign}.{digits}%}"
     if row.low is not None and row.high is not None:
         value += f" ({row.low:{sign}.{digits}%} to {row.high:{sign}.{digits}%})"
-    if row.metric == "accuracy":
-        value = f"{value.replace('%', '')} points"
-    value = value.replace("-", "−") + (" *" if row.p_holm is not None and row.p_holm < _SIGNIFICANT else "")
+    value = in_its_unit(value, row).replace("-", "−") + (
+        " *" if row.p_holm is not None and row.p_holm < _SIGNIFICANT else ""
+    )
     return [MEASURES[row.metric], mine, other, value, could_show(row) or _NONE, _claim(study, row), str(len(row.seeds))]
 
 

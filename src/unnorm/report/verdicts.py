@@ -23,9 +23,9 @@ def verdict(row: Row, *, brief: bool = False) -> str | None:
     different = ""
     if row.different:
         worse = row.value > 0 if row.metric == "loss" else row.value < 0
-        different = f"{'behind' if worse else 'ahead'} by {_in_its_unit(share(abs(row.value)), row)}"
+        different = f"{'behind' if worse else 'ahead'} by {in_its_unit(share(abs(row.value)), row)}"
         if not brief and row.low is not None and row.high is not None:
-            different += f" [{_in_its_unit(signed_interval(row.low, row.high), row)}]"
+            different += f" [{in_its_unit(signed_interval(row.low, row.high), row)}]"
     if row.equivalent and row.margin:
         within = f"equivalent within ± {margin_in_words(row.margin)}"
         return f"{within}, though {different}" if different else within
@@ -44,10 +44,10 @@ def task_verdict(row: TaskRow, *, brief: bool = False) -> str | None:
 
 def could_show(row: Row) -> str | None:
     """The smallest difference that the study could have shown, as `± 0.4%`; None where it is not known."""
-    return None if row.detectable is None else f"± {_in_its_unit(share(row.detectable), row)}"
+    return None if row.detectable is None else f"± {in_its_unit(share(row.detectable), row)}"
 
 
-def _in_its_unit(shares: str, row: Row) -> str:
+def in_its_unit(shares: str, row: Row) -> str:
     """A difference of accuracies is one of shares: points, and no per cent of anything."""
     return f"{shares.replace('%', '')} points" if row.metric == "accuracy" else shares
 

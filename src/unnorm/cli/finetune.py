@@ -23,7 +23,7 @@ _DATASET = ("template", "loss_on", "too_long", "repair", "map", "held_out", "pol
 
 def finetune(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The base: a hub id or a folder.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The base, a hub id or a folder; or a swapped model.")],
     data: Annotated[str, typer.Option(metavar="DATA", help=o.DATA_HELP)],
     out: Annotated[Path, typer.Option(help="Folder of the run. An interrupted run in it is resumed.")],
     to: Annotated[str, typer.Option(help="The arm: original, dyt (calibrated), dyt-recovered, dyt-bare, ...")] = "dyt",
@@ -66,11 +66,15 @@ def finetune(
     report_to: ReportTo = None,
     devices: Annotated[int, typer.Option(min=1, help="GPUs to spread it over (processes, without any).")] = 1,
     sharding: o.ShardingOption = "ddp",
+    base: Annotated[str | None, typer.Option(help="Of a swapped MODEL: where its base lies now, if moved.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Data order, LoRA's start, dropout.")] = 0,
     json: JsonOption = False,
 ) -> None:
-    """Swap a model's norms and fine-tune it, or fine-tune it as it is (--to original)."""
-    from unnorm.cli.one_cell import one_cell
+    """Swap a model's norms and fine-tune it, or fine-tune it as it is (--to original).
+
+    A MODEL that unnorm swap or recover wrote is fine-tuned from where it stands.
+    """
+    from unnorm.cli.one_cell import one_cell, saved_axes
     from unnorm.foundation.errors import SettingsError
     from unnorm.foundation.places import check_folder
     from unnorm.foundation.processes import is_main
@@ -83,9 +87,9 @@ def finetune(
         raise SettingsError("--tokens and --epochs both say how long to train: give one of them.")
     trackers = check_trackers(report_to or [])
     given |= {"sharding": chosen} if (chosen := chosen_sharding(sharding)) != sharding else {}
-    settings = one_cell(
-        {"model": model, "data": data, "arm": to, "strategy": strategy, "seed": seed}, _sections(given), config
-    )
+    axes = {"model": model, "data": data, "arm": to, "strategy": strategy, "seed": seed}
+    axes |= saved_axes(model, base, [f"--{name}" for name in ("to", "alpha") if name in given])
+    settings = one_cell(axes, _sections(given), config)
     if alpha != "scalar":
         arm = settings.arm
         if arm.norm is None:
@@ -121,8 +125,8 @@ def finetune(
     read = o.as_given(template=template, loss_on=loss_on, held_out=held_out, repair=repair, map=map)
     say_next(
         f"The model is in {made}.",
-        f"unnorm evaluate {made} --data {data}{read} --against {model}",
-        f"unnorm package {made} --out {out / 'package'}" if settings.arm.norm else f"unnorm check {made}",
+        f"unnorm evaluate {made} --data {data}{read} --against {settings.model}",
+        f"unnorm package {made} --out {out / 'package'}" if settings.arm.swaps else f"unnorm check {made}",
     )
 
 

@@ -15,9 +15,7 @@ _SET = ("overrides", 0, "set")
 _LENGTHS = {"tokens", "epochs"}
 
 
-def one_cell(
-    axes: Mapping[str, str | int], given: Mapping[str, Mapping[str, Any]], config: Path | None
-) -> "CellSettings":
+def one_cell(axes: Mapping[str, Any], given: Mapping[str, Mapping[str, Any]], config: Path | None) -> "CellSettings":
     """The cell. axes: model, data, arm, strategy and seed; given: the sections that options set, as a study's overrides
     have them; config: a file of such sections, which options go before.
 
@@ -54,6 +52,31 @@ def one_cell(
         called = _in_file(location, file) if of_file else option_of(location)
         raise SettingsError(f"{called}: {sentence(error)}") from error
     return cell
+
+
+def saved_axes(model: str, base: str | None, given: list[str]) -> dict[str, Any]:
+    """The model and the arm of a cell that begins from the saved model in the folder `model`; nothing where it is a
+    plain base.
+
+    base: where the saved model's base lies now, unless it is where the manifest says. given: options that say how norms
+    are swapped, which a swapped model does not take.
+    """
+    from unnorm.artefacts.manifest import NAME
+    from unnorm.foundation import hub
+    from unnorm.study.begun import manifest_of_saved
+
+    if not any((Path(model) / below / NAME).is_file() for below in ("", "model")):
+        if base is not None:
+            raise SettingsError(f"--base is for a MODEL that unnorm saved, and {model} is none. Leave it out.")
+        return {}
+    manifest = manifest_of_saved(model)
+    if given:
+        raise SettingsError(f"{model} is swapped already, so {given[0]} has nothing to say. Leave it out.")
+    place = base or manifest.base.name
+    if not hub.is_name(place) and not Path(place).is_dir():
+        raise SettingsError(f"{model} was swapped from {place}, which is not there. Say where it lies now: --base DIR.")
+    norms = sorted({site.spec["norm"] for site in manifest.sites})
+    return {"model": place, "arm": {"id": f"{norms[0] if len(norms) == 1 else 'mixed'}-saved", "artefact": model}}
 
 
 def _read(path: Path) -> "Yaml":

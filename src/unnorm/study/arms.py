@@ -1,6 +1,7 @@
 """The arms: what stands at the norm sites, and how it was started there."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -68,12 +69,28 @@ class Arm(BaseModel):
     recover: ArmRecovery | None = Field(
         default=None, description="distillation before training", exclude_if=lambda value: value is None
     )
+    artefact: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a folder with a swapped model of the cell's base: the cell begins from it as it is",
+        exclude_if=lambda value: value is None,
+    )
 
     @field_validator("norm")
     @classmethod
     def _whole(cls, norm: dict[str, Any] | None) -> dict[str, Any] | None:
         """Every setting written out, so that an arm's hash does not depend on which ones were left to default."""
         return spec_from(norm).to_dict() if norm is not None else None
+
+    @field_validator("artefact")
+    @classmethod
+    def _at_home(cls, artefact: str | None) -> str | None:
+        return str(Path(artefact).expanduser()) if artefact is not None else None
+
+    @property
+    def swaps(self) -> bool:
+        """Whether its models have other norms than the pretrained ones."""
+        return self.norm is not None or self.artefact is not None
 
     def spec(self) -> NormSpec | None:
         return spec_from(self.norm) if self.norm is not None else None
@@ -130,7 +147,7 @@ _ENDINGS = ("", "-corrected", "-recovered", "-bare", "-inherit")
 def arm_from(entry: str | Mapping[str, Any]) -> Arm:
     """The arm that an entry means: a known id, or `{id, norm, calibrate: {tokens, mode, outliers, correct}, inherit,
     recover: {data, tokens, train, objective, target, ...}, ...the norm's own settings}`. `start: {calibrate, inherit,
-    recover}` holds the same three together.
+    recover}` holds the same three together. Or `{id, artefact}`, which begins from a saved model.
 
     Without `calibrate` the start is bare. Without `norm` the pretrained norms stay, and there is `recover` alone. An
     unknown id, norm or setting is a `SettingsError`.
@@ -148,17 +165,34 @@ def arm_from(entry: str | Mapping[str, Any]) -> Arm:
         return Arm(id=entry, **known[entry])
     settings = dict(entry)
     name, norm = settings.pop("id", None), settings.pop("norm", None)
-    stays = "norm" not in entry and {"recover", "start"} & settings.keys()
+    stays = "norm" not in entry and {"recover", "start", "artefact"} & settings.keys()
     if not isinstance(name, str) or not (isinstance(norm, str) or stays):
         raise SettingsError(
             "an arm of your own needs an `id` and a `norm`, both text, as in {id: dyt-channel, norm: dyt}. Without a "
-            "norm the pretrained ones stay, and it needs `recover`, as in {id: longer, recover: {objective: ce}}.",
+            "norm the pretrained ones stay, and it needs `recover`, as in {id: longer, recover: {objective: ce}}; or "
+            "it begins from a saved model, as in {id: mine, artefact: recovered/model}.",
             *(["id"] if name is not None and not isinstance(name, str) else []),
             *(["norm"] if isinstance(name, str) and norm is not None else []),
         )
     if name in known:
         raise SettingsError(f"{name!r} is the id of a known arm. Give yours another id.", "id")
+    if "artefact" in settings:
+        return _saved_arm(name, settings.pop("artefact"), [*(["norm"] if norm is not None else []), *settings])
     return _arm(name, None if norm is None else {"norm": norm}, {}, settings)
+
+
+def _saved_arm(name: str, artefact: Any, beside: list[str]) -> Arm:
+    """The arm that begins from the folder `artefact`. beside: what else its entry sets, which is refused."""
+    if beside:
+        raise SettingsError(
+            f"arm {name!r} begins from a saved model, which is swapped already: {beside[0]} has nothing to set. Keep "
+            "one of the two.",
+            beside[0],
+        )
+    try:
+        return validated(Arm, {"id": name, "artefact": artefact})
+    except Misplaced as error:
+        raise SettingsError(f"arm {name!r}, {dotted(error.location)}: {sentence(error)}", *error.location) from error
 
 
 def arm_with(arm: Arm, changes: Mapping[str, Any]) -> Arm:
@@ -166,7 +200,8 @@ def arm_with(arm: Arm, changes: Mapping[str, Any]) -> Arm:
     if not changes:
         return arm
     if arm.norm is None and arm.recover is None:
-        raise SettingsError(f"arm {arm.id!r} keeps the pretrained norms: there is nothing to set in it.")
+        why = "keeps the pretrained norms" if arm.artefact is None else "begins from a saved model"
+        raise SettingsError(f"arm {arm.id!r} {why}: there is nothing to set in it.")
     start = arm.model_dump(exclude={"id", "norm"})
     return _arm(arm.id, arm.norm, start, dict(changes))
 

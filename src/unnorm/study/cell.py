@@ -109,6 +109,9 @@ def cell_of(settings: CellSettings, bench: Workbench) -> tuple[str, dict[str, An
     threads.settle(base.hash, base.model)  # as early as there is a model: fitting and measuring are products too
     source = bench.source(settings.data, settings.model)
     resolved = settings.resolved(base.hash, source.hash, source.encoding)
+    saved = bench.saved_identity(settings.model, settings.arm)
+    if saved is not None:
+        resolved["arm"]["artefact"] = saved  # as base and data: by what it is, not by where it lies
     start = start_settings(settings.model, settings.arm, settings.data, settings.training)
     if start is not None:
         names = [short_name(data.source) for data, _ in start.data]

@@ -26,13 +26,14 @@ from unnorm.foundation.hashing import code_digest
 from unnorm.foundation.memory import OthersLoad
 from unnorm.foundation.processes import is_main
 from unnorm.study import threads
+from unnorm.study.begun import Start
 from unnorm.study.cell import CellSettings, set_up
 from unnorm.study.hooks import Hooks
 from unnorm.study.spread import train
 from unnorm.study.start import check_rows
 from unnorm.study.start_words import start_tokens
 from unnorm.study.view import SCORES
-from unnorm.study.workbench import Start, Workbench
+from unnorm.study.workbench import Workbench
 from unnorm.surgery.dtypes import stored_dtype
 from unnorm.tuning import checkpoint
 from unnorm.tuning.run_log import RunLog
@@ -65,7 +66,7 @@ def _say_start(loss: float, settings: CellSettings, base: Any, hooks: Hooks) -> 
     """The loss before training; and, of a swap that broke the model, that it did."""
     hooks.say(f"held-out loss before training {loss:.4f}")
     tokens = base.config.get_text_config().vocab_size
-    if settings.arm.norm is not None and loss > log(tokens):
+    if settings.arm.swaps and loss > log(tokens):
         hooks.say(
             f"warning: a guess among {tokens:,} tokens loses {log(tokens):.1f}. The swap broke this model, and "
             "fine-tuning alone rarely mends that: `unnorm sites` says why, and dyt-recovered distils the original first"

@@ -84,6 +84,9 @@ def _planned(spec: StudyFile, settings: CellSettings, ledger: Path, bench: Workb
         check_length(base.model, settings.data.max_length)
     with spec.blamed("datasets", spec.dataset_names.index(settings.dataset_name)):
         bench.source(settings.data, settings.model)
+    if settings.arm.artefact is not None:
+        with spec.blamed("arms", [arm.id for arm in spec.resolved_arms()].index(settings.arm.id), "artefact"):
+            bench.saved_identity(settings.model, settings.arm)
     settings = settled(settings, bench)
     _, resolved = cell_of(settings, bench)
     resolved = _as_it_was_begun(settings, resolved, ledger)

@@ -28,9 +28,10 @@ def start_in_words(recovery: Mapping[str, Any] | None) -> str:
     if recovery is None:
         return "0"
     names = ", ".join(part["name"] for part in recovery["data"])
-    gap = f"held-out gap {recovery['gap_before']:+.1%} to {recovery['gap_after']:+.1%}"
+    known = [f"{recovery[key]:+.1%}" for key in ("gap_before", "gap_after") if recovery[key] is not None]
+    gap = f"; held-out gap {' to '.join(known)}" if known else ""  # a saved start does not say where it came from
     put_back = "" if recovery["kept"] else f", so the start was put back after {recovery['tokens']:,}"
-    return f"{start_tokens(recovery):,} ({names}; {how_it_learns(recovery)}; {gap}{put_back})"
+    return f"{start_tokens(recovery):,} ({names}; {how_it_learns(recovery)}{gap}{put_back})"
 
 
 def start_asked_for(data: list[str], wanted: Mapping[str, Any]) -> str:

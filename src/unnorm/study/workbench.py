@@ -8,17 +8,16 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from unnorm.artefacts.loading import load
 from unnorm.artefacts.saving import is_artefact
 from unnorm.data.prepare import Rows, Source
 from unnorm.data.settings import DataSettings
-from unnorm.foundation import atomic
 from unnorm.foundation.errors import ModelError
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.study.arms import Arm
+from unnorm.study.begun import Start, check_saved, identity_of, recovered_start, saved_start
 from unnorm.study.start import start_
 from unnorm.surgery.base import check_length, load_base, load_tokenizer
-from unnorm.surgery.swap import record_of, settle_
+from unnorm.surgery.swap import settle_
 from unnorm.tuning.packing_probe import packing_is_clean
 
 T = TypeVar("T")
@@ -40,18 +39,6 @@ class Size(NamedTuple):
     width: int
     layers: int
     vocabulary: int
-
-
-class Start(NamedTuple):
-    """The model that a cell starts from, before what trains is decided; copied for each cell."""
-
-    model: Any
-    calibration: dict[str, Any] | None
-    """`Started.to_dict()`; None where the pretrained norms stay."""
-    recovery: dict[str, Any] | None
-    """What the recovery in it did; None where there was none."""
-    words: str
-    """What was done, in a few lines for people; empty where nothing was."""
 
 
 class Workbench:
@@ -99,11 +86,17 @@ class Workbench:
         return self._keep("validation", key, lambda: self.source(data, model).validation(tokens, packs))
 
     def start(self, model: str, arm: Arm, data: DataSettings, tokens: int, seed: int) -> Start:
-        """A copy of the model as `arm` starts: swapped, and fitted to the first training rows where it calibrates.
+        """A copy of the model as `arm` starts: swapped, and fitted to the first training rows where it calibrates; or
+        the saved model that the arm begins from.
 
         A start that recovers is made once, in a folder of its own: it is `recovered_start`'s.
         """
         assert arm.recover is None, "this start is to be made by make_start, and loaded"
+        if arm.artefact is not None:
+            manifest = check_saved(arm.artefact, model, self.base(model).hash)
+            of_saved = (arm.artefact, identity_of(manifest))
+            kept = self._keep("start", of_saved, lambda: saved_start(str(arm.artefact), manifest))
+            return kept._replace(model=copy.deepcopy(kept.model))
         key = (model, arm.model_dump_json(), data, tokens, seed)
         train = self.train_rows(data, model, tokens, seed)
         kept = self._keep("start", key, lambda: self._swap(self.base(model).model, arm, train))
@@ -111,8 +104,15 @@ class Workbench:
 
     def recovered_start(self, folder: Path) -> Start:
         """A copy of the model of a recovered start that is done; `folder` is the start's."""
-        kept = self._keep("start", folder, lambda: _load_start(folder))
+        kept = self._keep("start", folder, lambda: recovered_start(folder))
         return kept._replace(model=copy.deepcopy(kept.model))
+
+    def saved_identity(self, model: str, arm: Arm) -> str | None:
+        """What the saved model that `arm` begins from is, by its content; None where it begins from none. Reads no
+        weights."""
+        if arm.artefact is None:
+            return None
+        return identity_of(check_saved(arm.artefact, model, self.base(model).hash))
 
     def let_go(self) -> None:
         """Keep nothing any longer: others will do the work."""
@@ -132,9 +132,8 @@ class Workbench:
     def _load(self, name: str) -> LoadedBase:
         if is_artefact(name):
             raise ModelError(
-                f"{name} is an artefact of unnorm, and a fine-tune begins from a plain base. Give its base and say "
-                "what becomes of it: --to dyt-recovered, or such an arm in a study, distils the original before it "
-                "fine-tunes. Or train what unnorm.load gives in a Trainer of your own."
+                f"{name} is an artefact of unnorm, and a model of a study is a plain base. Give its base, and begin an "
+                f"arm from it: {{id: mine, artefact: {name}}}."
             )
         model = load_base(name)
         config = model.config.get_text_config()
@@ -149,15 +148,3 @@ class Workbench:
         if started is None:
             return Start(model, None, None, "")
         return Start(model, started.to_dict(), None, started.describe())
-
-
-def _load_start(folder: Path) -> Start:
-    model = load(folder / "model")
-    record = record_of(model)
-    assert record is not None
-    record.measured = None  # it is true of the start, and of nothing that is trained from it
-    recovery = atomic.read_json(folder / "recovery.json")
-    gap = recovery["gap_after"] if recovery["kept"] else recovery["gap_before"]
-    words = f"begins from the recovered start {folder.name}, whose held-out gap is {gap:+.1%}"
-    fit = folder / "calibration.json"
-    return Start(model, atomic.read_json(fit) if fit.is_file() else None, recovery, words)

@@ -18,7 +18,7 @@ def recovery(part: Slice) -> Figure | None:
     said = []
     for cell in part.cells:
         found = cell.recovery
-        if found is None or cell.arm in drawn:
+        if found is None or not found["curve"] or cell.arm in drawn:
             continue
         drawn[cell.arm] = cell
         rows += [

@@ -43,7 +43,7 @@ class Stage(NamedTuple):
 
 def load_model(cell: Planned, *, merged: bool = False) -> Any:
     """The fine-tuned model of a cell that is done. merged: with its adapter, if it has one, in its weights."""
-    below = str(cell.start.folder / MODEL) if cell.start else cell.settings.model
+    below = str(cell.start.folder / MODEL) if cell.start else cell.settings.arm.artefact or cell.settings.model
     base = None if cell.settings.strategy == "full" else below
     model = load(cell.folder / "model", base=base)
     return with_adapter_merged(model) if merged else model

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import unnorm
-import unnorm.metrics.token_sums as token_sums_module
+import unnorm.metrics.output_layer as output_layer
 from conftest import FAMILIES, tiny_model, tokens
 from unnorm.cli.main import run
 from unnorm.data.encode import encode
@@ -109,7 +109,7 @@ def test_trained_tokens_alone_are_scored_if_they_are_all_that_is_asked(encoded):
 
 def test_every_process_runs_the_model_as_often(monkeypatch):
     """A model that is sharded over processes runs in all of them or in none."""
-    monkeypatch.setattr(token_sums_module, "LOGITS", 384 * 5)
+    monkeypatch.setattr(output_layer, "LOGITS", 384 * 5)
     monkeypatch.setattr(ranks, "of_all", lambda own: [own, 7])
     model, runs = tiny_model("gpt2"), []
     model.register_forward_hook(lambda *_: runs.append(1))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-import unnorm.metrics.token_sums as token_sums_module
+import unnorm.metrics.output_layer as output_layer
 import warm
 from conftest import FAMILIES, tiny_model
 from unnorm.data.encode import Encoded, encode
@@ -40,7 +40,7 @@ def one_by_one(model, item: Item) -> np.ndarray:
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("logits", [2**26, 384 * 7])
 def test_they_are_what_one_by_one_gives(family, packed, logits, items, tokenizer, monkeypatch):
-    monkeypatch.setattr(token_sums_module, "LOGITS", logits)
+    monkeypatch.setattr(output_layer, "LOGITS", logits)
     model = tiny_model(family).train()
     scores = score(model, tokenizer, items, max_length=64, packed=packed)
     assert model.training
@@ -57,7 +57,7 @@ def test_they_are_what_one_by_one_gives(family, packed, logits, items, tokenizer
 
 
 def test_no_more_logits_are_held_than_allowed(items, tokenizer, monkeypatch):
-    monkeypatch.setattr(token_sums_module, "LOGITS", 384 * 10)
+    monkeypatch.setattr(output_layer, "LOGITS", 384 * 10)
     model = tiny_model("gpt2")
     seen = []
     model.lm_head.register_forward_hook(lambda module, args, out: seen.append(out.numel()))

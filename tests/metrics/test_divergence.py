@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from conftest import FAMILIES, tiny_model, tokens
-from unnorm.metrics import divergence as room
-from unnorm.metrics import token_sums
+from unnorm.metrics import output_layer as room
 from unnorm.metrics.batches import counted_tokens, followed_tokens, inputs_of
 from unnorm.metrics.divergence import compare, divergence
 
@@ -43,11 +42,6 @@ def both(model, original, batch):
 
 def sums(model, original, batch, heads):
     return divergence(model, heads[0], original, heads[1], batch)
-
-
-@pytest.fixture
-def small_chunks(monkeypatch):
-    monkeypatch.setattr(token_sums, "LOGITS", 384 * 7)  # seven positions at once
 
 
 @pytest.mark.parametrize("family", FAMILIES)

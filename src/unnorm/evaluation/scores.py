@@ -21,7 +21,8 @@ from unnorm.foundation import atomic, ranks
 from unnorm.foundation.errors import DataError, NonFiniteError
 from unnorm.foundation.parquet import parquet_bytes, read_columns
 from unnorm.metrics.batches import inputs_of
-from unnorm.metrics.token_sums import IGNORED, positions_at_once, token_scores
+from unnorm.metrics.output_layer import positions_at_once
+from unnorm.metrics.token_sums import IGNORED, token_scores
 from unnorm.surgery.base import under_adapters
 from unnorm.surgery.finite import name_of
 from unnorm.surgery.passes import in_eval

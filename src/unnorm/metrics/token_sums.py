@@ -14,9 +14,8 @@ from torch import nn
 
 from unnorm.foundation import ranks
 from unnorm.metrics.batches import followed_tokens, inputs_of
-
-LOGITS = 2**26
-"""How many logits may be held at once (fp32: 256 MB)."""
+from unnorm.metrics.logit_sums import sum_over_logits
+from unnorm.metrics.output_layer import hidden_states, positions_at_once
 
 
 class TokenScores(NamedTuple):
@@ -53,16 +52,50 @@ def token_sums(forward: Callable[..., object], head: nn.Module, batch: Mapping[s
     wanted = torch.zeros_like(labels, dtype=torch.bool)
     wanted[:, :-1] = labels[:, 1:] != IGNORED
     targets = labels[:, 1:][wanted[:, :-1]]
+    count = torch.tensor(targets.numel(), device=labels.device)
+    weights = batch["weights"][:, 1:][wanted[:, :-1]] if "weights" in batch else None
+    weight = count.float() if weights is None else weights.sum()
+    hidden, out = hidden_states(forward, head, inputs_of(batch)) if type(head) is nn.Linear else (None, None)
+    if hidden is None or out is None or out.dtype is torch.float16:  # which must be scaled up before it is rounded
+        nats, correct = _whole(forward, head, batch, wanted, targets, weights)
+    else:
+
+        def piece(part: slice, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return _nats_(z, targets[part], None if weights is None else weights[part])
+
+        nats, correct = sum_over_logits(hidden[wanted], out, piece)
+    return TokenSums(nats, correct, count, weight)
+
+
+def _nats_(z: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """(Σ −log p of the targets, weighted, how many of them are the likeliest) of the logits z, fp32 [n, V]; the sum's
+    gradient, weight · (p − 1 at the target), stands in z afterwards."""
+    most, at = z.max(-1, keepdim=True)
+    right, places = (at[:, 0] == targets).sum(), targets[:, None]
+    found = z.sub_(most).gather(1, places)
+    total = z.exp_().sum(-1, keepdim=True)
+    nats = total.log() - found
+    z.div_(total).scatter_add_(1, places, torch.full_like(found, -1.0))
+    if weights is not None:
+        nats, z = nats * weights[:, None], z.mul_(weights[:, None])
+    return nats.sum(), right
+
+
+def _whole(
+    forward: Callable[..., object],
+    head: nn.Module,
+    batch: Mapping[str, torch.Tensor],
+    wanted: torch.Tensor,
+    targets: torch.Tensor,
+    weights: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same from all logits of the labelled tokens, where a head is none that is known."""
     with head_only_at(head, wanted):
         logits = forward(**inputs_of(batch), use_cache=False).logits[0].float()  # type: ignore[attr-defined]  # [N, V]
-    count = torch.tensor(targets.numel(), device=labels.device)
-    if "weights" in batch:
-        weights = batch["weights"][:, 1:][wanted[:, :-1]]
-        nats, weight = (F.cross_entropy(logits, targets, reduction="none") * weights).sum(), weights.sum()
-    else:
-        nats, weight = F.cross_entropy(logits, targets, reduction="sum"), count.float()
     correct = (logits.detach().argmax(-1) == targets).sum()
-    return TokenSums(nats, correct, count, weight)
+    if weights is None:
+        return F.cross_entropy(logits, targets, reduction="sum"), correct
+    return (F.cross_entropy(logits, targets, reduction="none") * weights).sum(), correct
 
 
 def all_labelled(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -85,11 +118,6 @@ def head_only_at(head: nn.Module, wanted: torch.Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def positions_at_once(vocabulary: int) -> int:
-    """How many positions a forward may compute logits for."""
-    return max(1, LOGITS // vocabulary)
 
 
 @torch.no_grad()

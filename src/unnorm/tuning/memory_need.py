@@ -6,7 +6,7 @@ from unnorm.foundation import ranks
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.memory import memory_free
 from unnorm.foundation.precision import choose, default_device
-from unnorm.metrics.token_sums import positions_at_once
+from unnorm.metrics.output_layer import positions_at_once
 from unnorm.tuning.recover_settings import RecoverSettings
 from unnorm.tuning.settings import Sharding
 
@@ -24,8 +24,8 @@ or where its activation is computed in parts."""
 MOST_KEPT_WIDTHS = _OWN_WIDTHS[4] + 4 * _INNER_WIDTHS_IN_PARTS
 """The most that `kept_numbers` gives for a block in fp32 whose MLP is four times as wide, in widths of the model."""
 _IN_PARTS = ("gelu_new", "gelu_fast", "quick_gelu")
-_COPIES_OF_LOGITS = {"kl": 7, "ce": 3}
-"""In fp32; a distillation has logits for some positions at once, a cross-entropy for all."""
+_COPIES_OF_LOGITS = {"kl": 5, "ce": 3}
+"""In fp32, of the positions that have logits at once."""
 
 
 def bytes_needed(
@@ -46,7 +46,7 @@ def bytes_needed(
     own = own / world if sharding == "fsdp" else own
     tokens = -(-rows // world) * length
     vocabulary = model.config.get_text_config().vocab_size
-    positions = min(tokens, positions_at_once(vocabulary)) if settings.objective == "kl" else tokens
+    positions = min(tokens, positions_at_once(vocabulary))
     logits = positions * vocabulary * _COPIES_OF_LOGITS[settings.objective] * 4
     return int(held + own + before + cast + logits + tokens * kept_numbers(model, bytes_a_number) * bytes_a_number)
 

@@ -15,7 +15,7 @@ from unnorm.evaluation.questions import read_questions
 from unnorm.foundation.errors import DataError, SettingsError
 from unnorm.foundation.nearest import did_you_mean
 from unnorm.study.after import judge as judge_stage
-from unnorm.study.spec import JudgeStage
+from unnorm.study.sections import JudgeStage
 
 
 def refused(capsys, *arguments: object) -> str:

@@ -22,8 +22,9 @@ def one_cell(axes: Mapping[str, Any], given: Mapping[str, Mapping[str, Any]], co
     What is wrong is a `SettingsError` that names the option, or the file's line and key.
     """
     from unnorm.foundation.validation import Misplaced, sentence, validated
+    from unnorm.study.sections import Changes
     from unnorm.study.slices import merged
-    from unnorm.study.spec import Changes, StudyFile
+    from unnorm.study.spec import StudyFile
 
     file = _read(config) if config is not None else None
     content: dict[str, Any] = dict(file.content) if file else {}

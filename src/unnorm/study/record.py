@@ -9,7 +9,8 @@ from unnorm.study import ledger as ledger_module
 from unnorm.study.after.stages import folders_of
 from unnorm.study.audit import audit_results
 from unnorm.study.plan import CellPair, Plan, Planned, place_of, starts_of
-from unnorm.study.spec import After, StudyFile
+from unnorm.study.sections import After
+from unnorm.study.spec import StudyFile
 from unnorm.study.tables import write_results
 from unnorm.study.tune import Choice
 from unnorm.study.view import STUDY, read_study

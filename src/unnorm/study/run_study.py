@@ -13,7 +13,8 @@ from unnorm.study.engines.interface import Options, Setting
 from unnorm.study.plan import Plan, Planned, name_of, pairs_of, place_of, plan_study
 from unnorm.study.record import conclude, write_study
 from unnorm.study.recovered_start import STARTS
-from unnorm.study.spec import After, StudyFile
+from unnorm.study.sections import After
+from unnorm.study.spec import StudyFile
 from unnorm.study.tables import write_results
 from unnorm.study.task_list import Work, tasks_of
 from unnorm.study.tasks import Task, release_from, reopen, state_of

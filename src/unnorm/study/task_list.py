@@ -18,7 +18,7 @@ from unnorm.study.hooks import Hooks
 from unnorm.study.make_start import start_task
 from unnorm.study.plan import Planned, name_of, starts_of
 from unnorm.study.run_cell import cell_task
-from unnorm.study.spec import After
+from unnorm.study.sections import After
 from unnorm.study.tasks import Task, is_open, perform
 from unnorm.study.workbench import Workbench
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from unnorm.study.cell import CellSettings
-from unnorm.study.spec import StudyFile, Tune
+from unnorm.study.sections import Tune
+from unnorm.study.spec import StudyFile
 
 _NEVER = 2**40  # tokens: only the end of a try counts
 

@@ -1,7 +1,7 @@
 from types import SimpleNamespace
 
 from unnorm.study.after import judge
-from unnorm.study.spec import Completions, JudgeStage
+from unnorm.study.sections import Completions, JudgeStage
 
 
 def test_other_code_of_an_own_judge_is_another_stage(tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ from unnorm.evaluation.questions import questions_hash, read_questions
 from unnorm.foundation.hashing import hash_json
 from unnorm.study.after.stage import Stage, load_model
 from unnorm.study.plan import Planned
-from unnorm.study.spec import Completions, StudyFile
+from unnorm.study.sections import Completions
+from unnorm.study.spec import StudyFile
 from unnorm.study.view import COMPLETIONS
 from unnorm.surgery.base import load_tokenizer
 from unnorm.tuning.run_log import RunLog

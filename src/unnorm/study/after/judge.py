@@ -13,7 +13,8 @@ from unnorm.foundation.hashing import hash_json
 from unnorm.study.after.completions import completions_key
 from unnorm.study.after.stage import Stage
 from unnorm.study.plan import CellPair
-from unnorm.study.spec import Completions, JudgeStage, StudyFile
+from unnorm.study.sections import Completions, JudgeStage
+from unnorm.study.spec import StudyFile
 from unnorm.study.view import COMPLETIONS
 from unnorm.tuning.run_log import RunLog
 

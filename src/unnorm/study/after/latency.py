@@ -10,7 +10,7 @@ from unnorm.foundation import atomic
 from unnorm.foundation.hashing import hash_json
 from unnorm.study.after.stage import Stage, load_model
 from unnorm.study.plan import CellPair
-from unnorm.study.spec import LatencyStage
+from unnorm.study.sections import LatencyStage
 
 
 def latency_stage(wanted: LatencyStage) -> str:

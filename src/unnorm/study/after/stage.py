@@ -17,15 +17,15 @@ class Stage(NamedTuple):
     """name: its key in the study file under `after`. of_pairs: whether it is about a `CellPair`, an arm and the
     reference, rather than a `Planned` cell.
 
-    folder: from its subject and the study's `spec.After`, what its entries and attempts are called; where it is made
-    again for other settings this says so. key: hash of what shapes it, where the folder does not tell. run: make it, in
-    the folder that is given, in silence or not; returns a line for people. needs: stages of the same cells that come
-    before. alone: it measures time, so nothing runs beside it.
+    folder: from its subject and the study's `sections.After`, what its entries and attempts are called; where it is
+    made again for other settings this says so. key: hash of what shapes it, where the folder does not tell. run: make
+    it, in the folder that is given, in silence or not; returns a line for people. needs: stages of the same cells that
+    come before. alone: it measures time, so nothing runs beside it.
 
     read: from the cell's or pair's folder, what `folder` said, and whether logs are wanted, what a `CellView` or
     `PairView` shows of it: field -> value, or a name of its own, which is kept under `more`. rows: of the table that
     `study export` writes under its name. check: a mistake in its settings, before anything is trained. settings: what
-    stands under its key, where `spec.After` has no field for it.
+    stands under its key, where `sections.After` has no field for it.
     """
 
     name: str

@@ -9,7 +9,8 @@ from unnorm.study.after.stage import Stage
 from unnorm.study.engines.interface import Wants
 from unnorm.study.lease import Lease, TaskFolder
 from unnorm.study.plan import CellPair, Planned, name_of, pairs_of
-from unnorm.study.spec import After, StudyFile
+from unnorm.study.sections import After
+from unnorm.study.spec import StudyFile
 from unnorm.study.tasks import Task
 
 STAGES: tuple[Stage, ...] = tuple(

@@ -12,7 +12,8 @@ from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.progress import Bar
 from unnorm.study.after.stage import Stage, load_model
 from unnorm.study.plan import Planned
-from unnorm.study.spec import StudyFile, TasksStage
+from unnorm.study.sections import TasksStage
+from unnorm.study.spec import StudyFile
 from unnorm.study.task_differences import task_rows
 from unnorm.study.view import TASK_SCORES
 from unnorm.surgery.base import load_tokenizer

@@ -1,12 +1,13 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from torch import nn
 
 import unnorm
 from conftest import FAMILIES, tiny_model, tokens
 from unnorm import DyT
-from unnorm.tuning.parameter_groups import on_gpu, parameter_groups
+from unnorm.tuning.parameter_groups import fusible, parameter_groups
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -25,8 +26,11 @@ def test_rule_12_matrices_decay_and_norms_biases_alphas_embeddings_do_not(family
     assert not any("norm" in name or ".ln_" in name for name in decay)
 
 
-def test_adamw_is_fused_where_every_parameter_is_on_a_gpu():
-    here, there = (SimpleNamespace(is_cuda=on) for on in (False, True))
-    assert on_gpu([{"params": [there, there]}, {"params": [there]}])
-    assert not on_gpu([{"params": [there, here]}, {"params": [there]}])
-    assert not on_gpu(parameter_groups(tiny_model("gpt2"), 0.01))
+def test_adamw_is_fused_where_every_parameter_is_on_a_gpu_or_on_the_processor():
+    here = nn.Parameter(torch.zeros(2))
+    there, elsewhere = (SimpleNamespace(is_cuda=on, device=SimpleNamespace(type="x")) for on in (True, False))
+    assert fusible([{"params": [there, there]}, {"params": [there]}])
+    assert fusible([{"params": [here, here]}])
+    assert fusible(parameter_groups(tiny_model("gpt2"), 0.01))
+    assert not fusible([{"params": [there, here]}, {"params": [there]}])
+    assert not fusible([{"params": [elsewhere]}])

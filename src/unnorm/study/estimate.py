@@ -30,7 +30,7 @@ from unnorm.tuning.distance import distance
 from unnorm.tuning.learners import what_learns, without_gradients
 from unnorm.tuning.memory_need import MOST_KEPT_WIDTHS, TRAINED_BYTES
 from unnorm.tuning.objectives import CrossEntropy, Objective, objective_of
-from unnorm.tuning.parameter_groups import parameter_groups
+from unnorm.tuning.parameter_groups import fusible, parameter_groups
 from unnorm.tuning.settings import Sharding, TrainingSettings
 
 _LIBRARIES = 2**30
@@ -187,7 +187,8 @@ def _measured(
 ) -> _Measured:
     """look: measures as it is done at intervals, and says how many seconds that takes."""
     device = default_device()
-    optimizer = torch.optim.AdamW(parameter_groups(model, training.weight_decay))
+    groups = parameter_groups(model, training.weight_decay)
+    optimizer = torch.optim.AdamW(groups, fused=fusible(groups))
     dtype = choose(training.precision, device).dtype
     seconds = 0.0
     forget_peak(device)  # of what was measured before

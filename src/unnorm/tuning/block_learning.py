@@ -12,7 +12,7 @@ from torch import nn
 from unnorm.foundation.errors import NonFiniteError
 from unnorm.surgery.norm_behaviour import kind_of
 from unnorm.tuning.block_streams import Machine, StreamPart, Streams, on_device
-from unnorm.tuning.parameter_groups import clip_gradients_
+from unnorm.tuning.parameter_groups import clip_gradients_, fusible
 from unnorm.tuning.relative import relative
 
 Train = Literal["all", "norms"]
@@ -114,12 +114,8 @@ def learn(
             ids = {id(parameter) for parameter in first}
             groups = [(first, recipe.norm_learning_rate)]
             groups.append(([p for p in learning if id(p) not in ids], recipe.learning_rate))
-            optimizer = torch.optim.AdamW(
-                [{"params": group, "lr": rate} for group, rate in groups if group],
-                betas=(0.9, 0.95),
-                weight_decay=0.0,
-                fused=device.type == "cuda",
-            )
+            taken = [{"params": group, "lr": rate} for group, rate in groups if group]
+            optimizer = torch.optim.AdamW(taken, betas=(0.9, 0.95), weight_decay=0.0, fused=fusible(taken))
             rates = [group["lr"] for group in optimizer.param_groups]
             queue: list[int] = []
             for step in range(recipe.steps):

@@ -26,7 +26,7 @@ from unnorm.tuning.arguments import plain_forward, plain_forward_after, training
 from unnorm.tuning.compiled_blocks import check_blocks_compilable, compiled_blocks, uncompiled
 from unnorm.tuning.device_rows import IDLE, DeviceRows, one_batch
 from unnorm.tuning.objectives import CrossEntropy, Objective
-from unnorm.tuning.parameter_groups import clip_gradients_, on_gpu, parameter_groups
+from unnorm.tuning.parameter_groups import clip_gradients_, fusible, parameter_groups
 from unnorm.tuning.relative import relative
 from unnorm.tuning.run_log import RunLog
 from unnorm.tuning.settings import TrainingSettings
@@ -122,7 +122,7 @@ class TokenTrainer(Trainer):
             rate = settings.norm_learning_rate if settings.norm_learning_rate is not None else settings.learning_rate
             groups = parameter_groups(self.model, settings.weight_decay, self.norm_parameters, rate)
             betas = (0.9, settings.adam_beta2)
-            self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=on_gpu(groups))
+            self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=fusible(groups))
         return self.optimizer
 
     def compute_loss(  # type: ignore[override]

@@ -10,6 +10,7 @@ import unnorm
 from cli.test_main import call
 from conftest import tiny_model
 from sinks import sink_model, toy_text
+from unnorm.artefacts.manifest import read_manifest
 from unnorm.cli.options import share, token_count
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.precision import default_device
@@ -115,6 +116,23 @@ def test_an_interrupted_recovery_is_resumed_to_the_same_end(capsys, swapped, dat
     assert call(capsys, *recovery(swapped, data_file, tmp_path / "cut", *more))[0] == 0
     states = [unnorm.load(tmp_path / name / "model").state_dict() for name in ("whole", "cut")]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+def test_what_is_recovered_again_has_learnt_from_both(capsys, swapped, data_file, tmp_path, monkeypatch):
+    learnt = []
+    for start, number, train in ((swapped, "one", "norms"), (tmp_path / "one" / "model", "two", "all")):
+        code, _, err = call(capsys, *recovery(start, data_file, tmp_path / number, "--train", train))
+        assert code == 0, err
+        learnt.append(read_manifest(tmp_path / number / "model").recovered)
+    tokens = learnt[0]["tokens"]
+    assert (learnt[1]["tokens"], learnt[1]["train"]) == (2 * tokens, "norms, then all")
+    assert [part["tokens"] for part in learnt[1]["data"]] == [2 * tokens]
+    # at a rate that ruins it the second is put back, and the first still counts
+    options = ("--train", "all", "--learning-rate", 3.0)
+    code, _, err = call(capsys, *recovery(tmp_path / "one" / "model", data_file, tmp_path / "three", *options))
+    assert code == 0, err
+    assert "put back" in err
+    assert read_manifest(tmp_path / "three" / "model").recovered == learnt[0]
 
 
 def test_block_by_block_then_all_at_once(capsys, swapped, data_file, tmp_path):

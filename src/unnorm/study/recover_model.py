@@ -123,7 +123,8 @@ def _recover(
 
 
 def note_recovery(model: Any, report: RecoverReport, data: list[dict[str, Any]]) -> None:
-    """Keep on the model, for its manifest, how far it is from its original now and what it learnt from."""
+    """Keep on the model, for its manifest, how far it is from its original now and what it learnt from: in this
+    recovery, and in any before it."""
     record = record_of(model)
     assert record is not None
     kept = report.kept
@@ -131,7 +132,8 @@ def note_recovery(model: Any, report: RecoverReport, data: list[dict[str, Any]])
     learnt = {"tokens": report.tokens, "train": report.train, "data": data}
     if report.objective != "kl":
         learnt["objective"] = report.objective
-    record.recovered = learnt if kept else None
+    if kept:
+        record.recovered = _after(record.recovered, learnt)
     record.measured = {
         "gap": gap,
         "loss": report.original_loss * (1 + gap),
@@ -139,6 +141,19 @@ def note_recovery(model: Any, report: RecoverReport, data: list[dict[str, Any]])
         "kl": report.kl_after if kept else report.kl_before,
         "tokens": report.held_out_tokens,
     }
+
+
+def _after(earlier: dict[str, Any] | None, learnt: dict[str, Any]) -> dict[str, Any]:
+    """What a model has learnt from in all, of which `earlier` came first."""
+    if earlier is None:
+        return learnt
+    data = {part["name"]: part for part in earlier["data"]}
+    for part in learnt["data"]:
+        before = data.get(part["name"], {})
+        data[part["name"]] = part | {key: before[key] + part[key] for key in ("tokens", "passes") if key in before}
+    train = [earlier["train"]] if earlier["train"].endswith(learnt["train"]) else [earlier["train"], learnt["train"]]
+    tokens = earlier["tokens"] + learnt["tokens"]
+    return {**learnt, "tokens": tokens, "train": ", then ".join(train), "data": list(data.values())}
 
 
 class _Finished(Exception):

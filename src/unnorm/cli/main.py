@@ -27,6 +27,7 @@ from unnorm.cli import (
 )
 from unnorm.cli.output import complain, say
 from unnorm.cli.plain_group import Verbs
+from unnorm.foundation import first_word
 from unnorm.foundation.errors import DiskError, Interrupted, UnnormError
 from unnorm.foundation.processes import launch
 
@@ -82,6 +83,7 @@ def main() -> NoReturn:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
+    first_word.say_unless_said(say)
     code = run([argument for argument in arguments if argument != "--debug"], debug)
     if code == 0 and launch() is not None:
         from unnorm.foundation.ranks import leave

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from unnorm.foundation import first_word
 from unnorm.foundation.processes import is_main, launch
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
@@ -118,5 +119,6 @@ def complain(text: str) -> None:
 
 def write_line(text: str) -> None:
     """A line on stderr, whichever process this is."""
+    first_word.said()
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)

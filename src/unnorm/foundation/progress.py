@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
+from unnorm.foundation import first_word
+
 T = TypeVar("T")
 Say = Callable[[str], None]
 """Who is told a line for people."""
@@ -56,6 +58,7 @@ class Bar:
         self._last_line = time.monotonic()
         if quiet or sys.stderr is None:
             return
+        first_word.said()
         console = Console(file=sys.stderr)
         if console.is_terminal:
             wide = console.width >= _WIDE

@@ -37,8 +37,9 @@ def test_tasks_stand_beside_loss_accuracy_win_rate_and_time(view):
     assert accuracy["arm's"] == "48.0%"
     assert latency["verdict"] == "faster [INCOMPLETE]"  # one seed of the two was timed
     assert (task["arm's"], task["original's"], task["seeds"]) == ("66.7%", "100.0%", "2")
-    assert task["difference"].startswith("−33.3% (−")
-    assert task["verdict"] == "behind by 33.3%"
+    assert task["difference"].startswith("−33.3 (−")
+    assert task["difference"].endswith(" points")
+    assert task["verdict"] == "behind by 33.3 points"
 
 
 def test_arms_that_answer_alike_are_undecided(tmp_path):

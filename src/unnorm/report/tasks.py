@@ -1,6 +1,6 @@
 """The table of tasks: what each arm scores, and how far that is from the reference's score."""
 
-from unnorm.report.verdicts import task_could_show, task_verdict
+from unnorm.report.verdicts import in_points, task_could_show, task_verdict
 from unnorm.report.wording import signed, signed_interval
 from unnorm.study.task_differences import TaskRow, task_rows
 from unnorm.study.view import StudyView
@@ -34,7 +34,7 @@ def task_caption(study: StudyView) -> str:
         "Tasks of lm-evaluation-harness after fine-tuning. Score: mean over questions and seeds; difference: to the "
         f"score of {study.reference}, paired by question and seed, with its 95 % interval (over questions, and over "
         "seeds where there are several), which is not corrected for the number of tasks; could show: the smallest "
-        "difference that such a study shows four times in five. A difference of two shares is in percentage points."
+        "difference that such a study shows four times in five. Points are percentage points."
     )
 
 
@@ -50,6 +50,7 @@ def task_difference(row: TaskRow) -> str:
     if row.is_share:
         text = signed(row.difference)
         text += f" ({signed_interval(row.low, row.high)})" if row.low is not None and row.high is not None else ""
+        text = in_points(text)
     else:
         text = f"{row.difference:+.4f}"
         text += f" ({row.low:+.4f} to {row.high:+.4f})" if row.low is not None else ""

@@ -48,8 +48,13 @@ def could_show(row: Row) -> str | None:
 
 
 def in_its_unit(shares: str, row: Row) -> str:
-    """A difference of accuracies is one of shares: points, and no per cent of anything."""
-    return f"{shares.replace('%', '')} points" if row.metric == "accuracy" else shares
+    """A difference of accuracies is one of shares, and no per cent of anything."""
+    return in_points(shares) if row.metric == "accuracy" else shares
+
+
+def in_points(shares: str) -> str:
+    """Of a difference of two shares: `3.9%` is 3.9 points."""
+    return f"{shares.replace('%', '')} points"
 
 
 def task_could_show(row: TaskRow) -> str | None:
@@ -67,4 +72,4 @@ def _undecided(could: str | None) -> str:
 
 
 def _size(value: float, row: TaskRow) -> str:
-    return share(value) if row.is_share else f"{value:.4f}"
+    return in_points(share(value)) if row.is_share else f"{value:.4f}"

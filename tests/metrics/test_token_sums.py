@@ -124,6 +124,15 @@ def test_an_unknown_way_from_head_to_logits_is_taken_whole(small_chunks):
     torch.testing.assert_close(found.nats, wanted, rtol=1e-5, atol=1e-4)
 
 
+def test_a_head_that_gives_nothing_learns_all_the_same(small_chunks):
+    """As one that begins with zeros does."""
+    model = tiny_model("gpt_neox")
+    model.set_output_embeddings(torch.nn.Linear(32, 384, bias=False))
+    torch.nn.init.zeros_(model.get_output_embeddings().weight)
+    check_gradients(model, labelled(weighted=False))
+    assert model.get_output_embeddings().weight.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_product_is_in_the_dtype_that_the_model_computes_it_in(dtype, small_chunks):
     """The loss is taken outside of the model's autocast, where the hidden states may be fp32."""

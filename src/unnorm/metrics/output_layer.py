@@ -77,8 +77,11 @@ def hidden_states(
 
 
 def _output_of(head: nn.Linear, given: torch.Tensor, logits: torch.Tensor, cap: float | None) -> Output | None:
-    """What makes `logits` [V] of what the head gave: nothing, a scale (Cohere, Granite) or a cap (Gemma 2)."""
+    """What makes `logits` [V] of what the head gave: nothing, a scale (Cohere, Granite) or a cap (Gemma 2); None where
+    it is something else, or cannot be told."""
     z = given.flatten().double()
+    if not z.any():  # of nothing, every scale makes nothing
+        return None
     before = logits if cap is None else cap * torch.atanh((logits / cap).clamp(-0.999, 0.999))
     scale = float((z @ before) / (z @ z).clamp_min(1e-30))
     scale = 1.0 if abs(scale - 1) < _ROUNDED else scale

@@ -62,11 +62,11 @@ def saved_axes(model: str, base: str | None, given: list[str]) -> dict[str, Any]
     base: where the saved model's base lies now, unless it is where the manifest says. given: options that say how norms
     are swapped, which a swapped model does not take.
     """
-    from unnorm.artefacts.manifest import NAME
+    from unnorm.artefacts.saving import is_artefact
     from unnorm.foundation import hub
     from unnorm.study.begun import manifest_of_saved
 
-    if not any((Path(model) / below / NAME).is_file() for below in ("", "model")):
+    if not is_artefact(model) and not is_artefact(Path(model) / "model"):
         if base is not None:
             raise SettingsError(f"--base is for a MODEL that unnorm saved, and {model} is none. Leave it out.")
         return {}

@@ -8,11 +8,12 @@ import torch
 import unnorm
 from conftest import tiny_model, tokens
 from sinks import sink_model, toy_text
-from unnorm import DyT
+from unnorm import DyT, FixedScale
 from unnorm.foundation.errors import ModelError
 from unnorm.study import start
 from unnorm.study.start import Started, judge
 from unnorm.surgery.closed_form import swap_stepwise_
+from unnorm.surgery.finite import check_finite
 from unnorm.surgery.swap import record_of
 
 
@@ -80,3 +81,18 @@ def test_a_step_whose_logits_are_not_finite_on_other_tokens_is_put_back(monkeypa
     lines = Started(report, steps).describe()
     assert "step 'layers corrected' ended with logits that are not finite: it was put back" in lines
     assert not record_of(model).corrected
+
+
+def test_a_step_that_could_not_be_saved_counts_as_not_finite():
+    model = tiny_model("llama")
+    unnorm.swap_(model, FixedScale(), calibrate_on=tokens(16))
+    text = tokens(4) % 16
+    loss = judge([{"input_ids": text}])
+    assert loss(model) == loss(model)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[13] *= 1e30  # the first token that saving computes with
+    text[text == 13] = 12
+    check_finite(model)
+    assert bool(model(text).logits.isfinite().all())
+    judged = judge([{"input_ids": text}])(model)
+    assert judged != judged

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from unnorm.artefacts.fingerprint import fingerprint
 from unnorm.data.prepare import Rows
 from unnorm.evaluation.scores import score_batches
 from unnorm.foundation.errors import ModelError, NonFiniteError
@@ -133,6 +134,8 @@ def judge(batches: Sequence[dict[str, torch.Tensor]]) -> Callable[[Any], float]:
         try:
             check_finite(model)
         except ModelError:
+            return float("nan")
+        if not fingerprint(model).is_finite:  # what `save` asks for
             return float("nan")
         try:
             return score_batches(model, track(labelled, "measuring a step of the swap", len(labelled))).loss

@@ -10,7 +10,7 @@ import unnorm
 from conftest import tiny_model, tokens
 from evaluation.made_tasks import QUESTIONS, write_tasks
 from unnorm.cli.main import run
-from unnorm.evaluation.lm_eval import answer, run_tasks
+from unnorm.evaluation.lm_eval import answer
 from unnorm.evaluation.lm_eval_tasks import digest_folder, load_tasks
 from unnorm.foundation.errors import DataError, SettingsError
 
@@ -19,10 +19,10 @@ def needs_harness() -> None:
     pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed: pip install 'unnorm[lm-eval]'")
 
 
-def test_without_the_harness_the_error_says_what_to_install(monkeypatch, tokenizer, bases, capsys):
+def test_without_the_harness_the_error_says_what_to_install(monkeypatch, bases, capsys):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(SettingsError, match=r"pip install 'unnorm\[lm-eval\]'"):
-        run_tasks(tiny_model("gpt2"), tokenizer, ["arc_easy"])
+        load_tasks(["arc_easy"])
     assert run(["evaluate", bases["gpt2"], "--tasks", "arc_easy"]) == 2
     assert run(["evaluate", bases["gpt2"]]) == 2
     assert "--data DATA, --tasks TASKS" in capsys.readouterr().err
@@ -43,11 +43,11 @@ def test_a_swapped_model_in_memory_is_what_is_measured(tokenizer, tmp_path):
         "metric_list": [{"metric": "perplexity"}],
     }
     model = tiny_model("gpt2")
-    before = run_tasks(model, tokenizer, [task])
+    before = answer(model, tokenizer, load_tasks([task])).metrics
     unnorm.swap_(model, unnorm.DyT(), calibrate_on=tokens())
-    assert run_tasks(model, tokenizer, [task])["tiny"]["perplexity,none"] != before["tiny"]["perplexity,none"]
-    scores = answer(model, tokenizer, load_tasks([task])).scores
-    assert scores == []  # a perplexity is no mean of its questions' numbers
+    after = answer(model, tokenizer, load_tasks([task]))
+    assert after.metrics["tiny"]["perplexity,none"] != before["tiny"]["perplexity,none"]
+    assert after.scores == []  # a perplexity is no mean of its questions' numbers
 
 
 def test_scores_are_those_of_the_model_itself(tokenizer, tmp_path):

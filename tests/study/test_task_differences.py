@@ -1,12 +1,11 @@
 """What arms score on tasks, paired by question: made scores, known differences."""
 
-import numpy as np
 import pytest
 
 from report.views import study
 from unnorm.evaluation.lm_eval import TaskScore, read_scores, write_scores
 from unnorm.foundation.errors import ArtefactError
-from unnorm.study.task_differences import difference_of, task_rows
+from unnorm.study.task_differences import task_rows
 
 
 def made(folder, per_arm, seeds=(0,), **options):
@@ -49,26 +48,6 @@ def test_a_seed_that_is_missing_is_said(tmp_path):
     dyt = next(row for row in task_rows(view) if row.arm == "dyt")
     assert (dyt.paired, dyt.complete, dyt.matched) == ((0,), False, False)
     assert dyt.doubt == "not matched, incomplete"
-
-
-def test_arms_that_answered_a_few_questions_alike_are_not_shown_to_be_the_same():
-    same = np.array([[1.0, 0, 1, 1]])
-    value, low, high = difference_of(same, same, is_share=True)
-    assert value == 0
-    assert low < -0.2
-    assert high > 0.2
-
-
-def test_the_interval_covers_the_difference_of_accuracies():
-    generator = np.random.default_rng(0)
-    covered = 0
-    for _ in range(100):
-        hard = generator.uniform(size=100)
-        a, b = (generator.uniform(size=(1, 100)) < np.clip(hard + shift, 0, 1) for shift in (-0.1, 0.0))
-        truth = float((np.clip(hard - 0.1, 0, 1) - hard).mean())
-        _, low, high = difference_of(a.astype(float), b.astype(float), is_share=True)
-        covered += low <= truth <= high
-    assert covered >= 88
 
 
 def test_a_damaged_file_is_named(tmp_path):

@@ -1,5 +1,6 @@
 """`unnorm evaluate`."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ from unnorm.cli.data_options import (
     Template,
     settings_from,
 )
-from unnorm.cli.models import compute_fast
+from unnorm.cli.models import use_threads_for
 from unnorm.cli.options import check_choice, chosen_sharding, tokens_option
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 
@@ -25,7 +26,8 @@ def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, a model's folder, or an artefact's folder.")],
     data: Annotated[list[str] | None, typer.Option(metavar="DATA", help=DATA_HELP + " May be repeated.")] = None,
     against: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Another model, compared over the same conversations.")
+        str | None,
+        typer.Option(metavar="MODEL", help="Another model, compared on the same conversations and questions."),
     ] = None,
     by: Annotated[str, typer.Option(help="Groups of conversations: source, language, or category.")] = "source",
     tokens: Annotated[int, tokens_option("Held-out tokens, prompts included.")] = 100_000,
@@ -38,6 +40,10 @@ def evaluate(
     repair: Repair = False,
     map: Map = None,
     tasks: Annotated[str | None, typer.Option(help="Tasks of lm-evaluation-harness, with commas between.")] = None,
+    tasks_folder: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="With --tasks: task files (.yaml) that come before the harness's own."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="With --tasks: examples a task.")] = None,
     sharding: ShardingOption = "ddp",
     seed: Annotated[int, typer.Option(min=0, help="Of the intervals' resamples, and of tasks.")] = 0,
@@ -59,14 +65,15 @@ def evaluate(
     if not data and tasks is None:
         raise SettingsError("give --data DATA, --tasks TASKS, or both.")
     check_choice("--by", by, get_args(By))
-    if against is not None and not data:
-        raise SettingsError("--against compares losses: give --data DATA.")
+    if tasks is None and (tasks_folder is not None or limit is not None):
+        raise SettingsError("--tasks-folder and --limit belong to tasks: give --tasks TASKS.")
     how = chosen_sharding(sharding)
     if tasks is not None and how == "fsdp" and ranks.count() > 1:
         raise SettingsError("--tasks needs the whole model in one process: use --sharding ddp, or leave the tasks out.")
+    loaded_tasks = _load_tasks(tasks, tasks_folder) if tasks is not None else {}
     ranks.join()
     opened = [open_model(name) for name in (model, against) if name is not None]
-    compute_fast(*(loaded for loaded, _ in opened))
+    use_threads_for(opened[0][0])
     found: dict[str, Any] = {"model": model}
     if data:
         shared = {
@@ -78,10 +85,8 @@ def evaluate(
         found |= {"against": against, "data": losses}
     if not is_main():
         return
-    if tasks is not None:
-        from unnorm.evaluation.lm_eval import run_tasks
-
-        found["tasks"] = run_tasks(*opened[0], tasks.split(","), limit=limit, seed=seed)
+    if loaded_tasks:
+        found |= _answers(opened, loaded_tasks, limit, seed)
     if json:
         emit_json(found)
         return
@@ -90,6 +95,37 @@ def evaluate(
     for task, metrics in found.get("tasks", {}).items():
         rows = [[name, f"{value:.4f}" if isinstance(value, float) else str(value)] for name, value in metrics.items()]
         emit_table(task, ["metric", "value"], rows)
+    if found.get("tasks_paired"):
+        _show_paired(found["tasks_paired"], model, str(against))
+
+
+def _load_tasks(names: str, folder: Path | None) -> dict[str, Any]:
+    """Before models are loaded, so that a mistyped name costs no time."""
+    from unnorm.evaluation.lm_eval_tasks import load_tasks
+
+    return load_tasks([name.strip() for name in names.split(",") if name.strip()], folder)
+
+
+def _answers(opened: list[tuple[Any, Any]], tasks: dict[str, Any], limit: int | None, seed: int) -> dict[str, Any]:
+    """Scores of the first model, and of the second, where there is one, with their differences by task."""
+    from unnorm.evaluation.lm_eval import RESAMPLES, Answered, answer
+    from unnorm.evaluation.paired_tasks import in_tables, pair_tasks
+    from unnorm.foundation.progress import Bar
+
+    each: list[Answered] = []
+    with Bar("tasks", len(opened) * len(tasks)) as bar:
+        for model, tokenizer in opened:
+            parts = []
+            for name, task in tasks.items():
+                parts.append(answer(model, tokenizer, {name: task}, limit=limit, seed=seed, resamples=RESAMPLES))
+                bar.advance()
+            metrics = {name: values for part in parts for name, values in part.metrics.items()}
+            each.append(Answered(metrics, [score for part in parts for score in part.scores]))
+    found: dict[str, Any] = {"tasks": each[0].metrics}
+    if len(each) > 1:
+        paired = pair_tasks(*(in_tables(answered.scores) for answered in each))
+        found |= {"tasks_against": each[1].metrics, "tasks_paired": [one.to_dict() for one in paired]}
+    return found
 
 
 def _losses(
@@ -147,6 +183,20 @@ def _show(found: dict[str, Any], data: str, model: str, against: str | None) -> 
         emit_table(
             title, [model[-30:], str(against)[-30:], "difference (95 %)", "relative (95 %)", "conversations"], [row], 0
         )
+
+
+def _show_paired(paired: list[dict[str, Any]], model: str, against: str) -> None:
+    rows = []
+    for one in paired:
+        form, unit, scale = ("+.1f", " points", 100) if one["is_share"] else ("+.4f", "", 1)
+        difference = {name: one[name] and one[name] * scale for name in ("difference", "low", "high")}
+        value = ".1%" if one["is_share"] else ".4f"
+        rows.append([
+            one["task"], one["metric"], format(one["first"], value), format(one["second"], value),
+            _with_interval({"value": difference.pop("difference"), **difference}, form) + unit, f"{one['questions']:,}",
+        ])  # fmt: skip
+    columns = ["task", "metric", model[-30:], against[-30:], "difference (95 %)", "questions"]
+    emit_table("the same questions, paired", columns, rows, 0)
 
 
 def _with_interval(interval: dict[str, Any], form: str) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from unnorm.cli.data_options import Template
-from unnorm.cli.models import compute_fast
+from unnorm.cli.models import use_threads_for
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say, say_next
 
 EXAMPLE = "Example: [bold]unnorm generate run/model --prompts mt-bench --temperature fastchat --out dyt.jsonl[/bold]"
@@ -41,7 +41,7 @@ def generate(
     questions = read_questions(prompts)
     temperature_of("", temperature)  # a mistake in it shows before a model is loaded
     loaded, tokenizer = open_model(model)
-    compute_fast(loaded)
+    use_threads_for(loaded)
     form = template_of(template, tokenizer)
     made = run(
         loaded,

@@ -152,18 +152,12 @@ def _three(value: float) -> str:
     return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
 
 
-def compute_fast(*models: Any) -> None:
-    """Compute in a precision that the models' device multiplies natively, and on as many threads as pay for the first
-    of them; say so where that is a change."""
+def use_threads_for(model: Any) -> None:
+    """Compute on as many threads as pay for `model`, and say how many, unless they were chosen before."""
     from unnorm.foundation import threads
-    from unnorm.foundation.precision import widen_
     from unnorm.tuning.threads import threads_for
 
-    for model in models:
-        done = widen_(model, next(model.parameters()).device)
-        if done is not None:
-            say(done)
-    found = threads_for(models[0])
+    found = threads_for(model)
     if threads.decided() is None:
         say(f"computing on {found.describe()}")
     threads.use(found.number)

@@ -9,7 +9,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unnorm.evaluation.lm_eval_tasks import load_tasks, quiet_harness
+from unnorm.evaluation.lm_eval_tasks import quiet_harness
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import DataError, first_line
 from unnorm.foundation.hashing import hash_json
@@ -29,7 +29,7 @@ class TaskScore(NamedTuple):
 
 
 _NO_FILTER = "none"
-_RESAMPLES = 100_000  # the harness's own default
+RESAMPLES = 100_000  # the harness's own default
 
 
 class Answered(NamedTuple):
@@ -38,25 +38,6 @@ class Answered(NamedTuple):
 
     metrics: dict[str, dict[str, Any]]
     scores: list[TaskScore]
-
-
-def run_tasks(
-    model: Any,
-    tokenizer: Any,
-    tasks: Sequence[str | dict[str, Any]],
-    *,
-    limit: int | None = None,
-    batch_size: int = 8,
-    seed: int = 0,
-) -> dict[str, dict[str, Any]]:
-    """Task -> metric -> value, with the harness's own standard errors and versions.
-
-    limit: examples a task. Raises `SettingsError` if the harness is not installed or has no such task, `DataError` if
-    it cannot run one.
-    """
-    loaded = load_tasks(tasks)
-    found = answer(model, tokenizer, loaded, limit=limit, batch_size=batch_size, seed=seed, resamples=_RESAMPLES)
-    return found.metrics
 
 
 def answer(

@@ -60,21 +60,17 @@ def line_of(asked: str) -> str:
     return f"training computes in {chosen.name}: {chosen.why[0].lower()}{chosen.why[1:-1]}"
 
 
-def widen_(model: torch.nn.Module, device: torch.device | str) -> str | None:
+def widen_(model: torch.nn.Module, device: torch.device | str) -> None:
     """Hold a model that was saved in bf16 or fp16 in fp32 where `device` does not multiply it natively.
 
-    In place, and exact: every bf16 and fp16 number is an fp32 number. Returns what was done, for people; None where
-    nothing was.
+    In place, and exact: every bf16 and fp16 number is an fp32 number.
     """
     place = torch.device(device)
     halves = {tensor.dtype for tensor in model.parameters()} & {torch.bfloat16, torch.float16}
     slow = torch.float16 in halves if place.type == "cpu" else False
     slow = slow or (torch.bfloat16 in halves and choose("auto", place).name != "bf16")
-    if not slow:
-        return None
-    model.float()
-    names = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in halves))
-    return f"the model's weights are in {names}, which is slow here: it computes in fp32"
+    if slow:
+        model.float()
 
 
 def default_device() -> torch.device:

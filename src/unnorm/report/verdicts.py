@@ -3,9 +3,10 @@
 Preferences and latencies have verdicts of their own, which know of ties and of the clock's noise.
 """
 
+from unnorm.evaluation.paired_tasks import HIGHER_IS_BETTER
 from unnorm.report.wording import share, signed_interval
 from unnorm.study.compare import Row
-from unnorm.study.task_differences import HIGHER_IS_BETTER, TaskRow
+from unnorm.study.task_differences import TaskRow
 
 
 def verdict(row: Row, *, brief: bool = False) -> str | None:

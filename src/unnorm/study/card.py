@@ -1,18 +1,17 @@
 """The numbers that a model card may quote: those of the cell that made the model, read from its folder."""
 
 from pathlib import Path
+from statistics import mean
 from typing import Any
-
-import numpy as np
 
 from unnorm.evaluation.judges.interface import WHOLE
 from unnorm.evaluation.lm_eval import read_scores
+from unnorm.evaluation.paired_tasks import Questions, in_tables, pair_tasks
 from unnorm.evaluation.preference import REPORT
 from unnorm.foundation import atomic
 from unnorm.foundation.hashing import hash_json
 from unnorm.study.ledger import result_of, stages_of, standing_of
 from unnorm.study.start_words import read_recovery
-from unnorm.study.task_differences import Questions, difference_of, in_tables
 from unnorm.study.view import TASK_SCORES
 
 
@@ -66,17 +65,16 @@ def _tasks(cell: Path, original: Path | None) -> dict[str, str]:
     found = {}
     for stage, scores in _scores(cell).items():
         others = _scores(original).get(stage, {}) if original is not None else {}
+        paired = {(each.task, each.metric): each for each in pair_tasks(scores, others)}
         for (task, metric), mine in scores.items():
             name = f"{task} ({metric}, {len(mine):,} questions)"
-            found[name] = _share(np.mean(list(mine.values())))
-            shared = [question for question in mine if question in others.get((task, metric), {})]
-            if not shared:
+            found[name] = _share(mean(mine.values()))
+            each = paired.get((task, metric))
+            if each is None:
                 continue
-            a, b = (np.array([[of[q] for q in shared]]) for of in (mine, others[task, metric]))
-            is_share = bool(((a >= 0) & (a <= 1) & (b >= 0) & (b <= 1)).all())
-            difference, low, high = difference_of(a, b, is_share=is_share)
+            low, high = each.low, each.high
             interval = f", 95 % interval {low:+.3f} to {high:+.3f}" if low is not None and high is not None else ""
-            found[name] += f"; the original, fine-tuned alike: {_share(b.mean())} ({difference:+.3f}{interval})"
+            found[name] += f"; the original, fine-tuned alike: {_share(each.second)} ({each.difference:+.3f}{interval})"
     return found
 
 

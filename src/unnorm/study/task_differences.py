@@ -3,26 +3,20 @@
 All tables have it from here.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from unnorm.evaluation.intervals import rate_interval
-from unnorm.evaluation.lm_eval import TaskScore, read_scores
-from unnorm.evaluation.two_factors import mean_over
+from unnorm.evaluation.lm_eval import read_scores
+from unnorm.evaluation.paired_tasks import Questions, by_metric, difference_of, metrics_by_task, shown_metric
 from unnorm.study.audit import doubt_of
 from unnorm.study.compare import matched_between
 from unnorm.study.view import TASK_SCORES, CellView, StudyView
 
-HIGHER_IS_BETTER = ("acc_norm", "acc", "exact_match")
-"""A task has one row: of the first of these metrics that it has, else of its own first one."""
 _SHOWN_OVER_REACH = 1.43
 """(Normal quantile of 97.5 % + of 80 %) / that of 97.5 %."""
-
-Questions = Mapping[str, float]
-"""Digest of a question -> its number."""
 
 
 class TaskRow(NamedTuple):
@@ -75,8 +69,8 @@ def task_rows(study: StudyView, against: str | None = None) -> tuple[TaskRow, ..
     for where in study.strata:
         here = [c for c in study.cells if c.place.stratum == where]
         known = [scores[c.place] for c in here if c.place in scores]
-        for task, metrics in _metrics(known).items():
-            metric = _shown(metrics)
+        for task, metrics in metrics_by_task(known).items():
+            metric = shown_metric(metrics)
             by_arm = {
                 arm: {
                     c.seed: scores[c.place][task, metric]
@@ -138,56 +132,10 @@ def _row(
     )
 
 
-def difference_of(a: np.ndarray, b: np.ndarray, *, is_share: bool) -> tuple[float, float | None, float | None]:
-    """(mean of `a` − `b`, low, high), both [seeds, n] of the same n questions, with its 95 % interval.
-
-    Seeds and questions are both drawn (`two_factors`). Where all numbers are shares the interval is widened to the one
-    over questions alone (`rate_interval`, of (1 + difference) / 2), which knows of outcomes that were not seen: two
-    arms that answered four questions alike are not shown to be the same.
-    """
-    differences = a - b
-    mean = mean_over(lambda x: x, (differences,))
-    if not is_share:
-        return mean.value, mean.low, mean.high
-    low, high = (2 * float(bound) - 1 for bound in rate_interval((1 + differences.mean(0)) / 2, 0))
-    if mean.low is not None and mean.high is not None:
-        low, high = min(low, mean.low), max(high, mean.high)
-    return mean.value, max(-1.0, low), min(1.0, high)
-
-
-def in_tables(scores: Iterable[TaskScore]) -> dict[tuple[str, str], Questions]:
-    """(task, metric) -> question -> number, of the metric of each task that tables show."""
-    found = _by_metric(scores)
-    return {
-        (task, shown): found[task, shown] for task, metrics in _metrics([found]).items() if (shown := _shown(metrics))
-    }
-
-
-def _by_metric(scores: Iterable[TaskScore]) -> dict[tuple[str, str], dict[str, float]]:
-    found: dict[tuple[str, str], dict[str, float]] = {}
-    for score in scores:
-        found.setdefault((score.task, score.metric), {})[score.question] = score.value
-    return found
-
-
 def _scores(study: StudyView, cell: CellView) -> dict[tuple[str, str], dict[str, float]]:
     """(task, metric) -> question -> number; empty where the cell's scores are not there."""
     path = cell.folder / study.tasks / TASK_SCORES if cell.folder and study.tasks else None
-    return _by_metric(read_scores(path)) if path is not None and path.is_file() else {}
-
-
-def _shown(metrics: list[str]) -> str:
-    return next((name for name in HIGHER_IS_BETTER if name in metrics), metrics[0])
-
-
-def _metrics(known: Iterable[Mapping[tuple[str, str], Questions]]) -> dict[str, list[str]]:
-    """Task -> its metrics, in the order in which they were asked for."""
-    found: dict[str, list[str]] = {}
-    for scores in known:
-        for task, metric in scores:
-            if metric not in found.setdefault(task, []):
-                found[task].append(metric)
-    return found
+    return by_metric(read_scores(path)) if path is not None and path.is_file() else {}
 
 
 def _shared(several: list[Questions]) -> list[str]:

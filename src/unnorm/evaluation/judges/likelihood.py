@@ -12,7 +12,6 @@ from unnorm.data.encode import encode_prompt
 from unnorm.data.templates import template_of
 from unnorm.evaluation.judges.interface import WHOLE, Dialogue, PointwiseJudge, Rating, neutralise
 from unnorm.foundation.hashing import hash_tensors
-from unnorm.foundation.precision import widen_
 from unnorm.metrics.token_sums import head_only_at
 from unnorm.surgery.base import context_length
 from unnorm.surgery.finite import check_finite, check_logits
@@ -37,7 +36,6 @@ def load_likelihood(model: str) -> PointwiseJudge:
         "template": _TEMPLATE,
     }
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    widen_(reference, device)
     reference.to(device)
     return PointwiseJudge(identity, lambda dialogue: mean_log_probability(reference, tokenizer, dialogue), CAVEAT)
 

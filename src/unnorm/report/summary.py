@@ -1,6 +1,7 @@
 """The answer, how sure it is, what is missing and what else was found: sentences computed from the ledger."""
 
 from collections import Counter
+from statistics import fmean
 
 from unnorm.report.headline import headline
 from unnorm.report.pairs import Group, compared, groups, tallies
@@ -42,7 +43,28 @@ def grounds(study: StudyView) -> list[str]:
         lines.append(f"NOT MATCHED: the audit found {count_of(wrong, 'comparison')} that differ in more than the arm.")
     else:
         lines.append("Nothing could be audited: no two arms are done in the same place.")
-    return lines + elsewhere_in_words(study.audit.get("elsewhere", []))
+    return lines + _unlearnt(study) + elsewhere_in_words(study.audit.get("elsewhere", []))
+
+
+def _unlearnt(study: StudyView) -> list[str]:
+    """A sentence for each place where the reference itself learned nothing: a gap to it says little of norms."""
+    lines = []
+    for model, dataset, strategy in study.strata:
+        found = [
+            cell.result
+            for cell in study.cells
+            if cell.result and cell.place.stratum == (model, dataset, strategy) and cell.arm == study.reference
+        ]
+        if not found:
+            continue
+        before, after = (fmean(result[name] for result in found) for name in ("start_eval_loss", "eval_loss"))
+        if after >= before:
+            lines.append(
+                f"{_where(study, model, dataset, strategy)}, {study.reference} itself learned nothing: its held-out "
+                f"loss went from {before:.4f} to {after:.4f} nats a token. A gap to it says little here. Look for a "
+                "better learning rate (`tune:` in the study file)."
+            )
+    return lines
 
 
 def findings(study: StudyView) -> list[str]:

@@ -80,6 +80,8 @@ def test_a_step_whose_logits_are_not_finite_on_other_tokens_is_put_back(monkeypa
     assert not steps[-1].kept
     lines = Started(report, steps).describe()
     assert "step 'layers corrected' ended with logits that are not finite: it was put back" in lines
+    assert "is linear" not in lines
+    assert "fixedscale is linear" in Started(report, steps, ("fixedscale",)).describe()
     assert not record_of(model).corrected
 
 

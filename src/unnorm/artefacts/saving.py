@@ -21,7 +21,7 @@ from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, ModelError
 from unnorm.foundation.hashing import digest_tensors, hash_digests
 from unnorm.surgery.base import under_adapters, unwrapped
-from unnorm.surgery.finite import check_weights, name_of
+from unnorm.surgery.finite import advice_on_linear, check_weights, name_of
 from unnorm.surgery.swap import SwapRecord, record_of, settle_
 
 _NONE_YET = Fingerprint(logits=[], tolerance=1.0)
@@ -134,15 +134,9 @@ def _fingerprint(model: Any, adapter: str | None = None) -> Fingerprint:
 
 
 def _unbounded(model: Any) -> str:
-    """What to do about new norms that let a large token pass as large as it is."""
     record = record_of(model)
     norms = sorted({spec.norm for spec in record.specs.values() if not spec.bounded}) if record else []
-    if not norms:
-        return ""
-    return (
-        f" {' and '.join(norms)} is linear, and text unlike that of the fit can grow without bound from block to "
-        "block. Take a bounded norm (dyt), or swap fewer sites (--sites)."
-    )
+    return f" {advice_on_linear(norms)}" if norms else ""
 
 
 def _common(inner: Any, record: SwapRecord | None) -> dict[str, Any]:

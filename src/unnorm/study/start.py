@@ -21,7 +21,7 @@ from unnorm.study.arms import Arm
 from unnorm.surgery.anatomy import site_anatomy
 from unnorm.surgery.anatomy_verdict import SINK
 from unnorm.surgery.closed_form import Step, swap_stepwise_
-from unnorm.surgery.finite import check_finite
+from unnorm.surgery.finite import advice_on_linear, check_finite
 from unnorm.surgery.inputs import with_pieces
 from unnorm.surgery.swap import SwapReport, keep_base_, swap_
 from unnorm.surgery.vocabulary import check_ids
@@ -42,6 +42,8 @@ class Started:
 
     report: SwapReport
     steps: tuple[Step, ...] = ()
+    linear: tuple[str, ...] = ()
+    """The new norms that bound no token, by name."""
 
     def describe(self) -> str:
         """Some lines for people."""
@@ -65,6 +67,8 @@ class Started:
                     else "ended with logits that are not finite"
                 )
                 lines.append(f"step '{step.name}' {ended}: it was put back")
+        if self.linear and any(step.loss != step.loss for step in self.steps if step.name != "bare"):
+            lines.append(advice_on_linear(self.linear))
         if self.steps and not all(step.kept for step in self.steps):
             kept = next(step.name for step in reversed(self.steps) if step.kept)
             lines.append("so this is a bare swap, without any fit" if kept == "bare" else f"what stands is '{kept}'")
@@ -101,7 +105,7 @@ def start_(model: Any, arm: Arm, rows: Rows | None, *, sites: Sequence[str] | No
         outliers=arm.outliers,
         correct=arm.correct,
     )
-    return Started(report, steps)
+    return Started(report, steps, () if spec.bounded else (spec.norm,))
 
 
 def _has_sinks(model: Any, batch: dict[str, torch.Tensor]) -> bool:

@@ -1,6 +1,7 @@
 """The one check that a model computes numbers: weights or logits that are NaN or infinite make every result wrong, most
 of them in silence (a NaN is the largest logit, is equal to nothing, and drops out of what is filtered)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -55,6 +56,14 @@ def check_logits(logits: torch.Tensor, model: Any, name: str = "") -> None:
             f"its weights are finite. Load it in fp32 if it was made for a wider range than {logits.dtype} has. "
             f"{_ADVICE}"
         )
+
+
+def advice_on_linear(norms: Sequence[str]) -> str:
+    """What to do where new norms let a large token pass as large as it is. norms: the names of those that do."""
+    return (
+        f"{' and '.join(norms)} is linear, and text unlike that of the fit can grow without bound from block to block. "
+        "Take a bounded norm (dyt), or swap fewer sites (--sites)."
+    )
 
 
 def name_of(model: Any) -> str:

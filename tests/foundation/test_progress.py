@@ -28,6 +28,37 @@ def test_a_long_title_leaves_room_for_bar_and_count_and_time(monkeypatch, width)
         assert part in line, part
 
 
+def test_lines_say_the_time_left_at_the_pace_of_this_run(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Bar("training", 100) as bar:
+        bar.advance(40)  # done by an earlier run
+        for seconds in (20, 40, 100, 160):
+            now[0] = seconds
+            bar.advance(10, "loss 2.345")
+        now[0] = 180
+        bar.advance(20)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "training: 50/100 loss 2.345, 2 min left",
+        "training: 60/100 loss 2.345, 1 min left",
+        "training: 70/100 loss 2.345, 2 min left",
+        "training: 80/100 loss 2.345, 1 min left",
+        "training: 100/100 loss 2.345",
+    ]
+
+
+def test_lines_without_a_total_or_a_pace_say_no_time(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_line_every_seconds", -1.0)
+    with Bar("reading", None) as bar:
+        bar.advance(2)
+        bar.advance(2)
+    with Bar("training", 4) as bar:
+        bar.advance(2)
+        bar.advance(2)
+    assert capsys.readouterr().err.splitlines() == ["reading: 2", "reading: 4", "training: 2/4", "training: 4/4"]
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(0.2, "1 s"), (40, "40 s"), (56, "1 min"), (89, "1 min"), (600, "10 min"), (7_800, "2 h 10 min")],

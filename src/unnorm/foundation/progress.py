@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -20,6 +21,7 @@ Say = Callable[[str], None]
 _scope: ContextVar[str] = ContextVar("scope", default="")
 
 _line_every_seconds = 10.0
+_MARKS = 13
 _WIDE = 100  # columns from which on there is room for everything
 
 
@@ -56,6 +58,8 @@ class Bar:
         self._progress: Progress | None = None
         self._lines = False
         self._last_line = time.monotonic()
+        self._marks: deque[tuple[float, int]] = deque(maxlen=_MARKS)
+        """When how much was done: after the first step, and at the last few lines."""
         if quiet or sys.stderr is None:
             return
         first_word.said()
@@ -93,11 +97,28 @@ class Bar:
         self.note = note or self.note
         if self._progress:
             self._progress.update(self._task, advance=count, note=self.note)
-        elif self._lines and time.monotonic() - self._last_line > _line_every_seconds:
-            self._last_line = time.monotonic()
+        elif self._lines:
+            self._advance_lines(time.monotonic())
+
+    def _advance_lines(self, now: float) -> None:
+        if now - self._last_line > _line_every_seconds:
+            self._last_line = now
             total = f"/{self.total}" if self.total else ""
+            line = f"{self.title}: {self.done}{total} {self.note}".rstrip()
             with suppress(OSError):  # that nobody can read it any longer ends no work
-                print(f"{self.title}: {self.done}{total} {self.note}".rstrip(), file=sys.stderr, flush=True)
+                print(", ".join(filter(None, [line, self._left(now)])), file=sys.stderr, flush=True)
+            self._marks.append((now, self.done))
+        elif not self._marks:  # not from 0: what an earlier run has done is counted at once
+            self._marks.append((now, self.done))
+
+    def _left(self, now: float) -> str:
+        """The time left at the pace of the last few lines; empty while that is not known, and at the end."""
+        if not self.total or not self._marks:
+            return ""
+        began, had = self._marks[0]
+        if self.done <= had or self.done >= self.total or now <= began:
+            return ""
+        return f"{time_in_words((self.total - self.done) * (now - began) / (self.done - had))} left"
 
 
 def track(items: Iterable[T], title: str, total: int | None = None, *, quiet: bool = False) -> Iterator[T]:

@@ -13,9 +13,13 @@ from unnorm.tuning.run_log import RunLog
 HERE = Path(__file__).parent
 OUT = HERE.parent / "docs" / "images" / "recovery"
 RUNS = {
-    "mixture_answers": "all weights",
-    "lora64_100k": "LoRA of rank 64",
+    "mixture_answers": "all weights, 100k tokens",
+    "lora64_100k": "LoRA of rank 64, 100k tokens",
+    "lora64_500k": "LoRA of rank 64, 500k tokens",
 }
+
+BELOW = {RUNS["lora64_100k"]}
+"""Whose last label stands below its point, where another run's line is above."""
 
 
 def values(records: list[dict[str, Any]], run: str) -> list[dict[str, Any]]:
@@ -27,6 +31,7 @@ def values(records: list[dict[str, Any]], run: str) -> list[dict[str, Any]]:
             "gap": record["gap"],
             "label": f"{record['gap']:+.0%}" if record["gap"] >= 0.1 else f"{record['gap']:+.1%}",
             "shown": i in (0, len(records) - 1),
+            "below": run in BELOW and i > 0,
         }
         for i, record in enumerate(records)
     ]
@@ -41,24 +46,29 @@ def chart(points: list[dict[str, Any]], subtitle: str) -> alt.LayerChart:
         for step in (1, 1.5, 2, 3, 5)
         if min(sizes) <= step * 10.0**power <= max(sizes)
     ]
+    thousands = alt.Axis(labelExpr="datum.value / 1000 + (datum.value ? 'k' : '')")
+    runs, shapes = list(RUNS.values()), ["circle", "square", "diamond"]
     base = alt.Chart(alt.Data(values=points)).encode(
-        x=alt.X("tokens:Q", title="tokens distilled", axis=alt.Axis(format="~s")),
+        x=alt.X("tokens:Q", title="tokens distilled", axis=thousands),
         y=alt.Y(
             "gap:Q",
             title="held-out gap on answers",
             scale=alt.Scale(type="log", nice=False, padding=30),
             axis=alt.Axis(format="+~%", values=marks, tickCount=len(marks), labelOverlap=False),
         ),
-        color=alt.Color("run:N", title=None, scale=alt.Scale(domain=list(RUNS.values()), range=COLOURS[1:3])),
-        shape=alt.Shape("run:N", title=None, scale=alt.Scale(domain=list(RUNS.values()), range=["circle", "square"])),
+        color=alt.Color("run:N", title=None, scale=alt.Scale(domain=runs, range=COLOURS[1:4])),
+        shape=alt.Shape("run:N", title=None, scale=alt.Scale(domain=runs, range=shapes)),
     )
     line = base.mark_line(size=2.5)
     dots = base.mark_point(size=45, filled=True, opacity=1)
-    texts = (
-        base.transform_filter("datum.shown").encode(text="label:N").mark_text(align="left", dx=6, dy=-10, fontSize=12)
-    )
+    texts = [
+        base.transform_filter(f"datum.shown && {where}")
+        .encode(text="label:N")
+        .mark_text(align="left", dx=6, dy=dy, fontSize=12)
+        for where, dy in (("!datum.below", -10), ("datum.below", 10))
+    ]
     title = alt.Title("SmolLM2-135M-Instruct, Dynamic Tanh in all 61 sites", subtitle=subtitle)
-    layers: Any = alt.layer(line, dots, texts)
+    layers: Any = alt.layer(line, dots, *texts)
     found: alt.LayerChart = layers.properties(width=520, height=260, title=title)
     return found
 

@@ -28,7 +28,7 @@ def test_without_the_harness_the_error_says_what_to_install(monkeypatch, bases, 
     assert "--data DATA, --tasks TASKS" in capsys.readouterr().err
 
 
-def test_a_swapped_model_in_memory_is_what_is_measured(tokenizer, tmp_path):
+def test_a_swapped_model_in_memory_is_what_is_measured(tokenizer, tmp_path, capsys):
     needs_harness()
     path = tmp_path / "task.json"
     path.write_text(json.dumps([{"q": "Join red and", "a": " blue"}, {"q": "lamp", "a": " stone"}]))
@@ -43,7 +43,8 @@ def test_a_swapped_model_in_memory_is_what_is_measured(tokenizer, tmp_path):
         "metric_list": [{"metric": "perplexity"}],
     }
     model = tiny_model("gpt2")
-    before = answer(model, tokenizer, load_tasks([task])).metrics
+    before = answer(model, tokenizer, load_tasks([task]), resamples=20).metrics
+    assert capsys.readouterr().out == "", "what the harness prints would stand before --json"
     unnorm.swap_(model, unnorm.DyT(), calibrate_on=tokens())
     after = answer(model, tokenizer, load_tasks([task]))
     assert after.metrics["tiny"]["perplexity,none"] != before["tiny"]["perplexity,none"]

@@ -9,6 +9,7 @@ from sinks import sink_model
 from surgery.architectures import architecture, architecture_tokens
 from unnorm import DyT
 from unnorm.data.settings import DataSettings
+from unnorm.foundation.errors import ModelError
 from unnorm.foundation.precision import Chosen
 from unnorm.study import start
 from unnorm.study import swap_model as module
@@ -127,3 +128,17 @@ def test_text_is_cut_to_pieces_for_a_model_with_sinks_alone(
     arm = Arm(id="swap", norm={"norm": "dyt"}, calibration_tokens=500, correct="all")
     swap_model(str(tmp_path / "base"), arm, swap, tmp_path / "out", overwrite=False, say=lambda _: None, quiet=True)
     assert lengths == ([start.PIECE_TOKENS] if in_pieces else [])
+
+
+@pytest.mark.parametrize(("norm", "advice"), [("fixedscale", True), ("dyt", False)])
+def test_a_swap_of_which_no_step_is_finite_is_refused(tmp_path, tokenizer, data_file, monkeypatch, norm, advice):
+    tiny_model("llama").save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    monkeypatch.setattr(start, "judge", lambda batches: lambda model: float("nan"))
+    data = ((data_file, 1.0),)
+    swap = Swap(data, (), 300, DataSettings(source=data_file, template="alpaca-short"), None, 0)
+    arm = Arm(id="swap", norm={"norm": norm}, calibration_tokens=500, correct="all")
+    with pytest.raises(ModelError, match=r"not finite, whatever the swap begins from \(bare, .*, layers corr") as error:
+        swap_model(str(tmp_path / "base"), arm, swap, tmp_path / "out", overwrite=False, say=lambda _: None, quiet=True)
+    assert ("fixedscale is linear" in str(error.value)) == advice
+    assert not (tmp_path / "out").exists()

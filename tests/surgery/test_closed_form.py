@@ -35,6 +35,9 @@ STEPS = ("bare", "calibrated", "layers corrected")
         ((4, 9, 9), ("bare",)),
         ((4, 3, float("nan")), STEPS[:2]),
         ((float("nan"), 3, 3), STEPS),
+        ((float("nan"), float("nan"), 3), ("bare", "layers corrected")),
+        ((float("nan"), 3, float("nan")), STEPS[:2]),
+        ((float("nan"), float("nan"), float("nan")), ("bare",)),
     ],
 )
 def test_the_last_step_that_is_no_worse_stands(losses, kept):

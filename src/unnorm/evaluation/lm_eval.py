@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from numbers import Real
 from pathlib import Path
@@ -64,8 +64,8 @@ def answer(
             task.set_config("num_fewshot", 0)
         task.set_fewshot_seed(seed)
     seed_everything(seed)
-    try:
-        with in_eval(model), quiet_harness(), redirect_stderr(io.StringIO()):  # it draws bars of its own
+    try:  # it draws bars of its own, and prints remarks where results belong
+        with in_eval(model), quiet_harness(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
             found = evaluate(
                 lm=_without_bars(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)),
                 task_dict={"tasks": dict(tasks), "groups": {}, "group_map": {}},

@@ -82,7 +82,8 @@ def start_(model: Any, arm: Arm, rows: Rows | None, *, sites: Sequence[str] | No
     """Swap `model` in place as `arm` says; None where it keeps the pretrained norms.
 
     rows: training rows, of which the first are calibrated on and those after them judge the steps; None for a bare
-    start. sites: patterns of the sites to swap; all unless given.
+    start. sites: patterns of the sites to swap; all unless given. Raises `ModelError` where the logits are not finite
+    after any step.
     """
     spec = arm.spec()
     if spec is None:
@@ -105,7 +106,14 @@ def start_(model: Any, arm: Arm, rows: Rows | None, *, sites: Sequence[str] | No
         outliers=arm.outliers,
         correct=arm.correct,
     )
-    return Started(report, steps, () if spec.bounded else (spec.norm,))
+    linear = () if spec.bounded else (spec.norm,)
+    if all(step.loss != step.loss for step in steps):
+        tried = ", ".join(step.name for step in steps)
+        advice = f" {advice_on_linear(linear)}" if linear else ""
+        raise ModelError(
+            f"the logits are not finite, whatever the swap begins from ({tried}): there is nothing to save.{advice}"
+        )
+    return Started(report, steps, linear)
 
 
 def _has_sinks(model: Any, batch: dict[str, torch.Tensor]) -> bool:

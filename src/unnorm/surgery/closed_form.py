@@ -41,8 +41,8 @@ def swap_stepwise_(
     """Swap `model` in place by the last step that ends no worse than the one kept before it.
 
     As `swap_`, with every step measured by `loss`, nats a token of a model on tokens that no step is fitted to. A loss
-    that is no number counts as worse. Layers are corrected from the fit that was kept. Returns the report of the step
-    that was kept, and all steps.
+    that is no number is worse than any other, and no better than another such. Layers are corrected from the fit that
+    was kept. Returns the report of the step that was kept, and all steps.
     """
     batches = calibrate_on if isinstance(calibrate_on, Mapping) or hasattr(calibrate_on, "ndim") else list(calibrate_on)
     steps: list[Step] = []
@@ -57,7 +57,7 @@ def swap_stepwise_(
         unswap_(model)
         made, standing = swap_(model, specs, **options), options
         found = loss(model)
-        better = found <= least or least != least
+        better = found <= least or (least != least and found == found)
         steps.append(Step(name, found, better))
         if better:
             kept, least, report = options, found, made

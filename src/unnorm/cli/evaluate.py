@@ -103,7 +103,7 @@ def _load_tasks(names: str, folder: Path | None) -> dict[str, Any]:
     """Before models are loaded, so that a mistyped name costs no time."""
     from unnorm.evaluation.lm_eval_tasks import load_tasks
 
-    return load_tasks([name.strip() for name in names.split(",") if name.strip()], folder)
+    return load_tasks([name.strip() for name in names.split(",")], folder)
 
 
 def _answers(opened: list[tuple[Any, Any]], tasks: dict[str, Any], limit: int | None, seed: int) -> dict[str, Any]:

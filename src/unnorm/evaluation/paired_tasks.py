@@ -37,9 +37,7 @@ class PairedTask(NamedTuple):
         return self._asdict()
 
 
-def pair_tasks(
-    first: Mapping[tuple[str, str], Questions], second: Mapping[tuple[str, str], Questions]
-) -> list[PairedTask]:
+def pair_tasks(first: Scores, second: Scores) -> list[PairedTask]:
     """A row for every (task, metric) with a question that is in both, in the first one's order."""
     found = []
     for name, mine in first.items():
@@ -86,7 +84,7 @@ def by_metric(scores: Iterable[TaskScore]) -> dict[tuple[str, str], dict[str, fl
     return found
 
 
-def metrics_by_task(known: Iterable[Mapping[tuple[str, str], Questions]]) -> dict[str, list[str]]:
+def metrics_by_task(known: Iterable[Scores]) -> dict[str, list[str]]:
     """Task -> its metrics, in the order in which they were asked for."""
     found: dict[str, list[str]] = {}
     for scores in known:

@@ -101,14 +101,14 @@ class Bar:
             self._advance_lines(time.monotonic())
 
     def _advance_lines(self, now: float) -> None:
-        if now - self._last_line > _line_every_seconds:
+        due = now - self._last_line > _line_every_seconds
+        if due:
             self._last_line = now
             total = f"/{self.total}" if self.total else ""
             line = f"{self.title}: {self.done}{total} {self.note}".rstrip()
             with suppress(OSError):  # that nobody can read it any longer ends no work
                 print(", ".join(filter(None, [line, self._left(now)])), file=sys.stderr, flush=True)
-            self._marks.append((now, self.done))
-        elif not self._marks:  # not from 0: what an earlier run has done is counted at once
+        if due or not self._marks:  # the first is not from 0: what an earlier run has done is counted at once
             self._marks.append((now, self.done))
 
     def _left(self, now: float) -> str:

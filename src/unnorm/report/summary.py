@@ -50,11 +50,8 @@ def _unlearnt(study: StudyView) -> list[str]:
     """A sentence for each place where the reference itself learned nothing: a gap to it says little of norms."""
     lines = []
     for model, dataset, strategy in study.strata:
-        found = [
-            cell.result
-            for cell in study.cells
-            if cell.result and cell.place.stratum == (model, dataset, strategy) and cell.arm == study.reference
-        ]
+        here = [cell for place, cell in study.done.items() if place.stratum == (model, dataset, strategy)]
+        found = [cell.result for cell in here if cell.result and cell.arm == study.reference]
         if not found:
             continue
         before, after = (fmean(result[name] for result in found) for name in ("start_eval_loss", "eval_loss"))

@@ -125,18 +125,14 @@ def _fingerprint(model: Any, adapter: str | None = None) -> Fingerprint:
     if not found.is_finite:
         inner = under_adapters(model)
         worn = f" with its adapter {adapter!r}" if adapter else ""
-        swapped = " with its new norms" if record_of(inner) else ""
+        record = record_of(inner)
+        swapped = " with its new norms" if record else ""
+        advice = advice_on_linear(record.specs.values()) if record else ""
         raise ModelError(
             f"the logits are not finite: {name_of(inner)}{swapped}{worn} computes NaN or infinity, though its weights "
-            f"are finite. Nothing was saved.{_unbounded(inner)}"
+            f"are finite. Nothing was saved. {advice}".rstrip()
         )
     return found
-
-
-def _unbounded(model: Any) -> str:
-    record = record_of(model)
-    norms = sorted({spec.norm for spec in record.specs.values() if not spec.bounded}) if record else []
-    return f" {advice_on_linear(norms)}" if norms else ""
 
 
 def _common(inner: Any, record: SwapRecord | None) -> dict[str, Any]:

@@ -42,8 +42,6 @@ class Started:
 
     report: SwapReport
     steps: tuple[Step, ...] = ()
-    linear: tuple[str, ...] = ()
-    """The new norms that bound no token, by name."""
 
     def describe(self) -> str:
         """Some lines for people."""
@@ -67,8 +65,9 @@ class Started:
                     else "ended with logits that are not finite"
                 )
                 lines.append(f"step '{step.name}' {ended}: it was put back")
-        if self.linear and any(step.loss != step.loss for step in self.steps if step.name != "bare"):
-            lines.append(advice_on_linear(self.linear))
+        advice = advice_on_linear(self.report.specs.values())
+        if advice and any(step.loss != step.loss for step in self.steps if step.name != "bare"):
+            lines.append(advice)
         if self.steps and not all(step.kept for step in self.steps):
             kept = next(step.name for step in reversed(self.steps) if step.kept)
             lines.append("so this is a bare swap, without any fit" if kept == "bare" else f"what stands is '{kept}'")
@@ -106,14 +105,13 @@ def start_(model: Any, arm: Arm, rows: Rows | None, *, sites: Sequence[str] | No
         outliers=arm.outliers,
         correct=arm.correct,
     )
-    linear = () if spec.bounded else (spec.norm,)
     if all(step.loss != step.loss for step in steps):
         tried = ", ".join(step.name for step in steps)
-        advice = f" {advice_on_linear(linear)}" if linear else ""
         raise ModelError(
-            f"the logits are not finite, whatever the swap begins from ({tried}): there is nothing to save.{advice}"
+            f"the logits are not finite, whatever the swap begins from ({tried}): there is nothing to save. "
+            f"{advice_on_linear(report.specs.values())}".rstrip()
         )
-    return Started(report, steps, linear)
+    return Started(report, steps)
 
 
 def _has_sinks(model: Any, batch: dict[str, torch.Tensor]) -> bool:

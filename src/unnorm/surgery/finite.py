@@ -1,13 +1,14 @@
 """The one check that a model computes numbers: weights or logits that are NaN or infinite make every result wrong, most
 of them in silence (a NaN is the largest logit, is equal to nothing, and drops out of what is filtered)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
 from unnorm.foundation.errors import ModelError
+from unnorm.norms.spec import NormSpec
 from unnorm.surgery.data_flow import dummy_inputs, unnoticed
 
 
@@ -58,8 +59,11 @@ def check_logits(logits: torch.Tensor, model: Any, name: str = "") -> None:
         )
 
 
-def advice_on_linear(norms: Sequence[str]) -> str:
-    """What to do where new norms let a large token pass as large as it is. norms: the names of those that do."""
+def advice_on_linear(specs: Iterable[NormSpec]) -> str:
+    """What to do where new norms let a large token pass as large as it is; empty where none of `specs` does."""
+    norms = sorted({spec.norm for spec in specs if not spec.bounded})
+    if not norms:
+        return ""
     return (
         f"{' and '.join(norms)} is linear, and text unlike that of the fit can grow without bound from block to block. "
         "Take a bounded norm (dyt), or swap fewer sites (--sites)."

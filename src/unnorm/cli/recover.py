@@ -27,6 +27,10 @@ def recover(
         typer.Option(help="What learns: all (every weight); lora (and the norms); norms; or corrected (also layers)."),
     ] = "all",
     target: Annotated[str | None, typer.Option(help="Stop at this held-out gap: 1% or 0.01.")] = None,
+    straighten: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="Bend the curves straight over this share of the steps: 70%."),
+    ] = None,
     max_length: Annotated[
         int | None, typer.Option(min=2, help="Tokens a row. Default: 512, or the model's most.")
     ] = None,
@@ -75,6 +79,7 @@ def recover(
         tokens=token_count(tokens, "--tokens"),
         train=train,
         target=share(target, "--target") if target is not None else None,
+        straighten=share(straighten, "--straighten") if straighten is not None else None,
         batch_tokens=batch_tokens,
         learning_rate=learning_rate,
         norm_learning_rate=norm_learning_rate,

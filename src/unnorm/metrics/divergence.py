@@ -37,16 +37,20 @@ def divergence(
     original: Callable[..., Any],
     original_head: nn.Module,
     batch: Mapping[str, torch.Tensor],
+    leave_out: Callable[[], torch.Tensor] | None = None,
 ) -> Divergence:
     """Run both models on a batch and sum the divergence over its tokens, prompts and answers alike.
 
     batch: `input_ids` [B, T] and what else the models take; `labels` and `weights` are left out. head: each one's
-    output layer. Under autocast the products are in its dtype. The original gets no gradient.
+    output layer. leave_out: rows that do not count, bool [B]; asked for once `model` has run. Under autocast the
+    products are in its dtype. The original gets no gradient.
     """
     keep, inputs = counted_tokens(batch), inputs_of(batch)
     with torch.no_grad():
         wanted, wanted_out = hidden_states(original, original_head, inputs)
     found, found_out = hidden_states(model, head, inputs)
+    if leave_out is not None:
+        keep = keep & ~leave_out()[:, None]
     if wanted_out is None or found_out is None:
         with torch.no_grad():
             wanted_logits = original(**inputs, use_cache=False).logits[keep].float()

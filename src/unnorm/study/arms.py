@@ -40,7 +40,7 @@ class ArmRecovery(RecoverSettings):
     @field_validator("blockwise")
     @classmethod
     def _blocks_learn(cls, blockwise: bool, info: ValidationInfo) -> bool:
-        amiss = amiss_blockwise(info.data.get("objective"), info.data.get("train"))
+        amiss = amiss_blockwise(*(info.data.get(key) for key in ("objective", "train", "straighten")))
         if blockwise and amiss:
             raise ValueError(amiss)
         return blockwise

@@ -106,7 +106,8 @@ def recover_run(
     if recovery.blockwise:
         if ranks.count() > 1:
             raise SettingsError("blocks that learn one at a time learn on one device: run it without torchrun.")
-        if amiss := amiss_blockwise(recovery.settings.objective, recovery.settings.train):
+        wanted = recovery.settings
+        if amiss := amiss_blockwise(wanted.objective, wanted.train, wanted.straighten):
             raise SettingsError(f"{amiss}.")
     else:
         check_shares(rows_per_step)

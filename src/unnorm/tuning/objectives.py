@@ -4,7 +4,7 @@ All are sums over tokens, to be divided by the weight of a whole step: never mea
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +14,7 @@ from unnorm.metrics.divergence import divergence
 from unnorm.metrics.token_sums import IGNORED, TokenSums, all_labelled, token_sums
 from unnorm.surgery.base import under_adapters
 from unnorm.tuning.recover_settings import Minimized
+from unnorm.tuning.stream_sizes import StreamSizes
 
 
 class Objective(Protocol):
@@ -72,24 +73,35 @@ class Distillation:
 
     name = "KL"
 
-    def __init__(self, model: Any, original: Any, precision: str) -> None:
-        """precision: `bf16` puts both models' products and those of their heads under autocast."""
+    def __init__(self, model: Any, original: Any, precision: str, sizes: StreamSizes | None = None) -> None:
+        """precision: `bf16` puts both models' products and those of their heads under autocast. sizes: what it has to
+        say of the model's tokens is added, and rows in which one has run away are left out."""
         self.head = under_adapters(model).get_output_embeddings()
-        self.original, self.precision = original, precision
+        self.original, self.precision, self.sizes = original, precision, sizes
         self.others: Sequence[torch.nn.Module] = (original,)
 
     def sums(self, model: Any, batch: Mapping[str, torch.Tensor]) -> TokenSums:
-        with autocast(batch["input_ids"].device, self.precision):
-            found = divergence(model, self.head, self.original, self.original.get_output_embeddings(), batch)
-        return TokenSums(found.nats, found.agreed, found.tokens, found.tokens.float())
+        sizes = self.sizes
+        leave_out = None if sizes is None else lambda: sizes.judged()[1]
+        with (
+            autocast(batch["input_ids"].device, self.precision),
+            nullcontext() if sizes is None else sizes.watching(batch),
+        ):
+            found = divergence(
+                model, self.head, self.original, self.original.get_output_embeddings(), batch, leave_out
+            )
+            nats = found.nats if sizes is None else found.nats + sizes.judged()[0]
+        return TokenSums(nats, found.agreed, found.tokens, found.tokens.float())
 
     def weight(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return counted_tokens(batch).sum()
 
 
-def objective_of(minimized: Minimized, model: Any, original: Any, precision: str) -> Objective:
-    """What a recovery minimizes: `kl` from the original, or `ce` on every token."""
-    return EveryToken(model, precision) if minimized == "ce" else Distillation(model, original, precision)
+def objective_of(
+    minimized: Minimized, model: Any, original: Any, precision: str, sizes: StreamSizes | None = None
+) -> Objective:
+    """What a recovery minimizes: `kl` from the original, or `ce` on every token. sizes: as for `Distillation`."""
+    return EveryToken(model, precision) if minimized == "ce" else Distillation(model, original, precision, sizes)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

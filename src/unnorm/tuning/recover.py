@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ import torch
 from torch import nn
 
 from unnorm.foundation import atomic, ranks
-from unnorm.foundation.errors import DataError, NonFiniteError
+from unnorm.foundation.errors import DataError, NonFiniteError, SettingsError
 from unnorm.foundation.processes import is_main
 from unnorm.surgery.inputs import Inputs, as_one_batch, single_rows, tokens_in
+from unnorm.surgery.swap import place_
 from unnorm.tuning.distance import Distance, distance
 from unnorm.tuning.learners import restored_flags, settled_, what_learns, without_gradients
 from unnorm.tuning.objectives import objective_of
@@ -34,9 +36,13 @@ from unnorm.tuning.recover_settings import RecoverSettings, recover_settings
 from unnorm.tuning.run_log import RunLog
 from unnorm.tuning.settings import Sharding, TrainingSettings
 from unnorm.tuning.site_monitor import SiteMonitor, active_norms
+from unnorm.tuning.straighten import Straightening
+from unnorm.tuning.stream_sizes import StreamSizes
 
 HELD_OUT_TOKENS = 4096
 _EVALUATIONS = 10
+_SIZED_ROWS = 8
+"""Rows of text that tell the typical sizes at each curve that is bent straight."""
 Batch = dict[str, torch.Tensor]
 
 
@@ -67,16 +73,19 @@ class RecoverReport:
     """What was minimized, in nats a token: each step's, on the tokens that it learnt from."""
     curve: tuple[dict[str, float], ...] = field(repr=False)
     """train_tokens, kl, loss, gap on held-out tokens, from the start on."""
+    straightened: int = 0
+    """How many curves became fixed scales."""
 
     def describe(self) -> str:
         """One line for people."""
         kept = "" if self.kept else "; the held-out tokens got worse, so the start was put back"
         done = "trained by cross-entropy" if self.objective == "ce" else "recovered"
         early = ", the target is reached" if self.reached_target else ""
+        straight = f"; {self.straightened} curves are fixed scales now" if self.straightened else ""
         return (
             f"{done} ({self.train}) from {self.tokens:,} tokens in {self.seconds:.0f} s{early}: held-out gap "
             f"{self.gap_before:+.1%} -> {self.gap_after:+.1%}, KL to the original {self.kl_before:.4f} -> "
-            f"{self.kl_after:.4f} nats a token{kept}"
+            f"{self.kl_after:.4f} nats a token{straight}{kept}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -141,8 +150,9 @@ def recover_(
 
     The commonest: tokens (10 million at most; rows are gone through again if they run out), train (`all` weights,
     `lora`, `norms` alone, or `corrected`: norms and the layers that `swap_(correct=...)` changed), target (0.01: stop
-    at a gap of 1 %), learning_rate, norm_learning_rate, batch_tokens, precision; objective="ce" trains on every token
-    in place of distilling.
+    at a gap of 1 %), learning_rate, norm_learning_rate, batch_tokens, precision; straighten=0.7 bends the curves of DyT
+    straight over 70 % of the steps, and leaves fixed scales; objective="ce" trains on every token in place of
+    distilling.
 
     batches: token ids [B, T] or model inputs, or an iterable of them. held_out: the same, measured and never learnt
     from; unless given, the first 4,096 tokens (a tenth, if there are fewer). folder: logs and checkpoints; the same
@@ -186,12 +196,20 @@ def distil_(
     devices = [next(m.parameters()).device for m in (model, original)]
     start = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
     paths = norm_paths(model, record)
+    straightening = None
+    if settings.straighten is not None:
+        if run.sharding == "fsdp":
+            raise SettingsError("straighten does not go with sharding: fsdp. Use ddp.")
+        straightening = Straightening(model, record, text.collate(text.rows[:_SIZED_ROWS]), settings.straighten)
     run.folder.mkdir(parents=True, exist_ok=True)
+    curves: dict[str, nn.Module] = {}
     done = False
     with restored_flags(model), without_gradients(original):
         learner, trainable = what_learns(model, record, settings, seed)
         try:
             meter = _Meter(learner, original, text.held_out, run.folder)
+            norms = active_norms(learner, paths)
+            sizes = StreamSizes(norms) if straightening is not None else None
             trainer = TokenTrainer(
                 learner,
                 training,
@@ -203,11 +221,12 @@ def distil_(
                 folder=run.folder,
                 seed=seed,
                 monitor=SiteMonitor(learner, paths),
-                norms=active_norms(learner, paths),
-                objective=objective_of(settings.objective, learner, original, training.precision),
+                norms=norms,
+                objective=objective_of(settings.objective, learner, original, training.precision, sizes),
                 evaluate=lambda step: meter.at(step, trainer.train_tokens),
                 evaluate_every=_every(run.evaluate_every, training),
                 checkpoint_every=_every(run.evaluate_every, training),
+                before_step=(lambda share: None) if straightening is None else partial(straightening.at, norms=norms),
                 enough=None if settings.target is None else lambda found: found["gap"] <= settings.target,
                 note=lambda: meter.note,
                 check=run.check,
@@ -215,10 +234,12 @@ def distil_(
                 quiet=run.quiet,
             )
             original.to(trainer.args.device)  # type: ignore[arg-type]
-            with without_dropout(learner, active_norms(learner, paths)):
+            with without_dropout(learner, norms):
                 trainer.fit(begin=lambda: meter.at(0, 0))
             before, last = meter.first_and_last()
             settled_(model, learner, start)
+            if straightening is not None:
+                curves = place_(model, straightening.straight())
             # A model that had to be sharded is not run whole.
             after = last if trainer.shards else distance(model, original, text.held_out)
             if not abs(after.loss) < float("inf"):
@@ -227,12 +248,14 @@ def distil_(
             done = True
         finally:
             if not done:
+                place_(model, curves)  # type: ignore[arg-type]
                 settled_(model, learner, start)
                 model.load_state_dict(start)
             model.to(devices[0])
             original.to(devices[1])
-    control = not record.sites or settings.objective == "ce"
-    kept = control or after.kl <= before.kl
+    record.specs |= {path: model.get_submodule(path).spec for path in curves}  # type: ignore[misc]
+    as_it_comes = not record.sites or settings.objective == "ce" or straightening is not None
+    kept = as_it_comes or after.kl <= before.kl
     if not kept:
         model.load_state_dict(start)
     curve = ranks.of_main(meter.log.read())
@@ -245,6 +268,7 @@ def distil_(
         seconds=time.perf_counter() - started,
         losses=tuple(step["loss"] for step in steps),
         curve=tuple(curve),
+        straightened=len(curves),
     )
     if is_main():
         atomic.write_json(run.folder / "recovery.json", report.to_dict())

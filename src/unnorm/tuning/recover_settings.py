@@ -57,6 +57,13 @@ class RecoverSettings(BaseModel):
         description="blocks are compiled (torch.compile), the original's too; not while they learn one at a time",
         exclude_if=lambda compile: not compile,
     )
+    straighten: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="bend the curves straight over this share of the steps, so that each ends as a fixed scale",
+        exclude_if=lambda straighten: straighten is None,
+    )
 
     @field_validator("target")
     @classmethod
@@ -64,6 +71,20 @@ class RecoverSettings(BaseModel):
         if target is not None and info.data.get("objective") == "ce":
             raise ValueError("a target is a gap to the original, which plain training (objective: ce) does not aim at")
         return target
+
+    @field_validator("straighten")
+    @classmethod
+    def _bends_what_it_can(cls, straighten: float | None, info: ValidationInfo) -> float | None:
+        others = info.data
+        for key, given in (
+            ("target", others.get("target") is not None),
+            ("compile", others.get("compile")),
+            ("objective: ce", others.get("objective") == "ce"),
+            ("norm_parameters: raw", others.get("norm_parameters") == "raw"),
+        ):
+            if straighten is not None and given:
+                raise ValueError(f"straighten does not go with {key}; leave one of the two out")
+        return straighten
 
     def training(self, row_tokens: int) -> TrainingSettings:
         """The same as the trainer takes it, for rows of `row_tokens` tokens; a step is whole rows."""
@@ -87,8 +108,10 @@ class RecoverSettings(BaseModel):
         )
 
 
-def amiss_blockwise(objective: Minimized | None, train: Train | None) -> str:
+def amiss_blockwise(objective: Minimized | None, train: Train | None, straighten: float | None) -> str:
     """Why a recovery with these cannot go block by block; nothing where it can."""
+    if straighten is not None:
+        return "straighten bends the curves of all blocks at once: recover block by block first, then straighten"
     can = objective == "kl" and train in ("all", "norms")
     return "" if can else "block by block goes with train: all or norms, and with objective: kl"
 

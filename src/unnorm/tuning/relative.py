@@ -23,16 +23,26 @@ _SMALLEST = 1e-2
 """A γ₀ below this share of the mean |γ₀| learns in steps of that share: else a channel that starts at 0 is dead."""
 
 
-class _Scaled(nn.Module):
+class _Relative(nn.Module):
+    """A parametrization by buffers that are `held`, in units of which it learns."""
+
+    def __init__(self, **held: torch.Tensor) -> None:
+        super().__init__()
+        for name, tensor in held.items():
+            self.register_buffer(name, tensor, persistent=False)
+        self.first = held
+
+    def scale_(self, factor: torch.Tensor | float) -> None:
+        for name, tensor in self.first.items():
+            device = getattr(self, name).device
+            setattr(self, name, tensor.to(device) * torch.as_tensor(factor, device=device))
+
+
+class _Scaled(_Relative):
     """v₀ + s · v, with v from 0. v₀ and s have the parameter's shape, or s is one number."""
 
     start: torch.Tensor
     scale: torch.Tensor
-
-    def __init__(self, start: torch.Tensor, scale: torch.Tensor) -> None:
-        super().__init__()
-        self.register_buffer("start", start, persistent=False)
-        self.register_buffer("scale", scale, persistent=False)
 
     def forward(self, v: torch.Tensor) -> torch.Tensor:
         return self.start + self.scale * v
@@ -41,14 +51,10 @@ class _Scaled(nn.Module):
         return torch.zeros_like(value)
 
 
-class _Grown(nn.Module):
+class _Grown(_Relative):
     """v₀ · eᵛ, with v from 0."""
 
     start: torch.Tensor
-
-    def __init__(self, start: torch.Tensor) -> None:
-        super().__init__()
-        self.register_buffer("start", start, persistent=False)
 
     def forward(self, v: torch.Tensor) -> torch.Tensor:
         return self.start * v.exp()
@@ -84,17 +90,25 @@ def relative(norms: Iterable[nn.Module]) -> Iterator[list[nn.Parameter]]:
             parametrize.remove_parametrizations(norm, name, leave_parametrized=True)
 
 
+def scale_(norm: nn.Module, name: str, factor: torch.Tensor | float) -> None:
+    """While a norm's parameters are relative, make the one called `name` stand for `factor` times what it would stand
+    for by itself, and learn in steps as much larger. factor: of the parameter's shape, or a number; the last one holds.
+    """
+    part = norm.parametrizations[name][0]  # type: ignore[index, union-attr]
+    part.scale_(factor)  # type: ignore[operator]
+
+
 def _part(norm: nn.Module, name: str, start: torch.Tensor) -> nn.Module | None:
     start = start.clone()
     if name == "alpha":
-        return _Grown(start)
+        return _Grown(start=start)
     if name == "weight":
         gamma = start + 1 if (kind_of(norm) or "").endswith("-plus-one") else start
         smallest = _SMALLEST * gamma.abs().mean().clamp_min(torch.finfo(gamma.dtype).tiny)
-        return _Scaled(start, torch.where(gamma.abs() < smallest, smallest, gamma))
+        return _Scaled(start=start, scale=torch.where(gamma.abs() < smallest, smallest, gamma))
     if name == "bias":
         weight = getattr(norm, "weight", None)
         sizes = start.new_ones(1) if weight is None else weight.detach().to(start.dtype).abs()
         unit = torch.where(sizes.median() > 0, sizes.median(), sizes.mean())
-        return _Scaled(start, unit)
+        return _Scaled(start=start, scale=unit)
     return None

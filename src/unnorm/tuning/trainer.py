@@ -59,6 +59,7 @@ class TokenTrainer(Trainer):
         checkpoint_every: int,
         norms: Sequence[torch.nn.Module] = (),
         objective: Objective | None = None,
+        before_step: Callable[[float], None] = lambda done: None,
         enough: Callable[[dict[str, Any]], bool] | None = None,
         note: Callable[[], str] = lambda: "",
         check: Callable[[], None] = lambda: None,
@@ -69,8 +70,8 @@ class TokenTrainer(Trainer):
         """norms: those whose parameters learn relatively and at their own rate, where they train. objective: what is
         minimized; the labels' cross-entropy unless given. check: called before anything is written; it raises if the
         run may not go on. saved: called after a checkpoint. evaluate: measures now, and returns loss and
-        token_accuracy; called by every process, at intervals and after the last step. enough: whether what it returned
-        ends the run early. note: more words for the progress line. report_to: transformers' names of trackers, which
+        token_accuracy; called by every process, at intervals and after the last step. before_step: called with the share of
+        the steps that are over. enough: whether what `evaluate` returned ends the run early. note: more words for the progress line. report_to: transformers' names of trackers, which
         get the log of each step. rows_per_forward: of all devices together."""
         settings = settings.model_copy(update={"precision": precision.choose(settings.precision).name})
         if settings.compile:
@@ -82,6 +83,7 @@ class TokenTrainer(Trainer):
         self.norms = list(norms)
         self.objective: Objective = objective or CrossEntropy(model)
         self.check, self.saved, self.enough, self.note = check, saved, enough, note
+        self.before_step = before_step
         self.quiet = quiet
         self.rows_per_forward = rows_per_forward
         self.shards = settings.sharding == "fsdp" and ranks.count() > 1
@@ -276,6 +278,9 @@ class _StepCallback(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.bar:
             self.bar.__exit__()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.before_step(state.global_step / state.max_steps)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.learning_rate_used = self.trainer.optimizer.param_groups[0]["lr"]  # type: ignore[union-attr]

@@ -1,0 +1,65 @@
+"""Keep tokens near one size where they enter the norms, while curves that cap large ones are bent straight.
+
+Without a cap, a token that comes in a few times as large as the others grows without bound from block to block, and
+through the attention it spoils all that follow it in its text. Two things keep that from happening:
+
+- a penalty on each token at each norm, of the square of log(size / (`_USUAL` × the median token's)) where that is
+  positive. A logarithm, since sizes may be off by orders of magnitude, and a gradient must not;
+- rows in which a token has run away, by over `_RUN_AWAY` times, leave the loss. Their divergence says nothing, and its
+  gradient has gone through every block in which the token grew: one such step undid a hundred others. They count in
+  the penalty alone, up to the norm where it happened.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from unnorm.metrics.batches import counted_tokens
+from unnorm.surgery.passes import hooked
+
+_USUAL = 1.3
+_RUN_AWAY = 8.0
+_WEIGHT = 3.0
+"""Of the penalty beside the divergence, in nats."""
+
+
+class StreamSizes:
+    """Watches the inputs of `norms`, in execution order, in a model's forward passes that have a gradient."""
+
+    def __init__(self, norms: Sequence[nn.Module]) -> None:
+        self.norms = list(norms)
+        self.seen: dict[int, torch.Tensor] = {}
+        self.keep = torch.ones(0)
+
+    @contextmanager
+    def watching(self, batch: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """While open, what comes into the norms is kept; batch: what the model runs on, [B, T]."""
+
+        def see(norm: nn.Module, args: Any) -> None:
+            if torch.is_grad_enabled() and args[0].shape[:2] == self.keep.shape:
+                self.seen[id(norm)] = args[0]
+
+        self.keep = counted_tokens(batch)
+        with hooked([norm.register_forward_pre_hook(see) for norm in self.norms]):
+            try:
+                yield
+            finally:
+                self.seen.clear()
+
+    def judged(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The penalty in nats, an fp32 scalar with gradient, summed over the tokens of the pass that was watched; and
+        in which rows a token has run away, bool [B]."""
+        away = torch.zeros(len(self.keep), dtype=torch.bool, device=self.keep.device)
+        penalty = torch.zeros((), device=self.keep.device)
+        for x in self.seen.values():
+            size = x.float().square().mean(-1)
+            size = size.flatten(2).mean(-1).sqrt() if size.dim() > 2 else size.sqrt()  # [B, T]
+            ratio = size / size.detach()[self.keep].median()
+            counts = self.keep & ~away[:, None]
+            over = (ratio.clamp(_USUAL, _RUN_AWAY) / _USUAL).log().square()
+            penalty = penalty + over.masked_fill(~counts, 0.0).sum()
+            away = away | ((ratio.detach() > _RUN_AWAY) & self.keep).any(1)
+        return _WEIGHT * penalty, away

@@ -9,9 +9,12 @@ from unnorm.tuning.recover_settings import RECOVER_TOKENS
 def test_every_norm_has_its_arms_and_dyt_its_variants():
     known = {name: arm_from(name) for name in known_arms()}
     for norm in known_norms():
-        for suffix in ("", "-bare", "-inherit", "-corrected", "-recovered"):
+        for suffix in ("", "-bare", "-inherit", "-corrected"):
             assert known[norm + suffix].norm["norm"] == norm
         recovered = known[f"{norm}-recovered"]
+        if norm == "fixedscale":
+            continue
+        assert recovered.norm["norm"] == norm
         assert (recovered.calibration_tokens, recovered.correct) == (8192, "all")
         assert recovered.recover == ArmRecovery()
         assert recovered.norm == {**known[norm].norm, **({"alpha": "channel"} if "alpha" in recovered.norm else {})}
@@ -24,6 +27,28 @@ def test_every_norm_has_its_arms_and_dyt_its_variants():
     assert known["dyt-bare"].calibration_tokens is None
     assert not known["dyt-bare"].inherit
     assert known["dyt-inherit"].inherit
+
+
+def test_a_recovered_fixed_scale_begins_as_a_curve_that_is_bent_straight():
+    known = {name: arm_from(name) for name in ("dyt-recovered", "fixedscale-recovered")}
+    dyt, straight = known["dyt-recovered"], known["fixedscale-recovered"]
+    assert straight.recover == ArmRecovery(straighten=0.7)
+    assert straight.model_dump(exclude={"id", "recover"}) == dyt.model_dump(exclude={"id", "recover"})
+
+
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        ({"id": "x", "norm": "fixedscale", "recover": {"straighten": 0.7}}, "has no curve"),
+        ({"id": "x", "norm": "derf", "recover": {"straighten": 0.7}}, "a curve with a shift"),
+        ({"id": "x", "norm": "dyt", "affine": False, "recover": {"straighten": 0.7}}, "has no γ"),
+        ({"id": "x", "recover": {"straighten": 0.7}}, "keeps its pretrained norms"),
+    ],
+)
+def test_what_cannot_be_bent_straight_is_refused_at_its_place(entry, why):
+    with pytest.raises(SettingsError, match=why) as error:
+        arm_from(entry)
+    assert error.value.location == ("recover", "straighten")
 
 
 def test_an_arm_of_ones_own():

@@ -95,7 +95,13 @@ def _recovered(recovered: Mapping[str, Any]) -> str:
     )
     parts = [f"{_file_name(part['name'])} ({part['tokens']:,})" for part in recovered.get("data", [])]
     data = f" of {_plain(', '.join(parts))}" if parts else ""
-    return f"{how}, from {recovered['tokens']:,} tokens{data}. What learnt: {_plain(str(recovered['train']))}."
+    straight = (
+        f" Meanwhile {recovered['straightened']} curves were bent straight, until they were fixed scales."
+        if recovered.get("straightened")
+        else ""
+    )
+    learnt = _plain(str(recovered["train"]))
+    return f"{how}, from {recovered['tokens']:,} tokens{data}. What learnt: {learnt}.{straight}"
 
 
 def _file_name(source: str) -> str:

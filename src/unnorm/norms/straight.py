@@ -42,9 +42,7 @@ def as_fixed_scale(norm: CurveNorm, sigma: torch.Tensor) -> FixedScaleNorm:
     spec = norm.spec
     straight = FixedScale(bias=spec.has_bias, center=False).build(norm.width, norm.alpha.device)
     slope = spec.curve(norm.alpha.new_tensor(_NEAR_ZERO)) / _NEAR_ZERO
-    assert norm.weight is not None and straight.weight is not None, "why_not_straight"
+    assert norm.weight is not None, "what has no γ is told why_not_straight"
     straight.sigma.copy_(sigma)
-    straight.weight.copy_(norm.weight * norm.alpha * slope * sigma)
-    if straight.bias is not None and norm.bias is not None:
-        straight.bias.copy_(norm.bias)
+    straight.spec.inherit_(straight, norm.weight * norm.alpha * slope * sigma, norm.bias)
     return straight.train(norm.training)

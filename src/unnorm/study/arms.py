@@ -10,6 +10,7 @@ from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.nearest import did_you_mean
 from unnorm.foundation.validation import Misplaced, dotted, sentence, shown, validated
 from unnorm.norms.spec import NormSpec, known_norms, spec_from
+from unnorm.norms.straight import why_not_straight
 from unnorm.surgery.calibrate import Mode
 from unnorm.surgery.correct import Correct
 from unnorm.tuning.recover_settings import RecoverSettings, amiss_blockwise
@@ -18,6 +19,8 @@ CALIBRATION_TOKENS = 4096
 CORRECTION_TOKENS = 16384
 RECOVERED_TOKENS = 8192
 """Of a start that is recovered, which need not be as good, as all of it goes on learning."""
+STRAIGHTENED = 0.7
+"""Share of a recovery's steps in which curves are bent straight; the rest learns with what they have become."""
 
 
 class ArmRecovery(RecoverSettings):
@@ -103,6 +106,7 @@ def known_arms() -> dict[str, dict[str, Any]]:
     same tokens by cross-entropy); for every norm NAME: `NAME` (calibrated), `NAME-corrected` (and the layers around
     it), `NAME-bare`, `NAME-inherit` (bare, with the pretrained γ and β), `NAME-recovered` (as corrected, one α a
     channel where there is an α, and distilled from the original); for DyT also `dyt-plain` and `dyt-paper`.
+    `fixedscale-recovered` begins as `dyt-recovered` does, whose curves are bent straight: a fixed scale is no start.
     """
     known: dict[str, dict[str, Any]] = {
         "original": {},
@@ -127,6 +131,7 @@ def known_arms() -> dict[str, dict[str, Any]]:
     return known | {
         "dyt-plain": {"norm": {"norm": "dyt", "affine": False}},
         "dyt-paper": {"norm": {"norm": "dyt", "alpha_init": "paper"}},
+        "fixedscale-recovered": {**known["dyt-recovered"], "recover": ArmRecovery(straighten=STRAIGHTENED)},
     }
 
 
@@ -272,6 +277,14 @@ def _check_recovery(arm: Arm) -> None:
         mend = "Add `correct: all` to its calibrate." if arm.norm is not None else "Let all weights learn."
         raise SettingsError(
             f"arm {arm.id!r}: recover.train is 'corrected', and the arm corrects no layers. {mend}", "recover", "train"
+        )
+    spec, straighten = arm.spec(), arm.recover.straighten
+    if straighten is not None and (why := "keeps its pretrained norms" if spec is None else why_not_straight(spec)):
+        raise SettingsError(
+            f"arm {arm.id!r} {why}, so that there is nothing for recover.straighten to bend. Take the norm dyt, or "
+            "leave it out.",
+            "recover",
+            "straighten",
         )
     if arm.norm is None and arm.recover.target is not None:
         raise SettingsError(

@@ -132,6 +132,8 @@ def note_recovery(model: Any, report: RecoverReport, data: list[dict[str, Any]])
     learnt = {"tokens": report.tokens, "train": report.train, "data": data}
     if report.objective != "kl":
         learnt["objective"] = report.objective
+    if report.straightened:
+        learnt["straightened"] = report.straightened
     if kept:
         record.recovered = _after(record.recovered, learnt)
     record.measured = {
@@ -153,7 +155,8 @@ def _after(earlier: dict[str, Any] | None, learnt: dict[str, Any]) -> dict[str, 
         data[part["name"]] = part | {key: before[key] + part[key] for key in ("tokens", "passes") if key in before}
     train = [earlier["train"]] if earlier["train"].endswith(learnt["train"]) else [earlier["train"], learnt["train"]]
     tokens = earlier["tokens"] + learnt["tokens"]
-    return {**learnt, "tokens": tokens, "train": ", then ".join(train), "data": list(data.values())}
+    stays = {"straightened": earlier["straightened"]} if "straightened" in earlier else {}
+    return {**stays, **learnt, "tokens": tokens, "train": ", then ".join(train), "data": list(data.values())}
 
 
 class _Finished(Exception):

@@ -35,11 +35,13 @@ def start_in_words(recovery: Mapping[str, Any] | None) -> str:
 
 
 def start_asked_for(data: list[str], wanted: Mapping[str, Any]) -> str:
-    """The same before it is made. wanted: tokens and train of the recovery, and objective where it is not `kl`."""
+    """The same before it is made. wanted: tokens and train of the recovery, objective where it is not `kl`, and straighten
+    where curves are bent."""
     return f"{wanted['tokens']:,} ({', '.join(data)}; {how_it_learns(wanted)})"
 
 
 def how_it_learns(recovery: Mapping[str, Any]) -> str:
-    """What learns, and by what where it is not distilled."""
+    """What learns, by what where it is not distilled, and whether curves were bent straight, or are to be."""
     by = ", by cross-entropy" if recovery.get("objective") == "ce" else ""  # older ones do not say it
-    return f"{recovery['train']}{by}"
+    bent = ", curves bent straight" if recovery.get("straightened") or recovery.get("straighten") else ""
+    return f"{recovery['train']}{by}{bent}"

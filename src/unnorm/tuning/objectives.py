@@ -87,9 +87,7 @@ class Distillation:
             autocast(batch["input_ids"].device, self.precision),
             nullcontext() if sizes is None else sizes.watching(batch),
         ):
-            found = divergence(
-                model, self.head, self.original, self.original.get_output_embeddings(), batch, leave_out
-            )
+            found = divergence(model, self.head, self.original, self.original.get_output_embeddings(), batch, leave_out)
             nats = found.nats if sizes is None else found.nats + sizes.judged()[0]
         return TokenSums(nats, found.agreed, found.tokens, found.tokens.float())
 

@@ -94,8 +94,8 @@ def scale_(norm: nn.Module, name: str, factor: torch.Tensor | float) -> None:
     """While a norm's parameters are relative, make the one called `name` stand for `factor` times what it would stand
     for by itself, and learn in steps as much larger. factor: of the parameter's shape, or a number; the last one holds.
     """
-    part = norm.parametrizations[name][0]  # type: ignore[index, union-attr]
-    part.scale_(factor)  # type: ignore[operator]
+    part: _Relative = norm.parametrizations[name][0]  # type: ignore[index, union-attr, assignment]
+    part.scale_(factor)
 
 
 def _part(norm: nn.Module, name: str, start: torch.Tensor) -> nn.Module | None:

@@ -31,9 +31,7 @@ _SMALLEST = 1e-3
 class Straightening:
     """The curves of a model on their way to fixed scales, as the sites had them when it was made."""
 
-    def __init__(
-        self, model: nn.Module, record: SwapRecord, batch: Mapping[str, torch.Tensor], share: float
-    ) -> None:
+    def __init__(self, model: nn.Module, record: SwapRecord, batch: Mapping[str, torch.Tensor], share: float) -> None:
         """batch: text [B, T] that tells each curve's typical sizes. share: of the training, in which curves are bent.
 
         Raises `ModelError` where a swapped norm cannot be bent straight.

@@ -70,9 +70,10 @@ class TokenTrainer(Trainer):
         """norms: those whose parameters learn relatively and at their own rate, where they train. objective: what is
         minimized; the labels' cross-entropy unless given. check: called before anything is written; it raises if the
         run may not go on. saved: called after a checkpoint. evaluate: measures now, and returns loss and
-        token_accuracy; called by every process, at intervals and after the last step. before_step: called with the share of
-        the steps that are over. enough: whether what `evaluate` returned ends the run early. note: more words for the progress line. report_to: transformers' names of trackers, which
-        get the log of each step. rows_per_forward: of all devices together."""
+        token_accuracy; called by every process, at intervals and after the last step. before_step: called with the
+        share of the steps that are over. enough: whether what `evaluate` returned ends the run early. note: more words
+        for the progress line. report_to: transformers' names of trackers, which get the log of each step.
+        rows_per_forward: of all devices together."""
         settings = settings.model_copy(update={"precision": precision.choose(settings.precision).name})
         if settings.compile:
             check_blocks_compilable(settings.sharding)

@@ -1,0 +1,116 @@
+"""Recovery that bends curves straight: fixed scales at the end, or the start, and bit for bit where it goes on."""
+
+import copy
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import unnorm
+from conftest import FAMILIES, tiny_model, tokens
+from unnorm import DyT
+from unnorm.foundation.errors import Interrupted, ModelError, NonFiniteError, SettingsError
+from unnorm.norms.dyt import DyTNorm
+from unnorm.norms.fixed_scale import FixedScaleNorm
+from unnorm.surgery.swap import record_of
+from unnorm.tuning import recover
+from unnorm.tuning.recover_settings import recover_settings
+from unnorm.tuning.trainer import TokenTrainer
+
+QUICK = {"tokens": 20 * 256, "batch_tokens": 256, "precision": "fp32", "quiet": True, "straighten": 0.6}
+
+
+def swapped(family="llama", spec=None):
+    original = tiny_model(family)
+    model = copy.deepcopy(original)
+    unnorm.swap_(model, spec or DyT(alpha="channel"), calibrate_on=tokens(16))
+    return model, original
+
+
+def norms_of(model):
+    return [model.get_submodule(path) for path in record_of(model).specs]
+
+
+@pytest.mark.parametrize("train", ["norms", "lora", "all"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_curve_ends_as_a_fixed_scale_near_the_original(family, train, tmp_path):
+    model, original = swapped(family)
+    report = unnorm.recover_(model, original, tokens(64), train=train, folder=tmp_path / "run", **QUICK)
+    assert all(type(norm) is FixedScaleNorm for norm in norms_of(model))
+    assert report.straightened == len(norms_of(model)) == 5
+    assert report.kept
+    assert "5 curves are fixed scales now" in report.describe()
+    # the norms were all but straight when the last step was measured
+    assert report.kl_after == pytest.approx(report.curve[-1]["kl"], rel=0.05)
+    unnorm.save(model, tmp_path / "saved")
+    loaded = unnorm.load(tmp_path / "saved")
+    assert {spec.norm for spec in record_of(loaded).specs.values()} == {"fixedscale"}
+    ids = tokens(2)
+    torch.testing.assert_close(loaded(ids).logits, model(ids).logits)
+
+
+def test_curves_bend_at_every_step_and_then_stay(tmp_path):
+    model, original = swapped()
+    unnorm.recover_(model, original, tokens(64), train="lora", norm_learning_rate=1e-9, folder=tmp_path, **QUICK)
+    alphas = [
+        next(iter(json.loads(line)["alpha"].values())) for line in (tmp_path / "steps.jsonl").read_text().splitlines()
+    ]
+    ratios = [alpha / alphas[0] for alpha in alphas]
+    assert ratios == pytest.approx([64 ** -min(step / 20 / 0.6, 1) for step in range(20)], rel=1e-3)
+
+
+def test_an_interrupted_one_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    options = {**QUICK, "train": "lora"}
+    whole, original = swapped()
+    expected = unnorm.recover_(whole, original, tokens(64), folder=tmp_path / "whole", **options)
+    model, _ = swapped()
+    saved = TokenTrainer._save_checkpoint
+
+    def stop_at_eight(self, *args, **kwargs):
+        saved(self, *args, **kwargs)
+        if self.state.global_step == 8:
+            raise Interrupted
+
+    monkeypatch.setattr(TokenTrainer, "_save_checkpoint", stop_at_eight)
+    with pytest.raises(Interrupted):
+        unnorm.recover_(model, original, tokens(64), folder=tmp_path / "cut", **options)
+    assert all(type(norm) is DyTNorm for norm in norms_of(model))
+    monkeypatch.setattr(TokenTrainer, "_save_checkpoint", saved)
+    report = unnorm.recover_(model, original, tokens(64), folder=tmp_path / "cut", **options)
+    assert report.losses == expected.losses
+    states = whole.state_dict(), model.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_straight_model_without_numbers_is_put_back(monkeypatch):
+    model, original = swapped()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    measured = recover.distance
+
+    def infinite(learner, *rest):
+        found = measured(learner, *rest)
+        straight = any(isinstance(module, FixedScaleNorm) for module in learner.modules())
+        return replace(found, loss=float("inf")) if straight else found
+
+    monkeypatch.setattr(recover, "distance", infinite)
+    with pytest.raises(NonFiniteError):
+        unnorm.recover_(model, original, tokens(64), train="all", **QUICK)
+    assert all(type(norm) is DyTNorm for norm in norms_of(model))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert {spec.norm for spec in record_of(model).specs.values()} == {"dyt"}
+
+
+@pytest.mark.parametrize(
+    "other", [{"target": 0.01}, {"objective": "ce"}, {"norm_parameters": "raw"}, {"compile": True}], ids=str
+)
+def test_what_it_does_not_go_with_is_named(other):
+    with pytest.raises(SettingsError, match=f"straighten does not go with {next(iter(other))}"):
+        recover_settings(straighten=0.5, **other)
+
+
+def test_norms_without_a_curve_to_bend_are_named():
+    model, original = swapped(spec={"attention": DyT(), "mlp": unnorm.Derf()})
+    with pytest.raises(ModelError, match=r"post_attention_layernorm cannot be bent straight: derf"):
+        unnorm.recover_(model, original, tokens(64), **QUICK)

@@ -1,0 +1,97 @@
+"""Tokens' sizes at the norms: what is penalized, and which rows say nothing."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import unnorm
+from conftest import tiny_model, tokens
+from unnorm import DyT
+from unnorm.metrics.divergence import divergence
+from unnorm.tuning.objectives import Distillation
+from unnorm.tuning.stream_sizes import StreamSizes
+
+
+def judged(*streams, keep=None):
+    """What is said of streams [B, T, C] that come into one norm after another."""
+    norms = [nn.Identity() for _ in streams]
+    sizes = StreamSizes(norms)
+    batch = {"input_ids": torch.zeros(streams[0].shape[:2], dtype=torch.long)}
+    if keep is not None:
+        batch["attention_mask"] = keep
+    with sizes.watching(batch):
+        for norm, x in zip(norms, streams, strict=True):
+            norm(x)
+        return sizes.judged()
+
+
+def stream(*sizes):
+    """One row of tokens of these sizes, [1, T, 8]."""
+    x = torch.tensor(sizes)[None, :, None] * torch.tensor([1.0, -1.0]).repeat(4)
+    return x.requires_grad_()
+
+
+def test_tokens_of_the_usual_size_cost_nothing_and_larger_ones_do():
+    penalty, away = judged(stream(1.0, 1.0, 1.2, 0.1, 1.0))
+    assert penalty.item() == 0
+    assert away.tolist() == [False]
+    x = stream(1.0, 1.0, 2.6, 1.0, 1.0)
+    penalty, away = judged(x)
+    assert penalty.item() == pytest.approx(3 * float(torch.tensor(2.0).log() ** 2))
+    assert away.tolist() == [False]
+    penalty.backward()
+    assert x.grad[0].abs().sum(1).gt(0).tolist() == [False, False, True, False, False]
+    assert float((x.grad * x).sum()) > 0  # a step against it makes the token smaller
+
+
+def test_what_comes_after_a_token_ran_away_says_nothing_and_other_rows_do():
+    first = torch.cat([stream(1.0, 1.0, 4.0, 1.0), stream(1.0, 1.0, 1.0, 2.6)]).detach().requires_grad_()
+    second = torch.cat([stream(1.0, 1.0, 90.0, 1.0), stream(1.0, 1.0, 1.0, 1.0)]).detach().requires_grad_()
+    third = torch.cat([stream(1.0, 1e9, 1e30, 5e7), stream(1.0, 1.0, 1.0, 2.6)]).detach().requires_grad_()
+    penalty, away = judged(first, second, third)
+    assert away.tolist() == [True, False]
+    penalty.backward()
+    assert all(bool(x.grad.isfinite().all()) for x in (first, second, third))
+    assert float(third.grad[0].abs().max()) == 0
+    assert float(third.grad[1].abs().max()) > 0
+    assert float(first.grad[0].abs().max()) > 0
+
+
+def test_padding_neither_counts_nor_runs_away():
+    keep = torch.tensor([[1, 1, 1, 0]])
+    penalty, away = judged(stream(1.0, 1.0, 1.0, 1e6), keep=keep)
+    assert penalty.item() == 0
+    assert away.tolist() == [False]
+
+
+def test_rows_that_ran_away_leave_the_divergence():
+    original = tiny_model("llama")
+    model = copy.deepcopy(original)
+    unnorm.swap_(model, DyT(), calibrate_on=tokens(16))
+    heads = model.get_output_embeddings(), original.get_output_embeddings()
+    ids = tokens(3)
+    rows = torch.tensor([False, True, False])
+    some = divergence(model, heads[0], original, heads[1], {"input_ids": ids}, lambda: rows)
+    expected = divergence(model, heads[0], original, heads[1], {"input_ids": ids[[0, 2]]})
+    torch.testing.assert_close(some.nats, expected.nats)
+    assert int(some.tokens) == int(expected.tokens) == 64
+
+
+def test_distillation_adds_the_penalty_of_the_pass():
+    original = tiny_model("llama")
+    model = copy.deepcopy(original)
+    unnorm.swap_(model, DyT(), calibrate_on=tokens(16))
+    norms = [model.get_submodule(site.path) for site in unnorm.find_sites(model)]
+    batch = {"input_ids": tokens(3)}
+    plain = Distillation(model, original, "fp32").sums(model, batch)
+    sizes = StreamSizes(norms)
+    watched = Distillation(model, original, "fp32", sizes).sums(model, batch)
+    with sizes.watching(batch):
+        model(**batch)
+        penalty, away = sizes.judged()
+    assert not away.any()
+    assert penalty.item() > 0
+    torch.testing.assert_close(watched.nats, plain.nats + penalty)
+    assert not sizes.seen

@@ -180,7 +180,7 @@ def _show(found: dict[str, Any], data: str, model: str, against: str | None) -> 
             f"{d['conversations']:,}",
         ]
         title = f"against {against}, nats per {d['per']} over the same conversations"
-        names = _told_apart(model, str(against))
+        names = told_apart(model, str(against))
         emit_table(title, [*names, "difference (95 %)", "relative (95 %)", "conversations"], [row], 0)
 
 
@@ -194,11 +194,11 @@ def _show_paired(paired: list[dict[str, Any]], model: str, against: str) -> None
             one["task"], one["metric"], format(one["first"], value), format(one["second"], value),
             _with_interval({"value": difference.pop("difference"), **difference}, form) + unit, f"{one['questions']:,}",
         ])  # fmt: skip
-    columns = ["task", "metric", *_told_apart(model, against), "difference (95 %)", "questions"]
+    columns = ["task", "metric", *told_apart(model, against), "difference (95 %)", "questions"]
     emit_table("the same questions, paired", columns, rows, 0)
 
 
-def _told_apart(*names: str) -> list[str]:
+def told_apart(*names: str) -> list[str]:
     """Short headings for two models: the last 30 characters of what their folders do not share."""
     parts = [name.rstrip("/").split("/") for name in names]
     while min(map(len, parts)) > 1 and parts[0][-1] == parts[1][-1]:

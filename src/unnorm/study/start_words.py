@@ -35,8 +35,8 @@ def start_in_words(recovery: Mapping[str, Any] | None) -> str:
 
 
 def start_asked_for(data: list[str], wanted: Mapping[str, Any]) -> str:
-    """The same before it is made. wanted: tokens and train of the recovery, objective where it is not `kl`, and straighten
-    where curves are bent."""
+    """The same before it is made. wanted: tokens and train of the recovery, objective where it is not `kl`, and
+    straighten where curves are bent."""
     return f"{wanted['tokens']:,} ({', '.join(data)}; {how_it_learns(wanted)})"
 
 

@@ -36,20 +36,22 @@ class Straightening:
 
         Raises `ModelError` where a swapped norm cannot be bent straight.
         """
-        for path, spec in record.specs.items():
+        paths = [site.path for site in record.sites]
+        for path in paths:
+            spec = record.specs[path]
             if (why := why_not_straight(spec)) is not None:
                 raise ModelError(
                     f"{path} cannot be bent straight: {spec.norm} {why}. Swap dyt or dyisru, with γ, at every site."
                 )
         self.model, self.record, self.share = model, record, share
-        measured = ranks.of_main(_sizes(model, list(record.specs), batch))
-        self.typical: dict[str, torch.Tensor] = {path: u for path, (u, _) in measured.items()}
-        self.sigma: dict[str, torch.Tensor] = {path: sigma for path, (_, sigma) in measured.items()}
+        measured = ranks.of_main(_sizes(model, paths, batch))
+        self.typical = {path: measured[path][0] for path in paths}
+        self.sigma = {path: measured[path][1] for path in paths}
 
     def at(self, done: float, norms: Sequence[nn.Module]) -> None:
         """Bend the curves as they are to be when `done` of the training is over, in [0, 1].
 
-        norms: those that run at the sites, in the record's order, while their parameters are relative.
+        norms: those that run at the sites, in the order of the record's sites, while their parameters are relative.
         """
         c = _STRAIGHT ** min(done / self.share, 1.0)
         for norm, (path, typical) in zip(norms, self.typical.items(), strict=True):

@@ -135,6 +135,29 @@ def test_what_is_recovered_again_has_learnt_from_both(capsys, swapped, data_file
     assert read_manifest(tmp_path / "three" / "model").recovered == learnt[0]
 
 
+def test_straightened_a_model_is_of_fixed_scales_that_fold_away_and_can_be_gone_on_with(
+    capsys, swapped, data_file, tmp_path
+):
+    options = ("--train", "lora", "--straighten", "60%", "--json")
+    code, stdout, err = call(capsys, *recovery(swapped, data_file, tmp_path / "run", *options))
+    assert code == 0, err
+    assert json.loads(stdout)["straightened"] == 5
+    made = tmp_path / "run" / "model"
+    code, _, err = call(capsys, "package", made, "--out", tmp_path / "package")
+    assert code == 0, err
+    assert "5 curves were bent straight" in (tmp_path / "package" / "README.md").read_text()
+    model = unnorm.load(made)
+    report = unnorm.optimize_(model, head=True)
+    assert {site.done for site in report.sites} == {"folded away"}
+    unnorm.check(made)
+    code, _, err = call(capsys, *recovery(made, data_file, tmp_path / "on", "--train", "norms"))
+    assert code == 0, err
+    learnt = read_manifest(tmp_path / "on" / "model").recovered
+    assert (learnt["train"], learnt["straightened"]) == ("lora, then norms", 5)
+    code, _, err = call(capsys, *recovery(made, data_file, tmp_path / "again", "--straighten", 0.5))
+    assert (code, "fixedscale has no curve" in " ".join(err.split())) == (2, True), err
+
+
 def test_block_by_block_then_all_at_once(capsys, swapped, data_file, tmp_path):
     code, stdout, err = call(capsys, *recovery(swapped, data_file, tmp_path / "run", "--blockwise", "--json"))
     assert code == 0, err
@@ -213,6 +236,10 @@ def test_bad_input(capsys, swapped, bases, data_file, tmp_path, tokenizer):
         "a weight": (recovery(swapped, "alpaca=-1", out), "a weight above 0"),
         "corrected layers": (recovery(swapped, data_file, out, "--train", "corrected"), "none were"),
         "lora by blocks": (recovery(swapped, data_file, out, "--train", "lora", "--blockwise"), "all or norms"),
+        "straight by blocks": (recovery(swapped, data_file, out, "--straighten", "50%", "--blockwise"), "first, then"),
+        "straight to a target": (recovery(swapped, data_file, out, "--straighten", 1, "--target", 1), "with target"),
+        "a share of nothing": (recovery(swapped, data_file, out, "--straighten", "0%"), "--straighten is a share"),
+        "more than all": (recovery(swapped, data_file, out, "--straighten", "170%"), "straighten: must be 1 or less"),
         "a folder of something else": (recovery(swapped, data_file, occupied), "holds no recovery"),
         "no data": (recovery(swapped, tmp_path / "nothing.json", out), "nothing.json"),
     }

@@ -103,6 +103,19 @@ def test_a_start_whose_blocks_learn_one_at_a_time_first(bases, data_file, tmp_pa
     assert told["kl_after"] < told["kl_before"]
 
 
+def test_a_start_whose_curves_are_bent_straight_ends_in_fixed_scales(bases, data_file, tmp_path):
+    arm = {**ARM, "start": {**ARM["start"], "recover": {**RECOVER, "straighten": 0.6}}}
+    text = text_of(bases["gpt2"], data_file, arms=["original", arm], strategies=["selective"])
+    run_text(text, tmp_path / "ledger")
+    (start,) = starts(tmp_path / "ledger")
+    told = read_recovery(start)
+    assert told["straightened"] == 5
+    assert "all, curves bent straight" in start_in_words(told)
+    assert {spec.norm for spec in record_of(unnorm.load(start / "model")).specs.values()} == {"fixedscale"}
+    (cell,) = [c for c in read_study(tmp_path / "ledger" / "small").cells if c.arm == "dyt-learnt"]
+    assert cell.result["start_eval_loss"] > 0
+
+
 def test_a_cell_begins_from_the_start_and_not_from_the_calibrated_model(made):
     _, ledger = made
     (start,) = starts(ledger)

@@ -6,7 +6,7 @@ import torch
 from unnorm import DyT
 from unnorm.norms.dyisru import DyISRU
 from unnorm.norms.spec import spec_from
-from unnorm.norms.straight import as_fixed_scale, gain, why_not_straight
+from unnorm.norms.straight import STRAIGHT, TYPICAL, as_curve, as_fixed_scale, gain, why_not_straight
 
 
 def made(spec, width=4):
@@ -56,13 +56,28 @@ def test_a_straight_curve_is_a_fixed_scale(spec):
     assert float(line.sigma) == 2.5
 
 
+@torch.no_grad()
+def test_a_fixed_scale_gets_a_curve_that_it_is_the_tangent_of():
+    line = as_fixed_scale(made(DyT(alpha="channel")), torch.tensor(2.5))
+    typical = torch.tensor([0.1, 1.0, 3.0, 50.0])
+    curve = as_curve(line, typical)
+    curve.weight.mul_(gain(curve.spec, torch.full((4,), TYPICAL), STRAIGHT))
+    curve.alpha.mul_(STRAIGHT)
+    x = typical * torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(curve(x), line(x), rtol=1e-3, atol=1e-3)
+    large = 1e6 * typical
+    assert bool((curve(large).abs() < line(large).abs() / 100).all())
+    torch.testing.assert_close(as_fixed_scale(curve, torch.tensor(2.5)).weight, line.weight, rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
         ({"norm": "derf"}, "shift"),
         ({"norm": "dyt", "affine": False}, "no γ"),
         ({"norm": "layernorm"}, "no curve"),
-        ({"norm": "fixedscale"}, "no curve"),
+        ({"norm": "fixedscale"}, "mean off"),
+        ({"norm": "fixedscale", "center": False, "affine": False}, "no γ"),
     ],
 )
 def test_what_cannot_be_bent_is_told_why(settings, why):

@@ -21,10 +21,10 @@ from unnorm.tuning.trainer import TokenTrainer
 QUICK = {"tokens": 20 * 256, "batch_tokens": 256, "precision": "fp32", "quiet": True, "straighten": 0.6}
 
 
-def swapped(family="llama", spec=None):
+def swapped(family="llama", spec=None, bare=False):
     original = tiny_model(family)
     model = copy.deepcopy(original)
-    unnorm.swap_(model, spec or DyT(alpha="channel"), calibrate_on=tokens(16))
+    unnorm.swap_(model, spec or DyT(alpha="channel"), calibrate_on=None if bare else tokens(16))
     return model, original
 
 
@@ -58,6 +58,28 @@ def test_curves_bend_at_every_step_and_then_stay(tmp_path):
     ]
     ratios = [alpha / alphas[0] for alpha in alphas]
     assert ratios == pytest.approx([64 ** -min(step / 20 / 0.6, 1) for step in range(20)], rel=1e-3)
+
+
+def test_a_straight_model_learns_on_as_curves_and_ends_in_fixed_scales():
+    model, original = swapped(spec=unnorm.FixedScale(center=False), bare=True)
+    kinds = []
+
+    def look(module, args):
+        kinds.append(type(module))
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(look)
+    try:
+        report = unnorm.recover_(model, original, tokens(64), train="norms", **QUICK)
+    finally:
+        handle.remove()
+    assert report.kl_after < report.kl_before
+    assert DyTNorm in {kind.__mro__[1] for kind in kinds} | set(kinds), "what runs away is capped"
+    assert all(type(norm) is FixedScaleNorm for norm in norms_of(model))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(NonFiniteError):
+        unnorm.recover_(model, original, tokens(64), train="all", learning_rate=1e30, **QUICK)
+    assert all(type(norm) is FixedScaleNorm for norm in norms_of(model))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_an_interrupted_one_goes_on_bit_for_bit(tmp_path, monkeypatch):

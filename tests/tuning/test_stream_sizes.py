@@ -66,6 +66,15 @@ def test_padding_neither_counts_nor_runs_away():
     assert away.tolist() == [False]
 
 
+def test_arbitrary_tokens_are_of_the_whole_vocabulary_and_the_batch_alone_decides_them():
+    drawn = [StreamSizes.arbitrary({"input_ids": tokens(64, 64, seed)}, 384)["input_ids"] for seed in (0, 0, 1)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert drawn[0].shape == (1, 64)
+    assert int(drawn[0].min()) < 40
+    assert int(drawn[0].max()) > 340
+
+
 def test_rows_that_ran_away_leave_the_divergence():
     original = tiny_model("llama")
     model = copy.deepcopy(original)
@@ -88,10 +97,13 @@ def test_distillation_adds_the_penalty_of_the_pass():
     plain = Distillation(model, original, "fp32").sums(model, batch)
     sizes = StreamSizes(norms)
     watched = Distillation(model, original, "fp32", sizes).sums(model, batch)
-    with sizes.watching(batch):
-        model(**batch)
-        penalty, away = sizes.judged()
-    assert not away.any()
-    assert penalty.item() > 0
+    penalty = 0.0
+    for each in (batch, sizes.arbitrary(batch, 384)):
+        with sizes.watching(each):
+            model(**each)
+            part, away = sizes.judged()
+        assert not away.any()
+        assert part.item() > 0
+        penalty = penalty + part
     torch.testing.assert_close(watched.nats, plain.nats + penalty)
     assert not sizes.seen

@@ -59,12 +59,12 @@ def what_learns(model: nn.Module, record: SwapRecord, settings: RecoverSettings,
 
 @torch.no_grad()
 def settled_(model: nn.Module, learner: Any, start: Mapping[str, torch.Tensor]) -> None:
-    """Make `model` plain again: LoRA merged into it, every parameter in the dtype that it has in `start`."""
+    """Make `model` plain again: LoRA merged into it, every parameter that is in `start` in the dtype it has there."""
     if learner is not model:
         with without_peft_notice():
             learner.merge_and_unload()
     for name, parameter in model.named_parameters():
-        if parameter.dtype != start[name].dtype:
+        if name in start and parameter.dtype != start[name].dtype:
             parameter.data = parameter.data.to(start[name].dtype)
         parameter.grad = None
 

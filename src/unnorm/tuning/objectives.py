@@ -4,13 +4,14 @@ All are sums over tokens, to be divided by the weight of a whole step: never mea
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
 
 from unnorm.metrics.batches import counted_tokens, followed_tokens
-from unnorm.metrics.divergence import divergence
+from unnorm.metrics.divergence import Divergence, divergence
+from unnorm.metrics.output_layer import hidden_states
 from unnorm.metrics.token_sums import IGNORED, TokenSums, all_labelled, token_sums
 from unnorm.surgery.base import under_adapters
 from unnorm.tuning.recover_settings import Minimized
@@ -81,15 +82,33 @@ class Distillation:
         self.others: Sequence[torch.nn.Module] = (original,)
 
     def sums(self, model: Any, batch: Mapping[str, torch.Tensor]) -> TokenSums:
-        sizes = self.sizes
-        leave_out = None if sizes is None else lambda: sizes.judged()[1]
-        with (
-            autocast(batch["input_ids"].device, self.precision),
-            nullcontext() if sizes is None else sizes.watching(batch),
-        ):
-            found = divergence(model, self.head, self.original, self.original.get_output_embeddings(), batch, leave_out)
-            nats = found.nats if sizes is None else found.nats + sizes.judged()[0]
-        return TokenSums(nats, found.agreed, found.tokens, found.tokens.float())
+        with autocast(batch["input_ids"].device, self.precision):
+            if self.sizes is None:
+                found = divergence(model, self.head, self.original, self.original.get_output_embeddings(), batch)
+                penalty = 0.0
+            else:
+                found, penalty = self._of_sizes(model, batch, self.sizes)
+        return TokenSums(found.nats + penalty, found.agreed, found.tokens, found.tokens.float())
+
+    def _of_sizes(
+        self, model: Any, batch: Mapping[str, torch.Tensor], sizes: StreamSizes
+    ) -> tuple[Divergence, torch.Tensor]:
+        """The divergence without rows in which a token has run away, and the penalties: of the batch, and of arbitrary
+        tokens."""
+        with sizes.watching(batch):
+            found = divergence(
+                model,
+                self.head,
+                self.original,
+                self.original.get_output_embeddings(),
+                batch,
+                leave_out=lambda: sizes.judged()[1],
+            )
+            penalty = sizes.judged()[0]
+        strange = sizes.arbitrary(batch, self.original.config.get_text_config().vocab_size)
+        with sizes.watching(strange):
+            hidden_states(model, self.head, strange)
+            return found, penalty + sizes.judged()[0]
 
     def weight(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return counted_tokens(batch).sum()

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +209,15 @@ def distil_(
             meter = _Meter(learner, original, text.held_out, run.folder)
             norms = active_norms(learner, paths)
             sizes = StreamSizes(norms) if straightening is not None else None
+
+            def bend(done: float) -> None:
+                if straightening is not None:
+                    straightening.at(done, norms)
+
+            def begin() -> None:
+                bend(0.0)
+                meter.at(0, 0)
+
             trainer = TokenTrainer(
                 learner,
                 training,
@@ -226,7 +234,7 @@ def distil_(
                 evaluate=lambda step: meter.at(step, trainer.train_tokens),
                 evaluate_every=_every(run.evaluate_every, training),
                 checkpoint_every=_every(run.evaluate_every, training),
-                before_step=(lambda share: None) if straightening is None else partial(straightening.at, norms=norms),
+                before_step=bend,
                 enough=None if settings.target is None else lambda found: found["gap"] <= settings.target,
                 note=lambda: meter.note,
                 check=run.check,
@@ -235,7 +243,7 @@ def distil_(
             )
             original.to(trainer.args.device)  # type: ignore[arg-type]
             with without_dropout(learner, norms):
-                trainer.fit(begin=lambda: meter.at(0, 0))
+                trainer.fit(begin=begin)
             before, last = meter.first_and_last()
             settled_(model, learner, start)
             if straightening is not None:
@@ -250,6 +258,8 @@ def distil_(
             if not done:
                 place_(model, curves)  # type: ignore[arg-type]
                 settled_(model, learner, start)
+                if straightening is not None:
+                    place_(model, straightening.lines)  # type: ignore[arg-type]
                 model.load_state_dict(start)
             model.to(devices[0])
             original.to(devices[1])

@@ -5,6 +5,8 @@ stream, and a token that is twice as large as those of the fit comes out four ti
 caps it. So the curves stay at first, and each caps a little later at every step (`norms.straight`), while the model
 learns to do without; `StreamSizes` keeps it from growing large tokens again. At the end all that a curve does to a
 token of the text is a multiplication, and fixed scales take their places.
+
+Norms that are fixed scales already learn as curves that are all but straight: they cap what runs away meanwhile.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,16 +18,15 @@ from unnorm.foundation import ranks
 from unnorm.foundation.errors import ModelError
 from unnorm.metrics.batches import counted_tokens
 from unnorm.norms.curve import CurveNorm
+from unnorm.norms.fixed_scale import FixedScaleNorm
 from unnorm.norms.spec import Norm
-from unnorm.norms.straight import as_fixed_scale, gain, why_not_straight
+from unnorm.norms.straight import STRAIGHT, TYPICAL, as_curve, as_fixed_scale, gain, why_not_straight
 from unnorm.surgery.passes import run, watched
-from unnorm.surgery.swap import SwapRecord
+from unnorm.surgery.swap import SwapRecord, place_
 from unnorm.tuning.relative import scale_
 
-_STRAIGHT = 1 / 64
-"""c where a curve counts as straight: a token of 25 times the typical size is bent by less than 1 %."""
 _SMALLEST = 1e-3
-"""Of a typical size of α x; a channel that is nearly always 0 has no size to keep."""
+"""Of a channel's typical size in units of a token's, and of α x; one that is nearly always 0 has no size to keep."""
 
 
 class Straightening:
@@ -43,21 +44,32 @@ class Straightening:
                 raise ModelError(
                     f"{path} cannot be bent straight: {spec.norm} {why}. Swap dyt or dyisru, with γ, at every site."
                 )
-        self.model, self.record, self.share = model, record, share
-        measured = ranks.of_main(_sizes(model, paths, batch))
-        self.typical = {path: measured[path][0] for path in paths}
-        self.sigma = {path: measured[path][1] for path in paths}
+        self.model, self.share = model, share
+        self.typical: dict[str, torch.Tensor] = {}
+        self.sigma: dict[str, torch.Tensor] = {}
+        found = ranks.of_main(_sizes(model, paths, batch))
+        curves = {}
+        for path in paths:
+            size, self.sigma[path] = found[path]
+            norm = model.get_submodule(path)
+            if isinstance(norm, FixedScaleNorm):
+                curves[path] = as_curve(norm, size)
+                self.typical[path] = torch.full_like(size, TYPICAL)
+            else:
+                self.typical[path] = (size * norm.alpha.detach()).abs().clamp_min(_SMALLEST)  # type: ignore[operator]
+        self.paths, self.lines = paths, place_(model, curves)
+        """lines: the fixed scales that there were, by path, in whose places curves stand now."""
 
     def at(self, done: float, norms: Sequence[nn.Module]) -> None:
         """Bend the curves as they are to be when `done` of the training is over, in [0, 1].
 
         norms: those that run at the sites, in the order of the record's sites, while their parameters are relative.
         """
-        c = _STRAIGHT ** min(done / self.share, 1.0)
-        for norm, (path, typical) in zip(norms, self.typical.items(), strict=True):
-            spec = self.record.specs[path]
+        bent = STRAIGHT ** min(done / self.share, 1.0)
+        for norm, path in zip(norms, self.paths, strict=True):
+            c = STRAIGHT if path in self.lines else bent
             scale_(norm, "alpha", c)
-            scale_(norm, "weight", gain(spec, typical, c))  # type: ignore[arg-type]
+            scale_(norm, "weight", gain(norm.spec, self.typical[path], c))  # type: ignore[arg-type]
 
     def straight(self) -> dict[str, Norm]:
         """The fixed scales that the curves have become, by path."""
@@ -73,18 +85,18 @@ def _curve_at(model: nn.Module, path: str) -> CurveNorm:
 def _sizes(
     model: nn.Module, paths: Sequence[str], batch: Mapping[str, torch.Tensor]
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """For each path: the root mean square [C] of α x over the tokens of a batch, and the mean over them of a token's
-    root mean square; fp32, where the norm's parameters are."""
+    """For each path, over the tokens of a batch: the root mean square of x, [C], and the mean of a token's root mean
+    square over its channels; fp32, where the model is."""
     found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     device = next(model.parameters()).device
     inputs = {name: tensor.to(device) for name, tensor in batch.items()}
     keep = counted_tokens(inputs)
+    least = torch.finfo(torch.float32).tiny
 
     def see(path: str, x: torch.Tensor, out: torch.Tensor) -> None:
-        tokens = (x[keep] if x.shape[:2] == keep.shape else x).flatten(0, -2).float()
-        inner = _curve_at(model, path).inner(tokens)
-        typical = inner.square().mean(0).sqrt().clamp_min(_SMALLEST)
-        found[path] = typical, tokens.square().mean(-1).sqrt().mean().clamp_min(torch.finfo(torch.float32).tiny)
+        squares = (x[keep] if x.shape[:2] == keep.shape else x).flatten(0, -2).float().square()
+        sigma = squares.mean(-1).sqrt().mean().clamp_min(least)
+        found[path] = squares.mean(0).sqrt().clamp_min(_SMALLEST * float(sigma)), sigma
 
     with torch.no_grad(), watched(model, paths, see):
         run(model, inputs)

@@ -8,6 +8,8 @@ through the attention it spoils all that follow it in its text. Two things keep 
 - rows in which a token has run away, by over `_RUN_AWAY` times, leave the loss. Their divergence says nothing, and its
   gradient has gone through every block in which the token grew: one such step undid a hundred others. They count in
   the penalty alone, up to the norm where it happened.
+
+Text holds too few of the rare pieces of words that run away first, so arbitrary tokens count in the penalty, too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +26,8 @@ _USUAL = 1.3
 _RUN_AWAY = 8.0
 _WEIGHT = 3.0
 """Of the penalty beside the divergence, in nats."""
+_ARBITRARY = 64
+"""How many arbitrary tokens go with a forward pass."""
 
 
 class StreamSizes:
@@ -48,6 +52,14 @@ class StreamSizes:
                 yield
             finally:
                 self.seen.clear()
+
+    @staticmethod
+    def arbitrary(batch: Mapping[str, torch.Tensor], vocabulary: int) -> dict[str, torch.Tensor]:
+        """One row of tokens drawn from all of the vocabulary; others for another batch, the same for the same one."""
+        ids = batch["input_ids"]
+        generator = torch.Generator().manual_seed(int(ids.sum()))
+        drawn = torch.randint(vocabulary, (1, min(_ARBITRARY, ids.shape[1])), generator=generator)
+        return {"input_ids": drawn.to(ids.device)}
 
     def judged(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The penalty in nats, an fp32 scalar with gradient, summed over the tokens of the pass that was watched; and

@@ -30,6 +30,8 @@ ROWS, LENGTH = 8, 256
 def largest(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """For each row, the largest token's size at any norm, in units of the median one there: fp32 [B]."""
     keep = counted_tokens(batch)
+    record = record_of(model)
+    assert record is not None, "it was loaded from a folder of a swapped model"
     worst = torch.zeros(len(keep))
 
     def see(path: str, x: torch.Tensor, out: torch.Tensor) -> None:
@@ -37,7 +39,7 @@ def largest(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         ratio = (size / size[keep].median()).nan_to_num(float("inf"), float("inf")).masked_fill(~keep, 0.0)
         worst.copy_(torch.maximum(worst, ratio.amax(1)))
 
-    with watched(model, record_of(model).specs, see):
+    with watched(model, record.specs, see):
         run(model, batch)
     return worst
 

@@ -39,10 +39,10 @@ def test_a_recovered_fixed_scale_begins_as_a_curve_that_is_bent_straight():
 @pytest.mark.parametrize(
     ("entry", "why"),
     [
-        ({"id": "x", "norm": "fixedscale", "recover": {"straighten": 0.7}}, "has no curve"),
+        ({"id": "x", "norm": "fixedscale", "recover": {"straighten": 0.7}}, "takes each token's mean off"),
         ({"id": "x", "norm": "derf", "recover": {"straighten": 0.7}}, "a curve with a shift"),
         ({"id": "x", "norm": "dyt", "affine": False, "recover": {"straighten": 0.7}}, "has no γ"),
-        ({"id": "x", "recover": {"straighten": 0.7}}, "keeps its pretrained norms"),
+        ({"id": "x", "recover": {"straighten": 0.7}}, "is the pretrained one"),
     ],
 )
 def test_what_cannot_be_bent_straight_is_refused_at_its_place(entry, why):

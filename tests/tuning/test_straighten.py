@@ -124,6 +124,13 @@ def test_a_straight_model_without_numbers_is_put_back(monkeypatch):
     assert {spec.norm for spec in record_of(model).specs.values()} == {"dyt"}
 
 
+def test_what_cannot_begin_leaves_the_model_as_it_was():
+    model, original = swapped(spec=unnorm.FixedScale(center=False))
+    with pytest.raises(ModelError, match="corrected layers"):
+        unnorm.recover_(model, original, tokens(64), train="corrected", **QUICK)
+    assert all(type(norm) is FixedScaleNorm for norm in norms_of(model))
+
+
 @pytest.mark.parametrize(
     "other", [{"target": 0.01}, {"objective": "ce"}, {"norm_parameters": "raw"}, {"compile": True}], ids=str
 )

@@ -28,14 +28,14 @@ _NEAR_ZERO = 1e-2
 
 def why_not_straight(spec: NormSpec) -> str | None:
     """Why a norm of this spec cannot be bent straight; None where it can, or is straight already."""
-    if isinstance(spec, FixedScale):
-        return "takes each token's mean off" if spec.center else None if spec.affine else "has no γ"
-    if not isinstance(spec, CurveSpec):
+    if not isinstance(spec, (CurveSpec, FixedScale)):
         return "has no curve"
-    if spec.shifted:
-        return "has a curve with a shift"
     if not spec.affine:
         return "has no γ, which has to grow as the curve is bent"
+    if isinstance(spec, FixedScale):
+        return "takes each token's mean off" if spec.center else None
+    if spec.shifted:
+        return "has a curve with a shift"
     ends = spec.curve(torch.tensor([-1.0, 0.0, 1.0])).tolist()
     return None if ends[1] == 0 and ends[0] == -ends[2] else "has a curve that is not odd"
 
@@ -61,7 +61,8 @@ def as_fixed_scale(norm: CurveNorm, sigma: torch.Tensor) -> FixedScaleNorm:
 def as_curve(line: FixedScaleNorm, typical: torch.Tensor) -> CurveNorm:
     """The DyT with one α a channel that has become `line` where it is bent to `STRAIGHT`, with u₀ = `TYPICAL`.
 
-    typical: the usual size of x, [C] > 0."""
+    typical: the usual size of x, [C] > 0.
+    """
     curve = DyT(alpha="channel", bias=line.spec.has_bias).build(line.width, typical.device)
     assert line.weight is not None, "what has no γ is told why_not_straight"
     curve.alpha.copy_(TYPICAL / typical)

@@ -278,11 +278,12 @@ def _check_recovery(arm: Arm) -> None:
         raise SettingsError(
             f"arm {arm.id!r}: recover.train is 'corrected', and the arm corrects no layers. {mend}", "recover", "train"
         )
-    spec, straighten = arm.spec(), arm.recover.straighten
-    if straighten is not None and (why := "keeps its pretrained norms" if spec is None else why_not_straight(spec)):
+    spec = arm.spec()
+    why = "is the pretrained one" if spec is None else why_not_straight(spec)
+    if arm.recover.straighten is not None and why is not None:
         raise SettingsError(
-            f"arm {arm.id!r} {why}, so that there is nothing for recover.straighten to bend. Take the norm dyt, or "
-            "leave it out.",
+            f"arm {arm.id!r}: recover.straighten cannot bend its norm, which {why}. Take the norm dyt, or leave "
+            "straighten out.",
             "recover",
             "straighten",
         )

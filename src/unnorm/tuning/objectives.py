@@ -85,16 +85,13 @@ class Distillation:
         with autocast(batch["input_ids"].device, self.precision):
             if self.sizes is None:
                 found = divergence(model, self.head, self.original, self.original.get_output_embeddings(), batch)
-                penalty = 0.0
             else:
-                found, penalty = self._of_sizes(model, batch, self.sizes)
-        return TokenSums(found.nats + penalty, found.agreed, found.tokens, found.tokens.float())
+                found = self._of_sizes(model, batch, self.sizes)
+        return TokenSums(found.nats, found.agreed, found.tokens, found.tokens.float())
 
-    def _of_sizes(
-        self, model: Any, batch: Mapping[str, torch.Tensor], sizes: StreamSizes
-    ) -> tuple[Divergence, torch.Tensor]:
-        """The divergence without rows in which a token has run away, and the penalties: of the batch, and of arbitrary
-        tokens."""
+    def _of_sizes(self, model: Any, batch: Mapping[str, torch.Tensor], sizes: StreamSizes) -> Divergence:
+        """The divergence without rows in which a token has run away; to its nats the penalties are added: of the batch,
+        and of arbitrary tokens."""
         with sizes.watching(batch):
             found = divergence(
                 model,
@@ -108,7 +105,8 @@ class Distillation:
         strange = sizes.arbitrary(batch, self.original.config.get_text_config().vocab_size)
         with sizes.watching(strange):
             hidden_states(model, self.head, strange)
-            return found, penalty + sizes.judged()[0]
+            penalty = penalty + sizes.judged()[0]
+        return found._replace(nats=found.nats + penalty)
 
     def weight(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return counted_tokens(batch).sum()

@@ -204,8 +204,9 @@ def distil_(
     curves: dict[str, nn.Module] = {}
     done = False
     with restored_flags(model), without_gradients(original):
-        learner, trainable = what_learns(model, record, settings, seed)
+        learner: Any = model
         try:
+            learner, trainable = what_learns(model, record, settings, seed)
             meter = _Meter(learner, original, text.held_out, run.folder)
             norms = active_norms(learner, paths)
             sizes = StreamSizes(norms) if straightening is not None else None

@@ -9,12 +9,9 @@ from unnorm.tuning.recover_settings import RECOVER_TOKENS
 def test_every_norm_has_its_arms_and_dyt_its_variants():
     known = {name: arm_from(name) for name in known_arms()}
     for norm in known_norms():
-        for suffix in ("", "-bare", "-inherit", "-corrected"):
+        for suffix in ("", "-bare", "-inherit", "-corrected", "-recovered"):
             assert known[norm + suffix].norm["norm"] == norm
         recovered = known[f"{norm}-recovered"]
-        if norm == "fixedscale":
-            continue
-        assert recovered.norm["norm"] == norm
         assert (recovered.calibration_tokens, recovered.correct) == (8192, "all")
         assert recovered.recover == ArmRecovery()
         assert recovered.norm == {**known[norm].norm, **({"alpha": "channel"} if "alpha" in recovered.norm else {})}
@@ -27,13 +24,6 @@ def test_every_norm_has_its_arms_and_dyt_its_variants():
     assert known["dyt-bare"].calibration_tokens is None
     assert not known["dyt-bare"].inherit
     assert known["dyt-inherit"].inherit
-
-
-def test_a_recovered_fixed_scale_begins_as_a_curve_that_is_bent_straight():
-    known = {name: arm_from(name) for name in ("dyt-recovered", "fixedscale-recovered")}
-    dyt, straight = known["dyt-recovered"], known["fixedscale-recovered"]
-    assert straight.recover == ArmRecovery(straighten=0.7)
-    assert straight.model_dump(exclude={"id", "recover"}) == dyt.model_dump(exclude={"id", "recover"})
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,6 @@ CALIBRATION_TOKENS = 4096
 CORRECTION_TOKENS = 16384
 RECOVERED_TOKENS = 8192
 """Of a start that is recovered, which need not be as good, as all of it goes on learning."""
-STRAIGHTENED = 0.7
-"""Share of a recovery's steps in which curves are bent straight; the rest learns with what they have become."""
 
 
 class ArmRecovery(RecoverSettings):
@@ -106,7 +104,6 @@ def known_arms() -> dict[str, dict[str, Any]]:
     same tokens by cross-entropy); for every norm NAME: `NAME` (calibrated), `NAME-corrected` (and the layers around
     it), `NAME-bare`, `NAME-inherit` (bare, with the pretrained γ and β), `NAME-recovered` (as corrected, one α a
     channel where there is an α, and distilled from the original); for DyT also `dyt-plain` and `dyt-paper`.
-    `fixedscale-recovered` begins as `dyt-recovered` does, whose curves are bent straight: a fixed scale is no start.
     """
     known: dict[str, dict[str, Any]] = {
         "original": {},
@@ -131,7 +128,6 @@ def known_arms() -> dict[str, dict[str, Any]]:
     return known | {
         "dyt-plain": {"norm": {"norm": "dyt", "affine": False}},
         "dyt-paper": {"norm": {"norm": "dyt", "alpha_init": "paper"}},
-        "fixedscale-recovered": {**known["dyt-recovered"], "recover": ArmRecovery(straighten=STRAIGHTENED)},
     }
 
 

@@ -66,8 +66,8 @@ def advice_on_linear(specs: Iterable[NormSpec]) -> str:
         return ""
     return (
         f"{' and '.join(norms)} is linear, and text unlike that of the fit can grow without bound from block to block. "
-        "Take a bounded norm (dyt), whose curves `unnorm recover --straighten 70%` bends straight, or swap fewer sites "
-        "(--sites)."
+        "Take a bounded norm (dyt), or swap fewer sites (--sites). Once recovered, a dyt can be bent straight "
+        "(`unnorm recover --straighten 70%`)."
     )
 
 

@@ -69,7 +69,7 @@ LORA_16 = {"train": "lora", "lora": {"r": 16, "alpha": 32, "dropout": 0.0}}
 ROWS = [
     Row("dyt-10M", 10_000_000, CHANNEL, LARGE, tuned=True),
     Row("dyt-1.6M", 1_600_000, CHANNEL, MIDDLE),
-    Row("fixedscale-1.6M", 1_600_000, CHANNEL, {**MIDDLE, "straighten": 0.7}, fold=True),
+    Row("fixedscale-1.6M", 1_600_000, FIXED, MIDDLE, fold=True, correct="none"),
     Row("dyt-lora64-1.6M", 1_600_000, CHANNEL, {**MIDDLE, **LORA, "learning_rate": 2e-3}),
     Row("dyt-uncorrected-1.6M", 1_600_000, CHANNEL, MIDDLE, correct="none"),
     Row("dyt-scalar-1.6M", 1_600_000, SCALAR, MIDDLE),
@@ -80,7 +80,7 @@ ROWS = [
     Row("dyt-norms-1.6M", 1_600_000, CHANNEL, {**MIDDLE, "train": "norms"}),
     Row("dyt-lora16-1.6M", 1_600_000, CHANNEL, {**MIDDLE, **LORA_16}),
     Row("dyt-0.7M", 700_000, CHANNEL, {}),
-    Row("fixedscale-10M", 10_000_000, CHANNEL, {**LARGE, "straighten": 0.7}, tuned=True, fold=True),
+    Row("fixedscale-10M", 10_000_000, FIXED, LARGE, tuned=True, fold=True, correct="none"),
     Row("dyt-lora64-10M", 10_000_000, CHANNEL, {**LARGE, **LORA, "learning_rate": 2e-3}),
     Row("dyt-30M", 30_000_000, CHANNEL, LARGE, tuned=True),
 ]

@@ -42,19 +42,25 @@ def both(model: Any, original: Any, batch: dict[str, torch.Tensor]) -> tuple[Dis
     return found[0], found[1]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str) -> tuple[argparse.Namespace, dict[str, str | Path]]:
+    """What the command line asks for, `base`, `model` and `tokens`; and the texts, name -> path."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base")
     parser.add_argument("model", help="a folder that unnorm wrote")
     parser.add_argument("--data", action="append", required=True, metavar="NAME=PATH")
     parser.add_argument("--tokens", type=int, default=2048)
-    a = parser.parse_args()
+    asked = parser.parse_args()
+    return asked, dict(entry.split("=", 1) for entry in asked.data)
+
+
+def main() -> None:
+    a, texts = arguments(__doc__ or "")
     base, tokenizer, model = load_base(a.base), load_tokenizer(a.base), unnorm.load(a.model)
     to_fp32_(model)
     print(machine_line(), flush=True)
     print("| held-out text | tokens | original's loss | gap | under bf16 autocast | KL | same next token |")
     print("|---|---|---|---|---|---|---|", flush=True)
-    for name, settings in read(base, dict(entry.split("=", 1) for entry in a.data)).items():
+    for name, settings in read(base, texts).items():
         whole, lower = both(model, base, held_out(settings, tokenizer, a.tokens))
         print(
             f"| {name} | {whole.tokens:,} | {whole.original_loss:.3f} | {whole.gap:+.1%} | {lower.gap:+.1%} | "

@@ -6,14 +6,13 @@ One row a text, of tokens that are held out of every training on it; the last on
 text has run away if one of its tokens comes into a norm at over eight times the median token's size there.
 """
 
-import argparse
 import copy
 from typing import Any
 
 import torch
 
 import unnorm
-from gap_by_text import held_out, read
+from gap_by_text import arguments, held_out, read
 from machine import machine_line
 from unnorm.metrics.batches import counted_tokens
 from unnorm.norms.identity import IdentityNorm
@@ -21,8 +20,8 @@ from unnorm.surgery.base import load_base, load_tokenizer
 from unnorm.surgery.passes import run, watched
 from unnorm.surgery.swap import record_of
 from unnorm.tuning.distance import distance
+from unnorm.tuning.stream_sizes import RUN_AWAY, in_medians
 
-RUN_AWAY = 8
 ROWS, LENGTH = 8, 256
 """Of arbitrary tokens."""
 
@@ -35,8 +34,7 @@ def largest(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     worst = torch.zeros(len(keep))
 
     def see(path: str, x: torch.Tensor, out: torch.Tensor) -> None:
-        size = x.float().square().mean(-1).sqrt()
-        ratio = (size / size[keep].median()).nan_to_num(float("inf"), float("inf")).masked_fill(~keep, 0.0)
+        ratio = in_medians(x, keep).nan_to_num(float("inf"), float("inf")).masked_fill(~keep, 0.0)
         worst.copy_(torch.maximum(worst, ratio.amax(1)))
 
     with watched(model, record.specs, see):
@@ -45,17 +43,9 @@ def largest(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("base")
-    parser.add_argument("model", help="a folder that `unnorm recover --straighten` wrote")
-    parser.add_argument("--data", action="append", required=True, metavar="NAME=PATH")
-    parser.add_argument("--tokens", type=int, default=2048)
-    a = parser.parse_args()
+    a, texts = arguments(__doc__ or "")
     base, tokenizer, model = load_base(a.base), load_tokenizer(a.base), unnorm.load(a.model)
-    batches = {
-        name: held_out(settings, tokenizer, a.tokens)
-        for name, settings in read(base, dict(entry.split("=", 1) for entry in a.data)).items()
-    }
+    batches = {name: held_out(settings, tokenizer, a.tokens) for name, settings in read(base, texts).items()}
     generator = torch.Generator().manual_seed(0)
     batches["arbitrary tokens"] = {
         "input_ids": torch.randint(base.config.vocab_size, (ROWS, LENGTH), generator=generator)

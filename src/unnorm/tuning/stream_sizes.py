@@ -5,7 +5,7 @@ through the attention it spoils all that follow it in its text. Two things keep 
 
 - a penalty on each token at each norm, of the square of log(size / (`_USUAL` × the median token's)) where that is
   positive. A logarithm, since sizes may be off by orders of magnitude, and a gradient must not;
-- rows in which a token has run away, by over `_RUN_AWAY` times, leave the loss. Their divergence says nothing, and its
+- rows in which a token has run away, by over `RUN_AWAY` times, leave the loss. Their divergence says nothing, and its
   gradient has gone through every block in which the token grew: one such step undid a hundred others. They count in
   the penalty alone, up to the norm where it happened.
 
@@ -20,14 +20,25 @@ import torch
 from torch import nn
 
 from unnorm.metrics.batches import counted_tokens
+from unnorm.surgery.outliers import sizes
 from unnorm.surgery.passes import hooked
 
 _USUAL = 1.3
-_RUN_AWAY = 8.0
+RUN_AWAY = 8.0
+"""From how many times the median token's size at a norm on a token has run away."""
 _WEIGHT = 3.0
 """Of the penalty beside the divergence, in nats."""
 _ARBITRARY = 64
 """How many arbitrary tokens go with a forward pass."""
+
+
+def in_medians(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """Each token's size at a norm in units of the median one, which has no gradient: fp32 [B, T].
+
+    x: what comes in, [B, T, ...]. keep: where tokens are, bool [B, T].
+    """
+    size = sizes(x.flatten(2))
+    return size / size.detach()[keep].median()
 
 
 class StreamSizes:
@@ -67,11 +78,9 @@ class StreamSizes:
         away = torch.zeros(len(self.keep), dtype=torch.bool, device=self.keep.device)
         penalty = torch.zeros((), device=self.keep.device)
         for x in self.seen.values():
-            size = x.float().square().mean(-1)
-            size = size.flatten(2).mean(-1).sqrt() if size.dim() > 2 else size.sqrt()  # [B, T]
-            ratio = size / size.detach()[self.keep].median()
+            ratio = in_medians(x, self.keep)
             counts = self.keep & ~away[:, None]
-            over = (ratio.clamp(_USUAL, _RUN_AWAY) / _USUAL).log().square()
+            over = (ratio.clamp(_USUAL, RUN_AWAY) / _USUAL).log().square()
             penalty = penalty + over.masked_fill(~counts, 0.0).sum()
-            away = away | ((ratio.detach() > _RUN_AWAY) & self.keep).any(1)
+            away = away | ((ratio.detach() > RUN_AWAY) & self.keep).any(1)
         return _WEIGHT * penalty, away

@@ -60,6 +60,49 @@ def test_curves_bend_at_every_step_and_then_stay(tmp_path):
     assert ratios == pytest.approx([64 ** -min(step / 20 / 0.6, 1) for step in range(20)], rel=1e-3)
 
 
+def test_curves_stay_while_the_model_recovers_before(tmp_path):
+    model, original = swapped()
+    options = {**QUICK, "straighten": 0.9, "straighten_after": 0.5, "train": "lora", "norm_learning_rate": 1e-9}
+    unnorm.recover_(model, original, tokens(64), folder=tmp_path, **options)
+    plain, _ = swapped()
+    same = {key: value for key, value in options.items() if not key.startswith("straighten")}
+    unnorm.recover_(plain, original, tokens(64), folder=tmp_path / "plain", **same)
+    steps, others = (
+        [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+        for folder in (tmp_path, tmp_path / "plain")
+    )
+    assert [step["loss"] for step in steps[:10]] == [step["loss"] for step in others[:10]]
+    assert steps[10]["loss"] > others[10]["loss"], "sizes count from here on"
+    alphas = [next(iter(step["alpha"].values())) for step in steps]
+    expected = [64 ** -min(max(step / 20 - 0.5, 0) / 0.4, 1) for step in range(20)]
+    assert [alpha / alphas[0] for alpha in alphas] == pytest.approx(expected, rel=1e-3)
+    assert all(type(norm) is FixedScaleNorm for norm in norms_of(model))
+
+
+def test_held_out_rows_without_numbers_are_named_and_the_rest_is_kept(monkeypatch):
+    model, original = swapped()
+    held_out = tokens(8, seed=3)
+    poison = int(held_out[2, 5])
+    assert (held_out == poison).any(1).sum() < 8
+    bad = int((held_out == poison).any(1).sum())
+    placed = recover.place_
+
+    def broken(model, norms):
+        curves = placed(model, norms)
+        if any(isinstance(norm, FixedScaleNorm) for norm in norms.values()):
+            with torch.no_grad():
+                model.get_input_embeddings().weight[poison] = 1e30
+        return curves
+
+    monkeypatch.setattr(recover, "place_", broken)
+    report = unnorm.recover_(model, original, tokens(64), held_out=held_out, train="all", **QUICK)
+    assert report.broken == bad
+    assert torch.tensor(report.gap_after).isfinite()
+    assert report.held_out_tokens == (8 - bad) * (held_out.shape[1] - 1)
+    assert f"in {bad} held-out rows" in report.describe()
+    assert "not usable yet" in report.describe()
+
+
 def test_a_straight_model_learns_on_as_curves_and_ends_in_fixed_scales():
     model, original = swapped(spec=unnorm.FixedScale(center=False), bare=True)
     kinds = []
@@ -111,8 +154,8 @@ def test_a_straight_model_without_numbers_is_put_back(monkeypatch):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     measured = recover.distance
 
-    def infinite(learner, *rest):
-        found = measured(learner, *rest)
+    def infinite(learner, *rest, **options):
+        found = measured(learner, *rest, **options)
         straight = any(isinstance(module, FixedScaleNorm) for module in learner.modules())
         return replace(found, loss=float("inf")) if straight else found
 
@@ -129,6 +172,18 @@ def test_what_cannot_begin_leaves_the_model_as_it_was():
     with pytest.raises(ModelError, match="corrected layers"):
         unnorm.recover_(model, original, tokens(64), train="corrected", **QUICK)
     assert all(type(norm) is FixedScaleNorm for norm in norms_of(model))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"straighten_after": 0.4}, "say with straighten when it ends"),
+        ({"straighten_after": 0.4, "straighten": 0.4}, "begins at 40% of the steps and ends at 40%"),
+    ],
+)
+def test_bending_has_an_end_after_its_beginning(given, message):
+    with pytest.raises(SettingsError, match=message):
+        recover_settings(**given)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import unnorm
 from conftest import tiny_model, tokens
 from unnorm import DyT
 from unnorm.metrics.divergence import divergence
+from unnorm.norms.dyt import DyTNorm
 from unnorm.tuning.objectives import Distillation
 from unnorm.tuning.stream_sizes import StreamSizes
 
@@ -70,9 +71,33 @@ def test_arbitrary_tokens_are_of_the_whole_vocabulary_and_the_batch_alone_decide
     drawn = [StreamSizes.arbitrary({"input_ids": tokens(64, 64, seed)}, 384)["input_ids"] for seed in (0, 0, 1)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
-    assert drawn[0].shape == (1, 64)
+    assert drawn[0].shape == (4, 64)
     assert int(drawn[0].min()) < 40
     assert int(drawn[0].max()) > 340
+
+
+@pytest.mark.parametrize("large", [5.0, 1e30, float("nan")])
+def test_the_worst_row_is_the_one_with_the_largest_token(large):
+    norm = nn.Identity()
+    sizes = StreamSizes([norm])
+    batch = {"input_ids": torch.arange(12).reshape(3, 4)}
+    x = torch.cat([stream(1.0, 1.0, 2.0, 1.0), stream(1.0, large, 1.0, 1.0), stream(1.0, 1.0, 1.0, 1.0)])
+    assert sizes.worst(batch, lambda rows: norm(x))["input_ids"].tolist() == [[4, 5, 6, 7]]
+
+
+def test_sizes_that_do_not_count_yet_leave_the_divergence_as_it_is():
+    original = tiny_model("llama")
+    model = copy.deepcopy(original)
+    unnorm.swap_(model, DyT(alpha="channel"), calibrate_on=tokens(16))
+    norms = [module for module in model.modules() if isinstance(module, DyTNorm)]
+    batch = {"input_ids": tokens(4)}
+    sizes = StreamSizes(norms)
+    plain = Distillation(model, original, "fp32").sums(model, batch).nats
+    counted = Distillation(model, original, "fp32", sizes).sums(model, batch).nats
+    sizes.counts = False
+    left = Distillation(model, original, "fp32", sizes).sums(model, batch).nats
+    assert left.item() == plain.item()
+    assert counted.item() != plain.item()
 
 
 def test_rows_that_ran_away_leave_the_divergence():
@@ -98,7 +123,7 @@ def test_distillation_adds_the_penalty_of_the_pass():
     sizes = StreamSizes(norms)
     watched = Distillation(model, original, "fp32", sizes).sums(model, batch)
     penalty = 0.0
-    for each in (batch, sizes.arbitrary(batch, 384)):
+    for each in (batch, sizes.worst(sizes.arbitrary(batch, 384), lambda rows: model(**rows))):
         with sizes.watching(each):
             model(**each)
             part, away = sizes.judged()

@@ -78,12 +78,15 @@ def model_card(
 
 def _gap(measured: Mapping[str, Any]) -> dict[str, Any]:
     """What was measured when the model was swapped or recovered, against the original on text that neither had seen."""
-    return {
+    found = {
         "held-out gap to the original": f"{measured['gap']:+.2%}",
         "held-out loss (nats a token)": f"{measured['loss']:.4f}; the original: {measured['original_loss']:.4f}",
         "KL to the original (nats a token)": measured["kl"],
         "measured on (tokens)": measured["tokens"],
     }
+    if measured.get("broken"):
+        found["held-out rows in which its logits are not finite, and which were left out"] = measured["broken"]
+    return found
 
 
 def _recovered(recovered: Mapping[str, Any]) -> str:

@@ -29,7 +29,10 @@ def recover(
     target: Annotated[str | None, typer.Option(help="Stop at this held-out gap: 1% or 0.01.")] = None,
     straighten: Annotated[
         str | None,
-        typer.Option(metavar="SHARE", help="Bend the curves straight over this share of the steps: 70%."),
+        typer.Option(metavar="SHARE", help="Bend the curves straight until this share of the steps: 70%."),
+    ] = None,
+    straighten_after: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Recover for this share of the steps before: 40%.")
     ] = None,
     max_length: Annotated[
         int | None, typer.Option(min=2, help="Tokens a row. Default: 512, or the model's most.")
@@ -80,6 +83,7 @@ def recover(
         train=train,
         target=share(target, "--target") if target is not None else None,
         straighten=share(straighten, "--straighten") if straighten is not None else None,
+        straighten_after=share(straighten_after, "--straighten-after") if straighten_after is not None else 0.0,
         batch_tokens=batch_tokens,
         learning_rate=learning_rate,
         norm_learning_rate=norm_learning_rate,

@@ -26,6 +26,7 @@ from unnorm.metrics.token_sums import IGNORED, token_scores
 from unnorm.surgery.base import under_adapters
 from unnorm.surgery.finite import name_of
 from unnorm.surgery.passes import in_eval
+from unnorm.surgery.swap import record_of
 from unnorm.surgery.vocabulary import check_ids
 
 Tokens = Literal["trained", "all"]
@@ -180,10 +181,18 @@ def _scores(model: Any, tokenizer: Any, batches: Iterable[_Batch], tokens: Token
     whole = sorted((entry for part, _ in parts for entry in part), key=lambda entry: entry[0].number)
     sums = np.array([entry[2] for entry in whole]).reshape(-1, 2, len(SUMS))
     if not np.isfinite(sums).all():
+        record = record_of(inner)
+        unbounded = record is not None and not all(spec.bounded for spec in record.specs.values())
+        ran_away = (
+            "a token ran away, since nothing bounds it where norms are fixed scales (go on with `unnorm recover "
+            "--straighten 70%`), "
+            if unbounded
+            else ""
+        )
         raise NonFiniteError(
             f"the logits are not finite on the held-out tokens: {name_of(inner)} gives a token a loss of NaN or "
-            "infinity. What was trained has diverged (lower the learning rate), or its weights do not fit this "
-            "precision (use fp32)."
+            f"infinity. Either {ran_away}what was trained has diverged (lower the learning rate), or its weights do "
+            "not fit this precision (use fp32)."
         )
     if tokens == "trained" and not sums[:, 0, 1].sum():
         raise DataError("there is no labelled token to evaluate on: every label is -100.")

@@ -143,6 +143,8 @@ def note_recovery(model: Any, report: RecoverReport, data: list[dict[str, Any]])
         "kl": report.kl_after if kept else report.kl_before,
         "tokens": report.held_out_tokens,
     }
+    if kept and report.broken:
+        record.measured["broken"] = report.broken
 
 
 def _after(earlier: dict[str, Any] | None, learnt: dict[str, Any]) -> dict[str, Any]:

@@ -20,8 +20,10 @@ from unnorm.study.blocks_first import blocks_first_
 from unnorm.study.hooks import Hooks
 from unnorm.study.start import check_rows
 from unnorm.surgery.base import check_length
+from unnorm.surgery.swap import record_of
 from unnorm.tuning.compiled_blocks import COMPILED, check_blocks_compilable
 from unnorm.tuning.device_rows import check_shares
+from unnorm.tuning.distance import USABLE
 from unnorm.tuning.memory_need import check_memory
 from unnorm.tuning.packing_probe import packing_is_clean
 from unnorm.tuning.pair import check_base, record_beside
@@ -144,6 +146,8 @@ def recover_run(
             "tokenizer": tokenizer_hash(tokenizer),
         }
     )
+    if (amiss := bends_too_early(model, recovery.settings)) is not None:
+        say(amiss)
     hooks.begun(name)
     size = max(1, _TOKENS_MEASURED_AT_ONCE // length)
     text = RecoveryText(rows.rows, rows.collate, length, list(held_out.batches(size)))
@@ -179,6 +183,18 @@ def recover_run(
         say(f"the models do not fit for more than one block at a time, so it ends here: {error}")
         return first, mixture.parts
     return distil_(model, original, text, recovery.settings, run, seed=recovery.seed), mixture.parts
+
+
+def bends_too_early(model: Any, settings: RecoverSettings) -> str | None:
+    """What is amiss where curves are to be bent at once, and the model's measured gap says that it is not usable."""
+    record = record_of(model)
+    gap = None if record is None or record.measured is None else record.measured["gap"]
+    if settings.straighten is None or settings.straighten_after or gap is None or gap <= USABLE:
+        return None
+    return (
+        f"the model is {gap:+.1%} from its original, and bending its curves at once may ruin it: let it recover first "
+        "(straighten_after: 0.4; --straighten-after 40% --straighten 80%)"
+    )
 
 
 def same_tokenizer(one: Any, other: Any, what: str, base: str) -> None:

@@ -76,14 +76,14 @@ class Distillation:
 
     def __init__(self, model: Any, original: Any, precision: str, sizes: StreamSizes | None = None) -> None:
         """precision: `bf16` puts both models' products and those of their heads under autocast. sizes: what it has to
-        say of the model's tokens is added, and rows in which one has run away are left out."""
+        say of the model's tokens is added while it counts, and rows in which one has run away are left out."""
         self.head = under_adapters(model).get_output_embeddings()
         self.original, self.precision, self.sizes = original, precision, sizes
         self.others: Sequence[torch.nn.Module] = (original,)
 
     def sums(self, model: Any, batch: Mapping[str, torch.Tensor]) -> TokenSums:
         with autocast(batch["input_ids"].device, self.precision):
-            if self.sizes is None:
+            if self.sizes is None or not self.sizes.counts:
                 found = divergence(model, self.head, self.original, self.original.get_output_embeddings(), batch)
             else:
                 found = self._of_sizes(model, batch, self.sizes)
@@ -91,7 +91,7 @@ class Distillation:
 
     def _of_sizes(self, model: Any, batch: Mapping[str, torch.Tensor], sizes: StreamSizes) -> Divergence:
         """The divergence without rows in which a token has run away; to its nats the penalties are added: of the batch,
-        and of arbitrary tokens."""
+        and of the worst of some rows of arbitrary tokens."""
         with sizes.watching(batch):
             found = divergence(
                 model,
@@ -102,7 +102,8 @@ class Distillation:
                 leave_out=lambda: sizes.judged()[1],
             )
             penalty = sizes.judged()[0]
-        strange = sizes.arbitrary(batch, self.original.config.get_text_config().vocab_size)
+        drawn = sizes.arbitrary(batch, self.original.config.get_text_config().vocab_size)
+        strange = sizes.worst(drawn, lambda rows: hidden_states(model, self.head, rows))
         with sizes.watching(strange):
             hidden_states(model, self.head, strange)
             penalty = penalty + sizes.judged()[0]

@@ -36,7 +36,6 @@ from unnorm.tuning.run_log import RunLog
 from unnorm.tuning.settings import Sharding, TrainingSettings
 from unnorm.tuning.site_monitor import SiteMonitor, active_norms
 from unnorm.tuning.straighten import Straightening
-from unnorm.tuning.stream_sizes import StreamSizes
 
 HELD_OUT_TOKENS = 4096
 _EVALUATIONS = 10
@@ -74,6 +73,8 @@ class RecoverReport:
     """train_tokens, kl, loss, gap on held-out tokens, from the start on."""
     straightened: int = 0
     """How many curves became fixed scales."""
+    broken: int = 0
+    """Held-out rows in which logits are not finite afterwards, since nothing bounds a token; no figure holds them."""
 
     def describe(self) -> str:
         """One line for people."""
@@ -81,6 +82,11 @@ class RecoverReport:
         done = "trained by cross-entropy" if self.objective == "ce" else "recovered"
         early = ", the target is reached" if self.reached_target else ""
         straight = f"; {self.straightened} curves are fixed scales now" if self.straightened else ""
+        if self.broken:
+            straight += (
+                f", and in {self.broken} held-out rows, which are in none of these figures, a token runs away until "
+                "nothing is finite: not usable yet, so go on with more tokens"
+            )
         return (
             f"{done} ({self.train}) from {self.tokens:,} tokens in {self.seconds:.0f} s{early}: held-out gap "
             f"{self.gap_before:+.1%} -> {self.gap_after:+.1%}, KL to the original {self.kl_before:.4f} -> "
@@ -150,7 +156,8 @@ def recover_(
     The commonest: tokens (10 million at most; rows are gone through again if they run out), train (`all` weights,
     `lora`, `norms` alone, or `corrected`: norms and the layers that `swap_(correct=...)` changed), target (0.01: stop
     at a gap of 1 %), learning_rate, norm_learning_rate, batch_tokens, precision; straighten=0.7 bends the curves of DyT
-    straight over 70 % of the steps, and leaves fixed scales; objective="ce" trains on every token in place of
+    straight until 70 % of the steps are done, and leaves fixed scales; straighten_after=0.4 recovers for 40 % of them
+    before; objective="ce" trains on every token in place of
     distilling.
 
     batches: token ids [B, T] or model inputs, or an iterable of them. held_out: the same, measured and never learnt
@@ -199,7 +206,8 @@ def distil_(
     if settings.straighten is not None:
         if run.sharding == "fsdp":
             raise SettingsError("straighten does not go with sharding: fsdp. Use ddp.")
-        straightening = Straightening(model, record, text.collate(text.rows[:_SIZED_ROWS]), settings.straighten)
+        sized = text.collate(text.rows[:_SIZED_ROWS])
+        straightening = Straightening(model, record, sized, settings.straighten_after, settings.straighten)
     run.folder.mkdir(parents=True, exist_ok=True)
     curves: dict[str, nn.Module] = {}
     done = False
@@ -207,13 +215,13 @@ def distil_(
         learner: Any = model
         try:
             learner, trainable = what_learns(model, record, settings, seed)
-            meter = _Meter(learner, original, text.held_out, run.folder)
+            meter = _Meter(learner, original, text.held_out, run.folder, broken_apart=straightening is not None)
             norms = active_norms(learner, paths)
-            sizes = StreamSizes(norms) if straightening is not None else None
+            sizes = straightening.watch(norms) if straightening is not None else None
 
             def bend(done: float) -> None:
                 if straightening is not None:
-                    straightening.at(done, norms)
+                    straightening.at(done)
 
             def begin() -> None:
                 bend(0.0)
@@ -250,7 +258,8 @@ def distil_(
             if straightening is not None:
                 curves = place_(model, straightening.straight())
             # A model that had to be sharded is not run whole.
-            after = last if trainer.shards else distance(model, original, text.held_out)
+            apart = straightening is not None
+            after = last if trainer.shards else distance(model, original, text.held_out, broken_apart=apart)
             if not abs(after.loss) < float("inf"):
                 raise NonFiniteError("the recovered model's logits are not finite on held-out tokens.")
             steps = ranks.of_main(trainer.log_file.read())
@@ -280,6 +289,7 @@ def distil_(
         losses=tuple(step["loss"] for step in steps),
         curve=tuple(curve),
         straightened=len(curves),
+        broken=after.broken,
     )
     if is_main():
         atomic.write_json(run.folder / "recovery.json", report.to_dict())
@@ -290,11 +300,17 @@ class _Meter:
     """Measures on held-out tokens at intervals, each time once: what is in the log is not measured again."""
 
     def __init__(
-        self, learner: Any, original: nn.Module, held_out: Sequence[Mapping[str, torch.Tensor]], folder: Path
+        self,
+        learner: Any,
+        original: nn.Module,
+        held_out: Sequence[Mapping[str, torch.Tensor]],
+        folder: Path,
+        broken_apart: bool,
     ) -> None:
         from unnorm.tuning import checkpoint
 
         self.learner, self.original, self.held_out = learner, original, held_out
+        self.broken_apart = broken_apart
         self.log = RunLog(folder / "evaluations.jsonl")
         if is_main():
             self.log.cut_after(checkpoint.step_of(checkpoint.latest(folder / "checkpoints")))
@@ -303,11 +319,15 @@ class _Meter:
     @property
     def note(self) -> str:
         """The newest gap, for people."""
-        return f"gap {self.known[max(self.known)]['gap']:+.1%}" if self.known else ""
+        if not self.known:
+            return ""
+        newest = self.known[max(self.known)]
+        broken = f", {newest['broken']} held-out rows without numbers" if "broken" in newest else ""
+        return f"gap {newest['gap']:+.1%}{broken}"
 
     def at(self, step: int, tokens: int) -> dict[str, Any]:
         if step not in self.known:
-            found = distance(self.learner, self.original, self.held_out)
+            found = distance(self.learner, self.original, self.held_out, broken_apart=self.broken_apart)
             named = {"step": step, "train_tokens": tokens, "token_accuracy": found.agreement, **found.to_dict()}
             self.known[step] = named
             if is_main():
@@ -318,7 +338,7 @@ class _Meter:
         """Before the first step, and after the last one."""
         names = Distance.__dataclass_fields__
         ends = (self.known[step] for step in (min(self.known), max(self.known)))
-        first, last = (Distance(**{name: found[name] for name in names}) for found in ends)
+        first, last = (Distance(**{name: found[name] for name in names if name in found}) for found in ends)
         return first, last
 
 

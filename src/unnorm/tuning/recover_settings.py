@@ -61,8 +61,15 @@ class RecoverSettings(BaseModel):
         default=None,
         gt=0,
         le=1,
-        description="bend the curves straight over this share of the steps, so that each ends as a fixed scale",
+        description="bend the curves straight until this share of the steps, so that each ends as a fixed scale",
         exclude_if=lambda straighten: straighten is None,
+    )
+    straighten_after: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of the steps before the curves begin to bend, in which the model recovers as it is",
+        exclude_if=lambda after: after == 0,
     )
 
     @field_validator("target")
@@ -85,6 +92,16 @@ class RecoverSettings(BaseModel):
             if straighten is not None and given:
                 raise ValueError(f"straighten does not go with {key}; leave one of the two out")
         return straighten
+
+    @field_validator("straighten_after")
+    @classmethod
+    def _leaves_time_to_bend(cls, after: float, info: ValidationInfo) -> float:
+        until = info.data.get("straighten")
+        if after and until is None and "straighten" in info.data:
+            raise ValueError("it says when bending begins; say with straighten when it ends, as in straighten: 0.8")
+        if after and until is not None and after >= until:
+            raise ValueError(f"bending begins at {after:.0%} of the steps and ends at {until:.0%}: give a smaller one")
+        return after
 
     def training(self, row_tokens: int) -> TrainingSettings:
         """The same as the trainer takes it, for rows of `row_tokens` tokens; a step is whole rows."""

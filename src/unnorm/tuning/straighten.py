@@ -24,6 +24,7 @@ from unnorm.norms.straight import STRAIGHT, TYPICAL, as_curve, as_fixed_scale, g
 from unnorm.surgery.passes import run, watched
 from unnorm.surgery.swap import SwapRecord, place_
 from unnorm.tuning.relative import scale_
+from unnorm.tuning.stream_sizes import StreamSizes
 
 _SMALLEST = 1e-3
 """Of a channel's typical size in units of a token's, and of α x; one that is nearly always 0 has no size to keep."""
@@ -32,8 +33,11 @@ _SMALLEST = 1e-3
 class Straightening:
     """The curves of a model on their way to fixed scales, as the sites had them when it was made."""
 
-    def __init__(self, model: nn.Module, record: SwapRecord, batch: Mapping[str, torch.Tensor], share: float) -> None:
-        """batch: text [B, T] that tells each curve's typical sizes. share: of the training, in which curves are bent.
+    def __init__(
+        self, model: nn.Module, record: SwapRecord, batch: Mapping[str, torch.Tensor], after: float, until: float
+    ) -> None:
+        """batch: text [B, T] that tells each curve's typical sizes. after, until: shares of the training, between which
+        curves are bent; before, the model learns as in any recovery.
 
         Raises `ModelError` where a swapped norm cannot be bent straight.
         """
@@ -44,7 +48,7 @@ class Straightening:
                 raise ModelError(
                     f"{path} cannot be bent straight: {spec.norm} {why}. Swap dyt or dyisru, with γ, at every site."
                 )
-        self.model, self.share = model, share
+        self.model, self.after, self.until = model, after, until
         self.typical: dict[str, torch.Tensor] = {}
         self.sigma: dict[str, torch.Tensor] = {}
         found = ranks.of_main(_sizes(model, paths, batch))
@@ -59,14 +63,21 @@ class Straightening:
                 self.typical[path] = (size * norm.alpha.detach()).abs().clamp_min(_SMALLEST)  # type: ignore[operator]
         self.paths, self.lines = paths, place_(model, curves)
         """lines: the fixed scales that there were, by path, in whose places curves stand now."""
+        self.sizes = StreamSizes([])
 
-    def at(self, done: float, norms: Sequence[nn.Module]) -> None:
-        """Bend the curves as they are to be when `done` of the training is over, in [0, 1].
+    def watch(self, norms: Sequence[nn.Module]) -> StreamSizes:
+        """What keeps tokens near one size once curves are bent.
 
         norms: those that run at the sites, in the order of the record's sites, while their parameters are relative.
         """
-        bent = STRAIGHT ** min(done / self.share, 1.0)
-        for norm, path in zip(norms, self.paths, strict=True):
+        self.sizes = StreamSizes(norms)
+        return self.sizes
+
+    def at(self, done: float) -> None:
+        """Bend the curves as they are to be when `done` of the training is over, in [0, 1]."""
+        bent = STRAIGHT ** min(max(done - self.after, 0.0) / (self.until - self.after), 1.0)
+        self.sizes.counts = done >= self.after or bool(self.lines)
+        for norm, path in zip(self.sizes.norms, self.paths, strict=True):
             c = STRAIGHT if path in self.lines else bent
             scale_(norm, "alpha", c)
             scale_(norm, "weight", gain(norm.spec, self.typical[path], c))  # type: ignore[arg-type]

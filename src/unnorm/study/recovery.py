@@ -146,8 +146,8 @@ def recover_run(
             "tokenizer": tokenizer_hash(tokenizer),
         }
     )
-    if (amiss := bends_too_early(model, recovery.settings)) is not None:
-        say(amiss)
+    if (early := bends_too_early(model, recovery.settings)) is not None:
+        say(early)
     hooks.begun(name)
     size = max(1, _TOKENS_MEASURED_AT_ONCE // length)
     text = RecoveryText(rows.rows, rows.collate, length, list(held_out.batches(size)))

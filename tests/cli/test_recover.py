@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,8 +16,11 @@ from unnorm.cli.options import share, token_count
 from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.precision import default_device
 from unnorm.study import blocks_first
-from unnorm.study.recovery import held_out_for, parse_data
+from unnorm.study.recovery import bends_too_early, held_out_for, parse_data
+from unnorm.surgery.swap import record_of
+from unnorm.tuning import recover
 from unnorm.tuning.blockwise import BlockRecovery, BlockwiseReport
+from unnorm.tuning.recover_settings import recover_settings
 from unnorm.tuning.trainer import TokenTrainer
 
 TEMPLATE = ("--template", "alpaca-short")
@@ -158,6 +162,40 @@ def test_straightened_a_model_is_of_fixed_scales_that_fold_away_and_can_be_gone_
     assert (code, json.loads(stdout)["straightened"]) == (0, 5), err
 
 
+def test_rows_that_are_not_finite_are_said_and_stand_in_the_manifest_and_the_card(
+    capsys, swapped, data_file, tmp_path, monkeypatch
+):
+    measured = recover.distance
+
+    def with_broken_rows(model, *rest, broken_apart=False):
+        assert broken_apart, "straightened"
+        return replace(measured(model, *rest, broken_apart=True), broken=2)
+
+    monkeypatch.setattr(recover, "distance", with_broken_rows)
+    options = ("--train", "norms", "--straighten-after", "20%", "--straighten", "60%")
+    code, _, err = call(capsys, *recovery(swapped, data_file, tmp_path / "run", *options))
+    assert code == 0, err
+    assert "in 2 held-out rows" in err
+    made = tmp_path / "run" / "model"
+    assert read_manifest(made).measured["broken"] == 2
+    code, _, err = call(capsys, "package", made, "--out", tmp_path / "package")
+    assert code == 0, err
+    row = "| held-out rows in which its logits are not finite, and which were left out | 2 |"
+    assert row in (tmp_path / "package" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("gap", "after", "warns"), [(0.5, 0.0, True), (0.5, 0.4, False), (0.05, 0.0, False)])
+def test_curves_of_a_model_far_from_its_original_are_not_bent_at_once_in_silence(gap, after, warns):
+    model = tiny_model("llama")
+    unnorm.swap_(model, unnorm.DyT(), calibrate_on=None)
+    assert bends_too_early(model, recover_settings(straighten=0.8)) is None, "nobody measured it"
+    record_of(model).measured = {"gap": gap}
+    found = bends_too_early(model, recover_settings(straighten=0.8, straighten_after=after))
+    assert (found is not None) == warns
+    assert not warns or ("+50.0%" in found and "--straighten-after 40%" in found)
+    assert bends_too_early(model, recover_settings()) is None
+
+
 def test_block_by_block_then_all_at_once(capsys, swapped, data_file, tmp_path):
     code, stdout, err = call(capsys, *recovery(swapped, data_file, tmp_path / "run", "--blockwise", "--json"))
     assert code == 0, err
@@ -239,6 +277,7 @@ def test_bad_input(capsys, swapped, bases, data_file, tmp_path, tokenizer):
         "straight by blocks": (recovery(swapped, data_file, out, "--straighten", "50%", "--blockwise"), "first, then"),
         "straight to a target": (recovery(swapped, data_file, out, "--straighten", 1, "--target", 1), "with target"),
         "a share of nothing": (recovery(swapped, data_file, out, "--straighten", "0%"), "--straighten is a share"),
+        "straight before it bends": (recovery(swapped, data_file, out, "--straighten-after", "40%"), "when it ends"),
         "more than all": (recovery(swapped, data_file, out, "--straighten", "170%"), "straighten: must be 1 or less"),
         "a folder of something else": (recovery(swapped, data_file, occupied), "holds no recovery"),
         "no data": (recovery(swapped, tmp_path / "nothing.json", out), "nothing.json"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import unnorm
 import unnorm.metrics.output_layer as output_layer
 import warm
 from conftest import FAMILIES, tiny_model
@@ -14,7 +15,7 @@ from unnorm.data.encode import Encoded, encode
 from unnorm.data.sources import conversations_of
 from unnorm.evaluation.losses import by_group, by_position, compare, losses
 from unnorm.evaluation.scores import Item, score
-from unnorm.foundation.errors import DataError
+from unnorm.foundation.errors import DataError, NonFiniteError
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,17 @@ def test_a_model_against_itself_and_against_another(items, tokenizer):
     assert compare(first, other) == found  # the same resamples
     with pytest.raises(DataError, match="no conversation in common"):
         compare(first, score(tiny_model("gpt2"), tokenizer, [items[0]._replace(key=5)], max_length=64, packed=True))
+
+
+def test_a_loss_that_is_no_number_names_what_may_be_the_cause(items, tokenizer):
+    for spec, may_run_away in ((unnorm.DyT(), False), (unnorm.FixedScale(center=False), True)):
+        model = tiny_model("llama")
+        unnorm.swap_(model, spec, calibrate_on=None)
+        with torch.no_grad():
+            model.get_input_embeddings().weight.fill_(float("inf"))
+        with pytest.raises(NonFiniteError, match="has diverged") as error:
+            score(model, tokenizer, items, max_length=64, packed=True)
+        assert ("a token ran away" in str(error.value)) == may_run_away
 
 
 def test_other_tokens_are_compared_by_the_byte(items, tokenizer):

@@ -62,6 +62,7 @@ def rates(times: float, tokens: int) -> dict[str, float]:
 CHANNEL = {"norm": "dyt", "alpha": "channel"}
 SCALAR = {"norm": "dyt", "alpha": "scalar"}
 FIXED = {"norm": "fixedscale", "center": False}
+STRAIGHTENED = {"straighten": 0.8, "straighten_after": 0.4}
 LARGE = {"batch_tokens": 16_384}
 MIDDLE = {"batch_tokens": 8_192}
 LORA = {"train": "lora", "lora": {"r": 64, "alpha": 128, "dropout": 0.0}}
@@ -69,7 +70,7 @@ LORA_16 = {"train": "lora", "lora": {"r": 16, "alpha": 32, "dropout": 0.0}}
 ROWS = [
     Row("dyt-10M", 10_000_000, CHANNEL, LARGE, tuned=True),
     Row("dyt-1.6M", 1_600_000, CHANNEL, MIDDLE),
-    Row("fixedscale-1.6M", 1_600_000, FIXED, MIDDLE, fold=True, correct="none"),
+    Row("straightened-1.6M", 1_600_000, CHANNEL, {**MIDDLE, **STRAIGHTENED}, fold=True),
     Row("dyt-lora64-1.6M", 1_600_000, CHANNEL, {**MIDDLE, **LORA, "learning_rate": 2e-3}),
     Row("dyt-uncorrected-1.6M", 1_600_000, CHANNEL, MIDDLE, correct="none"),
     Row("dyt-scalar-1.6M", 1_600_000, SCALAR, MIDDLE),
@@ -80,7 +81,7 @@ ROWS = [
     Row("dyt-norms-1.6M", 1_600_000, CHANNEL, {**MIDDLE, "train": "norms"}),
     Row("dyt-lora16-1.6M", 1_600_000, CHANNEL, {**MIDDLE, **LORA_16}),
     Row("dyt-0.7M", 700_000, CHANNEL, {}),
-    Row("fixedscale-10M", 10_000_000, FIXED, LARGE, tuned=True, fold=True, correct="none"),
+    Row("straightened-10M", 10_000_000, CHANNEL, {**LARGE, **STRAIGHTENED}, tuned=True, fold=True),
     Row("dyt-lora64-10M", 10_000_000, CHANNEL, {**LARGE, **LORA, "learning_rate": 2e-3}),
     Row("dyt-30M", 30_000_000, CHANNEL, LARGE, tuned=True),
 ]
@@ -204,9 +205,9 @@ class Bench:
         found: dict[str, Any] = {}
         for part in ("instructions", "novels"):
             tokens = max(2048, int(66_000 * min(1.0, self.scale * 4)))
-            far = distance(model, self.original, self.text.held_out(part, tokens))
+            far = distance(model, self.original, self.text.held_out(part, tokens), broken_apart=True)
             found |= {f"{part}_gap": far.gap, f"{part}_loss": far.loss, f"{part}_original": far.original_loss}
-            found |= {f"{part}_kl": far.kl, f"{part}_tokens": far.tokens}
+            found |= {f"{part}_kl": far.kl, f"{part}_tokens": far.tokens, f"{part}_broken_rows": far.broken}
         return found
 
     def calibration(self, rows: int) -> dict[str, torch.Tensor]:

@@ -18,6 +18,8 @@ def test_every_norm_has_its_arms_and_dyt_its_variants():
     assert known["original"].norm is None
     assert known["dyt-plain"].norm["affine"] is False
     assert known["dyt-paper"].norm["alpha_init"] == "paper"
+    assert known["dyt-straightened"].recover.straighten_after < known["dyt-straightened"].recover.straighten < 1
+    assert known["dyt-straightened"].norm == known["dyt-recovered"].norm
     assert known["dyt"].calibration_tokens
     assert known["dyt"].correct == "none"
     assert known["dyt-corrected"].correct == "all"

@@ -19,6 +19,8 @@ CALIBRATION_TOKENS = 4096
 CORRECTION_TOKENS = 16384
 RECOVERED_TOKENS = 8192
 """Of a start that is recovered, which need not be as good, as all of it goes on learning."""
+BENT_AFTER, STRAIGHT_AT = 0.4, 0.8
+"""Shares of a recovery between which the curves of a swap are bent straight."""
 
 
 class ArmRecovery(RecoverSettings):
@@ -103,7 +105,8 @@ def known_arms() -> dict[str, dict[str, Any]]:
     `original`, and its controls: `original-recovered` (distilled into itself) and `original-trained` (trained on the
     same tokens by cross-entropy); for every norm NAME: `NAME` (calibrated), `NAME-corrected` (and the layers around
     it), `NAME-bare`, `NAME-inherit` (bare, with the pretrained γ and β), `NAME-recovered` (as corrected, one α a
-    channel where there is an α, and distilled from the original); for DyT also `dyt-plain` and `dyt-paper`.
+    channel where there is an α, and distilled from the original); for DyT also `dyt-plain`, `dyt-paper` and
+    `dyt-straightened` (as recovered, with curves that are bent straight in the second half of it: no norm is left).
     """
     known: dict[str, dict[str, Any]] = {
         "original": {},
@@ -128,6 +131,10 @@ def known_arms() -> dict[str, dict[str, Any]]:
     return known | {
         "dyt-plain": {"norm": {"norm": "dyt", "affine": False}},
         "dyt-paper": {"norm": {"norm": "dyt", "alpha_init": "paper"}},
+        "dyt-straightened": {
+            **known["dyt-recovered"],
+            "recover": ArmRecovery(straighten=STRAIGHT_AT, straighten_after=BENT_AFTER),
+        },
     }
 
 
@@ -160,8 +167,8 @@ def arm_from(entry: str | Mapping[str, Any]) -> Arm:
             originals = [name for name in known if name.startswith("original")]
             raise SettingsError(
                 f"there is no arm {shown(entry)}.{did_you_mean(entry, known)} "
-                f"Known arms: {', '.join(originals)}, dyt-plain, dyt-paper; for each norm NAME of {', '.join(norms)}: "
-                f"{', '.join('NAME' + ending for ending in _ENDINGS)}."
+                f"Known arms: {', '.join(originals)}, dyt-plain, dyt-paper, dyt-straightened; for each norm NAME of "
+                f"{', '.join(norms)}: {', '.join('NAME' + ending for ending in _ENDINGS)}."
             )
         return Arm(id=entry, **known[entry])
     settings = dict(entry)

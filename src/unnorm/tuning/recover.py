@@ -258,8 +258,7 @@ def distil_(
             if straightening is not None:
                 curves = place_(model, straightening.straight())
             # A model that had to be sharded is not run whole.
-            apart = straightening is not None
-            after = last if trainer.shards else distance(model, original, text.held_out, broken_apart=apart)
+            after = last if trainer.shards else _measured(model, original, text.held_out, straightening is not None)
             if not abs(after.loss) < float("inf"):
                 raise NonFiniteError("the recovered model's logits are not finite on held-out tokens.")
             steps = ranks.of_main(trainer.log_file.read())
@@ -294,6 +293,21 @@ def distil_(
     if is_main():
         atomic.write_json(run.folder / "recovery.json", report.to_dict())
     return report
+
+
+def _measured(
+    model: Any, original: Any, held_out: Sequence[Mapping[str, torch.Tensor]], straightened: bool
+) -> Distance:
+    """How far the model is from its original once everything is in its place."""
+    try:
+        return distance(model, original, held_out, broken_apart=straightened)
+    except NonFiniteError as error:
+        if not straightened:
+            raise
+        raise NonFiniteError(
+            f"{error} Its curves were bent too fast, or from too far away: give more --tokens, or let it recover "
+            "longer before (--straighten-after)."
+        ) from error
 
 
 class _Meter:

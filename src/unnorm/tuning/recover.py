@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from math import isfinite, log
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ HELD_OUT_TOKENS = 4096
 _EVALUATIONS = 10
 _SIZED_ROWS = 8
 """Rows of text that tell the typical sizes at each curve that is bent straight."""
+_BENT_TOO_FAST = (
+    "Its curves were bent too fast, or from too far away: give more --tokens, or let it recover longer before "
+    "(--straighten-after)."
+)
 Batch = dict[str, torch.Tensor]
 
 
@@ -259,8 +264,6 @@ def distil_(
                 curves = place_(model, straightening.straight())
             # A model that had to be sharded is not run whole.
             after = last if trainer.shards else _measured(model, original, text.held_out, straightening is not None)
-            if not abs(after.loss) < float("inf"):
-                raise NonFiniteError("the recovered model's logits are not finite on held-out tokens.")
             steps = ranks.of_main(trainer.log_file.read())
             done = True
         finally:
@@ -298,16 +301,25 @@ def distil_(
 def _measured(
     model: Any, original: Any, held_out: Sequence[Mapping[str, torch.Tensor]], straightened: bool
 ) -> Distance:
-    """How far the model is from its original once everything is in its place."""
+    """How far the model is from its original once everything is in its place.
+
+    Raises `NonFiniteError` where its logits are not finite, or nothing is left of a model whose curves were bent.
+    """
+    if not straightened:
+        found = distance(model, original, held_out)
+        if not isfinite(found.loss):
+            raise NonFiniteError("the recovered model's logits are not finite on held-out tokens.")
+        return found
     try:
-        return distance(model, original, held_out, broken_apart=straightened)
+        found = distance(model, original, held_out, broken_apart=True)
     except NonFiniteError as error:
-        if not straightened:
-            raise
+        raise NonFiniteError(f"{error} {_BENT_TOO_FAST}") from error
+    if found.loss - found.original_loss > log(original.get_output_embeddings().weight.shape[0]):
         raise NonFiniteError(
-            f"{error} Its curves were bent too fast, or from too far away: give more --tokens, or let it recover "
-            "longer before (--straighten-after)."
-        ) from error
+            f"nothing is left of the model: it loses {found.loss:.3g} nats a token on held-out text, and the original "
+            f"{found.original_loss:.3g}. {_BENT_TOO_FAST}"
+        )
+    return found
 
 
 class _Meter:

@@ -3,8 +3,8 @@
     python benchmarks/linear_model.py BASE MODEL --data alpaca=alpaca_data.json --data novels=novels.jsonl
 
 One row a text, of tokens that are held out of every training on it; the last one is of arbitrary tokens. A row of a
-text has run away if one of its tokens comes into a norm at over eight times the median token's size there; where its
-logits are not finite, it is broken. The KLs leave broken rows out.
+text has run away if one of its tokens comes into a norm at over eight times the median token's size there; where
+nothing is left of it (not finite, or worse than a guess), it is broken. The KLs leave broken rows out.
 """
 
 import copy
@@ -37,7 +37,7 @@ def pieces(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
 
 
 def measured(model: Any, base: Any, batches: list[dict[str, torch.Tensor]]) -> tuple[str, int]:
-    """The KL over rows that are finite, as the table shows it, and how many are broken."""
+    """The KL over rows that are not broken, as the table shows it, and how many are."""
     try:
         found = distance(model, base, batches, broken_apart=True)
     except NonFiniteError:

@@ -180,7 +180,7 @@ def test_rows_that_are_not_finite_are_said_and_stand_in_the_manifest_and_the_car
     assert read_manifest(made).measured["broken"] == 2
     code, _, err = call(capsys, "package", made, "--out", tmp_path / "package")
     assert code == 0, err
-    row = "| held-out rows in which its logits are not finite, and which were left out | 2 |"
+    row = "| held-out rows of which nothing is left, and which no figure holds | 2 |"
     assert row in (tmp_path / "package" / "README.md").read_text()
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from unnorm.foundation.errors import Interrupted, ModelError, NonFiniteError, Se
 from unnorm.norms.dyt import DyTNorm
 from unnorm.norms.fixed_scale import FixedScaleNorm
 from unnorm.surgery.swap import record_of
-from unnorm.tuning import recover
+from unnorm.tuning import distance, recover
 from unnorm.tuning.recover_settings import recover_settings
 from unnorm.tuning.trainer import TokenTrainer
 
@@ -151,18 +150,18 @@ def test_an_interrupted_one_goes_on_bit_for_bit(tmp_path, monkeypatch):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-@pytest.mark.parametrize("loss", [float("inf"), 1e3])
-def test_a_straight_model_of_which_nothing_is_left_is_put_back(monkeypatch, loss):
+@pytest.mark.parametrize("factor", [float("inf"), 1e3])
+def test_a_straight_model_of_which_nothing_is_left_is_put_back(monkeypatch, factor):
     model, original = swapped()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    measured = recover.distance
+    measured = distance.compare
 
-    def infinite(learner, *rest, **options):
-        found = measured(learner, *rest, **options)
+    def ruined(learner, *rest):
+        found = measured(learner, *rest)
         straight = any(isinstance(module, FixedScaleNorm) for module in learner.modules())
-        return replace(found, loss=loss) if straight else found
+        return found._replace(loss=found.loss * factor) if straight else found
 
-    monkeypatch.setattr(recover, "distance", infinite)
+    monkeypatch.setattr(distance, "compare", ruined)
     with pytest.raises(NonFiniteError, match=r"nothing is left .* bent too fast"):
         unnorm.recover_(model, original, tokens(64), train="all", **QUICK)
     assert all(type(norm) is DyTNorm for norm in norms_of(model))
@@ -175,6 +174,28 @@ def test_what_cannot_begin_leaves_the_model_as_it_was():
     with pytest.raises(ModelError, match="corrected layers"):
         unnorm.recover_(model, original, tokens(64), train="corrected", **QUICK)
     assert all(type(norm) is FixedScaleNorm for norm in norms_of(model))
+
+
+def test_a_row_that_is_worse_than_a_guess_is_broken_though_finite(monkeypatch):
+    model, original = swapped()
+    rows = [{"input_ids": tokens(4)}, {"input_ids": tokens(4, seed=1)}]
+    whole = distance.distance(model, original, rows)
+    same = distance.distance(model, original, rows, broken_apart=True)
+    assert (same.broken, same.tokens) == (0, whole.tokens)
+    assert same.loss == pytest.approx(whole.loss)
+    assert "broken" not in same.to_dict()
+    compare, bad = distance.compare, rows[1]["input_ids"][2]
+
+    def with_a_lost_row(model, head, original, other, batch):
+        found = compare(model, head, original, other, batch)
+        lost = torch.equal(batch["input_ids"][0], bad)
+        return found._replace(loss=found.loss + 10 * found.predicted) if lost else found
+
+    monkeypatch.setattr(distance, "compare", with_a_lost_row)
+    found = distance.distance(model, original, rows, broken_apart=True)
+    assert (found.broken, found.tokens) == (1, whole.tokens * 7 // 8)
+    assert found.to_dict()["broken"] == 1
+    assert found.loss == pytest.approx(whole.loss, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ class Manifest(_Strict):
     """Paths of linear layers whose weights were corrected; an adapter's folder holds them, since its base does not."""
     measured: dict[str, Any] | None = None
     """The held-out gap to the original, as it was measured before saving: gap, loss, original_loss, kl, tokens;
-    broken, where in so many rows the logits were not finite."""
+    broken, where of so many rows nothing was left."""
     recovered: dict[str, Any] | None = None
     """What a recovery learnt from, and what learnt."""
     tensors: dict[str, Digest]

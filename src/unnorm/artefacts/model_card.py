@@ -85,7 +85,7 @@ def _gap(measured: Mapping[str, Any]) -> dict[str, Any]:
         "measured on (tokens)": measured["tokens"],
     }
     if measured.get("broken"):
-        found["held-out rows in which its logits are not finite, and which were left out"] = measured["broken"]
+        found["held-out rows of which nothing is left, and which no figure holds"] = measured["broken"]
     return found
 
 

@@ -31,7 +31,7 @@ def start_in_words(recovery: Mapping[str, Any] | None) -> str:
     known = [f"{recovery[key]:+.1%}" for key in ("gap_before", "gap_after") if recovery[key] is not None]
     gap = f"; held-out gap {' to '.join(known)}" if known else ""  # a saved start does not say where it came from
     if recovery.get("broken"):
-        gap += f", less {recovery['broken']} held-out rows that are not finite"
+        gap += f", less {recovery['broken']} held-out rows of which nothing is left"
     put_back = "" if recovery["kept"] else f", so the start was put back after {recovery['tokens']:,}"
     return f"{start_tokens(recovery):,} ({names}; {how_it_learns(recovery)}{gap}{put_back})"
 

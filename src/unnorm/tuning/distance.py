@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
-from math import isfinite
+from math import isfinite, log
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ USABLE = 0.10
 class Distance:
     """On held-out tokens. kl: KL(original ‖ model) in nats a token; agreement: share of tokens after which both find
     the same next one likeliest; loss, original_loss: nats a token of the answers, or of all text that has no turns;
-    tokens: how many of these there were; broken: rows whose logits are not finite, which count in nothing else.
+    tokens: how many of these there were; broken: rows of which nothing is left, which count in nothing else.
 
     Prompts do not count in the losses. Much of them is a template's, which tells nothing and which an original predicts
     badly, so that a gap over all tokens comes out far too small.
@@ -69,15 +69,22 @@ def _added(one: Sums, other: Sums) -> Sums:
     return sums, one[1] + other[1]
 
 
-def _unbroken(found: Compared, batch: Mapping[str, torch.Tensor], again: Callable[..., Compared]) -> Sums:
-    """The sums `found` of a batch, or of those of its rows that are finite where they are not."""
-    if isfinite(found.loss) and isfinite(found.kl):
-        return found, 0
-    rows = len(batch["input_ids"])
-    if rows == 1:
-        return _NOTHING, 1
-    pieces = [{name: tensor[i : i + 1] for name, tensor in batch.items()} for i in range(rows)]
-    return reduce(_added, (_unbroken(again(piece), piece, again) for piece in pieces))
+def _row_by_row(
+    batch: Mapping[str, torch.Tensor], measured: Callable[[Mapping[str, torch.Tensor]], Compared], chance: float
+) -> Sums:
+    """The sums of those rows of a batch of which something is left, and how many others there are.
+
+    chance: the loss of a guess, in nats a token. A row is broken where it is worse by that than the original.
+    """
+
+    def one(row: Mapping[str, torch.Tensor]) -> Sums:
+        found = measured(row)
+        worse = found.loss - found.original_loss
+        left = isfinite(found.kl) and isfinite(worse) and worse <= chance * found.predicted
+        return (found, 0) if left or not isfinite(found.original_loss) else (_NOTHING, 1)
+
+    rows = ({name: tensor[i : i + 1] for name, tensor in batch.items()} for i in range(len(batch["input_ids"])))
+    return reduce(_added, map(one, rows))
 
 
 @torch.no_grad()
@@ -92,15 +99,16 @@ def distance(
 ) -> Distance:
     """The distance of `model` (perhaps with adapters around it) from `original` on batches of `input_ids` [B, T] and
     other model inputs, on the model's device, each in the dtype of its weights. `labels` [B, T] are -100 at tokens
-    that are not to count in the losses; without them all count. broken_apart: rows in which the model's logits are not
-    finite are counted apart, and no figure holds them; else they make the figures NaN or infinite. Not for a sharded
-    model.
+    that are not to count in the losses; without them all count. broken_apart: rows of which nothing is left are
+    counted apart, and no figure holds them: the model's logits are not finite there, or its loss is that of a guess,
+    ln(vocabulary) nats a token, or more above the original's.
 
     Under torch.distributed every process must call it with the same batches; they share the work. Raises `DataError` if
     there is nothing to predict, `NonFiniteError` if the original's loss is not finite, or every row is broken.
     """
     device = next(model.parameters()).device
     heads = [under_adapters(m).get_output_embeddings() for m in (model, original)]
+    chance = log(heads[1].weight.shape[0])
     total: Sums = (_NOTHING, 0)
 
     def measured(batch: Mapping[str, torch.Tensor]) -> Compared:
@@ -110,13 +118,12 @@ def distance(
         shown = track(batches, title, len(batches), quiet=quiet)
         for batch, counts in ranks.shared(shown):
             here = {name: tensor.to(device) for name, tensor in batch.items()}
-            found = measured(here)
-            both = _unbroken(found, here, measured) if broken_apart and isfinite(found.original_loss) else (found, 0)
+            found = _row_by_row(here, measured, chance) if broken_apart else (measured(here), 0)
             if counts:
-                total = _added(total, both)
+                total = _added(total, found)
     sums, broken = reduce(_added, ranks.of_all(total))
     if broken and not sums.predicted:
-        raise NonFiniteError("the model's logits are not finite in any held-out row.")
+        raise NonFiniteError("nothing is left of the model: no held-out row is better than a guess.")
     if not sums.predicted:
         raise DataError("there is nothing to measure on: the held-out rows hold no token that follows another.")
     if not isfinite(sums.original_loss):

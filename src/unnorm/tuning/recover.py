@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from math import isfinite, log
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ class RecoverReport:
     straightened: int = 0
     """How many curves became fixed scales."""
     broken: int = 0
-    """Held-out rows in which logits are not finite afterwards, since nothing bounds a token; no figure holds them."""
+    """Held-out rows of which nothing is left afterwards, since nothing bounds a token; no figure holds them."""
 
     def describe(self) -> str:
         """One line for people."""
@@ -89,8 +89,8 @@ class RecoverReport:
         straight = f"; {self.straightened} curves are fixed scales now" if self.straightened else ""
         if self.broken:
             straight += (
-                f", and in {self.broken} held-out rows, which are in none of these figures, a token runs away until "
-                "nothing is finite: not usable yet, so go on with more tokens"
+                f", and in {self.broken} held-out rows, which are in none of these figures, a token runs away and "
+                "nothing is left: not usable yet, so go on with more tokens"
             )
         return (
             f"{done} ({self.train}) from {self.tokens:,} tokens in {self.seconds:.0f} s{early}: held-out gap "
@@ -162,8 +162,7 @@ def recover_(
     `lora`, `norms` alone, or `corrected`: norms and the layers that `swap_(correct=...)` changed), target (0.01: stop
     at a gap of 1 %), learning_rate, norm_learning_rate, batch_tokens, precision; straighten=0.7 bends the curves of DyT
     straight until 70 % of the steps are done, and leaves fixed scales; straighten_after=0.4 recovers for 40 % of them
-    before; objective="ce" trains on every token in place of
-    distilling.
+    before; objective="ce" trains on every token in place of distilling.
 
     batches: token ids [B, T] or model inputs, or an iterable of them. held_out: the same, measured and never learnt
     from; unless given, the first 4,096 tokens (a tenth, if there are fewer). folder: logs and checkpoints; the same
@@ -264,6 +263,8 @@ def distil_(
                 curves = place_(model, straightening.straight())
             # A model that had to be sharded is not run whole.
             after = last if trainer.shards else _measured(model, original, text.held_out, straightening is not None)
+            if not isfinite(after.loss):
+                raise NonFiniteError("the recovered model's logits are not finite on held-out tokens.")
             steps = ranks.of_main(trainer.log_file.read())
             done = True
         finally:
@@ -301,25 +302,14 @@ def distil_(
 def _measured(
     model: Any, original: Any, held_out: Sequence[Mapping[str, torch.Tensor]], straightened: bool
 ) -> Distance:
-    """How far the model is from its original once everything is in its place.
-
-    Raises `NonFiniteError` where its logits are not finite, or nothing is left of a model whose curves were bent.
-    """
-    if not straightened:
-        found = distance(model, original, held_out)
-        if not isfinite(found.loss):
-            raise NonFiniteError("the recovered model's logits are not finite on held-out tokens.")
-        return found
+    """How far the model is from its original once everything is in its place. Raises `NonFiniteError` where nothing is
+    left of a model whose curves were bent."""
     try:
-        found = distance(model, original, held_out, broken_apart=True)
+        return distance(model, original, held_out, broken_apart=straightened)
     except NonFiniteError as error:
+        if not straightened:
+            raise
         raise NonFiniteError(f"{error} {_BENT_TOO_FAST}") from error
-    if found.loss - found.original_loss > log(original.get_output_embeddings().weight.shape[0]):
-        raise NonFiniteError(
-            f"nothing is left of the model: it loses {found.loss:.3g} nats a token on held-out text, and the original "
-            f"{found.original_loss:.3g}. {_BENT_TOO_FAST}"
-        )
-    return found
 
 
 class _Meter:
@@ -348,7 +338,7 @@ class _Meter:
         if not self.known:
             return ""
         newest = self.known[max(self.known)]
-        broken = f", {newest['broken']} held-out rows without numbers" if "broken" in newest else ""
+        broken = f", {newest['broken']} held-out rows lost" if "broken" in newest else ""
         return f"gap {newest['gap']:+.1%}{broken}"
 
     def at(self, step: int, tokens: int) -> dict[str, Any]:

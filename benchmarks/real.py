@@ -27,6 +27,7 @@ import torch
 
 from machine import SHARED, machine_line
 from unnorm.metrics.token_sums import IGNORED
+from unnorm.study.arms import BENT_AFTER, STRAIGHT_AT
 
 LENGTH = 512
 ROW_TOKENS = {"train": None, "instructions": 66_000, "novels": 66_000}
@@ -62,7 +63,7 @@ def rates(times: float, tokens: int) -> dict[str, float]:
 CHANNEL = {"norm": "dyt", "alpha": "channel"}
 SCALAR = {"norm": "dyt", "alpha": "scalar"}
 FIXED = {"norm": "fixedscale", "center": False}
-STRAIGHTENED = {"straighten": 0.8, "straighten_after": 0.4}
+STRAIGHTENED = {"straighten": STRAIGHT_AT, "straighten_after": BENT_AFTER}
 LARGE = {"batch_tokens": 16_384}
 MIDDLE = {"batch_tokens": 8_192}
 LORA = {"train": "lora", "lora": {"r": 64, "alpha": 128, "dropout": 0.0}}

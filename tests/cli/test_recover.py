@@ -194,6 +194,8 @@ def test_curves_of_a_model_far_from_its_original_are_not_bent_at_once_in_silence
     assert (found is not None) == warns
     assert not warns or ("+50.0%" in found and "--straighten-after 40%" in found)
     assert bends_too_early(model, recover_settings()) is None
+    record_of(model).specs = dict.fromkeys(record_of(model).specs, unnorm.FixedScale(center=False))
+    assert bends_too_early(model, recover_settings(straighten=0.8)) is None, "nothing is left to bend"
 
 
 def test_block_by_block_then_all_at_once(capsys, swapped, data_file, tmp_path):

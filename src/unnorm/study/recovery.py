@@ -16,6 +16,7 @@ from unnorm.data.settings import DataSettings
 from unnorm.foundation import ranks
 from unnorm.foundation.errors import ModelError, SettingsError
 from unnorm.foundation.hashing import digest_tensors, hash_digests, hash_json
+from unnorm.norms.fixed_scale import FixedScale
 from unnorm.study.blocks_first import blocks_first_
 from unnorm.study.hooks import Hooks
 from unnorm.study.start import check_rows
@@ -188,8 +189,10 @@ def recover_run(
 def bends_too_early(model: Any, settings: RecoverSettings) -> str | None:
     """What is amiss where curves are to be bent at once, and the model's measured gap says that it is not usable."""
     record = record_of(model)
-    gap = None if record is None or record.measured is None else record.measured["gap"]
-    if settings.straighten is None or settings.straighten_after or gap is None or gap <= USABLE:
+    if settings.straighten is None or settings.straighten_after or record is None or record.measured is None:
+        return None
+    gap = record.measured["gap"]
+    if gap <= USABLE or all(isinstance(spec, FixedScale) for spec in record.specs.values()):
         return None
     return (
         f"the model is {gap:+.1%} from its original, and bending its curves at once may ruin it: let it recover first "

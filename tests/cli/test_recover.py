@@ -162,6 +162,21 @@ def test_straightened_a_model_is_of_fixed_scales_that_fold_away_and_can_be_gone_
     assert (code, json.loads(stdout)["straightened"]) == (0, 5), err
 
 
+def test_the_curves_that_attention_reads_are_bent_first_and_all_are_counted_at_the_end(
+    capsys, swapped, data_file, tmp_path
+):
+    counts = []
+    for start, out, sites in (
+        (swapped, tmp_path / "attention", ("--straighten-sites", "attention", "--straighten-sites", "final")),
+        (tmp_path / "attention" / "model", tmp_path / "mlp", ("--straighten-sites", "mlp")),
+    ):
+        options = ("--train", "norms", "--straighten", "60%", *sites)
+        code, _, err = call(capsys, *recovery(start, data_file, out, *options))
+        assert code == 0, err
+        counts.append(read_manifest(out / "model").recovered["straightened"])
+    assert counts == [3, 5]
+
+
 def test_rows_that_are_not_finite_are_said_and_stand_in_the_manifest_and_the_card(
     capsys, swapped, data_file, tmp_path, monkeypatch
 ):
@@ -280,6 +295,11 @@ def test_bad_input(capsys, swapped, bases, data_file, tmp_path, tokenizer):
         "straight to a target": (recovery(swapped, data_file, out, "--straighten", 1, "--target", 1), "with target"),
         "a share of nothing": (recovery(swapped, data_file, out, "--straighten", "0%"), "--straighten is a share"),
         "straight before it bends": (recovery(swapped, data_file, out, "--straighten-after", "40%"), "when it ends"),
+        "bent where": (recovery(swapped, data_file, out, "--straighten-sites", "mlp"), "which curves are bent"),
+        "bent nowhere": (
+            recovery(swapped, data_file, out, "--straighten", "50%", "--straighten-sites", "mpl"),
+            "no site matches 'mpl'",
+        ),
         "more than all": (recovery(swapped, data_file, out, "--straighten", "170%"), "straighten: must be 1 or less"),
         "a folder of something else": (recovery(swapped, data_file, occupied), "holds no recovery"),
         "no data": (recovery(swapped, tmp_path / "nothing.json", out), "nothing.json"),

@@ -110,7 +110,7 @@ def test_a_start_whose_curves_are_bent_straight_ends_in_fixed_scales(bases, data
     (start,) = starts(tmp_path / "ledger")
     told = read_recovery(start)
     assert told["straightened"] == 5
-    assert "all, curves bent straight" in start_in_words(told)
+    assert "all, 5 curves bent straight" in start_in_words(told)
     assert {spec.norm for spec in record_of(unnorm.load(start / "model")).specs.values()} == {"fixedscale"}
     (cell,) = [c for c in read_study(tmp_path / "ledger" / "small").cells if c.arm == "dyt-learnt"]
     assert cell.result["start_eval_loss"] > 0

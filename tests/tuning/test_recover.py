@@ -130,6 +130,18 @@ def test_a_loss_that_is_no_number_names_the_step_and_leaves_the_start(train):
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize(
+    ("spec", "advice"),
+    [(DyT(), "Lower the learning rate"), (unnorm.FixedScale(center=False), "fixedscale bounds none")],
+)
+def test_what_may_have_run_away_is_named_where_nothing_bounds_it(spec, advice):
+    original = tiny_model("llama")
+    model = copy.deepcopy(original)
+    unnorm.swap_(model, spec, calibrate_on=tokens(16))
+    with pytest.raises(NonFiniteError, match=advice):
+        unnorm.recover_(model, original, tokens(64), train="all", learning_rate=1e30, **QUICK)
+
+
 @pytest.mark.parametrize("train", ["norms", "lora", "all"])
 def test_an_interrupted_recovery_goes_on_bit_for_bit(train, tmp_path, monkeypatch):
     options = {**QUICK, "train": train}

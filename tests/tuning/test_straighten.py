@@ -9,12 +9,13 @@ import torch
 import unnorm
 from conftest import FAMILIES, tiny_model, tokens
 from unnorm import DyT
-from unnorm.foundation.errors import Interrupted, ModelError, NonFiniteError, SettingsError
+from unnorm.foundation.errors import Interrupted, ModelError, NonFiniteError, SettingsError, SiteError
 from unnorm.norms.dyt import DyTNorm
 from unnorm.norms.fixed_scale import FixedScaleNorm
 from unnorm.surgery.swap import record_of
 from unnorm.tuning import distance, recover
 from unnorm.tuning.recover_settings import recover_settings
+from unnorm.tuning.straighten import bent_sites
 from unnorm.tuning.trainer import TokenTrainer
 
 QUICK = {"tokens": 20 * 256, "batch_tokens": 256, "precision": "fp32", "quiet": True, "straighten": 0.6}
@@ -218,7 +219,46 @@ def test_what_it_does_not_go_with_is_named(other):
         recover_settings(straighten=0.5, **other)
 
 
-def test_norms_without_a_curve_to_bend_are_named():
+def test_chosen_curves_are_bent_and_the_others_stay_and_cap(tmp_path):
+    model, original = swapped()
+    sites = record_of(model).sites
+    options = {**QUICK, "straighten_sites": ("attention", "final"), "train": "lora", "norm_learning_rate": 1e-9}
+    report = unnorm.recover_(model, original, tokens(64), folder=tmp_path / "run", **options)
+    kinds = {site.role: type(model.get_submodule(site.path)) for site in sites}
+    assert kinds == {"attention": FixedScaleNorm, "final": FixedScaleNorm, "mlp": DyTNorm}
+    assert report.straightened == sum(site.role != "mlp" for site in sites) == 3
+    assert report.kl_after == pytest.approx(report.curve[-1]["kl"], rel=0.05)
+    steps = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
+    bent = {site.path: steps[-1]["alpha"][site.path] / steps[0]["alpha"][site.path] for site in sites}
+    assert bent == pytest.approx({site.path: 1 if site.role == "mlp" else 1 / 64 for site in sites}, rel=1e-3)
+    unnorm.save(model, tmp_path / "saved")
+    ids = tokens(2)
+    torch.testing.assert_close(unnorm.load(tmp_path / "saved")(ids).logits, model(ids).logits)
+    folded = {site.path: site.done for site in unnorm.optimize_(model, head=True).sites}
+    assert {site.role for site in sites if folded[site.path] == "folded away"} == {"attention", "final"}
+    assert bent_sites(record_of(model), None) == sites
+
+
+def test_the_rest_of_the_curves_can_be_bent_later():
+    model, original = swapped()
+    for patterns in (("attention", "final"), None):
+        unnorm.recover_(model, original, tokens(64), train="norms", straighten_sites=patterns, **QUICK)
+    assert all(type(norm) is FixedScaleNorm for norm in norms_of(model))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"straighten": None}, "say with straighten when they are"), ({"straighten": 0.5}, "no site matches 'mpl'")],
+)
+def test_sites_that_cannot_be_bent_are_named(given, message):
+    model, original = swapped()
+    with pytest.raises((SettingsError, SiteError), match=message):
+        unnorm.recover_(model, original, tokens(64), **{**QUICK, **given}, straighten_sites=("mpl",))
+
+
+def test_norms_without_a_curve_to_bend_are_named_unless_they_stay():
     model, original = swapped(spec={"attention": DyT(), "mlp": unnorm.Derf()})
     with pytest.raises(ModelError, match=r"post_attention_layernorm cannot be bent straight: derf"):
         unnorm.recover_(model, original, tokens(64), **QUICK)
+    report = unnorm.recover_(model, original, tokens(64), train="norms", straighten_sites=["attention"], **QUICK)
+    assert report.straightened == 2

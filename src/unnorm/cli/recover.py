@@ -34,6 +34,10 @@ def recover(
     straighten_after: Annotated[
         str | None, typer.Option(metavar="SHARE", help="Recover for this share of the steps before: 40%.")
     ] = None,
+    straighten_sites: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SITES", help="Bend these alone: attention, final, or as swap's --sites. Again for more."),
+    ] = None,
     max_length: Annotated[
         int | None, typer.Option(min=2, help="Tokens a row. Default: 512, or the model's most.")
     ] = None,
@@ -84,6 +88,7 @@ def recover(
         target=share(target, "--target") if target is not None else None,
         straighten=share(straighten, "--straighten") if straighten is not None else None,
         straighten_after=share(straighten_after, "--straighten-after") if straighten_after is not None else 0.0,
+        straighten_sites=tuple(straighten_sites) if straighten_sites else None,
         batch_tokens=batch_tokens,
         learning_rate=learning_rate,
         norm_learning_rate=norm_learning_rate,

@@ -24,7 +24,7 @@ from unnorm.metrics.batches import inputs_of
 from unnorm.metrics.output_layer import positions_at_once
 from unnorm.metrics.token_sums import IGNORED, token_scores
 from unnorm.surgery.base import under_adapters
-from unnorm.surgery.finite import name_of
+from unnorm.surgery.finite import name_of, unbounded
 from unnorm.surgery.passes import in_eval
 from unnorm.surgery.swap import record_of
 from unnorm.surgery.vocabulary import check_ids
@@ -182,11 +182,10 @@ def _scores(model: Any, tokenizer: Any, batches: Iterable[_Batch], tokens: Token
     sums = np.array([entry[2] for entry in whole]).reshape(-1, 2, len(SUMS))
     if not np.isfinite(sums).all():
         record = record_of(inner)
-        unbounded = record is not None and not all(spec.bounded for spec in record.specs.values())
+        linear = unbounded(record.specs.values()) if record is not None else ""
         ran_away = (
-            "a token ran away, since nothing bounds it where norms are fixed scales (go on with `unnorm recover "
-            "--straighten 70%`), "
-            if unbounded
+            f"a token ran away, since {linear} bounds none (go on with `unnorm recover --straighten 70%`), "
+            if linear
             else ""
         )
         raise NonFiniteError(

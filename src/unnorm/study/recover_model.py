@@ -20,6 +20,7 @@ from unnorm.foundation.errors import ArtefactError, ModelError, RunError
 from unnorm.foundation.precision import line_of
 from unnorm.foundation.processes import is_main
 from unnorm.foundation.progress import Say
+from unnorm.norms.fixed_scale import FixedScale
 from unnorm.study import threads
 from unnorm.study.hooks import Hooks
 from unnorm.study.recovery import Recovery, recover_run, same_tokenizer
@@ -133,7 +134,7 @@ def note_recovery(model: Any, report: RecoverReport, data: list[dict[str, Any]])
     if report.objective != "kl":
         learnt["objective"] = report.objective
     if report.straightened:
-        learnt["straightened"] = report.straightened
+        learnt["straightened"] = sum(isinstance(spec, FixedScale) for spec in record.specs.values())
     if kept:
         record.recovered = _after(record.recovered, learnt)
     record.measured = {

@@ -31,6 +31,7 @@ from unnorm.tuning.pair import check_base, record_beside
 from unnorm.tuning.recover import RecoverReport, RecoveryRun, RecoveryText, distil_
 from unnorm.tuning.recover_settings import RecoverSettings, amiss_blockwise
 from unnorm.tuning.settings import Sharding
+from unnorm.tuning.straighten import bent_sites
 
 _TOKENS_MEASURED_AT_ONCE = 4096
 
@@ -192,7 +193,8 @@ def bends_too_early(model: Any, settings: RecoverSettings) -> str | None:
     if settings.straighten is None or settings.straighten_after or record is None or record.measured is None:
         return None
     gap = record.measured["gap"]
-    if gap <= USABLE or all(isinstance(spec, FixedScale) for spec in record.specs.values()):
+    bent = [record.specs[site.path] for site in bent_sites(record, settings.straighten_sites)]
+    if gap <= USABLE or all(isinstance(spec, FixedScale) for spec in bent):
         return None
     return (
         f"the model is {gap:+.1%} from its original, and bending its curves at once may ruin it: let it recover first "

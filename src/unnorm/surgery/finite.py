@@ -59,13 +59,17 @@ def check_logits(logits: torch.Tensor, model: Any, name: str = "") -> None:
         )
 
 
+def unbounded(specs: Iterable[NormSpec]) -> str:
+    """The names of those norms among `specs` that let a large token pass as large as it is; empty if there is none."""
+    return " and ".join(sorted({spec.norm for spec in specs if not spec.bounded}))
+
+
 def advice_on_linear(specs: Iterable[NormSpec]) -> str:
     """What to do where new norms let a large token pass as large as it is; empty where none of `specs` does."""
-    norms = sorted({spec.norm for spec in specs if not spec.bounded})
-    if not norms:
+    if not (norms := unbounded(specs)):
         return ""
     return (
-        f"{' and '.join(norms)} is linear, and text unlike that of the fit can grow without bound from block to block. "
+        f"{norms} is linear, and text unlike that of the fit can grow without bound from block to block. "
         "Take a bounded norm (dyt), or swap fewer sites (--sites). Once recovered, a dyt can be bent straight "
         "(`unnorm recover --straighten 70%`)."
     )

@@ -162,7 +162,8 @@ def recover_(
     `lora`, `norms` alone, or `corrected`: norms and the layers that `swap_(correct=...)` changed), target (0.01: stop
     at a gap of 1 %), learning_rate, norm_learning_rate, batch_tokens, precision; straighten=0.7 bends the curves of DyT
     straight until 70 % of the steps are done, and leaves fixed scales; straighten_after=0.4 recovers for 40 % of them
-    before; objective="ce" trains on every token in place of distilling.
+    before; straighten_sites=["attention", "final"] bends those alone; objective="ce" trains on every token in place of
+    distilling.
 
     batches: token ids [B, T] or model inputs, or an iterable of them. held_out: the same, measured and never learnt
     from; unless given, the first 4,096 tokens (a tenth, if there are fewer). folder: logs and checkpoints; the same
@@ -211,7 +212,14 @@ def distil_(
         if run.sharding == "fsdp":
             raise SettingsError("straighten does not go with sharding: fsdp. Use ddp.")
         sized = text.collate(text.rows[:_SIZED_ROWS])
-        straightening = Straightening(model, record, sized, settings.straighten_after, settings.straighten)
+        straightening = Straightening(
+            model,
+            record,
+            sized,
+            sites=settings.straighten_sites,
+            after=settings.straighten_after,
+            until=settings.straighten,
+        )
     run.folder.mkdir(parents=True, exist_ok=True)
     curves: dict[str, nn.Module] = {}
     done = False
@@ -221,7 +229,7 @@ def distil_(
             learner, trainable = what_learns(model, record, settings, seed)
             meter = _Meter(learner, original, text.held_out, run.folder, broken_apart=straightening is not None)
             norms = active_norms(learner, paths)
-            sizes = straightening.watch(norms) if straightening is not None else None
+            sizes = straightening.watch(active_norms(learner, straightening.paths)) if straightening else None
 
             def bend(done: float) -> None:
                 if straightening is not None:

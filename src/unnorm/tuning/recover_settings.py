@@ -72,6 +72,13 @@ class RecoverSettings(BaseModel):
         exclude_if=lambda after: after == 0,
     )
 
+    straighten_sites: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="bend these curves alone, by path, role, glob or re:...; default: those of every site",
+        exclude_if=lambda sites: sites is None,
+    )
+
     @field_validator("target")
     @classmethod
     def _has_a_gap_to_close(cls, target: float | None, info: ValidationInfo) -> float | None:
@@ -102,6 +109,13 @@ class RecoverSettings(BaseModel):
         if after and until is not None and after >= until:
             raise ValueError(f"bending begins at {after:.0%} of the steps and ends at {until:.0%}: give a smaller one")
         return after
+
+    @field_validator("straighten_sites")
+    @classmethod
+    def _bends_them(cls, sites: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        if sites is not None and info.data.get("straighten") is None and "straighten" in info.data:
+            raise ValueError("it says which curves are bent; say with straighten when they are, as in straighten: 0.7")
+        return sites
 
     def training(self, row_tokens: int) -> TrainingSettings:
         """The same as the trainer takes it, for rows of `row_tokens` tokens; a step is whole rows."""

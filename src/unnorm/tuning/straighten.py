@@ -7,6 +7,8 @@ learns to do without; `StreamSizes` keeps it from growing large tokens again. At
 token of the text is a multiplication, and fixed scales take their places.
 
 Norms that are fixed scales already learn as curves that are all but straight: they cap what runs away meanwhile.
+
+Some sites may do, such as those that attention reads: the curves of the others stay, and go on capping.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,8 @@ from unnorm.norms.fixed_scale import FixedScaleNorm
 from unnorm.norms.spec import Norm
 from unnorm.norms.straight import STRAIGHT, TYPICAL, as_curve, as_fixed_scale, gain, why_not_straight
 from unnorm.surgery.passes import run, watched
+from unnorm.surgery.patterns import select
+from unnorm.surgery.sites import Site
 from unnorm.surgery.swap import SwapRecord, place_
 from unnorm.tuning.relative import scale_
 from unnorm.tuning.stream_sizes import StreamSizes
@@ -34,19 +38,27 @@ class Straightening:
     """The curves of a model on their way to fixed scales, as the sites had them when it was made."""
 
     def __init__(
-        self, model: nn.Module, record: SwapRecord, batch: Mapping[str, torch.Tensor], after: float, until: float
+        self,
+        model: nn.Module,
+        record: SwapRecord,
+        batch: Mapping[str, torch.Tensor],
+        *,
+        sites: Sequence[str] | None,
+        after: float,
+        until: float,
     ) -> None:
-        """batch: text [B, T] that tells each curve's typical sizes. after, until: shares of the training, between which
-        curves are bent; before, the model learns as in any recovery.
+        """batch: text [B, T] that tells each curve's typical sizes. sites: patterns of those that are bent; None: all.
+        after, until: shares of the training, between which curves are bent; before, the model learns as in any
+        recovery.
 
-        Raises `ModelError` where a swapped norm cannot be bent straight.
+        Raises `ModelError` where a norm among them cannot be bent straight, `SiteError` for a pattern of none.
         """
-        paths = [site.path for site in record.sites]
+        paths = [site.path for site in bent_sites(record, sites)]
         for path in paths:
             spec = record.specs[path]
             if (why := why_not_straight(spec)) is not None:
                 raise ModelError(
-                    f"{path} cannot be bent straight: {spec.norm} {why}. Swap dyt or dyisru, with γ, at every site."
+                    f"{path} cannot be bent straight: {spec.norm} {why}. Swap dyt or dyisru, with γ, there."
                 )
         self.model, self.after, self.until = model, after, until
         self.typical: dict[str, torch.Tensor] = {}
@@ -68,7 +80,7 @@ class Straightening:
     def watch(self, norms: Sequence[nn.Module]) -> StreamSizes:
         """What keeps tokens near one size once curves are bent.
 
-        norms: those that run at the sites, in the order of the record's sites, while their parameters are relative.
+        norms: those that run at `paths`, in their order, while their parameters are relative.
         """
         self.sizes = StreamSizes(norms)
         return self.sizes
@@ -85,6 +97,11 @@ class Straightening:
     def straight(self) -> dict[str, Norm]:
         """The fixed scales that the curves have become, by path."""
         return {path: as_fixed_scale(_curve_at(self.model, path), sigma) for path, sigma in self.sigma.items()}
+
+
+def bent_sites(record: SwapRecord, patterns: Sequence[str] | None) -> list[Site]:
+    """The swapped sites that `patterns` mean, in the order of the record; all of them if it is None."""
+    return record.sites if patterns is None else select(record.sites, list(patterns))
 
 
 def _curve_at(model: nn.Module, path: str) -> CurveNorm:

@@ -21,6 +21,8 @@ from unnorm.foundation.memory import memory_in_use
 from unnorm.foundation.processes import stop_asked
 from unnorm.foundation.progress import Bar
 from unnorm.metrics.batches import counted_tokens
+from unnorm.norms.spec import Norm
+from unnorm.surgery.finite import unbounded
 from unnorm.tuning import checkpoint
 from unnorm.tuning.arguments import plain_forward, plain_forward_after, training_arguments
 from unnorm.tuning.compiled_blocks import check_blocks_compilable, compiled_blocks, uncompiled
@@ -355,16 +357,21 @@ class _StepCallback(TrainerCallback):
         if bad and not (overflow and trainer.skipped <= _SKIPPED_IN_A_ROW):
             raise NonFiniteError(
                 f"{' and '.join(bad)} became non-finite at step {record['step']} "
-                f"(learning rate {record['learning_rate']:.2e}). {_advice(record['step'])} "
+                f"(learning rate {record['learning_rate']:.2e}). {_advice(record['step'], trainer.norms)} "
                 "The log up to this step is kept."
             )
 
 
-def _advice(step: int) -> str:
+def _advice(step: int, norms: Sequence[torch.nn.Module]) -> str:
     if step == 1:
         return (
             "Nothing has learnt yet, so no learning rate helps. Use precision fp32; a deep model whose new norms are "
             "bare has to be fitted first (`unnorm swap --calibrate DATA --correct all`)."
+        )
+    if linear := unbounded(norm.spec for norm in norms if isinstance(norm, Norm)):
+        return (
+            f"Most likely a token ran away in its rows, since {linear} bounds none: recover the model on such text "
+            "first (`unnorm recover --straighten 70%`), or train the curves that it was made from (dyt)."
         )
     return "Lower the learning rate, lengthen the warm-up, or use precision fp32."
 

@@ -7,7 +7,8 @@ import pytest
 from safetensors.torch import load_file
 
 from unnorm.demo import pretrain as pretraining
-from unnorm.demo.base import BaseRecipe, demo_base
+from unnorm.demo.base import demo_base
+from unnorm.demo.recipe import BaseRecipe
 from unnorm.foundation.cache import cache_folder
 from unnorm.foundation.errors import Interrupted
 from unnorm.foundation.hashing import hash_tensors

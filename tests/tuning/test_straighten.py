@@ -239,6 +239,21 @@ def test_chosen_curves_are_bent_and_the_others_stay_and_cap(tmp_path):
     assert bent_sites(record_of(model), None) == sites
 
 
+def test_logits_are_the_sum_of_what_is_written_once_the_last_norm_is_straight():
+    model, original = swapped()
+    unnorm.recover_(model, original, tokens(64), train="norms", straighten_sites=["attention", "final"], **QUICK)
+    unnorm.optimize_(model, head=True)
+    written = []
+    for part in [model.model.embed_tokens, *(half for b in model.model.layers for half in (b.self_attn, b.mlp))]:
+        part.register_forward_hook(lambda m, a, out: written.append(out[0] if isinstance(out, tuple) else out))
+    with torch.no_grad():
+        logits = model(tokens(2)).logits
+        head = model.get_output_embeddings()
+        shares = [out @ head.weight.T for out in written]
+        torch.testing.assert_close(sum(shares) + (0 if head.bias is None else head.bias), logits)
+    assert len(shares) == 5
+
+
 def test_the_rest_of_the_curves_can_be_bent_later():
     model, original = swapped()
     for patterns in (("attention", "final"), None):

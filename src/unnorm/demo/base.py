@@ -3,38 +3,19 @@
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from unnorm.demo.grammar import generate
 from unnorm.demo.pretrain import pretrain
+from unnorm.demo.recipe import BaseRecipe
 from unnorm.foundation import atomic
 from unnorm.foundation.cache import cache_folder
 from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.quiet import without_bars
 
 _EOS = "<|endoftext|>"
-
-
-@dataclass(frozen=True)
-class BaseRecipe:
-    """How the base is made. Its hash, with the corpus's, names the cached folder."""
-
-    rows: int = 16_000
-    finetune_rows: int = 4_000
-    vocabulary: int = 1000
-    hidden_size: int = 160
-    layers: int = 4
-    heads: int = 4
-    rotary_share: float = 1.0
-    initializer_range: float = 0.08
-    rows_a_step: int = 4
-    steps: int = 480
-    learning_rate: float = 2e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.1
-    seed: int = 0
 
 
 def demo_base(recipe: BaseRecipe | None = None, *, quiet: bool = False) -> Path:

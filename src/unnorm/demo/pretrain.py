@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ import torch
 from unnorm.data.encode import encode
 from unnorm.data.packing import collate_packed, pack
 from unnorm.data.sources import conversations_of
+from unnorm.demo.recipe import BaseRecipe
 from unnorm.foundation import atomic, seeds, threads
 from unnorm.foundation.errors import Interrupted
 from unnorm.foundation.precision import choose
@@ -21,16 +22,13 @@ from unnorm.tuning import checkpoint
 from unnorm.tuning.parameter_groups import parameter_groups
 from unnorm.tuning.threads import threads_for
 
-if TYPE_CHECKING:
-    from unnorm.demo.base import BaseRecipe
-
 TEMPLATE = "alpaca-short"
 MAX_LENGTH = 128
 _STEPS_A_CHECKPOINT = 40
 
 
 def pretrain(
-    rows: Sequence[dict[str, str]], tokenizer: Any, recipe: "BaseRecipe", folder: Path, *, quiet: bool = False
+    rows: Sequence[dict[str, str]], tokenizer: Any, recipe: BaseRecipe, folder: Path, *, quiet: bool = False
 ) -> Any:
     """The pretrained base, in eval mode. folder: for checkpoints, which are gone on with if there are any.
 
@@ -95,7 +93,7 @@ def _go_on(folder: Path, precision: str, model: Any) -> None:
     threads.use(begun["threads"])
 
 
-def _model(tokenizer: Any, recipe: "BaseRecipe") -> Any:
+def _model(tokenizer: Any, recipe: BaseRecipe) -> Any:
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     config = GPTNeoXConfig(
@@ -119,7 +117,7 @@ def _model(tokenizer: Any, recipe: "BaseRecipe") -> Any:
     return GPTNeoXForCausalLM(config)
 
 
-def _order(count: int, recipe: "BaseRecipe") -> list[list[int]]:
+def _order(count: int, recipe: BaseRecipe) -> list[list[int]]:
     """The rows of each step: all in an order, then all in another one. What an order leaves, too few for a step, is
     skipped."""
     generator = np.random.Generator(np.random.PCG64(recipe.seed))

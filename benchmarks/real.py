@@ -64,6 +64,7 @@ CHANNEL = {"norm": "dyt", "alpha": "channel"}
 SCALAR = {"norm": "dyt", "alpha": "scalar"}
 FIXED = {"norm": "fixedscale", "center": False}
 STRAIGHTENED = {"straighten": STRAIGHT_AT, "straighten_after": BENT_AFTER}
+BUT_MLPS = {**STRAIGHTENED, "straighten_sites": ("attention", "final")}
 LARGE = {"batch_tokens": 16_384}
 MIDDLE = {"batch_tokens": 8_192}
 LORA = {"train": "lora", "lora": {"r": 64, "alpha": 128, "dropout": 0.0}}
@@ -72,6 +73,7 @@ ROWS = [
     Row("dyt-10M", 10_000_000, CHANNEL, LARGE, tuned=True),
     Row("dyt-1.6M", 1_600_000, CHANNEL, MIDDLE),
     Row("straightened-1.6M", 1_600_000, CHANNEL, {**MIDDLE, **STRAIGHTENED}, fold=True),
+    Row("straightened-attention-1.6M", 1_600_000, CHANNEL, {**MIDDLE, **BUT_MLPS}, fold=True),
     Row("dyt-lora64-1.6M", 1_600_000, CHANNEL, {**MIDDLE, **LORA, "learning_rate": 2e-3}),
     Row("dyt-uncorrected-1.6M", 1_600_000, CHANNEL, MIDDLE, correct="none"),
     Row("dyt-scalar-1.6M", 1_600_000, SCALAR, MIDDLE),

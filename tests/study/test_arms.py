@@ -20,6 +20,9 @@ def test_every_norm_has_its_arms_and_dyt_its_variants():
     assert known["dyt-paper"].norm["alpha_init"] == "paper"
     assert known["dyt-straightened"].recover.straighten_after < known["dyt-straightened"].recover.straighten < 1
     assert known["dyt-straightened"].norm == known["dyt-recovered"].norm
+    attention = known["dyt-straightened-attention"].recover
+    assert attention.straighten_sites == ("attention", "final")
+    assert attention.model_copy(update={"straighten_sites": None}) == known["dyt-straightened"].recover
     assert known["dyt"].calibration_tokens
     assert known["dyt"].correct == "none"
     assert known["dyt-corrected"].correct == "all"

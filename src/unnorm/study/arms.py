@@ -105,8 +105,9 @@ def known_arms() -> dict[str, dict[str, Any]]:
     `original`, and its controls: `original-recovered` (distilled into itself) and `original-trained` (trained on the
     same tokens by cross-entropy); for every norm NAME: `NAME` (calibrated), `NAME-corrected` (and the layers around
     it), `NAME-bare`, `NAME-inherit` (bare, with the pretrained γ and β), `NAME-recovered` (as corrected, one α a
-    channel where there is an α, and distilled from the original); for DyT also `dyt-plain`, `dyt-paper` and
-    `dyt-straightened` (as recovered, with curves that are bent straight in the second half of it: no norm is left).
+    channel where there is an α, and distilled from the original); for DyT also `dyt-plain`, `dyt-paper`,
+    `dyt-straightened` (as recovered, with curves that are bent straight in the second half of it: no norm is left) and
+    `dyt-straightened-attention` (the same, but the MLPs keep their curves).
     """
     known: dict[str, dict[str, Any]] = {
         "original": {},
@@ -128,12 +129,14 @@ def known_arms() -> dict[str, dict[str, Any]]:
                 "recover": ArmRecovery(),
             },
         }
+    bent = ArmRecovery(straighten=STRAIGHT_AT, straighten_after=BENT_AFTER)
     return known | {
         "dyt-plain": {"norm": {"norm": "dyt", "affine": False}},
         "dyt-paper": {"norm": {"norm": "dyt", "alpha_init": "paper"}},
-        "dyt-straightened": {
+        "dyt-straightened": {**known["dyt-recovered"], "recover": bent},
+        "dyt-straightened-attention": {
             **known["dyt-recovered"],
-            "recover": ArmRecovery(straighten=STRAIGHT_AT, straighten_after=BENT_AFTER),
+            "recover": bent.model_copy(update={"straighten_sites": ("attention", "final")}),
         },
     }
 
@@ -164,11 +167,11 @@ def arm_from(entry: str | Mapping[str, Any]) -> Arm:
     if isinstance(entry, str):
         if entry not in known:
             norms = [name for name in known_norms() if name in known]
-            originals = [name for name in known if name.startswith("original")]
+            of_norms = {name + ending for name in norms for ending in _ENDINGS}
+            alone = [name for name in known if name not in of_norms]
             raise SettingsError(
-                f"there is no arm {shown(entry)}.{did_you_mean(entry, known)} "
-                f"Known arms: {', '.join(originals)}, dyt-plain, dyt-paper, dyt-straightened; for each norm NAME of "
-                f"{', '.join(norms)}: {', '.join('NAME' + ending for ending in _ENDINGS)}."
+                f"there is no arm {shown(entry)}.{did_you_mean(entry, known)} Known arms: {', '.join(alone)}; for each "
+                f"norm NAME of {', '.join(norms)}: {', '.join('NAME' + ending for ending in _ENDINGS)}."
             )
         return Arm(id=entry, **known[entry])
     settings = dict(entry)

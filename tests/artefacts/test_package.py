@@ -248,9 +248,19 @@ def test_the_model_card(tmp_path, bases, tokenizer):
     assert "| held-out loss | 3.22 |" in text
     assert "| tokens | 123,456 |" in text
     assert "<b>" not in text
-    assert all(len(re.findall(r"(?<!\\)\|", line)) in (0, 3, 4) for line in text.splitlines())
+    assert all(len(re.findall(r"(?<!\\)\|", line)) in (0, 3, 5) for line in text.splitlines())
     package(tmp_path / "a", tmp_path / "bare")
     assert "Its gap to the original was not measured" in (tmp_path / "bare" / "README.md").read_text()
+
+
+def test_the_card_says_which_norm_is_where(tmp_path):
+    model = tiny_model("gpt2")
+    unnorm.swap_(model, {"mlp": DyT(), "*": unnorm.FixedScale(center=False)}, calibrate_on=tokens())
+    unnorm.save(model, tmp_path / "a")
+    package(tmp_path / "a", tmp_path / "p")
+    text = (tmp_path / "p" / "README.md").read_text()
+    assert re.search(r"^\| mlp \| layernorm \| dyt \(.*\) \| 2 \|$", text, re.MULTILINE)
+    assert re.search(r"^\| attention, final \| layernorm \| fixedscale \(.*\) \| 3 \|$", text, re.MULTILINE)
 
 
 def test_the_card_of_a_recovered_model_tells_gap_tokens_and_data(tmp_path):

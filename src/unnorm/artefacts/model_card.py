@@ -1,11 +1,10 @@
 """The model card of a package: what was done to which model, how to load it, and the numbers it was handed."""
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unnorm.artefacts.manifest import Manifest
+from unnorm.artefacts.manifest import Manifest, SiteEntry
 
 
 def model_card(
@@ -24,8 +23,6 @@ def model_card(
         tags=["unnorm", "norm-free", *sorted({entry.spec["norm"] for entry in source.sites})],
     )
     base = _plain(source.base.public_name)
-    norms = Counter(_settings(entry.spec) for entry in source.sites)
-    kinds = Counter(entry.kind for entry in source.sites)
     lines = [
         "---",
         data.to_yaml(),
@@ -47,11 +44,10 @@ def model_card(
         "",
         "## What was replaced",
         "",
-        "| at | by | sites |",
-        "|---|---|---|",
+        "| where | was | is now | sites |",
+        "|---|---|---|---|",
+        *_replaced(source.sites),
     ]
-    was = ", ".join(f"{kind}: {count}" for kind, count in sorted(kinds.items()))
-    lines += [f"| {was} | {norm} | {count} |" for norm, count in sorted(norms.items())]
     if source.corrected:
         lines += ["", f"{len(source.corrected)} linear layers around them were corrected in closed form."]
     if merged is not None:
@@ -74,6 +70,18 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _replaced(sites: Sequence[SiteEntry]) -> list[str]:
+    """A row for each norm that stands there now: at which roles, in place of what, and how often."""
+    by_norm: dict[str, list[SiteEntry]] = {}
+    for entry in sites:
+        by_norm.setdefault(_settings(entry.spec), []).append(entry)
+    return [
+        f"| {_plain(', '.join(dict.fromkeys(entry.role for entry in found)))} | "
+        f"{_plain(', '.join(dict.fromkeys(entry.kind for entry in found)))} | {norm} | {len(found)} |"
+        for norm, found in sorted(by_norm.items())
+    ]
 
 
 def _gap(measured: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from unnorm.foundation.precision import default_device
 from unnorm.study import blocks_first
 from unnorm.study.recovery import bends_too_early, held_out_for, parse_data
 from unnorm.surgery.swap import record_of
-from unnorm.tuning import recover
+from unnorm.tuning import recover_meter
 from unnorm.tuning.blockwise import BlockRecovery, BlockwiseReport
 from unnorm.tuning.recover_settings import recover_settings
 from unnorm.tuning.trainer import TokenTrainer
@@ -180,13 +180,13 @@ def test_the_curves_that_attention_reads_are_bent_first_and_all_are_counted_at_t
 def test_rows_that_are_not_finite_are_said_and_stand_in_the_manifest_and_the_card(
     capsys, swapped, data_file, tmp_path, monkeypatch
 ):
-    measured = recover.distance
+    measured = recover_meter.distance
 
     def with_broken_rows(model, *rest, broken_apart=False):
         assert broken_apart, "straightened"
         return replace(measured(model, *rest, broken_apart=True), broken=2)
 
-    monkeypatch.setattr(recover, "distance", with_broken_rows)
+    monkeypatch.setattr(recover_meter, "distance", with_broken_rows)
     options = ("--train", "norms", "--straighten-after", "20%", "--straighten", "60%")
     code, _, err = call(capsys, *recovery(swapped, data_file, tmp_path / "run", *options))
     assert code == 0, err

@@ -24,7 +24,7 @@ from unnorm.study.lease import TaskFolder, add_entry
 from unnorm.study.view import CellView, PairView, StudyView
 from unnorm.surgery.calibrate import CalibrationReport, SiteFit
 from unnorm.surgery.site_sample import sample_site
-from unnorm.tuning.recover import RecoverReport
+from unnorm.tuning.recover_report import RecoverReport
 
 ARMS, STRATEGIES = ["original", "dyt-bare", "dyt"], ["frozen", "full"]
 SITES = [f"layers.{block}.{name}" for block in range(3) for name in ("input_layernorm", "post_attention_layernorm")]

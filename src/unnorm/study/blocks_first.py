@@ -17,7 +17,7 @@ from unnorm.foundation.atomic import disk_errors
 from unnorm.foundation.precision import default_device
 from unnorm.tuning.blockwise import BlockwiseReport, recover_blockwise_
 from unnorm.tuning.distance import distance
-from unnorm.tuning.recover import RecoverReport, between
+from unnorm.tuning.recover_report import RecoverReport, between
 from unnorm.tuning.recover_settings import RecoverSettings
 
 BLOCK_TOKENS, BLOCK_STEPS = 98_304, 80

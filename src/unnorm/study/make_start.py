@@ -34,7 +34,7 @@ from unnorm.study.spread import train
 from unnorm.study.start import CHOICE_TOKENS, recoverable_
 from unnorm.study.tasks import Task
 from unnorm.study.workbench import Workbench
-from unnorm.tuning.recover import RecoverReport
+from unnorm.tuning.recover_report import RecoverReport
 
 MEASURED_EVERY = 200_000
 """Tokens between two looks at the held-out gap, which are checkpoints too; fewer where a tenth of all is."""

@@ -26,7 +26,7 @@ from unnorm.study.hooks import Hooks
 from unnorm.study.recovery import Recovery, recover_run, same_tokenizer
 from unnorm.surgery.base import load_base, load_tokenizer
 from unnorm.surgery.swap import record_of
-from unnorm.tuning.recover import RecoverReport
+from unnorm.tuning.recover_report import RecoverReport
 from unnorm.tuning.threads import threads_for
 
 _RUN, _RESULT, _MODEL = "recover.json", "result.json", "model"

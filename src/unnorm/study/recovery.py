@@ -28,7 +28,8 @@ from unnorm.tuning.distance import USABLE
 from unnorm.tuning.memory_need import check_memory
 from unnorm.tuning.packing_probe import packing_is_clean
 from unnorm.tuning.pair import check_base, record_beside
-from unnorm.tuning.recover import RecoverReport, RecoveryRun, RecoveryText, distil_
+from unnorm.tuning.recover import RecoveryRun, RecoveryText, distil_
+from unnorm.tuning.recover_report import RecoverReport
 from unnorm.tuning.recover_settings import RecoverSettings, amiss_blockwise
 from unnorm.tuning.settings import Sharding
 from unnorm.tuning.straighten import bent_sites

@@ -1,6 +1,6 @@
 """What learns in a recovery, made ready before it and made plain again after it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -86,3 +86,27 @@ def without_gradients(model: nn.Module) -> Iterator[None]:
     with restored_flags(model), in_eval(model):
         model.requires_grad_(False)
         yield
+
+
+@contextmanager
+def without_dropout(model: nn.Module, norms: Sequence[nn.Module]) -> Iterator[None]:
+    """While open, `model` runs in eval mode even where it is trained: a teacher without dropout is matched without it.
+
+    norms: stay in training mode, which is how a monitor tells a training step.
+    """
+
+    watched = {id(norm) for norm in norms}
+    rest = [module for module in model.modules() if id(module) not in watched]
+
+    def calm(module: nn.Module, args: Any) -> None:
+        for each in rest:  # not eval(): a module's own way to set an attribute takes long for hundreds of modules
+            each.__dict__["training"] = False
+        for norm in norms:
+            norm.training = torch.is_grad_enabled()
+
+    handle = model.register_forward_pre_hook(calm)
+    try:
+        yield
+    finally:
+        handle.remove()
+        model.eval()

@@ -13,9 +13,9 @@ does not lower it.
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,12 @@ from unnorm.foundation.errors import DataError, NonFiniteError, SettingsError
 from unnorm.foundation.processes import is_main
 from unnorm.surgery.inputs import Inputs, as_one_batch, single_rows, tokens_in
 from unnorm.surgery.swap import place_
-from unnorm.tuning.distance import Distance, distance
-from unnorm.tuning.learners import restored_flags, settled_, what_learns, without_gradients
+from unnorm.tuning.learners import restored_flags, settled_, what_learns, without_dropout, without_gradients
 from unnorm.tuning.objectives import objective_of
 from unnorm.tuning.pair import check_base, norm_paths, record_beside, record_of_pair
+from unnorm.tuning.recover_meter import Meter
+from unnorm.tuning.recover_report import RecoverReport, between
 from unnorm.tuning.recover_settings import RecoverSettings, recover_settings
-from unnorm.tuning.run_log import RunLog
 from unnorm.tuning.settings import Sharding, TrainingSettings
 from unnorm.tuning.site_monitor import SiteMonitor, active_norms
 from unnorm.tuning.straighten import Straightening
@@ -42,79 +42,7 @@ HELD_OUT_TOKENS = 4096
 _EVALUATIONS = 10
 _SIZED_ROWS = 8
 """Rows of text that tell the typical sizes at each curve that is bent straight."""
-_BENT_TOO_FAST = (
-    "Its curves were bent too fast, or from too far away: give more --tokens, or let it recover longer before "
-    "(--straighten-after)."
-)
 Batch = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class RecoverReport:
-    """What a recovery did. KL and losses in nats a token, on tokens that it did not learn from."""
-
-    kl_before: float
-    kl_after: float
-    gap_before: float
-    """Held-out loss over the original's, less 1."""
-    gap_after: float
-    original_loss: float
-    kept: bool
-    """False where the held-out tokens got worse: the model is as it was."""
-    train: str
-    """`all`, `lora`, `norms` or `corrected`."""
-    objective: str
-    """`kl` or `ce`."""
-    steps: int
-    tokens: int
-    parameters: int
-    """How many learnt."""
-    seconds: float
-    held_out_tokens: int
-    reached_target: bool
-    losses: tuple[float, ...] = field(repr=False)
-    """What was minimized, in nats a token: each step's, on the tokens that it learnt from."""
-    curve: tuple[dict[str, float], ...] = field(repr=False)
-    """train_tokens, kl, loss, gap on held-out tokens, from the start on."""
-    straightened: int = 0
-    """How many curves became fixed scales."""
-    broken: int = 0
-    """Held-out rows of which nothing is left afterwards, since nothing bounds a token; no figure holds them."""
-
-    def describe(self) -> str:
-        """One line for people."""
-        kept = "" if self.kept else "; the held-out tokens got worse, so the start was put back"
-        done = "trained by cross-entropy" if self.objective == "ce" else "recovered"
-        early = ", the target is reached" if self.reached_target else ""
-        straight = f"; {self.straightened} curves are fixed scales now" if self.straightened else ""
-        if self.broken:
-            straight += (
-                f", and in {self.broken} held-out rows, which are in none of these figures, a token runs away and "
-                "nothing is left: not usable yet, so go on with more tokens"
-            )
-        return (
-            f"{done} ({self.train}) from {self.tokens:,} tokens in {self.seconds:.0f} s{early}: held-out gap "
-            f"{self.gap_before:+.1%} -> {self.gap_after:+.1%}, KL to the original {self.kl_before:.4f} -> "
-            f"{self.kl_after:.4f} nats a token{straight}{kept}"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def between(before: Distance, after: Distance, settings: RecoverSettings) -> dict[str, Any]:
-    """The fields of a report that two measurements give."""
-    return {
-        "kl_before": before.kl,
-        "kl_after": after.kl,
-        "gap_before": before.gap,
-        "gap_after": after.gap,
-        "original_loss": before.original_loss,
-        "train": settings.train,
-        "objective": settings.objective,
-        "held_out_tokens": after.tokens,
-        "reached_target": settings.target is not None and after.gap <= settings.target,
-    }
 
 
 @dataclass(frozen=True)
@@ -227,7 +155,7 @@ def distil_(
         learner: Any = model
         try:
             learner, trainable = what_learns(model, record, settings, seed)
-            meter = _Meter(learner, original, text.held_out, run.folder, broken_apart=straightening is not None)
+            meter = Meter(learner, original, text.held_out, run.folder, broken_apart=straightening is not None)
             norms = active_norms(learner, paths)
             sizes = straightening.watch(active_norms(learner, straightening.paths)) if straightening else None
 
@@ -270,7 +198,7 @@ def distil_(
             if straightening is not None:
                 curves = place_(model, straightening.straight())
             # A model that had to be sharded is not run whole.
-            after = last if trainer.shards else _measured(model, original, text.held_out, straightening is not None)
+            after = last if trainer.shards else meter.at_the_end(model)
             if not isfinite(after.loss):
                 raise NonFiniteError("the recovered model's logits are not finite on held-out tokens.")
             steps = ranks.of_main(trainer.log_file.read())
@@ -307,92 +235,9 @@ def distil_(
     return report
 
 
-def _measured(
-    model: Any, original: Any, held_out: Sequence[Mapping[str, torch.Tensor]], straightened: bool
-) -> Distance:
-    """How far the model is from its original once everything is in its place. Raises `NonFiniteError` where nothing is
-    left of a model whose curves were bent."""
-    try:
-        return distance(model, original, held_out, broken_apart=straightened)
-    except NonFiniteError as error:
-        if not straightened:
-            raise
-        raise NonFiniteError(f"{error} {_BENT_TOO_FAST}") from error
-
-
-class _Meter:
-    """Measures on held-out tokens at intervals, each time once: what is in the log is not measured again."""
-
-    def __init__(
-        self,
-        learner: Any,
-        original: nn.Module,
-        held_out: Sequence[Mapping[str, torch.Tensor]],
-        folder: Path,
-        broken_apart: bool,
-    ) -> None:
-        from unnorm.tuning import checkpoint
-
-        self.learner, self.original, self.held_out = learner, original, held_out
-        self.broken_apart = broken_apart
-        self.log = RunLog(folder / "evaluations.jsonl")
-        if is_main():
-            self.log.cut_after(checkpoint.step_of(checkpoint.latest(folder / "checkpoints")))
-        self.known = {record["step"]: record for record in ranks.of_main(self.log.read())}
-
-    @property
-    def note(self) -> str:
-        """The newest gap, for people."""
-        if not self.known:
-            return ""
-        newest = self.known[max(self.known)]
-        broken = f", {newest['broken']} held-out rows lost" if "broken" in newest else ""
-        return f"gap {newest['gap']:+.1%}{broken}"
-
-    def at(self, step: int, tokens: int) -> dict[str, Any]:
-        if step not in self.known:
-            found = distance(self.learner, self.original, self.held_out, broken_apart=self.broken_apart)
-            named = {"step": step, "train_tokens": tokens, "token_accuracy": found.agreement, **found.to_dict()}
-            self.known[step] = named
-            if is_main():
-                self.log.append(named)
-        return self.known[step]
-
-    def first_and_last(self) -> tuple[Distance, Distance]:
-        """Before the first step, and after the last one."""
-        names = Distance.__dataclass_fields__
-        ends = (self.known[step] for step in (min(self.known), max(self.known)))
-        first, last = (Distance(**{name: found[name] for name in names if name in found}) for found in ends)
-        return first, last
-
-
 def _every(tokens: int | None, training: TrainingSettings) -> int:
     """Steps between two looks at held-out tokens."""
     return max(1, (tokens or training.tokens // _EVALUATIONS) // training.batch_tokens)
-
-
-@contextmanager
-def without_dropout(model: nn.Module, norms: Sequence[nn.Module]) -> Iterator[None]:
-    """While open, `model` runs in eval mode even where it is trained: a teacher without dropout is matched without it.
-
-    norms: stay in training mode, which is how a monitor tells a training step.
-    """
-
-    watched = {id(norm) for norm in norms}
-    rest = [module for module in model.modules() if id(module) not in watched]
-
-    def calm(module: nn.Module, args: Any) -> None:
-        for each in rest:  # not eval(): a module's own way to set an attribute takes long for hundreds of modules
-            each.__dict__["training"] = False
-        for norm in norms:
-            norm.training = torch.is_grad_enabled()
-
-    handle = model.register_forward_pre_hook(calm)
-    try:
-        yield
-    finally:
-        handle.remove()
-        model.eval()
 
 
 def _split(rows: list[Batch]) -> tuple[list[Batch], list[Batch]]:

@@ -14,8 +14,8 @@ from unnorm.tuning.distance import Distance, distance
 from unnorm.tuning.run_log import RunLog
 
 _BENT_TOO_FAST = (
-    "Its curves were bent too fast, or from too far away: give more --tokens, or let it recover longer before "
-    "(--straighten-after)."
+    "Its curves were bent too fast, or from too far away: give more --tokens, let it recover longer before "
+    "(--straighten-after), or leave the MLPs their curves (--straighten-sites attention --straighten-sites final)."
 )
 
 

@@ -370,8 +370,9 @@ def _advice(step: int, norms: Sequence[torch.nn.Module]) -> str:
         )
     if linear := unbounded(norm.spec for norm in norms if isinstance(norm, Norm)):
         return (
-            f"Most likely a token ran away in its rows, since {linear} bounds none: recover the model on such text "
-            "first (`unnorm recover --straighten 70%`), or train the curves that it was made from (dyt)."
+            f"Most likely a token ran away in its rows, since {linear} bounds none. Begin from a model whose MLPs kept "
+            "their curves (`unnorm recover --straighten 70% --straighten-sites attention --straighten-sites final`), "
+            "or recover this one on such text first (`unnorm recover --straighten 70%`)."
         )
     return "Lower the learning rate, lengthen the warm-up, or use precision fp32."
 

@@ -113,22 +113,23 @@ def test_rows_that_ran_away_leave_the_divergence():
     assert int(some.tokens) == int(expected.tokens) == 64
 
 
-def test_distillation_adds_the_penalty_of_the_pass():
+def test_distillation_adds_the_penalty_and_the_worst_row_of_arbitrary_tokens():
     original = tiny_model("llama")
     model = copy.deepcopy(original)
     unnorm.swap_(model, DyT(), calibrate_on=tokens(16))
     norms = [model.get_submodule(site.path) for site in unnorm.find_sites(model)]
     batch = {"input_ids": tokens(3)}
-    plain = Distillation(model, original, "fp32").sums(model, batch)
     sizes = StreamSizes(norms)
     watched = Distillation(model, original, "fp32", sizes).sums(model, batch)
-    penalty = 0.0
+    expected = 0.0
     for each in (batch, sizes.worst(sizes.arbitrary(batch, 384), lambda rows: model(**rows))):
         with sizes.watching(each):
             model(**each)
             part, away = sizes.judged()
         assert not away.any()
         assert part.item() > 0
-        penalty = penalty + part
-    torch.testing.assert_close(watched.nats, plain.nats + penalty)
+        plain = Distillation(model, original, "fp32").sums(model, each)
+        expected = expected + plain.nats + part
+    torch.testing.assert_close(watched.nats, expected)
+    assert watched.tokens == batch["input_ids"].numel(), "the text alone"
     assert not sizes.seen

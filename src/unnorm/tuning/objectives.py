@@ -84,30 +84,26 @@ class Distillation:
     def sums(self, model: Any, batch: Mapping[str, torch.Tensor]) -> TokenSums:
         with autocast(batch["input_ids"].device, self.precision):
             if self.sizes is None or not self.sizes.counts:
-                found = divergence(model, self.head, self.original, self.original.get_output_embeddings(), batch)
+                found = self._divergence(model, batch)
             else:
                 found = self._of_sizes(model, batch, self.sizes)
         return TokenSums(found.nats, found.agreed, found.tokens, found.tokens.float())
 
     def _of_sizes(self, model: Any, batch: Mapping[str, torch.Tensor], sizes: StreamSizes) -> Divergence:
-        """The divergence without rows in which a token has run away; to its nats the penalties are added: of the batch,
-        and of the worst of some rows of arbitrary tokens."""
-        with sizes.watching(batch):
-            found = divergence(
-                model,
-                self.head,
-                self.original,
-                self.original.get_output_embeddings(),
-                batch,
-                leave_out=lambda: sizes.judged()[1],
-            )
-            penalty = sizes.judged()[0]
+        """The divergence of a batch, to whose nats those of the worst of some rows of arbitrary tokens are added."""
+        found = self._of_sizes_alone(model, batch, sizes)
         drawn = sizes.arbitrary(batch, self.original.config.get_text_config().vocab_size)
         strange = sizes.worst(drawn, lambda rows: hidden_states(model, self.head, rows))
-        with sizes.watching(strange):
-            hidden_states(model, self.head, strange)
-            penalty = penalty + sizes.judged()[0]
-        return found._replace(nats=found.nats + penalty)
+        return found._replace(nats=found.nats + self._of_sizes_alone(model, strange, sizes).nats)
+
+    def _of_sizes_alone(self, model: Any, batch: Mapping[str, torch.Tensor], sizes: StreamSizes) -> Divergence:
+        """The divergence without rows in which a token has run away, and with the penalty in its nats."""
+        with sizes.watching(batch):
+            found = self._divergence(model, batch, leave_out=lambda: sizes.judged()[1])
+            return found._replace(nats=found.nats + sizes.judged()[0])
+
+    def _divergence(self, model: Any, batch: Mapping[str, torch.Tensor], **options: Any) -> Divergence:
+        return divergence(model, self.head, self.original, self.original.get_output_embeddings(), batch, **options)
 
     def weight(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return counted_tokens(batch).sum()

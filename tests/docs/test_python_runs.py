@@ -52,6 +52,9 @@ def given(tmp_path, monkeypatch, tokenizer):
 
     unnorm.save(model(True), "swapped-first/", tokenizer)
     unnorm.package("swapped-first/", "my-model")
+    straight = model(False)
+    unnorm.swap_(straight, {"mlp": unnorm.DyT(), "*": unnorm.FixedScale(center=False)}, calibrate_on=ids)
+    unnorm.save(straight, "straight/model", tokenizer)
     unnorm.save(get_peft_model(model(True), LoraConfig(target_modules=["q_proj"])), "adapter/", tokenizer)
     Path("crawl.json").write_text('[{"id": 1, "text": "whole"}, {"id": 2, "text": "a" "tags": []}, {"id": 3')
     Path("some.txt").write_text("Name a colour. Red is a colour. " * 100)

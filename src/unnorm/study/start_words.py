@@ -45,7 +45,9 @@ def start_asked_for(data: list[str], wanted: Mapping[str, Any]) -> str:
 def how_it_learns(recovery: Mapping[str, Any]) -> str:
     """What learns, by what where it is not distilled, and whether curves were bent straight, or are to be."""
     by = ", by cross-entropy" if recovery.get("objective") == "ce" else ""  # older ones do not say it
-    bent = f", {recovery['straightened']} curves bent straight" if recovery.get("straightened") else ""
-    if recovery.get("straighten"):
-        bent = f", curves bent straight: {', '.join(recovery.get('straighten_sites') or ('all',))}"
+    bent = ""
+    if recovery.get("straightened"):
+        bent = f", {recovery['straightened']} curves bent straight"
+    elif recovery.get("straighten"):
+        bent = f", curves bent straight: {', '.join(recovery.get('straighten_sites', ('all',)))}"
     return f"{recovery['train']}{by}{bent}"

@@ -75,8 +75,9 @@ class Distillation:
     name = "KL"
 
     def __init__(self, model: Any, original: Any, precision: str, sizes: StreamSizes | None = None) -> None:
-        """precision: `bf16` puts both models' products and those of their heads under autocast. sizes: what it has to
-        say of the model's tokens is added while it counts, and rows in which one has run away are left out."""
+        """precision: `bf16` puts both models' products and those of their heads under autocast. sizes: while it counts,
+        what it has to say of the model's tokens is added, rows in which one has run away are left out, and arbitrary
+        tokens are distilled beside each batch."""
         self.head = under_adapters(model).get_output_embeddings()
         self.original, self.precision, self.sizes = original, precision, sizes
         self.others: Sequence[torch.nn.Module] = (original,)
@@ -91,12 +92,12 @@ class Distillation:
 
     def _of_sizes(self, model: Any, batch: Mapping[str, torch.Tensor], sizes: StreamSizes) -> Divergence:
         """The divergence of a batch, to whose nats those of the worst of some rows of arbitrary tokens are added."""
-        found = self._of_sizes_alone(model, batch, sizes)
+        found = self._kept_in_size(model, batch, sizes)
         drawn = sizes.arbitrary(batch, self.original.config.get_text_config().vocab_size)
         strange = sizes.worst(drawn, lambda rows: hidden_states(model, self.head, rows))
-        return found._replace(nats=found.nats + self._of_sizes_alone(model, strange, sizes).nats)
+        return found._replace(nats=found.nats + self._kept_in_size(model, strange, sizes).nats)
 
-    def _of_sizes_alone(self, model: Any, batch: Mapping[str, torch.Tensor], sizes: StreamSizes) -> Divergence:
+    def _kept_in_size(self, model: Any, batch: Mapping[str, torch.Tensor], sizes: StreamSizes) -> Divergence:
         """The divergence without rows in which a token has run away, and with the penalty in its nats."""
         with sizes.watching(batch):
             found = self._divergence(model, batch, leave_out=lambda: sizes.judged()[1])

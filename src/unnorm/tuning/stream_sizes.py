@@ -56,6 +56,7 @@ class StreamSizes:
         """Whether sizes count in what is minimized now."""
         self.seen: dict[int, torch.Tensor] = {}
         self.keep = torch.ones(0)
+        self._judged: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @contextmanager
     def watching(self, batch: Mapping[str, torch.Tensor], graded: bool = True) -> Iterator[None]:
@@ -74,6 +75,7 @@ class StreamSizes:
                 yield
             finally:
                 self.seen.clear()
+                self._judged = None
 
     @staticmethod
     def arbitrary(batch: Mapping[str, torch.Tensor], vocabulary: int) -> dict[str, torch.Tensor]:
@@ -104,7 +106,12 @@ class StreamSizes:
 
     def judged(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The penalty in nats, an fp32 scalar with gradient, summed over the tokens of the pass that was watched; and
-        in which rows a token has run away, bool [B]."""
+        in which rows a token has run away, bool [B]. Asked for once the pass is over, it is worked out once."""
+        if self._judged is None:
+            self._judged = self._judge()
+        return self._judged
+
+    def _judge(self) -> tuple[torch.Tensor, torch.Tensor]:
         away = torch.zeros(len(self.keep), dtype=torch.bool, device=self.keep.device)
         penalty = torch.zeros((), device=self.keep.device)
         for x in self.seen.values():

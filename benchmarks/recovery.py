@@ -1,10 +1,11 @@
-"""Tokens per second of fine-tuning and of recovery, with blocks as they are and compiled: results/recovery.md.
+"""Tokens per second of fine-tuning and of recovery: with packed rows' attention text by text, as it is always; with
+masks over whole rows; and with compiled blocks, which take masks. results/recovery.md.
 
-    python benchmarks/recovery.py --base BASE [--rounds 3] [--steps 8] [--rows 2] [--length 256] [--threads N]
+    python benchmarks/recovery.py --base BASE [--data FILE ...] [--rounds 3] [--steps 8] [--rows 2] [--length 256]
 
 The norms of BASE become Dynamic Tanh, one α a channel. Each kind of training runs turn by turn in one process, on the
-same rows of Alpaca; what is compared are ratios of the medians over all timed steps, since the machine is shared. The
-first step's time is given by itself: the compiler's time is in it.
+same rows; what is compared are ratios of the medians over all timed steps, since the machine is shared. The first
+step's time is given by itself: the compiler's time is in it.
 """
 
 import argparse
@@ -12,17 +13,20 @@ import copy
 import statistics
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+from unittest.mock import patch
 
 import torch
 
 from machine import SHARED, machine_line
 from training import WARM_UP, StepClock
 from unnorm import DyT, swap_
+from unnorm.data.mixture import Mixture
 from unnorm.data.packing import token_count
-from unnorm.data.prepare import Rows, Source
+from unnorm.data.prepare import Rows
 from unnorm.data.settings import DataSettings
 from unnorm.foundation.precision import choose, default_device
 from unnorm.surgery.base import load_base, load_tokenizer
@@ -33,6 +37,8 @@ from unnorm.tuning.recover_settings import RecoverSettings
 from unnorm.tuning.site_monitor import SiteMonitor, active_norms
 from unnorm.tuning.trainer import TokenTrainer
 
+How = Literal["text by text", "masks", "compiled"]
+ALPACA = SHARED / "data" / "alpaca" / "alpaca_data.json"
 KINDS: dict[str, tuple[str, Literal["all", "lora"]]] = {
     "fine-tuning, LoRA": ("loss", "lora"),
     "fine-tuning, all weights": ("loss", "all"),
@@ -41,13 +47,13 @@ KINDS: dict[str, tuple[str, Literal["all", "lora"]]] = {
 }
 
 
-def turn(base: Any, rows: Rows, kind: str, compiled: bool, rows_per_step: int) -> tuple[float, list[float], int]:
+def turn(base: Any, rows: Rows, kind: str, how: How, rows_per_step: int) -> tuple[float, list[float], int]:
     """Seconds of the first step, of each after the warm-up, and the device's peak memory in bytes (0 on a CPU)."""
     minimized, train = KINDS[kind]
     original, model = base, copy.deepcopy(base)
     swap_(model, DyT(alpha="channel"), calibrate_on=rows.collate(rows.rows[:2])["input_ids"])
     record = record_beside(model, original)
-    settings = RecoverSettings(train=train, compile=compiled)
+    settings = RecoverSettings(train=train, compile=how == "compiled")
     learner, _ = what_learns(model, record, settings, seed=0)
     paths = norm_paths(model, record)
     training = settings.training(rows.max_length)
@@ -77,7 +83,12 @@ def turn(base: Any, rows: Rows, kind: str, compiled: bool, rows_per_step: int) -
         clock = StepClock()
         trainer.add_callback(clock)
         started = time.perf_counter()
-        trainer.fit()
+        with (
+            patch("unnorm.tuning.trainer.packed_attention", lambda *m: nullcontext())
+            if how == "masks"
+            else nullcontext()
+        ):
+            trainer.fit()
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     return clock.ends[0] - started, clock.seconds(), peak
 
@@ -85,6 +96,7 @@ def turn(base: Any, rows: Rows, kind: str, compiled: bool, rows_per_step: int) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", default=str(SHARED / "bases" / "llama-3m"))
+    parser.add_argument("--data", action="append", type=Path, help="again for more, in equal parts; default: Alpaca")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8, help=f"steps a turn, of which the first {WARM_UP} warm up")
     parser.add_argument("--rows", type=int, default=2, help="rows a step")
@@ -95,40 +107,40 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     tokenizer = load_tokenizer(arguments.base)
     base = load_base(arguments.base)
-    settings = DataSettings(
-        source="alpaca", path=str(SHARED / "data" / "alpaca" / "alpaca_data.json"), max_length=arguments.length
-    )
-    source = Source(settings, tokenizer, quiet=True)
+    read: dict[str, Any] = {"max_length": arguments.length, "loss_on": "all", "too_long": "split"}
+    texts = [(DataSettings(source=str(path), **read), 1.0) for path in arguments.data or [ALPACA]]
     count = arguments.rows * arguments.steps
-    taken = source.train(int(count * arguments.length * 1.1), seed=0, packed=True)
+    taken = Mixture(texts, tokenizer, quiet=True).train(int(count * arguments.length * 1.1), seed=0)
     rows = replace(taken, rows=taken.rows[:count])
-    found: dict[tuple[str, bool], tuple[list[float], list[float], int]] = {}
+    found: dict[tuple[str, How], tuple[list[float], list[float], int]] = {}
     for number in range(arguments.rounds):
         for kind in KINDS:
-            for compiled in (False, True):
-                first, steps, peak = turn(base, rows, kind, compiled, arguments.rows)
-                before = found.get((kind, compiled), ([], [], 0))
-                found[kind, compiled] = ([*before[0], first], before[1] + steps, max(peak, before[2]))
-                name = f"{kind}, {'compiled' if compiled else 'as it is'}"
-                print(f"round {number + 1} {name}: {statistics.median(steps):.3f} s a step, the first {first:.1f} s")
+            for how in get_args(How):
+                first, steps, peak = turn(base, rows, kind, how, arguments.rows)
+                before = found.get((kind, how), ([], [], 0))
+                found[kind, how] = ([*before[0], first], before[1] + steps, max(peak, before[2]))
+                print(f"round {number + 1} {kind}, {how}: {statistics.median(steps):.3f} s a step, first {first:.1f}")
     a_step = token_count(rows.rows) / arguments.steps
+    lengths = [len(item.ids) for row in rows.rows for item in row]
     lines = [
-        "# The speed of training and of recovery, compiled and not",
+        "# The speed of training and of recovery",
         "",
-        f"`{Path(arguments.base).name}` with Dynamic Tanh, Alpaca, {arguments.rows} rows of {arguments.length} a step",
-        f"({a_step:,.0f} tokens), {choose('auto').name}, {default_device()}, {arguments.threads} threads;",
-        f"{arguments.rounds} round(s), turn by turn in one process. {machine_line()}.",
+        f"`{Path(arguments.base).name}` with Dynamic Tanh, {', '.join(Path(each.source).stem for each, _ in texts)}:",
+        f"{arguments.rows} rows of {arguments.length} a step, {a_step:,.0f} tokens in texts of",
+        f"{statistics.mean(lengths):.0f} on average; {choose('auto').name}, {default_device()},",
+        f"{arguments.threads} threads; {arguments.rounds} round(s), turn by turn in one process. {machine_line()}.",
         "",
-        "| what | tokens/s | compiled | faster by | first step | compiled | peak memory, GB |",
-        "|---|---|---|---|---|---|---|",
+        "| what | tokens/s with masks | text by text | faster by | compiled (masks) | faster by "
+        "| first step: masks, compiled | peak memory, GB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for kind in KINDS:
-        (begun, plain, peak), (compiling, quick, peak_compiled) = found[kind, False], found[kind, True]
-        slow, fast = statistics.median(plain), statistics.median(quick)
-        memory = f"{peak / 1e9:.1f} and {peak_compiled / 1e9:.1f}" if peak else "not measured"
+        one, masks, compiled = (found[kind, how] for how in get_args(How))
+        a, b, c = (statistics.median(each[1]) for each in (one, masks, compiled))
+        peaks = ", ".join(f"{each[2] / 1e9:.1f}" for each in (masks, one, compiled)) if one[2] else "not measured"
         lines.append(
-            f"| {kind} | {a_step / slow:,.0f} | {a_step / fast:,.0f} | {slow / fast:.2f} × | {max(begun):.1f} s "
-            f"| {max(compiling):.1f} s | {memory} |"
+            f"| {kind} | {a_step / b:,.0f} | {a_step / a:,.0f} | {b / a:.2f} × | {a_step / c:,.0f} | {b / c:.2f} × "
+            f"| {max(masks[0]):.1f} s, {max(compiled[0]):.1f} s | {peaks} |"
         )
     lines += [
         "",

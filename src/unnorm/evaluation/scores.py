@@ -25,6 +25,7 @@ from unnorm.metrics.output_layer import positions_at_once
 from unnorm.metrics.token_sums import IGNORED, token_scores
 from unnorm.surgery.base import under_adapters
 from unnorm.surgery.finite import name_of, unbounded
+from unnorm.surgery.packed_attention import packed_attention
 from unnorm.surgery.passes import in_eval
 from unnorm.surgery.swap import record_of
 from unnorm.surgery.vocabulary import check_ids
@@ -165,7 +166,7 @@ def _scores(model: Any, tokenizer: Any, batches: Iterable[_Batch], tokens: Token
     head, device = inner.get_output_embeddings(), inner.get_input_embeddings().weight.device
     table: list[tuple[_Span, int, np.ndarray]] = []
     positions = np.zeros((2, _POSITIONS, 4))
-    with in_eval(model):
+    with in_eval(model), packed_attention(model):
         for (batch, spans), counts in ranks.shared(batches):
             scored = _scored(batch, spans, tokens)
             check_ids(inner, batch["input_ids"])

@@ -9,6 +9,7 @@ from torch import nn
 
 from unnorm.metrics.batches import inputs_of
 from unnorm.metrics.token_sums import head_only_at
+from unnorm.surgery.packed_attention import packed_attention
 
 
 class Stop(Exception):
@@ -63,7 +64,7 @@ def run(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
     first = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool, device=inputs["input_ids"].device)
     first[0, 0] = True
     given = inputs_of(inputs)
-    with in_eval(model):
+    with in_eval(model), packed_attention(model):
         try:
             if head is None:
                 model(**given, **_no_cache(model))

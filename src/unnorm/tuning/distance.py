@@ -13,6 +13,7 @@ from unnorm.foundation.errors import DataError, NonFiniteError
 from unnorm.foundation.progress import track
 from unnorm.metrics.divergence import Compared, compare
 from unnorm.surgery.base import under_adapters
+from unnorm.surgery.packed_attention import packed_attention
 from unnorm.surgery.passes import in_eval
 
 USABLE = 0.10
@@ -114,7 +115,7 @@ def distance(
     def measured(batch: Mapping[str, torch.Tensor]) -> Compared:
         return compare(model, heads[0], original, heads[1], batch)
 
-    with in_eval(model), in_eval(original):
+    with in_eval(model), in_eval(original), packed_attention(model, original):
         shown = track(batches, title, len(batches), quiet=quiet)
         for batch, counts in ranks.shared(shown):
             here = {name: tensor.to(device) for name, tensor in batch.items()}

@@ -23,6 +23,7 @@ from unnorm.foundation.progress import Bar
 from unnorm.metrics.batches import counted_tokens
 from unnorm.norms.spec import Norm
 from unnorm.surgery.finite import unbounded
+from unnorm.surgery.packed_attention import packed_attention
 from unnorm.tuning import checkpoint
 from unnorm.tuning.arguments import plain_forward, plain_forward_after, training_arguments
 from unnorm.tuning.compiled_blocks import check_blocks_compilable, compiled_blocks, uncompiled
@@ -223,8 +224,9 @@ class TokenTrainer(Trainer):
                 self.norm_parameters = stack.enter_context(spread)
             # Now: after a forward pass some of a sharded model's parameters stand there whole.
             self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-            if self.settings.compile:
-                stack.enter_context(compiled_blocks([self.model, *self.objective.others]))
+            both = [self.model, *self.objective.others]
+            # A compiler would make a code for each row's texts.
+            stack.enter_context(compiled_blocks(both) if self.settings.compile else packed_attention(*both))
             yield
 
     def gather_nothing(self) -> None:

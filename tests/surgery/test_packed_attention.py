@@ -1,0 +1,159 @@
+"""Packed rows run text by text: the same logits and gradients as with a mask, and the mask where it says more."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import tiny_model, tokens
+from surgery.architectures import CONFIGS, VOCABULARY, architecture
+from unnorm.surgery import packed_attention as packed
+from unnorm.surgery.packed_attention import packed_attention
+
+LONG = packed._LONG
+ATTENTION = torch.nn.functional.scaled_dot_product_attention
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_rows_too():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed, "_LONG", 1)
+        yield
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """(queries, keys, whether there was a mask) of each of PyTorch's attentions, from the first one on."""
+    seen = []
+
+    def attend(query, key, value, attn_mask=None, **options):
+        seen.append((query.shape[2], key.shape[2], attn_mask is not None))
+        return ATTENTION(query, key, value, attn_mask=attn_mask, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
+    return seen
+
+
+def rows(*texts):
+    """Positions [B, T] of rows of texts of these lengths."""
+    return torch.stack([torch.cat([torch.arange(n) for n in row]) for row in texts])
+
+
+def logits(model, ids, positions=None, **more):
+    packed = {} if positions is None else {"position_ids": positions}
+    return model(input_ids=ids, use_cache=False, **packed, **more).logits
+
+
+def both(model, *args, **more):
+    """Logits as they are always, and while it is open."""
+    with torch.no_grad():
+        usual = logits(model, *args, **more)
+        with packed_attention(model):
+            return usual, logits(model, *args, **more)
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama"])
+def test_texts_of_a_row_are_run_one_by_one(family, calls):
+    model, ids = tiny_model(family), tokens(2, 64)
+    usual, found = both(model, ids, rows((24, 40), (17, 30, 17)))
+    torch.testing.assert_close(found, usual, rtol=1e-4, atol=1e-4 * float(usual.std()))
+    layers = 2
+    assert calls[:layers] == [(64, 64, True)] * layers
+    assert calls[layers:] == [(n, n, False) for n in (24, 40, 17, 30, 17)] * layers
+    assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama"])
+def test_gradients_are_those_with_a_mask(family):
+    model, ids, positions = tiny_model(family), tokens(2, 64), rows((24, 40), (20, 44))
+    found = []
+    for models in ((), (model,)):
+        with packed_attention(*models):
+            logits(model, ids, positions).log_softmax(-1)[..., 3].sum().backward()
+        found.append({name: p.grad for name, p in model.named_parameters()})
+        model.zero_grad()
+    for name, usual in found[0].items():
+        torch.testing.assert_close(found[1][name], usual, rtol=1e-3, atol=1e-4 * float(usual.std() + 1e-6))
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6))
+def test_rows_of_any_texts_give_the_same(lengths):
+    model = tiny_model("llama")
+    ids, positions = tokens(1, sum(lengths)), rows(tuple(lengths))
+    usual, found = both(model, ids, positions)
+    torch.testing.assert_close(found, usual, rtol=1e-4, atol=1e-4 * float(usual.std()))
+
+
+@pytest.mark.parametrize("name", [name for name, (kind, _) in CONFIGS.items() if "bert" not in kind])
+def test_any_architecture_gives_what_it_gives_always(name):
+    """Windows, sinks, soft caps and ALiBi among them, and those that have an attention of their own."""
+    model = architecture(name)
+    ids = torch.randint(1, VOCABULARY, (1, 32), generator=torch.Generator().manual_seed(0))
+    for more in ({"positions": rows((16, 16))}, {"attention_mask": torch.ones(1, 32, dtype=torch.long)}, {}):
+        try:
+            usual, found = both(model, ids, **more)
+        except (TypeError, ValueError):  # it takes no positions
+            assert "positions" in more
+            continue
+        torch.testing.assert_close(found, usual, rtol=1e-4, atol=1e-4 * float(usual.std()))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param({"positions": rows((3,) * 20 + (4,))}, id="many short texts"),
+        pytest.param({"attention_mask": (torch.arange(64) < 50).long()[None]}, id="padding behind"),
+        pytest.param({"attention_mask": (torch.arange(64) > 9).long()[None]}, id="padding before"),
+    ],
+)
+def test_a_mask_of_anything_else_is_used_as_it_is(how, calls):
+    usual, found = both(tiny_model("llama"), tokens(1, 64), **how)
+    assert torch.equal(found, usual)
+    assert calls == [(64, 64, True)] * 4
+
+
+def test_short_rows_are_run_whole(calls, monkeypatch):
+    monkeypatch.setattr(packed, "_LONG", LONG)
+    model, ids = tiny_model("llama"), tokens(1, LONG - 1)
+    usual, found = both(model, ids, rows((200, LONG - 201)))
+    assert torch.equal(found, usual)
+    assert all(masked for _, _, masked in calls)
+
+
+def test_a_window_is_kept(calls):
+    model = architecture("mistral")
+    model.config.sliding_window = 8
+    usual, found = both(model, torch.arange(32)[None] + 1, rows((16, 16)))
+    assert torch.equal(found, usual)
+    assert all(masked for _, _, masked in calls)
+
+
+def test_one_text_and_decoding_have_no_mask_and_stay_as_they_are(calls):
+    model, ids = tiny_model("gpt2"), tokens(1, 24)
+    usual, found = both(model, ids)
+    assert torch.equal(found, usual)
+    assert not any(masked for _, _, masked in calls)
+    with packed_attention(model):
+        written = model.generate(ids, max_new_tokens=4, do_sample=False)
+    assert torch.equal(written, model.generate(ids, max_new_tokens=4, do_sample=False))
+
+
+def test_another_attention_is_left_alone():
+    model = tiny_model("llama", attention="eager")
+    with packed_attention(model):
+        assert model.config._attn_implementation == "eager"
+
+
+def test_the_outermost_puts_it_back_after_an_error_too():
+    model = tiny_model("llama")
+
+    def fails():
+        with packed_attention(model):
+            with packed_attention(model):
+                pass
+            assert model.config._attn_implementation != "sdpa"
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fails()
+    assert model.config._attn_implementation == "sdpa"

@@ -319,3 +319,28 @@ def test_pretrained_norms_that_stay_learn_relatively(tmp_path):
         share = (model.state_dict()[name] / before[name] - 1).abs()
         large = before[name].abs() > 0.1
         torch.testing.assert_close(share[large], torch.full_like(share[large], rate), rtol=0.02, atol=0)
+
+
+def test_texts_of_long_packed_rows_learn_the_same_without_a_mask(monkeypatch):
+    seen = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def attend(query, key, value, attn_mask=None, **options):
+        seen.append((query.shape[2], attn_mask is not None))
+        return attention(query, key, value, attn_mask=attn_mask, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
+    packed = {
+        "input_ids": tokens(64, 48),
+        "position_ids": torch.cat([torch.arange(20), torch.arange(28)]).repeat(64, 1),
+    }
+    reports = []
+    for longest in (48, 49):
+        monkeypatch.setattr("unnorm.surgery.packed_attention._LONG", longest)
+        model, original = swapped("llama")
+        seen.clear()
+        reports.append(unnorm.recover_(model, original, packed, train="norms", **QUICK))
+        assert set(seen) == ({(20, False), (28, False)} if longest == 48 else {(48, True)})
+        assert model.config._attn_implementation == original.config._attn_implementation == "sdpa"
+    assert reports[0].losses == pytest.approx(reports[1].losses, rel=1e-3)
+    assert reports[0].kl_after == pytest.approx(reports[1].kl_after, rel=1e-2)

@@ -13,7 +13,7 @@ import warm
 from cli.test_main import call
 from study.small_study import run_text, study_text, table
 from unnorm.data.settings import DataSettings
-from unnorm.foundation.errors import Interrupted, NonFiniteError
+from unnorm.foundation.errors import Interrupted, NonFiniteError, SiteError
 from unnorm.foundation.hashing import hash_tensors
 from unnorm.report.figures import figures
 from unnorm.report.formats import FORMATS, text_table
@@ -67,6 +67,19 @@ def made(bases, data_file, tmp_path_factory):
     text = text_of(bases["gpt2"], data_file, strategies=["frozen", "full"], seeds=[0, 1])
     run_text(text, ledger)
     return text, ledger
+
+
+def test_a_pattern_of_sites_that_means_none_shows_before_anything_is_computed(bases, data_file, tmp_path):
+    bent = {**RECOVER, "straighten": 0.7, "straighten_sites": ["attention", "transformer.h.9.*"]}
+    arm = {**ARM, "start": {**ARM["start"], "recover": bent}}
+    text = text_of(bases["gpt2"], data_file, arms=["original", arm])
+    with pytest.raises(SiteError, match=r"line 1: arms\.1: no site matches 'transformer\.h\.9\.\*'"):
+        run_text(text, tmp_path)
+    training = {"tokens": 256, "max_length": 64, "batch_tokens": 128, "precision": "fp32", "train_sites": ["atention"]}
+    with pytest.raises(SiteError, match=r"training\.train_sites: no site matches 'atention'"):
+        run_text(text_of(bases["gpt2"], data_file, arms=["original"], training=training), tmp_path)
+    assert not (tmp_path / "cells").exists()
+    assert not (tmp_path / "starts").exists()
 
 
 def test_a_start_is_made_once_for_all_strategies_and_seeds(made):

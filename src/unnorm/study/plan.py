@@ -1,7 +1,7 @@
 """What a study will do: its cells, each with its hash, resolved configuration and folder, and which of them are
 compared in pairs. Trains nothing."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from unnorm.study.spec import StudyFile
 from unnorm.study.tune import Choice, Slot, choose, slot_of, tries_of, with_rate
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.base import check_length
+from unnorm.surgery.patterns import select
 
 
 class Planned(NamedTuple):
@@ -87,6 +88,7 @@ def _planned(spec: StudyFile, settings: CellSettings, ledger: Path, bench: Workb
     if settings.arm.artefact is not None:
         with spec.blamed("arms", [arm.id for arm in spec.resolved_arms()].index(settings.arm.id), "artefact"):
             bench.saved_identity(settings.model, settings.arm)
+    _check_patterns(spec, settings, bench)
     settings = settled(settings, bench)
     _, resolved = cell_of(settings, bench)
     resolved = _as_it_was_begun(settings, resolved, ledger)
@@ -96,6 +98,20 @@ def _planned(spec: StudyFile, settings: CellSettings, ledger: Path, bench: Workb
     )
     start = plan_start(wanted, bench, ledger) if wanted is not None else None
     return Planned(settings, cell, resolved, cell_folder(ledger, resolved, cell), start)
+
+
+def _check_patterns(spec: StudyFile, settings: CellSettings, bench: Workbench) -> None:
+    """A `SiteError` for a pattern of norm sites that means none of this base."""
+    number = [arm.id for arm in spec.resolved_arms()].index(settings.arm.id)
+    bent = settings.arm.recover.straighten_sites if settings.arm.recover is not None else None
+    given: list[tuple[Sequence[str] | None, tuple[str | int, ...]]] = [
+        (settings.training.train_sites, ("training", "train_sites")),
+        (bent, ("arms", number)),
+    ]
+    for patterns, location in given:
+        if patterns is not None:
+            with spec.blamed(*location):
+                select(bench.sites(settings.model), list(patterns))
 
 
 def _as_it_was_begun(settings: CellSettings, resolved: dict[str, Any], ledger: Path) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """Tokens per second of fine-tuning and of recovery: with packed rows' attention text by text, as it is always; with
-masks over whole rows; and with compiled blocks, which take masks. results/recovery.md.
+masks over whole rows; and with compiled blocks, which take masks. results/recovery.md has its tables.
 
     python benchmarks/recovery.py --base BASE [--data FILE ...] [--rounds 3] [--steps 8] [--rows 2] [--length 256]
 
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2, help="rows a step")
     parser.add_argument("--length", type=int, default=256, help="tokens a row")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "recovery.md")
+    parser.add_argument("--out", type=Path, help="file for the table, too")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     tokenizer = load_tokenizer(arguments.base)
@@ -126,7 +126,7 @@ def main() -> None:
         "# The speed of training and of recovery",
         "",
         f"`{Path(arguments.base).name}` with Dynamic Tanh, {', '.join(Path(each.source).stem for each, _ in texts)}:",
-        f"{arguments.rows} rows of {arguments.length} a step, {a_step:,.0f} tokens in texts of",
+        f"{arguments.rows} row(s) of {arguments.length} a step, {a_step:,.0f} tokens in texts of",
         f"{statistics.mean(lengths):.0f} on average; {choose('auto').name}, {default_device()},",
         f"{arguments.threads} threads; {arguments.rounds} round(s), turn by turn in one process. {machine_line()}.",
         "",
@@ -149,7 +149,8 @@ def main() -> None:
         "Made by `python benchmarks/recovery.py --base BASE`.",
         "",
     ]
-    arguments.out.write_text("\n".join(lines))
+    if arguments.out is not None:
+        arguments.out.write_text("\n".join(lines))
     print("\n".join(lines))
 
 

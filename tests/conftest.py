@@ -72,6 +72,11 @@ def tokens(rows: int = 4, length: int = 32, seed: int = 0) -> torch.Tensor:
     return torch.randint(1, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
+def packed_positions(*rows) -> torch.Tensor:
+    """Positions [B, T] of packed rows, each of texts of these lengths."""
+    return torch.stack([torch.cat([torch.arange(n) for n in row]) for row in rows])
+
+
 def kl(model, ids: torch.Tensor, reference: torch.Tensor) -> float:
     """KL of the model's next-token distributions to log-probabilities [B, T, V], in nats a row."""
     with torch.no_grad():
@@ -102,6 +107,20 @@ def _libraries_are_there_to_stay():
     time was the walk through half a million objects of torch and transformers."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def attention_calls(monkeypatch) -> list[tuple[int, int, bool]]:
+    """(queries, keys, whether there was a mask) of each of PyTorch's attentions, from now on."""
+    seen = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def attend(query, key, value, attn_mask=None, **options):
+        seen.append((query.shape[2], key.shape[2], attn_mask is not None))
+        return attention(query, key, value, attn_mask=attn_mask, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
+    return seen
 
 
 @pytest.fixture

@@ -5,13 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import tiny_model, tokens
+from conftest import packed_positions, tiny_model, tokens
 from surgery.architectures import CONFIGS, VOCABULARY, architecture
 from unnorm.surgery import packed_attention as packed
 from unnorm.surgery.packed_attention import packed_attention
 
 LONG = packed._LONG
-ATTENTION = torch.nn.functional.scaled_dot_product_attention
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -19,24 +18,6 @@ def _short_rows_too():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packed, "_LONG", 1)
         yield
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """(queries, keys, whether there was a mask) of each of PyTorch's attentions, from the first one on."""
-    seen = []
-
-    def attend(query, key, value, attn_mask=None, **options):
-        seen.append((query.shape[2], key.shape[2], attn_mask is not None))
-        return ATTENTION(query, key, value, attn_mask=attn_mask, **options)
-
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
-    return seen
-
-
-def rows(*texts):
-    """Positions [B, T] of rows of texts of these lengths."""
-    return torch.stack([torch.cat([torch.arange(n) for n in row]) for row in texts])
 
 
 def logits(model, ids, positions=None, **more):
@@ -53,19 +34,19 @@ def both(model, *args, **more):
 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama"])
-def test_texts_of_a_row_are_run_one_by_one(family, calls):
+def test_texts_of_a_row_are_run_one_by_one(family, attention_calls):
     model, ids = tiny_model(family), tokens(2, 64)
-    usual, found = both(model, ids, rows((24, 40), (17, 30, 17)))
+    usual, found = both(model, ids, packed_positions((24, 40), (17, 30, 17)))
     torch.testing.assert_close(found, usual, rtol=1e-4, atol=1e-4 * float(usual.std()))
     layers = 2
-    assert calls[:layers] == [(64, 64, True)] * layers
-    assert calls[layers:] == [(n, n, False) for n in (24, 40, 17, 30, 17)] * layers
+    assert attention_calls[:layers] == [(64, 64, True)] * layers
+    assert attention_calls[layers:] == [(n, n, False) for n in (24, 40, 17, 30, 17)] * layers
     assert model.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama"])
 def test_gradients_are_those_with_a_mask(family):
-    model, ids, positions = tiny_model(family), tokens(2, 64), rows((24, 40), (20, 44))
+    model, ids, positions = tiny_model(family), tokens(2, 64), packed_positions((24, 40), (20, 44))
     found = []
     for models in ((), (model,)):
         with packed_attention(*models):
@@ -79,7 +60,7 @@ def test_gradients_are_those_with_a_mask(family):
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6))
 def test_rows_of_any_texts_give_the_same(lengths):
     model = tiny_model("llama")
-    ids, positions = tokens(1, sum(lengths)), rows(tuple(lengths))
+    ids, positions = tokens(1, sum(lengths)), packed_positions(tuple(lengths))
     usual, found = both(model, ids, positions)
     torch.testing.assert_close(found, usual, rtol=1e-4, atol=1e-4 * float(usual.std()))
 
@@ -89,7 +70,11 @@ def test_any_architecture_gives_what_it_gives_always(name):
     """Windows, sinks, soft caps and ALiBi among them, and those that have an attention of their own."""
     model = architecture(name)
     ids = torch.randint(1, VOCABULARY, (1, 32), generator=torch.Generator().manual_seed(0))
-    for more in ({"positions": rows((16, 16))}, {"attention_mask": torch.ones(1, 32, dtype=torch.long)}, {}):
+    for more in (
+        {"positions": packed_positions((16, 16))},
+        {"attention_mask": torch.ones(1, 32, dtype=torch.long)},
+        {},
+    ):
         try:
             usual, found = both(model, ids, **more)
         except (TypeError, ValueError):  # it takes no positions
@@ -101,38 +86,38 @@ def test_any_architecture_gives_what_it_gives_always(name):
 @pytest.mark.parametrize(
     "how",
     [
-        pytest.param({"positions": rows((3,) * 20 + (4,))}, id="many short texts"),
+        pytest.param({"positions": packed_positions((3,) * 20 + (4,))}, id="many short texts"),
         pytest.param({"attention_mask": (torch.arange(64) < 50).long()[None]}, id="padding behind"),
         pytest.param({"attention_mask": (torch.arange(64) > 9).long()[None]}, id="padding before"),
     ],
 )
-def test_a_mask_of_anything_else_is_used_as_it_is(how, calls):
+def test_a_mask_of_anything_else_is_used_as_it_is(how, attention_calls):
     usual, found = both(tiny_model("llama"), tokens(1, 64), **how)
     assert torch.equal(found, usual)
-    assert calls == [(64, 64, True)] * 4
+    assert attention_calls == [(64, 64, True)] * 4
 
 
-def test_short_rows_are_run_whole(calls, monkeypatch):
+def test_short_rows_are_run_whole(attention_calls, monkeypatch):
     monkeypatch.setattr(packed, "_LONG", LONG)
     model, ids = tiny_model("llama"), tokens(1, LONG - 1)
-    usual, found = both(model, ids, rows((200, LONG - 201)))
+    usual, found = both(model, ids, packed_positions((200, LONG - 201)))
     assert torch.equal(found, usual)
-    assert all(masked for _, _, masked in calls)
+    assert all(masked for _, _, masked in attention_calls)
 
 
-def test_a_window_is_kept(calls):
+def test_a_window_is_kept(attention_calls):
     model = architecture("mistral")
     model.config.sliding_window = 8
-    usual, found = both(model, torch.arange(32)[None] + 1, rows((16, 16)))
+    usual, found = both(model, torch.arange(32)[None] + 1, packed_positions((16, 16)))
     assert torch.equal(found, usual)
-    assert all(masked for _, _, masked in calls)
+    assert all(masked for _, _, masked in attention_calls)
 
 
-def test_one_text_and_decoding_have_no_mask_and_stay_as_they_are(calls):
+def test_one_text_and_decoding_have_no_mask_and_stay_as_they_are(attention_calls):
     model, ids = tiny_model("gpt2"), tokens(1, 24)
     usual, found = both(model, ids)
     assert torch.equal(found, usual)
-    assert not any(masked for _, _, masked in calls)
+    assert not any(masked for _, _, masked in attention_calls)
     with packed_attention(model):
         written = model.generate(ids, max_new_tokens=4, do_sample=False)
     assert torch.equal(written, model.generate(ids, max_new_tokens=4, do_sample=False))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.attention import varlen as torch_varlen
 
-from conftest import tiny_model, tokens
+from conftest import packed_positions, tiny_model, tokens
 from unnorm.surgery import packed_attention as packed
 from unnorm.surgery import varlen
 from unnorm.surgery.packed_attention import packed_attention
@@ -85,7 +85,7 @@ def test_a_model_gives_the_same_with_it(monkeypatch, family):
     monkeypatch.setattr(packed, "_on_cpu", lambda x: False)
     monkeypatch.setattr(packed, "varlen_serves", lambda *args: True)
     model, ids = tiny_model(family), tokens(2, 64)
-    positions = torch.stack([torch.cat([torch.arange(n) for n in row]) for row in ((24, 40), (17, 30, 17))])
+    positions = packed_positions((24, 40), (17, 30, 17))
     with torch.no_grad():
         usual = model(input_ids=ids, position_ids=positions, use_cache=False).logits
         with packed_attention(model):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import unnorm
-from conftest import FAMILIES, tiny_model, tokens
+from conftest import FAMILIES, packed_positions, tiny_model, tokens
 from unnorm import DyT
 from unnorm.foundation.errors import DataError, Interrupted, ModelError, NonFiniteError, SettingsError
 from unnorm.surgery.swap import keep_base_, record_of
@@ -321,26 +321,16 @@ def test_pretrained_norms_that_stay_learn_relatively(tmp_path):
         torch.testing.assert_close(share[large], torch.full_like(share[large], rate), rtol=0.02, atol=0)
 
 
-def test_texts_of_long_packed_rows_learn_the_same_without_a_mask(monkeypatch):
-    seen = []
-    attention = torch.nn.functional.scaled_dot_product_attention
-
-    def attend(query, key, value, attn_mask=None, **options):
-        seen.append((query.shape[2], attn_mask is not None))
-        return attention(query, key, value, attn_mask=attn_mask, **options)
-
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
-    packed = {
-        "input_ids": tokens(64, 48),
-        "position_ids": torch.cat([torch.arange(20), torch.arange(28)]).repeat(64, 1),
-    }
+def test_texts_of_long_packed_rows_learn_the_same_without_a_mask(monkeypatch, attention_calls):
+    packed = {"input_ids": tokens(64, 48), "position_ids": packed_positions(*[(20, 28)] * 64)}
     reports = []
     for longest in (48, 49):
         monkeypatch.setattr("unnorm.surgery.packed_attention._LONG", longest)
         model, original = swapped("llama")
-        seen.clear()
+        attention_calls.clear()
         reports.append(unnorm.recover_(model, original, packed, train="norms", **QUICK))
-        assert set(seen) == ({(20, False), (28, False)} if longest == 48 else {(48, True)})
+        without = {(20, 20, False), (28, 28, False)}
+        assert set(attention_calls) == (without if longest == 48 else {(48, 48, True)})
         assert model.config._attn_implementation == original.config._attn_implementation == "sdpa"
     assert reports[0].losses == pytest.approx(reports[1].losses, rel=1e-3)
     assert reports[0].kl_after == pytest.approx(reports[1].kl_after, rel=1e-2)

@@ -15,7 +15,7 @@ from unnorm.study.recovered_start import plan_start, start_settings
 from unnorm.study.slices import short_name
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.patterns import select
-from unnorm.surgery.sites import find_sites
+from unnorm.surgery.sites import reached_sites
 from unnorm.tuning.compiled_blocks import check_blocks_compilable
 from unnorm.tuning.device_rows import check_shares
 from unnorm.tuning.settings import SPREAD, Strategy, TrainingSettings
@@ -121,7 +121,7 @@ def cell_of(settings: CellSettings, bench: Workbench) -> tuple[str, dict[str, An
 
 def set_up(model: Any, settings: CellSettings) -> tuple[Any, Trainable, list[str]]:
     """Make a start train what the cell's strategy says: the model, what trains, and the paths of all its norm sites."""
-    sites = [site for site in find_sites(model) if site.is_reached]  # what no text reaches learns nothing from it
+    sites = reached_sites(model)  # what no text reaches learns nothing from it
     chosen = settings.training.train_sites
     trained = select(sites, chosen) if chosen is not None else sites
     model, trainable = apply_strategy(

@@ -1,12 +1,13 @@
 """What a study will do: its cells, each with its hash, resolved configuration and folder, and which of them are
 compared in pairs. Trains nothing."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.precision import choose as choose_precision
+from unnorm.study.arms import Arm
 from unnorm.study.cell import CellSettings, cell_of, settled
 from unnorm.study.ledger import cell_folder, folder_name, result_of, standing_of
 from unnorm.study.recovered_start import PlannedStart, plan_start, start_settings
@@ -86,7 +87,7 @@ def _planned(spec: StudyFile, settings: CellSettings, ledger: Path, bench: Workb
     with spec.blamed("datasets", spec.dataset_names.index(settings.dataset_name)):
         bench.source(settings.data, settings.model)
     if settings.arm.artefact is not None:
-        with spec.blamed("arms", [arm.id for arm in spec.resolved_arms()].index(settings.arm.id), "artefact"):
+        with spec.blamed("arms", _number_of(spec, settings.arm), "artefact"):
             bench.saved_identity(settings.model, settings.arm)
     _check_patterns(spec, settings, bench)
     settings = settled(settings, bench)
@@ -102,16 +103,18 @@ def _planned(spec: StudyFile, settings: CellSettings, ledger: Path, bench: Workb
 
 def _check_patterns(spec: StudyFile, settings: CellSettings, bench: Workbench) -> None:
     """A `SiteError` for a pattern of norm sites that means none of this base."""
-    number = [arm.id for arm in spec.resolved_arms()].index(settings.arm.id)
-    bent = settings.arm.recover.straighten_sites if settings.arm.recover is not None else None
-    given: list[tuple[Sequence[str] | None, tuple[str | int, ...]]] = [
-        (settings.training.train_sites, ("training", "train_sites")),
-        (bent, ("arms", number)),
-    ]
-    for patterns, location in given:
-        if patterns is not None:
-            with spec.blamed(*location):
-                select(bench.sites(settings.model), list(patterns))
+    trained, recover = settings.training.train_sites, settings.arm.recover
+    if trained is not None:
+        with spec.blamed("training", "train_sites"):
+            select(bench.sites(settings.model), trained)
+    if recover is not None and recover.straighten_sites is not None:
+        with spec.blamed("arms", _number_of(spec, settings.arm)):
+            select(bench.sites(settings.model), list(recover.straighten_sites))
+
+
+def _number_of(spec: StudyFile, arm: Arm) -> int:
+    """Where the arm stands among the study's."""
+    return [each.id for each in spec.resolved_arms()].index(arm.id)
 
 
 def _as_it_was_begun(settings: CellSettings, resolved: dict[str, Any], ledger: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from unnorm.study.arms import Arm
 from unnorm.study.begun import Start, check_saved, identity_of, recovered_start, saved_start
 from unnorm.study.start import start_
 from unnorm.surgery.base import check_length, load_base, load_tokenizer
-from unnorm.surgery.sites import Site, find_sites
+from unnorm.surgery.sites import Site, reached_sites
 from unnorm.surgery.swap import settle_
 from unnorm.tuning.packing_probe import packing_is_clean
 
@@ -57,11 +57,7 @@ class Workbench:
 
     def sites(self, name: str) -> list[Site]:
         """The norm sites of the base `name` that text reaches."""
-
-        def reached() -> list[Site]:
-            return [site for site in find_sites(self.base(name).model) if site.is_reached]
-
-        return self._keep("sites", name, reached)
+        return self._keep("sites", name, lambda: reached_sites(self.base(name).model))
 
     def size(self, name: str) -> "Size":
         """How large the base `name` is; kept of all of them."""

@@ -16,15 +16,16 @@ from unnorm.surgery.varlen import varlen, varlen_serves
 
 _NAME = "unnorm_packed"
 _LONG, _SHORTEST = 512, 16
-"""Tokens of a row from which on it gains anything, and of its texts on average: others are run whole."""
+"""Tokens of a row, below which it gains nothing, and of its texts on average: others are run whole."""
 
 
 class Texts(NamedTuple):
     """lengths: of the texts of each row; ends: how many tokens there are before each text of the batch, and in all,
-    int32 [texts + 1], where the batch is."""
+    int32 [texts + 1], where the batch is; longest: tokens of the longest."""
 
     lengths: list[list[int]]
     ends: torch.Tensor
+    longest: int
 
 
 @contextmanager
@@ -74,7 +75,7 @@ def _register() -> None:
         scale = options.get("scaling")
         if options.get("dropout") or not varlen_serves(query, key, value, scale):
             return whole(module, query, key, value, mask, **options)  # type: ignore[no-any-return]
-        return varlen(query, key, value, texts.ends, max(map(max, texts.lengths)), scale), None
+        return varlen(query, key, value, texts.ends, texts.longest, scale), None
 
     AttentionInterface.register(_NAME, attend)
     AttentionMaskInterface.register(_NAME, masked)
@@ -111,4 +112,4 @@ def _texts(mask: torch.Tensor) -> Texts | None:
         return None
     lengths = [row.bincount().tolist()[1:] for row in text]
     ends = torch.tensor([0, *(n for row in lengths for n in row)], device=mask.device).cumsum(0).int()
-    return Texts(lengths, ends)
+    return Texts(lengths, ends, max(map(max, lengths)))

@@ -115,6 +115,11 @@ def find_sites(model: nn.Module) -> list[Site]:
     return sites
 
 
+def reached_sites(model: nn.Module) -> list[Site]:
+    """Those of `find_sites` that text reaches."""
+    return [site for site in find_sites(model) if site.is_reached]
+
+
 def _why_none(norms: dict[str, Behaviour]) -> str:
     if norms:
         return (

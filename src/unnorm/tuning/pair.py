@@ -4,7 +4,7 @@ from torch import nn
 
 from unnorm.foundation.errors import ModelError
 from unnorm.foundation.hashing import digest_tensors, hash_digests
-from unnorm.surgery.sites import find_sites
+from unnorm.surgery.sites import reached_sites
 from unnorm.surgery.swap import SwapRecord, record_of
 
 _NOTHING = "there is nothing to recover: this model has no swapped norms. Swap it first (unnorm.swap_)."
@@ -32,7 +32,7 @@ def record_beside(model: nn.Module, original: nn.Module) -> SwapRecord:
 def norm_paths(model: nn.Module, record: SwapRecord) -> list[str]:
     """Paths of the norms that learn relatively in a recovery: the swapped ones, or all pretrained ones where none are
     swapped."""
-    return [site.path for site in record.sites] or [site.path for site in find_sites(model) if site.is_reached]
+    return [site.path for site in record.sites] or [site.path for site in reached_sites(model)]
 
 
 def check_base(record: SwapRecord, original: nn.Module) -> None:

@@ -83,11 +83,8 @@ def turn(base: Any, rows: Rows, kind: str, how: How, rows_per_step: int) -> tupl
         clock = StepClock()
         trainer.add_callback(clock)
         started = time.perf_counter()
-        with (
-            patch("unnorm.tuning.trainer.packed_attention", lambda *m: nullcontext())
-            if how == "masks"
-            else nullcontext()
-        ):
+        whole_rows = patch("unnorm.tuning.trainer.packed_attention", lambda *models: nullcontext())
+        with whole_rows if how == "masks" else nullcontext():
             trainer.fit()
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     return clock.ends[0] - started, clock.seconds(), peak
@@ -97,6 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", default=str(SHARED / "bases" / "llama-3m"))
     parser.add_argument("--data", action="append", type=Path, help="again for more, in equal parts; default: Alpaca")
+    parser.add_argument("--kind", action="append", choices=KINDS, help="again for more; default: all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8, help=f"steps a turn, of which the first {WARM_UP} warm up")
     parser.add_argument("--rows", type=int, default=2, help="rows a step")
@@ -109,17 +107,21 @@ def main() -> None:
     base = load_base(arguments.base)
     read: dict[str, Any] = {"max_length": arguments.length, "loss_on": "all", "too_long": "split"}
     texts = [(DataSettings(source=str(path), **read), 1.0) for path in arguments.data or [ALPACA]]
+    kinds = arguments.kind or list(KINDS)
     count = arguments.rows * arguments.steps
     taken = Mixture(texts, tokenizer, quiet=True).train(int(count * arguments.length * 1.1), seed=0)
     rows = replace(taken, rows=taken.rows[:count])
     found: dict[tuple[str, How], tuple[list[float], list[float], int]] = {}
     for number in range(arguments.rounds):
-        for kind in KINDS:
+        for kind in kinds:
             for how in get_args(How):
                 first, steps, peak = turn(base, rows, kind, how, arguments.rows)
                 before = found.get((kind, how), ([], [], 0))
                 found[kind, how] = ([*before[0], first], before[1] + steps, max(peak, before[2]))
-                print(f"round {number + 1} {kind}, {how}: {statistics.median(steps):.3f} s a step, first {first:.1f}")
+                print(
+                    f"round {number + 1} {kind}, {how}: {statistics.median(steps):.3f} s a step, first {first:.1f}",
+                    flush=True,
+                )
     a_step = token_count(rows.rows) / arguments.steps
     lengths = [len(item.ids) for row in rows.rows for item in row]
     lines = [
@@ -134,7 +136,7 @@ def main() -> None:
         "| first step: masks, compiled | peak memory, GB |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for kind in KINDS:
+    for kind in kinds:
         one, masks, compiled = (found[kind, how] for how in get_args(How))
         a, b, c = (statistics.median(each[1]) for each in (one, masks, compiled))
         peaks = ", ".join(f"{each[2] / 1e9:.1f}" for each in (masks, one, compiled)) if one[2] else "not measured"

@@ -145,3 +145,15 @@ def test_the_verbs(capsys, small, tmp_path):
     assert "properties" in json.loads(capsys.readouterr()[0])
     assert run(["study", "status", str(file), "--ledger", str(tmp_path / "none")]) == 2
     assert "has not been run" in capsys.readouterr()[1]
+
+
+def test_a_plan_whose_cells_wait_for_the_search(capsys, bases, data_file, tmp_path):
+    changes = {"strategies": ["frozen"], "tune": {"learning_rate": {"frozen": [1e-3, 2e-3]}}}
+    file = tmp_path / "study.yaml"
+    file.write_text(study_text(bases["gpt2"], data_file, **changes))
+    assert run(["study", "plan", str(file), "--ledger", str(tmp_path / "ledger")]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("rate 0.00") == 4
+    assert "and 2 cells that wait for the search" in err
+    assert "audit" not in err + out  # there is nothing to compare yet
+    assert "Planning trains nothing" in err

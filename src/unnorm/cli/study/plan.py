@@ -65,16 +65,21 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
         ]
         emit_table("learning-rate search", columns, rows, align_right_from=3)
     more = f", and {len(waiting)} cells that wait for the search to find their learning rate" if waiting else ""
-    emit_table(f"{spec.name}: about {time_in_words(left)} left here{more}", columns, _rows(cells), align_right_from=3)
+    heading = f"{spec.name}: about {time_in_words(left)} left here{more}"
+    if cells:
+        emit_table(heading, columns, _rows(cells), align_right_from=3)
+    else:
+        say(heading)
     for devices in sorted({cell.settings.training.devices for cell in planned.cells} - {1}):
         say(
             f"a cell of {devices} devices: minutes on all of them, without the time in which they talk; GiB of each GPU"
         )
     for warning in dict.fromkeys(warning for record in search + cells for warning in record["warnings"]):
         say(warning)
-    _say_audit(audit)
+    if cells:
+        _say_audit(audit)
     if any(record["state"] != "done" for record in starts + search + cells) or waiting:
-        say_next("The plan trains nothing.", f"unnorm study run {given(study, ledger)}")
+        say_next("Planning trains nothing.", f"unnorm study run {given(study, ledger)}")
 
 
 def _records(planned: "list[Planned]", found: "list[Estimate]") -> list[dict[str, Any]]:

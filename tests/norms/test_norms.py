@@ -135,12 +135,12 @@ def test_round_trip_and_unknown_settings(name):
 
 def test_dyt_paper_has_the_papers_alpha_by_width_and_role():
     spec = DyT(alpha_init="paper")
-    assert spec.for_site("attention", 4096).alpha_init == 0.8
-    assert spec.for_site("mlp", 4096).alpha_init == 0.2
-    assert spec.for_site("final", 8192).alpha_init == 0.05
-    assert spec.for_site("attention", 2048).alpha_init == 1.0
-    assert spec.for_site("mlp", 768).alpha_init == 0.5
+    assert spec.for_site("attention", 4096, "rmsnorm").alpha_init == 0.8
+    assert spec.for_site("mlp", 4096, "rmsnorm").alpha_init == 0.2
+    assert spec.for_site("final", 8192, "rmsnorm").alpha_init == 0.05
+    assert spec.for_site("attention", 2048, "rmsnorm").alpha_init == 1.0
+    assert spec.for_site("mlp", 768, "rmsnorm").alpha_init == 0.5
     assert paper_alpha("mlp", 5000) == 0.2
-    assert math.isclose(float(spec.for_site("mlp", 2048).build(2048).alpha), 0.5)
+    assert math.isclose(float(spec.for_site("mlp", 2048, "rmsnorm").build(2048).alpha), 0.5)
     with pytest.raises(SettingsError, match="depends on the site"):
         spec.build(16)

@@ -76,7 +76,7 @@ def test_a_fixed_scale_gets_a_curve_that_it_is_the_tangent_of():
         ({"norm": "derf"}, "shift"),
         ({"norm": "dyt", "affine": False}, "no γ"),
         ({"norm": "layernorm"}, "no curve"),
-        ({"norm": "fixedscale"}, "mean off"),
+        ({"norm": "fixedscale", "center": True}, "mean off"),
         ({"norm": "fixedscale", "center": False, "affine": False}, "no γ"),
     ],
 )

@@ -34,7 +34,10 @@ def test_every_norm_has_its_arms_and_dyt_its_variants():
 @pytest.mark.parametrize(
     ("entry", "why"),
     [
-        ({"id": "x", "norm": "fixedscale", "recover": {"straighten": 0.7}}, "takes each token's mean off"),
+        (
+            {"id": "x", "norm": "fixedscale", "center": True, "recover": {"straighten": 0.7}},
+            "takes each token's mean off",
+        ),
         ({"id": "x", "norm": "derf", "recover": {"straighten": 0.7}}, "a curve with a shift"),
         ({"id": "x", "norm": "dyt", "affine": False, "recover": {"straighten": 0.7}}, "has no γ"),
         ({"id": "x", "recover": {"straighten": 0.7}}, "is the pretrained one"),

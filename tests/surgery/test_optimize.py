@@ -157,7 +157,7 @@ NORM = "gpt_neox.layers.0.input_layernorm"
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
 def test_with_the_head_no_norm_is_left_of_fixed_scales(family):
     model = tiny_model(family)
-    unnorm.swap_(model, FixedScale(center=family != "llama"), calibrate_on=tokens())
+    unnorm.swap_(model, FixedScale(), calibrate_on=tokens())
     embedding = model.get_input_embeddings().weight.detach().clone()
     with torch.no_grad():
         before = model(tokens()).logits

@@ -3,7 +3,7 @@ import torch
 
 import unnorm
 from conftest import FAMILIES, tiny_model, tokens
-from unnorm import DyT
+from unnorm import DyT, FixedScale
 from unnorm.foundation.errors import DataError, ModelError, SettingsError, SiteError
 from unnorm.norms.curve import CurveNorm
 
@@ -22,6 +22,22 @@ def test_swap_replaces_every_site_and_unswap_gives_the_model_back(family):
     torch.testing.assert_close(model(ids).logits, before, rtol=0, atol=0)
     with pytest.raises(ModelError, match="nothing to undo"):
         unnorm.unswap_(model)
+
+
+@pytest.mark.parametrize(("family", "centres"), [("gpt2", True), ("gpt_neox", True), ("llama", False)])
+def test_a_fixed_scale_takes_the_mean_off_where_the_norm_it_replaces_does(family, centres):
+    model = tiny_model(family)
+    report = unnorm.swap_(model, {"mlp": FixedScale(center=not centres), "*": FixedScale()}, calibrate_on=tokens())
+    assert {site.role: report.specs[site.path].center for site in report.sites} == {
+        "attention": centres, "mlp": not centres, "final": centres,
+    }  # fmt: skip
+    ids = tokens()
+    norm, seen = model.get_submodule(report.sites[0].path), []
+    norm.register_forward_hook(lambda module, args, out: seen.append((args[0], out)))
+    model(ids)
+    ((x, out),) = seen
+    lifted = norm(x + 1.0)  # a constant for all channels of a token is its mean's alone
+    assert torch.allclose(lifted, out, atol=1e-4) == centres
 
 
 def test_a_swapped_model_is_not_swapped_twice():

@@ -57,7 +57,7 @@ class DyT(CurveSpec):
     def build(self, width: int, device: torch.device | str | None = None) -> DyTNorm:
         return DyTNorm(self, width, device)
 
-    def for_site(self, role: str, width: int) -> "DyT":
+    def for_site(self, role: str, width: int, kind: str) -> "DyT":
         if self.alpha_init != "paper":
             return self
         return self.model_copy(update={"alpha_init": paper_alpha(role, width)})

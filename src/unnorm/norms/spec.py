@@ -66,8 +66,9 @@ class NormSpec(BaseModel):
         """Set `module`'s parameters so that module(x) is close to y. x, y [N, C], any float dtype."""
         raise NotImplementedError
 
-    def for_site(self, role: str, width: int) -> "NormSpec":
-        """This spec with whatever depends on the site settled. role: one of surgery's roles."""
+    def for_site(self, role: str, width: int, kind: str) -> "NormSpec":
+        """This spec with whatever depends on the site settled. role: one of surgery's roles; kind: of the norm that
+        stands there, "layernorm" or "rmsnorm" and what follows."""
         return self
 
     def beside_large_tokens(self) -> Self:

@@ -52,7 +52,7 @@ def linear_part(module: nn.Module, site: Site) -> Linear | None:
     scale = ones if gamma is None else gamma.detach().double()
     offset = torch.zeros_like(scale) if beta is None else beta.detach().double()
     if isinstance(module, FixedScaleNorm):
-        return Linear(scale / module.sigma.double(), offset, module.spec.center)
+        return Linear(scale / module.sigma.double(), offset, module.spec.centres)
     return Linear(scale, offset, centred=False)
 
 

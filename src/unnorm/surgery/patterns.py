@@ -20,7 +20,7 @@ def assign(sites: list[Site], specs: NormSpec | Mapping[str, NormSpec | None]) -
     A mapping, or one key of it, that matches no site is a `SiteError` that lists the sites there are.
     """
     if isinstance(specs, NormSpec):
-        every = {site.path: specs.for_site(site.role, site.width) for site in sites if site.is_reached}
+        every = {site.path: specs.for_site(site.role, site.width, site.kind) for site in sites if site.is_reached}
         if not every:
             raise SiteError(f"a forward pass on token ids reaches none of the sites:\n{listing(sites)}")
         return every
@@ -34,7 +34,7 @@ def assign(sites: list[Site], specs: NormSpec | Mapping[str, NormSpec | None]) -
     for site in sites:
         spec = next((spec for pattern, spec in specs.items() if site.path in means[pattern]), None)
         if spec is not None:
-            assigned[site.path] = spec.for_site(site.role, site.width)
+            assigned[site.path] = spec.for_site(site.role, site.width, site.kind)
     if not assigned:
         raise SiteError(f"the patterns leave every site alone. The sites are:\n{listing(sites)}")
     return assigned

@@ -9,6 +9,7 @@ import pytest
 from study.small_study import run_text, study_text, table
 from unnorm.cli.main import run
 from unnorm.foundation.errors import ArtefactError, DiskError, Interrupted
+from unnorm.foundation.memory import OthersLoad
 from unnorm.study import ledger as ledger_module
 from unnorm.study.tables import COLUMNS
 from unnorm.study.view import read_study
@@ -147,7 +148,8 @@ def test_the_verbs(capsys, small, tmp_path):
     assert "has not been run" in capsys.readouterr()[1]
 
 
-def test_a_plan_whose_cells_wait_for_the_search(capsys, bases, data_file, tmp_path):
+def test_a_plan_whose_cells_wait_for_the_search(capsys, bases, data_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(OthersLoad, "read", lambda self: 0.48)
     changes = {"strategies": ["frozen"], "tune": {"learning_rate": {"frozen": [1e-3, 2e-3]}}}
     file = tmp_path / "study.yaml"
     file.write_text(study_text(bases["gpt2"], data_file, **changes))
@@ -156,4 +158,5 @@ def test_a_plan_whose_cells_wait_for_the_search(capsys, bases, data_file, tmp_pa
     assert out.count("rate 0.00") == 4
     assert "and 2 cells that wait for the search" in err
     assert "audit" not in err + out  # there is nothing to compare yet
+    assert "Other processes took 48% of this machine" in err
     assert "Planning trains nothing" in err

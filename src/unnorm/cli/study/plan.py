@@ -10,12 +10,16 @@ if TYPE_CHECKING:
     from unnorm.study.plan import Planned
     from unnorm.study.recovered_start import PlannedStart
 
+_CROWDED = 0.1
+"""Of the machine's cores, by other processes: more makes what was measured slow."""
+
 
 def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) -> None:
     """Show every cell: what trains, tokens, steps, time and memory from a measured step, what is done, and the audit.
 
     Trains nothing. Recovered starts, and with `tune` the tries of the search, are listed first.
     """
+    from unnorm.foundation.memory import OthersLoad
     from unnorm.foundation.precision import line_of
     from unnorm.foundation.progress import time_in_words
     from unnorm.study import threads
@@ -36,9 +40,11 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
     to_make = starts_of([*planned.search, *planned.cells])
     also = f" and {len(to_make)} recovered starts" if to_make else ""
     say(f"{len(planned.search) + len(planned.cells)} cells{also}; measuring one training step of each kind")
+    others = OthersLoad()
     starts = _start_records(to_make, estimates_of_starts(to_make, bench))
     search = _records(planned.search, estimates(planned.search, bench))
     cells = _records(planned.cells, estimates(planned.cells, bench))
+    load = others.read()
     resolved = {place_of(cell.settings): cell.resolved for cell in planned.cells}
     folders = {place_of(cell.settings): cell.folder for cell in planned.cells}
     arms = [arm.id for arm in spec.resolved_arms()]
@@ -54,7 +60,7 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
             "waiting_for_search": waiting,
             "audit": audit,
         }
-        emit_json({**found, "estimated_seconds_left": left})
+        emit_json({**found, "estimated_seconds_left": left, "load": load})
         return
     columns = ["cell", "state", "trains", "tokens", "steps", "minutes", "GiB"]
     if starts:
@@ -70,6 +76,8 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
         emit_table(heading, columns, _rows(cells), align_right_from=3)
     else:
         say(heading)
+    if left and load > _CROWDED:
+        say(f"Other processes took {load:.0%} of this machine while steps were measured; without them it is faster.")
     for devices in sorted({cell.settings.training.devices for cell in planned.cells} - {1}):
         say(
             f"a cell of {devices} devices: minutes on all of them, without the time in which they talk; GiB of each GPU"

@@ -50,7 +50,7 @@ ShardingOption = Annotated[
 ]
 
 CompileOption = Annotated[
-    bool, typer.Option("--compile", help="Compile the model's blocks first (torch.compile): then steps are faster.")
+    bool, typer.Option("--compile", help="Compile the model's blocks (torch.compile): a slow first step, mostly faster ones after it.")
 ]
 
 

@@ -19,7 +19,7 @@ from unnorm.cli.models import use_threads_for
 from unnorm.cli.options import check_choice, chosen_sharding, tokens_option
 from unnorm.cli.output import JsonOption, emit_json, emit_table, say
 
-EXAMPLE = "Example: [bold]unnorm evaluate run/model --data alpaca --against distilgpt2[/bold]"
+EXAMPLE = "Example: [bold]unnorm evaluate recovered/model --data alpaca --against distilgpt2[/bold]"
 
 
 def evaluate(

@@ -123,9 +123,11 @@ def finetune(
         say(f"The curves are in {out / 'runs'}: tensorboard --logdir {out / 'runs'}")
     made = out / "model"
     read = o.as_given(template=template, loss_on=loss_on, held_out=held_out, repair=repair, map=map)
+    # What a swap cost does not show against a base that was not fine-tuned.
+    against = "" if settings.arm.swaps else f" --against {settings.model}"
     say_next(
         f"The model is in {made}.",
-        f"unnorm evaluate {made} --data {data}{read} --against {settings.model}",
+        f"unnorm evaluate {made} --data {data}{read}{against}",
         f"unnorm package {made} --out {out / 'package'}" if settings.arm.swaps else f"unnorm check {made}",
     )
 

@@ -16,7 +16,7 @@ EXAMPLE = (
 
 
 def recover(
-    swapped: Annotated[str, typer.Argument(metavar="SWAPPED", help="The folder that `unnorm swap` wrote.")],
+    swapped: Annotated[str, typer.Argument(metavar="SWAPPED", help="What `unnorm swap` wrote, or OUT/model of a recovery.")],
     data: Annotated[
         list[str], typer.Option(metavar="DATA", help="What to learn from; again for more: NAME or NAME=WEIGHT.")
     ],
@@ -70,7 +70,7 @@ def recover(
     seed: Annotated[int, typer.Option(min=0, help="Order of the data, LoRA's start.")] = 0,
     json: JsonOption = False,
 ) -> None:
-    """Distil the original into a swapped model, until it is as good again.
+    """Distil the original into a swapped model, to bring it closer to the original.
 
     The model that comes out is in OUT/model. Progress, losses and checkpoints are in OUT, too.
     """

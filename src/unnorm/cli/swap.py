@@ -15,8 +15,8 @@ from unnorm.foundation.errors import SettingsError
 from unnorm.norms import NORMS
 
 SWAP_EXAMPLE = (
-    "Example: [bold]unnorm swap HuggingFaceTB/SmolLM2-135M-Instruct --to dyt --alpha channel --calibrate alpaca "
-    "--out swapped/[/bold]"
+    "Example: [bold]unnorm swap HuggingFaceTB/SmolLM2-135M-Instruct --to dyt --alpha channel --correct all "
+    "--calibrate alpaca --out swapped/[/bold]"
 )
 
 
@@ -40,7 +40,7 @@ def swap(
     tokens: Annotated[
         int | None, tokens_option("Tokens to calibrate on. Default: 4,096; 16,384 to correct.", 64)
     ] = None,
-    mode: Annotated[str, typer.Option(help="one-pass; sequential or parallel: more tokens than fit.")] = "one-pass",
+    mode: Annotated[str, typer.Option(help="one-pass; sequential or parallel for more tokens than memory holds.")] = "one-pass",
     outliers: Annotated[
         float | None,
         typer.Option(

@@ -82,8 +82,8 @@ def verdict(sites: Sequence[SiteAnatomy]) -> AnatomyVerdict:
     )
     if findings and findings[0].what == "sink":
         text.append(
-            "Calibration alone will hardly give a usable model. Swap with `--alpha channel`, then distil the original "
-            "with `unnorm recover`."
+            "Calibration alone will hardly give a usable model. Swap with `--alpha channel --correct all`, then distil "
+            "the original with `unnorm recover`."
         )
     elif findings:
         text.append("Swap with `--alpha channel`, and close the gap that `unnorm swap` prints with `unnorm recover`.")

@@ -9,7 +9,7 @@ import torch
 import unnorm
 from conftest import FAMILIES, packed_positions, tiny_model, tokens
 from unnorm import DyT
-from unnorm.foundation.errors import DataError, Interrupted, ModelError, NonFiniteError, SettingsError
+from unnorm.foundation.errors import ArtefactError, DataError, Interrupted, ModelError, NonFiniteError, SettingsError
 from unnorm.surgery.swap import keep_base_, record_of
 from unnorm.tuning.recover import RecoveryRun, RecoveryText, distil_
 from unnorm.tuning.recover_settings import recover_settings
@@ -167,6 +167,24 @@ def test_an_interrupted_recovery_goes_on_bit_for_bit(train, tmp_path, monkeypatc
     assert report.curve == expected.curve
     steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "steps.jsonl").read_text().splitlines()]
     assert steps == list(range(1, expected.steps + 1))
+
+
+def test_a_folder_of_another_recovery_is_refused(tmp_path):
+    model, original = swapped()
+    unnorm.recover_(model, original, tokens(64), folder=tmp_path, **QUICK)
+    for text, change in ((tokens(64, seed=9), {}), (tokens(64), {"learning_rate": 1e-6}), (tokens(64), {"seed": 3})):
+        another, original = swapped()
+        before = {name: tensor.clone() for name, tensor in another.state_dict().items()}
+        with pytest.raises(ArtefactError, match="another run"):
+            unnorm.recover_(another, original, text, folder=tmp_path, **{**QUICK, **change})
+        assert all(torch.equal(tensor, before[name]) for name, tensor in another.state_dict().items())
+
+
+def test_what_a_run_without_a_checkpoint_measured_is_measured_again(tmp_path):
+    (tmp_path / "evaluations.jsonl").write_text('{"step":0,"kl":99.0}\n')
+    model, original = swapped()
+    report = unnorm.recover_(model, original, tokens(64), folder=tmp_path, **QUICK)
+    assert report.kl_before < 50
 
 
 def test_a_run_that_goes_on_shows_the_gap_that_it_had_come_to(tmp_path, monkeypatch):

@@ -151,6 +151,23 @@ def test_an_interrupted_one_goes_on_bit_for_bit(tmp_path, monkeypatch):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+def test_one_that_stopped_after_its_last_step_ends_the_same(tmp_path):
+    (first, original), (second, _) = swapped(), swapped()
+    for model in (first, second):  # the second finds a checkpoint of the last step, and has nothing left to learn
+        report = unnorm.recover_(model, original, tokens(64), train="lora", folder=tmp_path, **QUICK)
+    assert report.straightened == 5
+    found = second.state_dict()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in first.state_dict().items())
+
+
+def test_a_folder_that_cannot_be_made_leaves_the_fixed_scales(tmp_path):
+    model, original = swapped(spec=unnorm.FixedScale())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        unnorm.recover_(model, original, tokens(64), folder=tmp_path / "file" / "run", **QUICK)
+    assert all(type(norm) is FixedScaleNorm for norm in norms_of(model))
+
+
 @pytest.mark.parametrize("factor", [float("inf"), 1e3])
 def test_a_straight_model_of_which_nothing_is_left_is_put_back(monkeypatch, factor):
     model, original = swapped()

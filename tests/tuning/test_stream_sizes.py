@@ -60,6 +60,18 @@ def test_what_comes_after_a_token_ran_away_says_nothing_and_other_rows_do():
     assert float(first.grad[0].abs().max()) > 0
 
 
+@pytest.mark.parametrize("odd", [0.0, float("inf"), float("nan")])
+def test_a_token_without_a_size_leaves_the_gradient_of_the_others_a_number(odd):
+    x = stream(1.0, 1.0, 2.6, 1.0, 1.0, 1.0)
+    scale = torch.ones(6, requires_grad=True)
+    penalty, _ = judged(x * torch.where(torch.arange(6) == 4, odd, scale)[None, :, None])
+    penalty.backward()
+    assert bool(x.grad[0, :4].isfinite().all())
+    assert bool(scale.grad.isfinite().all())
+    assert float(scale.grad[2]) > 0
+    assert float(scale.grad[4]) == 0
+
+
 def test_padding_neither_counts_nor_runs_away():
     keep = torch.tensor([[1, 1, 1, 0]])
     penalty, away = judged(stream(1.0, 1.0, 1.0, 1e6), keep=keep)
@@ -113,6 +125,17 @@ def test_rows_that_ran_away_leave_the_divergence():
     assert int(some.tokens) == int(expected.tokens) == 64
 
 
+def test_the_weight_of_a_step_counts_the_rows_that_ran_away_too(monkeypatch):
+    original = tiny_model("llama")
+    model = copy.deepcopy(original)
+    unnorm.swap_(model, DyT(), calibrate_on=tokens(16))
+    sizes = StreamSizes([model.get_submodule(site.path) for site in unnorm.find_sites(model)])
+    monkeypatch.setattr(StreamSizes, "judged", lambda self: (torch.zeros(()), torch.ones(len(self.keep)).bool()))
+    found = Distillation(model, original, "fp32", sizes).sums(model, {"input_ids": tokens(3)})
+    assert (found.nats.item(), int(found.tokens)) == (0.0, 0)
+    assert found.weight.item() == tokens(3).numel(), "what the gradient is divided by"
+
+
 def test_distillation_adds_the_penalty_and_the_worst_row_of_arbitrary_tokens():
     original = tiny_model("llama")
     model = copy.deepcopy(original)
@@ -121,7 +144,8 @@ def test_distillation_adds_the_penalty_and_the_worst_row_of_arbitrary_tokens():
     batch = {"input_ids": tokens(3)}
     sizes = StreamSizes(norms)
     watched = Distillation(model, original, "fp32", sizes).sums(model, batch)
-    expected = 0.0
+    half = Distillation(model, original, "fp32", sizes).sums(model, batch, share=0.5)
+    parts = []
     for each in (batch, sizes.worst(sizes.arbitrary(batch, 384), lambda rows: model(**rows))):
         with sizes.watching(each):
             model(**each)
@@ -129,7 +153,8 @@ def test_distillation_adds_the_penalty_and_the_worst_row_of_arbitrary_tokens():
         assert not away.any()
         assert part.item() > 0
         plain = Distillation(model, original, "fp32").sums(model, each)
-        expected = expected + plain.nats + part
-    torch.testing.assert_close(watched.nats, expected)
+        parts.append(plain.nats + part)
+    torch.testing.assert_close(watched.nats, parts[0] + parts[1])
+    torch.testing.assert_close(half.nats, parts[0] + 0.5 * parts[1])  # of two such batches a step
     assert watched.tokens == batch["input_ids"].numel(), "the text alone"
     assert not sizes.seen

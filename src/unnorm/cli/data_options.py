@@ -50,7 +50,10 @@ ShardingOption = Annotated[
 ]
 
 CompileOption = Annotated[
-    bool, typer.Option("--compile", help="Compile the model's blocks (torch.compile): a slow first step, mostly faster ones after it.")
+    bool,
+    typer.Option(
+        "--compile", help="Compile the model's blocks (torch.compile): a slow first step, then mostly faster ones."
+    ),
 ]
 
 

@@ -16,7 +16,7 @@ EXAMPLE = (
 
 
 def recover(
-    swapped: Annotated[str, typer.Argument(metavar="SWAPPED", help="What `unnorm swap` wrote, or OUT/model of a recovery.")],
+    swapped: Annotated[str, typer.Argument(metavar="SWAPPED", help="What `unnorm swap` or `recover` wrote.")],
     data: Annotated[
         list[str], typer.Option(metavar="DATA", help="What to learn from; again for more: NAME or NAME=WEIGHT.")
     ],

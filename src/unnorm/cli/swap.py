@@ -40,7 +40,9 @@ def swap(
     tokens: Annotated[
         int | None, tokens_option("Tokens to calibrate on. Default: 4,096; 16,384 to correct.", 64)
     ] = None,
-    mode: Annotated[str, typer.Option(help="one-pass; sequential or parallel for more tokens than memory holds.")] = "one-pass",
+    mode: Annotated[
+        str, typer.Option(help="one-pass; sequential, parallel: more tokens than memory holds.")
+    ] = "one-pass",
     outliers: Annotated[
         float | None,
         typer.Option(

@@ -5,6 +5,7 @@ measured before and after, and a model that ended farther from the original is p
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def blocks_first_(
             check=check,
         )
         after = distance(model, original, held_out)
-        kept = after.kl <= before.kl
+        kept = isfinite(after.kl) and not after.kl > before.kl  # a start that is no number is worse
         if not kept:
             was = load_file(start)
             with torch.no_grad():

@@ -24,8 +24,9 @@ class Objective(Protocol):
     name: str
     others: Sequence[torch.nn.Module]
 
-    def sums(self, model: Any, batch: Mapping[str, torch.Tensor]) -> TokenSums:
-        """What the batch [B, T] adds to a step; `nats` has the gradient."""
+    def sums(self, model: Any, batch: Mapping[str, torch.Tensor], share: torch.Tensor | float = 1.0) -> TokenSums:
+        """What the batch [B, T] adds to a step; `nats` has the gradient. share: of the step's weight that is the
+        batch's."""
 
     def weight(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """What the nats of a batch are to be divided by, known before it is run."""
@@ -40,7 +41,7 @@ class CrossEntropy:
     def __init__(self, model: Any) -> None:
         self.head = under_adapters(model).get_output_embeddings()
 
-    def sums(self, model: Any, batch: Mapping[str, torch.Tensor]) -> TokenSums:
+    def sums(self, model: Any, batch: Mapping[str, torch.Tensor], share: torch.Tensor | float = 1.0) -> TokenSums:
         return token_sums(model, self.head, batch)
 
     def weight(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -61,7 +62,7 @@ class EveryToken:
         self.head = under_adapters(model).get_output_embeddings()
         self.precision = precision
 
-    def sums(self, model: Any, batch: Mapping[str, torch.Tensor]) -> TokenSums:
+    def sums(self, model: Any, batch: Mapping[str, torch.Tensor], share: torch.Tensor | float = 1.0) -> TokenSums:
         with autocast(batch["input_ids"].device, self.precision):
             return token_sums(model, self.head, all_labelled(batch))
 
@@ -82,20 +83,23 @@ class Distillation:
         self.original, self.precision, self.sizes = original, precision, sizes
         self.others: Sequence[torch.nn.Module] = (original,)
 
-    def sums(self, model: Any, batch: Mapping[str, torch.Tensor]) -> TokenSums:
+    def sums(self, model: Any, batch: Mapping[str, torch.Tensor], share: torch.Tensor | float = 1.0) -> TokenSums:
         with autocast(batch["input_ids"].device, self.precision):
             if self.sizes is None or not self.sizes.counts:
                 found = self._divergence(model, batch)
             else:
-                found = self._of_sizes(model, batch, self.sizes)
-        return TokenSums(found.nats, found.agreed, found.tokens, found.tokens.float())
+                found = self._of_sizes(model, batch, self.sizes, share)
+        return TokenSums(found.nats, found.agreed, found.tokens, self.weight(batch).float())
 
-    def _of_sizes(self, model: Any, batch: Mapping[str, torch.Tensor], sizes: StreamSizes) -> Divergence:
-        """The divergence of a batch, to whose nats those of the worst of some rows of arbitrary tokens are added."""
+    def _of_sizes(
+        self, model: Any, batch: Mapping[str, torch.Tensor], sizes: StreamSizes, share: torch.Tensor | float
+    ) -> Divergence:
+        """The divergence of a batch, to whose nats those of the worst of some rows of arbitrary tokens are added: times
+        `share`, so that the batches of a step add one such row to it, however many they are."""
         found = self._kept_in_size(model, batch, sizes)
         drawn = sizes.arbitrary(batch, self.original.config.get_text_config().vocab_size)
         strange = sizes.worst(drawn, lambda rows: hidden_states(model, self.head, rows))
-        return found._replace(nats=found.nats + self._kept_in_size(model, strange, sizes).nats)
+        return found._replace(nats=found.nats + share * self._kept_in_size(model, strange, sizes).nats)
 
     def _kept_in_size(self, model: Any, batch: Mapping[str, torch.Tensor], sizes: StreamSizes) -> Divergence:
         """The divergence without rows in which a token has run away, and with the penalty in its nats."""

@@ -25,6 +25,7 @@ from torch import nn
 
 from unnorm.foundation import atomic, ranks
 from unnorm.foundation.errors import DataError, NonFiniteError, SettingsError
+from unnorm.foundation.hashing import hash_json, hash_tensors
 from unnorm.foundation.processes import is_main
 from unnorm.surgery.inputs import Inputs, as_one_batch, single_rows, tokens_in
 from unnorm.surgery.swap import place_
@@ -112,7 +113,9 @@ def recover_(
     text = RecoveryText(_repeated(rows, chosen.tokens, seed), as_one_batch, length, measured)
     with ExitStack() as stack:
         place = Path(folder) if folder is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        return distil_(model, original, text, chosen, RecoveryRun(place, "recover", quiet=quiet), seed=seed)
+        decides = {"settings": chosen.model_dump(mode="json"), "seed": seed}
+        name = "recover" if folder is None else _run_name(model, original, rows, measured, decides)
+        return distil_(model, original, text, chosen, RecoveryRun(place, name, quiet=quiet), seed=seed)
 
 
 def distil_(
@@ -135,6 +138,7 @@ def distil_(
     devices = [next(m.parameters()).device for m in (model, original)]
     start = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
     paths = norm_paths(model, record)
+    run.folder.mkdir(parents=True, exist_ok=True)  # before anything in the model changes
     straightening = None
     if settings.straighten is not None:
         if run.sharding == "fsdp":
@@ -148,7 +152,6 @@ def distil_(
             after=settings.straighten_after,
             until=settings.straighten,
         )
-    run.folder.mkdir(parents=True, exist_ok=True)
     curves: dict[str, nn.Module] = {}
     done = False
     with restored_flags(model), without_gradients(original):
@@ -214,7 +217,7 @@ def distil_(
             original.to(devices[1])
     record.specs |= {path: model.get_submodule(path).spec for path in curves}  # type: ignore[misc]
     as_it_comes = not record.sites or settings.objective == "ce" or straightening is not None
-    kept = as_it_comes or after.kl <= before.kl
+    kept = as_it_comes or not after.kl > before.kl  # a start that is no number is worse
     if not kept:
         model.load_state_dict(start)
     curve = ranks.of_main(meter.log.read())
@@ -233,6 +236,15 @@ def distil_(
     if is_main():
         atomic.write_json(run.folder / "recovery.json", report.to_dict())
     return report
+
+
+def _run_name(
+    model: nn.Module, original: nn.Module, rows: list[Batch], held_out: list[Batch], decides: Mapping[str, Any]
+) -> str:
+    """A hash of all that decides where a recovery ends: two models, the text, and what else `decides`."""
+    text = {f"{i}/{name}": tensor for i, row in enumerate([*rows, *held_out]) for name, tensor in row.items()}
+    content = {"text": text, "start": model.state_dict(), "original": original.state_dict()}
+    return hash_json({**decides, "rows": len(rows), **{name: hash_tensors(what) for name, what in content.items()}})
 
 
 def _every(tokens: int | None, training: TrainingSettings) -> int:

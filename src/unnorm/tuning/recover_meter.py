@@ -36,7 +36,8 @@ class Meter:
         self.broken_apart = broken_apart
         self.log = RunLog(folder / "evaluations.jsonl")
         if is_main():
-            self.log.cut_after(checkpoint.step_of(checkpoint.latest(folder / "checkpoints")))
+            last = checkpoint.latest(folder / "checkpoints")
+            self.log.cut_after(-1 if last is None else checkpoint.step_of(last))  # another run may have written it
         self.known = {record["step"]: record for record in ranks.of_main(self.log.read())}
 
     @property

@@ -41,9 +41,14 @@ _DRAWN = 4
 def in_medians(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     """Each token's size at a norm in units of the median one, which has no gradient: fp32 [B, T].
 
-    x: what comes in, [B, T, ...]. keep: where tokens are, bool [B, T].
+    x: what comes in, [B, T, ...]. keep: where tokens are, bool [B, T]. A token whose size is 0 or no finite number has
+    no gradient either: it would not be a number, whatever it is multiplied by.
     """
-    size = sizes(x.flatten(2))
+    x = x.flatten(2)
+    size = sizes(x)
+    sized = size.detach().isfinite() & (size.detach() > 0)
+    if not sized.all():
+        size = torch.where(sized, sizes(torch.where(sized[..., None], x, 1.0)), size.detach())
     return size / size.detach()[keep].nanmedian()
 
 

@@ -140,7 +140,7 @@ class TokenTrainer(Trainer):
         Data-parallel training averages gradients over processes, hence the factor.
         """
         counts_for_nothing = inputs.pop(IDLE, None) is not None
-        sums = self.objective.sums(model, inputs)
+        sums = self.objective.sums(model, inputs, self.objective.weight(inputs) / num_items_in_batch)
         if counts_for_nothing:
             return sums.nats * 0
         counts = (sums.nats.detach(), sums.correct, sums.tokens, sums.weight)
@@ -278,6 +278,8 @@ class _StepCallback(TrainerCallback):
         quiet = self.trainer.quiet or not state.is_world_process_zero
         self.bar = Bar("training", state.max_steps, quiet=quiet).__enter__()
         self.bar.advance(state.global_step)
+        # As before the step that was done last, also where none is left to do.
+        self.trainer.before_step(min(state.global_step, state.max_steps - 1) / state.max_steps)
         self.started = time.perf_counter()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

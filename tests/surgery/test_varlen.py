@@ -91,3 +91,35 @@ def test_a_model_gives_the_same_with_it(monkeypatch, family):
         with packed_attention(model):
             found = model(input_ids=ids, position_ids=positions, use_cache=False).logits
     torch.testing.assert_close(found, usual, rtol=1e-4, atol=1e-4 * float(usual.std()))
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama"])
+def test_it_serves_under_autocast_over_fp32_weights(monkeypatch, family):
+    """Queries and keys leave their rotation in fp32, values a product in bf16: attention is in bf16 all the same."""
+    dtypes = []
+
+    def seen(*qkv, **options):
+        dtypes.append([x.dtype for x in qkv[:3]])
+        return text_by_text(*qkv, **options)
+
+    monkeypatch.setattr(torch_varlen, "varlen_attn", seen)
+    monkeypatch.setattr(packed, "_LONG", 1)
+    monkeypatch.setattr(packed, "_one_by_one", None)
+    monkeypatch.setattr(packed, "_on_cpu", lambda x: False)
+    model, ids = tiny_model(family), tokens(2, 64)
+    positions = packed_positions((24, 40), (17, 30, 17))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        usual = model(input_ids=ids, position_ids=positions, use_cache=False).logits
+        with packed_attention(model):
+            found = model(input_ids=ids, position_ids=positions, use_cache=False).logits
+    trial, layers = 1, 2
+    assert dtypes == [[torch.bfloat16] * 3] * (trial + layers)
+    assert found.dtype == usual.dtype
+    assert float((found - usual).norm()) < 0.02 * float(usual.norm())
+
+
+def test_fp64_stays_fp64_under_autocast_as_in_attention_itself():
+    q, k, v = (x.double() for x in qkv())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert [x.dtype for x in packed._under_autocast(q, k, v)] == [torch.float64] * 3
+        assert torch.nn.functional.scaled_dot_product_attention(q, q, q).dtype == torch.float64

@@ -65,6 +65,21 @@ def test_pretrained_norms_learn_the_same_way_also_where_they_store_gamma_minus_o
         torch.testing.assert_close(made.weight, torch.full((4,), stored + 0.3))
 
 
+@pytest.mark.parametrize("learns", [("weight", "bias"), ("bias",)])
+def test_a_bias_learns_in_units_of_gamma_also_where_gamma_minus_one_is_stored(learns):
+    from transformers.models.nemotron.modeling_nemotron import NemotronLayerNorm1P
+
+    for made, stored in ((torch.nn.LayerNorm(4), 3.0), (NemotronLayerNorm1P(4), 2.0), (NemotronLayerNorm1P(4), 0.0)):
+        with torch.no_grad():
+            made.weight.fill_(stored), made.bias.fill_(1.0)
+        gamma = stored + isinstance(made, NemotronLayerNorm1P)
+        made.weight.requires_grad_("weight" in learns)
+        with relative([made]) as learning, torch.no_grad():
+            assert len(learning) == len(learns)
+            learning[-1].fill_(0.1)
+        torch.testing.assert_close(made.bias, torch.full((4,), 1 + 0.1 * gamma))
+
+
 def test_rule_21_a_step_is_no_larger_where_alpha_is_small():
     """One step of Adam changes a small α and a large one by the same share, which raw parameters do not."""
     shares = []

@@ -73,6 +73,7 @@ def _register() -> None:
         if _on_cpu(query):
             return _one_by_one(whole, module, (query, key, value), texts, {**options, "is_causal": True}), None
         scale = options.get("scaling")
+        query, key, value = _under_autocast(query, key, value)
         if options.get("dropout") or not varlen_serves(query, key, value, scale):
             return whole(module, query, key, value, mask, **options)  # type: ignore[no-any-return]
         return varlen(query, key, value, texts.ends, texts.longest, scale), None
@@ -83,6 +84,16 @@ def _register() -> None:
 
 def _on_cpu(x: torch.Tensor) -> bool:
     return x.device.type == "cpu"
+
+
+def _under_autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors as PyTorch's attention takes them under autocast, which casts for it and not for `varlen`: rotary
+    models give it queries and keys in fp32."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in tensors)
 
 
 def _one_by_one(

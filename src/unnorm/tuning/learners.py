@@ -22,21 +22,22 @@ def what_learns(model: nn.Module, record: SwapRecord, settings: RecoverSettings,
     """Make of `model` what the trainer takes, in which just what `settings` says asks for a gradient, in fp32.
 
     Returns it (a PeftModel with LoRA, else `model`) and the number of parameters that learn. Raises `ModelError` if
-    there are none.
+    there are none. If that or anything else fails, LoRA is out of `model` again.
     """
     paths = norm_paths(model, record)
     if settings.train in ("all", "lora"):
         strategy: Strategy = "full" if settings.train == "all" else "selective"
         with_parameters = [path for path in paths if any(True for _ in model.get_submodule(path).parameters())]
-        learner, trainable = apply_strategy(
-            model,
-            strategy,
-            site_paths=with_parameters,
-            lora=settings.lora,
-            seed=seed,
-        )
-        if settings.train == "lora":
-            scale_by_weights_(learner)
+        with _plain_on_failure(model):
+            learner, trainable = apply_strategy(
+                model,
+                strategy,
+                site_paths=with_parameters,
+                lora=settings.lora,
+                seed=seed,
+            )
+            if settings.train == "lora":
+                scale_by_weights_(learner)
         return learner, trainable.trainable_parameters
     if settings.train == "corrected":
         if not record.corrected:
@@ -55,6 +56,23 @@ def what_learns(model: nn.Module, record: SwapRecord, settings: RecoverSettings,
         parameter.requires_grad_(True)
         parameter.data = parameter.data.float()
     return model, sum(parameter.numel() for parameter in learning)
+
+
+@contextmanager
+def _plain_on_failure(model: nn.Module) -> Iterator[None]:
+    """If it fails, every module of `model` has the children that it had before.
+
+    peft's own `unload` needs what `get_peft_model` returns, and that may be what failed, with half of LoRA put in.
+    """
+    children = [(module, dict(module._modules)) for module in model.modules()]
+    try:
+        yield
+    except BaseException:
+        for module, before in children:
+            module._modules.clear()
+            module._modules.update(before)
+        model.__dict__.pop("peft_config", None)  # by which a model is known for one with adapters
+        raise
 
 
 @torch.no_grad()

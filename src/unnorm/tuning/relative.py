@@ -75,11 +75,12 @@ def relative(norms: Iterable[nn.Module]) -> Iterator[list[nn.Parameter]]:
     learning: list[nn.Parameter] = []
     try:
         for norm in norms:
+            kind = kind_of(norm) or ""  # now: with a parametrization in it, it can no longer be asked
             for name, parameter in list(norm.named_parameters(recurse=False)):
                 if not parameter.requires_grad:
                     continue
                 learning.append(parameter)
-                part = _part(norm, name, parameter.detach())
+                part = _part(norm, kind, name, parameter.detach())
                 if part is not None:
                     # Not unsafe: the check that it fits would run the norm's other parts as well.
                     parametrize.register_parametrization(norm, name, part, unsafe=True)
@@ -98,17 +99,17 @@ def scale_(norm: nn.Module, name: str, factor: torch.Tensor | float) -> None:
     part.scale_(factor)
 
 
-def _part(norm: nn.Module, name: str, start: torch.Tensor) -> nn.Module | None:
-    start = start.clone()
+def _part(norm: nn.Module, kind: str, name: str, start: torch.Tensor) -> nn.Module | None:
+    start, added = start.clone(), float(kind.endswith("-plus-one"))
     if name == "alpha":
         return _Grown(start=start)
     if name == "weight":
-        gamma = start + 1 if (kind_of(norm) or "").endswith("-plus-one") else start
+        gamma = start + added
         smallest = _SMALLEST * gamma.abs().mean().clamp_min(torch.finfo(gamma.dtype).tiny)
         return _Scaled(start=start, scale=torch.where(gamma.abs() < smallest, smallest, gamma))
     if name == "bias":
         weight = getattr(norm, "weight", None)
-        sizes = start.new_ones(1) if weight is None else weight.detach().to(start.dtype).abs()
+        sizes = start.new_ones(1) if weight is None else (weight.detach().to(start.dtype) + added).abs()
         unit = torch.where(sizes.median() > 0, sizes.median(), sizes.mean())
         return _Scaled(start=start, scale=unit)
     return None

@@ -1,5 +1,7 @@
 """α and saturation at every site with a curve (DyT and kin) in training, from a few tokens a step: it costs nothing."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -7,6 +9,7 @@ from torch import nn
 
 from unnorm.norms.curve import CurveNorm, saturation
 from unnorm.surgery.base import under_adapters
+from unnorm.surgery.passes import hooked
 from unnorm.tuning.sharded import whole
 
 _TOKENS = 64
@@ -15,7 +18,7 @@ _SEEN = "saturation_seen"
 
 
 class SiteMonitor:
-    """Watches the sites' active modules through forward hooks. `read` gives the last training step's values."""
+    """Watches the sites' active modules while `watching` is open. `read` gives the last training step's values."""
 
     def __init__(self, model: Any, site_paths: list[str]) -> None:
         inner = under_adapters(model)
@@ -24,8 +27,16 @@ class SiteMonitor:
             module = active_module(inner.get_submodule(path))
             if isinstance(module, CurveNorm):
                 self._modules[path] = module
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """While open, forward hooks stand on the curves; when closed, also by an error, nothing is left of them."""
+        try:
+            with hooked([module.register_forward_hook(_see) for module in self._modules.values()]):
+                yield
+        finally:
+            for module in self._modules.values():
                 module.__dict__.pop(_SEEN, None)
-                module.register_forward_hook(_see)
 
     def read(self) -> dict[str, dict[str, float]]:
         """`alpha` (its mean over channels) and `saturation`, each path -> value."""

@@ -211,12 +211,14 @@ class TokenTrainer(Trainer):
 
     @contextlib.contextmanager
     def _laid_out(self) -> Iterator[None]:
-        """While open, the model is as it trains: its norms relative, its weights spread over the devices."""
+        """While open, the model is as it trains: its sites watched, its norms relative, its weights spread over the
+        devices."""
         assert isinstance(self.model, torch.nn.Module)
         raw = self.settings.norm_parameters == "raw"
         plain = [p for norm in self.norms for p in norm.parameters() if p.requires_grad]
         with contextlib.ExitStack() as stack:
             stack.enter_context(plain_forward_after(self.model))
+            stack.enter_context(self.monitor.watching())
             learning = stack.enter_context(relative([] if raw else self.norms))
             self.norm_parameters = plain if raw else learning
             if self.shards:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.precision import choose as choose_precision
 from unnorm.study.arms import Arm
-from unnorm.study.cell import CellSettings, cell_of, settled
+from unnorm.study.cell import CellSettings, cell_of, settled, start_of
 from unnorm.study.ledger import cell_folder, folder_name, result_of, standing_of
-from unnorm.study.recovered_start import PlannedStart, plan_start, start_settings
+from unnorm.study.recovered_start import PlannedStart, plan_start
 from unnorm.study.slices import Place, without_hash
 from unnorm.study.spec import StudyFile
 from unnorm.study.tune import Choice, Slot, choose, slot_of, tries_of, with_rate
@@ -94,9 +94,7 @@ def _planned(spec: StudyFile, settings: CellSettings, ledger: Path, bench: Workb
     _, resolved = cell_of(settings, bench)
     resolved = _as_it_was_begun(settings, resolved, ledger)
     cell = hash_json(resolved)
-    wanted = start_settings(
-        settings.model, settings.arm, settings.data, settings.training, base_name=settings.base_name
-    )
+    wanted = start_of(settings)
     start = plan_start(wanted, bench, ledger) if wanted is not None else None
     return Planned(settings, cell, resolved, cell_folder(ledger, resolved, cell), start)
 

@@ -5,9 +5,16 @@ import shutil
 
 import pytest
 
+from study.small_study import study_text
 from unnorm.cli.main import run
+from unnorm.foundation.errors import NonFiniteError
+from unnorm.study import run_cell
 from unnorm.study.after import latency as latency_stage
 from unnorm.study.lease import TaskFolder, add_entry
+from unnorm.study.view import read_study
+
+TRAINING = {"tokens": 256, "max_length": 64, "batch_tokens": 128, "precision": "fp32"}
+SEARCH = {"strategies": ["frozen"], "training": TRAINING, "tune": {"learning_rate": [1e-3, 1e-2]}}
 
 
 @pytest.fixture
@@ -30,6 +37,54 @@ def trained(small, tmp_path):
     text, ledger = small
     shutil.copytree(ledger, tmp_path / "ledger")
     return json.loads(text), tmp_path / "ledger"
+
+
+def failing_tries(monkeypatch, errors: dict[tuple[str, float], Exception]) -> list[tuple[str, float]]:
+    """Make the tries of these arms and rates fail; the list of tries and cells that were run."""
+    real, ran = run_cell.fine_tune, []
+
+    def tune(settings, *args):
+        what = settings.arm.id, settings.training.learning_rate
+        ran.append(what)
+        if settings.data.for_search and what in errors:
+            raise errors[what]
+        return real(settings, *args)
+
+    monkeypatch.setattr(run_cell, "fine_tune", tune)
+    return ran
+
+
+def test_a_try_that_failed_by_a_mishap_takes_no_rate_from_its_arm(bases, data_file, tmp_path, go, monkeypatch):
+    text = study_text(bases["gpt2"], data_file, **SEARCH)
+    with monkeypatch.context() as patched:
+        failing_tries(patched, {("dyt", 1e-2): OSError("the disk is away"), ("original", 1e-2): NonFiniteError("nan")})
+        code, said = go(text, tmp_path / "ledger")
+    assert code == 1
+    assert "dyt / frozen: its cells wait for a learning rate; 1 of 2 tries failed (bug)" in said
+    assert (
+        "1 of 2 cells wait for a learning rate; 1 try of the search failed: study status says why, study retry" in said
+    )
+    study = read_study(tmp_path / "ledger" / "small")
+    assert [(cell.arm, cell.state) for cell in study.cells] == [("original", "done"), ("dyt", "waiting")]
+    (choice,) = study.choices
+    assert (choice["arm"], choice["learning_rate"], choice["tries"][1]["loss"]) == ("original", 1e-3, None)
+    ran = failing_tries(monkeypatch, {("original", 1e-2): NonFiniteError("nan")})
+    code, said = go(text, tmp_path / "ledger", "retry")
+    assert (code, "wait" in said, len(ran)) == (0, False, 3), "that a rate diverges beside others is an answer"
+    study = read_study(tmp_path / "ledger" / "small")
+    assert [cell.state for cell in study.cells] == ["done", "done"]
+    assert all(one["loss"] for one in study.choices[1]["tries"])
+
+
+def test_a_search_whose_every_try_diverged_ends_as_a_failure(bases, data_file, tmp_path, go, monkeypatch):
+    every = {(arm, rate): NonFiniteError("nan") for arm in ("original", "dyt") for rate in (1e-3, 1e-2)}
+    failing_tries(monkeypatch, every)
+    code, said = go(study_text(bases["gpt2"], data_file, **SEARCH), tmp_path / "ledger")
+    assert code == 1
+    assert "dyt / frozen: its cells wait for a learning rate; training diverged at every rate" in said
+    assert "2 of 2 cells wait for a learning rate; 4 tries of the search failed: study status says why, where" in said
+    assert "give `tune` lower rates" in said
+    assert "study compare" not in said, "there is nothing to compare"
 
 
 def test_a_failed_stage_of_a_pair_counts(trained, go, monkeypatch):

@@ -12,6 +12,7 @@ import unnorm
 import warm
 from cli.test_main import call
 from study.small_study import run_text, study_text, table
+from unnorm.data.conversation import prompt_hash
 from unnorm.data.settings import DataSettings
 from unnorm.foundation.errors import Interrupted, NonFiniteError, SiteError
 from unnorm.foundation.hashing import hash_tensors
@@ -22,7 +23,7 @@ from unnorm.report.summary import summary
 from unnorm.study import blocks_first, make_start
 from unnorm.study.arms import arm_from
 from unnorm.study.audit import audit_plan, noted_in_words
-from unnorm.study.cell import CellSettings
+from unnorm.study.cell import CellSettings, start_of
 from unnorm.study.engines.interface import Options
 from unnorm.study.estimate import estimates_of_starts
 from unnorm.study.events import read_events
@@ -34,6 +35,7 @@ from unnorm.study.run_cell import run_cell
 from unnorm.study.spec import parse_spec
 from unnorm.study.start_words import read_recovery, start_in_words, start_tokens
 from unnorm.study.status import status_of_starts
+from unnorm.study.tune import tries_of
 from unnorm.study.view import read_study
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.swap import record_of
@@ -414,6 +416,55 @@ def test_what_names_a_start(named):
     assert key({"data": [other]}) == key({"data": [other]}, data=other) == key({"data": [f"{other}=2"]})
     assert key({"data": [other]}, search=True) == key({"data": [other]}), "of other data nothing is held out"
     assert key({"data": [other]}, data=other, search=True) != key({"data": [other]}, data=other)
+
+
+def text_on(base: str, data: str, named: str, datasets: list, **changes) -> str:
+    """A study on `datasets` whose one arm has a start that learns from `named`."""
+    arm = {"id": "learnt", "norm": "dyt", "recover": {**RECOVER, "data": [named]}}
+    return text_of(base, data, arms=["original", arm], datasets=datasets, **changes)
+
+
+def test_a_start_learns_nothing_of_what_the_study_holds_out_of_data_that_it_names(bases, data_file, tmp_path):
+    link = tmp_path / "linked.json"
+    link.symlink_to(data_file)
+    common = {"template": "alpaca-short", "source": data_file}
+    datasets = [{**common, "held_out": 0.3}, {**common, "name": "less", "held_out": 0.1, "rows": 150}]
+    text = text_on(bases["gpt2"], data_file, str(link), datasets)
+    bench = Workbench(quiet=True)
+    cells = plan_study(parse_spec(text, "study"), tmp_path / "ledger", bench).cells
+    (start,) = starts_of(cells)
+    ((learnt, _),) = start.settings.data
+    asked = {prompt_hash(each) for each in bench.source(learnt, bases["gpt2"]).train_conversations}
+    for cell in cells:
+        held_out = {prompt_hash(each) for each in bench.source(cell.settings.data, bases["gpt2"]).held_out}
+        assert held_out
+        assert not held_out & asked, cell.settings.dataset_name
+    assert {cell.resolved["start"]["key"] for cell in cells if cell.start} == {start.key}
+    usual = text_on(bases["gpt2"], data_file, str(link), [common])
+    (other,) = starts_of(plan_study(parse_spec(usual, "study"), tmp_path / "ledger", bench).cells)
+    assert other.key != start.key
+
+
+def test_a_part_that_an_override_holds_out_is_held_out_of_the_start_too(bases, data_file):
+    more = [{"where": {"arm": "original"}, "set": {"dataset": {"held_out": 0.4}}}]
+    spec = parse_spec(text_on(bases["gpt2"], data_file, data_file, [data_file], overrides=more), "study")
+    (cell,) = [cell for cell in spec.cells() if cell.arm.id == "learnt"]
+    ((learnt, _),) = start_of(cell).data
+    assert (cell.data.held_out, learnt.held_out) == (0.05, 0.4)
+
+
+def test_the_search_holds_its_part_out_of_a_start_that_names_the_data_by_another_path(
+    bases, data_file, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(Path(data_file).parent)
+    text = text_on(
+        bases["gpt2"], data_file, Path(data_file).name, [data_file], tune={"learning_rate": {"frozen": [1e-3, 2e-3]}}
+    )
+    spec = parse_spec(text, "study")
+    tries = [start_of(one) for one in tries_of(spec, spec.cells()) if one.arm.id == "learnt"]
+    assert [start.data[0][0].for_search for start in tries] == [True, True]
+    (cell,) = [cell for cell in spec.cells() if cell.arm.id == "learnt"]
+    assert start_of(cell).data[0][0].for_search is False
 
 
 def test_a_cell_of_a_version_that_recovered_in_steps_is_read_as_without_a_start(tmp_path):

@@ -11,7 +11,7 @@ from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.precision import choose
 from unnorm.study import threads
 from unnorm.study.arms import Arm
-from unnorm.study.recovered_start import plan_start, start_settings
+from unnorm.study.recovered_start import StartSettings, plan_start, start_settings
 from unnorm.study.slices import short_name
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.patterns import select
@@ -37,6 +37,9 @@ class CellSettings(BaseModel):
     checkpoint_every_tokens: int = Field(default=200_000, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**32)
     epochs: int | None = Field(default=None, gt=0, description="until the data is read: stands for training.tokens")
+    beside: tuple[DataSettings, ...] = Field(
+        default=(), description="what the study's cells are judged on, where the arm's start learns from named data"
+    )
 
     @property
     def model_name(self) -> str:
@@ -55,7 +58,7 @@ class CellSettings(BaseModel):
         it is spread over change no result. Nor do names that people gave them: here they have their own.
         encoding: what else shapes the data's rows (`Source.encoding`).
         """
-        not_hashed = ("model", "base_name", "checkpoint_every_tokens", "data", "epochs")
+        not_hashed = ("model", "base_name", "checkpoint_every_tokens", "data", "epochs", "beside")
         left_out: dict[str, Any] = dict.fromkeys(not_hashed, True)
         left_out["training"] = SPREAD
         return {
@@ -79,6 +82,18 @@ class CellSettings(BaseModel):
             )
         check_shares(rows, self.training.devices)
         return rows
+
+
+def start_of(settings: CellSettings) -> StartSettings | None:
+    """The recovered start that the cell begins from; None where its arm recovers nothing."""
+    return start_settings(
+        settings.model,
+        settings.arm,
+        settings.data,
+        settings.training,
+        beside=settings.beside,
+        base_name=settings.base_name,
+    )
 
 
 def settled(settings: CellSettings, bench: Workbench) -> CellSettings:
@@ -112,7 +127,7 @@ def cell_of(settings: CellSettings, bench: Workbench) -> tuple[str, dict[str, An
     saved = bench.saved_identity(settings.model, settings.arm)
     if saved is not None:
         resolved["arm"]["artefact"] = saved  # as base and data: by what it is, not by where it lies
-    start = start_settings(settings.model, settings.arm, settings.data, settings.training)
+    start = start_of(settings)
     if start is not None:
         names = [short_name(data.source) for data, _ in start.data]
         resolved["start"] = {"key": plan_start(start, bench, Path()).key, "data": names}

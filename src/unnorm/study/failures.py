@@ -21,6 +21,9 @@ Failure = Literal[
     "out_of_memory", "non_finite", "lost_node", "bad_data", "bad_settings", "no_start", "interrupted", "bug"
 ]
 
+DIVERGED: Failure = "non_finite"
+"""What a try of a learning rate fails of by that rate. Of any other class it says nothing about the rate."""
+
 _OUT_OF_MEMORY = (
     "out of memory",  # CUDA, MPS, and what the C library says
     "can't allocate memory",  # torch's CPU allocator

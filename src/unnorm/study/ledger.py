@@ -9,7 +9,7 @@ alive.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,12 +56,13 @@ def standing_of(folder: Path) -> Standing:
     return standing_of_entry(task, last) if last is not None else Standing("waiting")
 
 
-def stages_of(folder: Path) -> dict[str, Standing]:
-    """How the stages after training stand that were begun in a folder: name -> standing."""
+def stages_of(folder: Path, only: Collection[str] | None = None) -> dict[str, Standing]:
+    """How the stages after training stand that were begun in a folder: name -> standing. only: those of these names, as
+    other studies, and this one under other settings, have stages there too."""
     found = {}
     for path in sorted(folder.glob("*-lease")):
         task = TaskFolder(folder, path.name.removesuffix("-lease"))
-        last = newest(task)
+        last = newest(task) if only is None or task.stage in only else None
         if last is not None:
             found[task.stage] = standing_of_entry(task, last)
     return found

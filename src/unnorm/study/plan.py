@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.precision import choose as choose_precision
 from unnorm.study.arms import Arm
-from unnorm.study.cell import CellSettings, cell_of, settled
+from unnorm.study.cell import CellSettings, cell_of, settled, start_of
+from unnorm.study.failures import DIVERGED
 from unnorm.study.ledger import cell_folder, folder_name, result_of, standing_of
-from unnorm.study.recovered_start import PlannedStart, plan_start, start_settings
+from unnorm.study.recovered_start import PlannedStart, plan_start
 from unnorm.study.slices import Place, without_hash
 from unnorm.study.spec import StudyFile
 from unnorm.study.tune import Choice, Slot, choose, slot_of, tries_of, with_rate
@@ -46,8 +47,8 @@ def name_of(settings: CellSettings) -> str:
 
 class Plan(NamedTuple):
     """search: the tries of the learning-rate search. cells: what the study is about, as far as their rates are known;
-    pending: those whose rate is not, since a try of theirs is still to be run, or all of theirs failed. choices: the
-    rates that were found."""
+    pending: those whose rate is not, since a try of theirs is still to be run, for the first time or again, or all of
+    theirs diverged. choices: the rates that were found."""
 
     search: list[Planned]
     cells: list[Planned]
@@ -94,9 +95,7 @@ def _planned(spec: StudyFile, settings: CellSettings, ledger: Path, bench: Workb
     _, resolved = cell_of(settings, bench)
     resolved = _as_it_was_begun(settings, resolved, ledger)
     cell = hash_json(resolved)
-    wanted = start_settings(
-        settings.model, settings.arm, settings.data, settings.training, base_name=settings.base_name
-    )
+    wanted = start_of(settings)
     start = plan_start(wanted, bench, ledger) if wanted is not None else None
     return Planned(settings, cell, resolved, cell_folder(ledger, resolved, cell), start)
 
@@ -130,17 +129,18 @@ def _as_it_was_begun(settings: CellSettings, resolved: dict[str, Any], ledger: P
 
 
 def _choices(search: list[Planned]) -> list[Choice]:
-    """A choice for every slot whose tries are all done or failed, one done at least."""
+    """A choice for every slot each of whose tries tells of its rate: it came to an end, as one did at least, or its
+    training diverged. A try that failed in another way tells nothing, so its slot waits until the try is run again."""
     by_slot: dict[Slot, list[Planned]] = {}
     for one in search:
         by_slot.setdefault(slot_of(one.settings), []).append(one)
     found = []
     for slot, tries in by_slot.items():
-        states = [standing_of(one.folder).state for one in tries]
-        if all(state in ("done", "failed") for state in states):
+        standings = [standing_of(one.folder) for one in tries]
+        if all(standing.state == "done" or standing.failure == DIVERGED for standing in standings):
             losses = {
                 one.settings.training.learning_rate: result_of(one.folder)["eval_loss"] if state == "done" else None
-                for one, state in zip(tries, states, strict=True)
+                for one, (state, *_) in zip(tries, standings, strict=True)
             }
             choice = choose(slot, losses)
             if choice is not None:

@@ -5,13 +5,16 @@ STARTS/KEY/   one such start, as `make_start` makes it; KEY is the hash of every
 Nothing in it depends on a cell but, where the arm names no data of its own, the cell's data set.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from unnorm.data.encoded_cache import tokenizer_hash
+from unnorm.data.same_source import is_of
 from unnorm.data.settings import DataSettings
+from unnorm.data.split import VALIDATION_SHARE
 from unnorm.foundation.hashing import hash_json
 from unnorm.study.arms import Arm, ArmRecovery
 from unnorm.study.recovery import Recovery, parse_data
@@ -79,13 +82,15 @@ def start_settings(
     data: DataSettings,
     training: TrainingSettings | None = None,
     *,
+    beside: Sequence[DataSettings] = (),
     base_name: str | None = None,
 ) -> StartSettings | None:
     """The start of a cell with this base, arm and data; None where the arm recovers nothing. training: the cell's,
-    over whose devices it is spread. base_name: what results call the base.
+    over whose devices it is spread. beside: all data that the study's cells are judged on. base_name: what results call
+    the base.
 
-    Data that the arm names are read as `unnorm recover` reads them, in the cell's template. What a search of the
-    learning rate holds out of a cell's data is held out of the same data here.
+    Data that the arm names are read as `unnorm recover` reads them, in the cell's template. What the study holds out of
+    its data, and a search of the learning rate out of the cell's, is held out of the same data here.
     """
     if arm.recover is None:
         return None
@@ -103,13 +108,20 @@ def start_settings(
                 template=data.template,
                 loss_on="all",
                 too_long="split",
-                for_search=data.for_search and source in (data.source, data.name),
+                held_out=_held_out(source, [data, *beside]),
+                for_search=data.for_search and is_of(source, data),
             ),
             weight,
         )
         for source, weight in parse_data(arm.recover.data)
     )
     return StartSettings(model=model, arm=arm, data=named, **over)
+
+
+def _held_out(source: str, judged_on: Sequence[DataSettings]) -> float:
+    """The share to hold out of a source: the largest of those data that are read from it, as it holds out what smaller
+    ones do; the usual one of any other."""
+    return max((data.held_out for data in judged_on if is_of(source, data)), default=VALIDATION_SHARE)
 
 
 def plan_start(settings: StartSettings, bench: Workbench, root: Path) -> PlannedStart:

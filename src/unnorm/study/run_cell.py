@@ -17,13 +17,13 @@ from unnorm.foundation.precision import line_of
 from unnorm.foundation.processes import is_main
 from unnorm.foundation.progress import Say
 from unnorm.study import events, threads
-from unnorm.study.cell import CellSettings, cell_of, settled
+from unnorm.study.cell import CellSettings, cell_of, settled, start_of
 from unnorm.study.fine_tune import fine_tune
 from unnorm.study.hooks import Hooks
 from unnorm.study.lease import Lease, TaskFolder
 from unnorm.study.make_start import check_made, make_start, start_task
 from unnorm.study.plan import Planned
-from unnorm.study.recovered_start import STARTS, plan_start, start_settings
+from unnorm.study.recovered_start import STARTS, plan_start
 from unnorm.study.spread import check_launch
 from unnorm.study.tasks import Task, claim_task, holder, is_open, reopen, run_task
 from unnorm.study.workbench import Workbench
@@ -83,7 +83,7 @@ def run_cell(
     _check_place(out, cell, resolved)
     existed = out.exists()
     hooks = Hooks(say=say, warn=say, report_to=report_to, quiet=quiet)
-    wanted = start_settings(settings.model, settings.arm, settings.data, settings.training)
+    wanted = start_of(settings)
     begins = plan_start(wanted, bench, out) if wanted else None
     start = start_task(begins, bench, hooks, tell=say) if begins else None
     planned = Planned(settings, cell, resolved, out, begins)

@@ -10,7 +10,8 @@ from unnorm.study import ledger as ledger_module
 from unnorm.study.audit import elsewhere, elsewhere_in_words
 from unnorm.study.drive import drive
 from unnorm.study.engines.interface import Options, Setting
-from unnorm.study.plan import Plan, Planned, name_of, pairs_of, place_of, plan_study
+from unnorm.study.failures import DIVERGED
+from unnorm.study.plan import Plan, Planned, pairs_of, place_of, plan_study
 from unnorm.study.record import conclude, write_study
 from unnorm.study.recovered_start import STARTS
 from unnorm.study.sections import After
@@ -18,6 +19,7 @@ from unnorm.study.spec import StudyFile
 from unnorm.study.tables import write_results
 from unnorm.study.task_list import Work, tasks_of
 from unnorm.study.tasks import Task, release_from, reopen, state_of
+from unnorm.study.tune import slot_of
 from unnorm.study.view import StudyView, read_study, reference_of
 from unnorm.study.workbench import Workbench
 
@@ -136,5 +138,13 @@ def _say_choices(plan: Plan, say: Say) -> None:
     for choice in plan.choices:
         edge = ", at the edge of what was tried" if choice.at_edge else ""
         say(f"{' / '.join(choice.slot)}: learning rate {choice.learning_rate:g}{edge}")
-    for settings in plan.pending:
-        say(f"{name_of(settings)}: FAILED: no try of its learning rate came to an end")
+    for slot in dict.fromkeys(map(slot_of, plan.pending)):
+        tries = [ledger_module.standing_of(one.folder) for one in plan.search if slot_of(one.settings) == slot]
+        mishaps = [one.failure for one in tries if one.state == "failed" and one.failure != DIVERGED]
+        if mishaps:
+            classes = ", ".join(sorted(set(filter(None, mishaps))))
+            why = f"{len(mishaps)} of {len(tries)} tries failed ({classes}), which says nothing of their rates: "
+            why += "study retry runs them again"
+        else:
+            why = "training diverged at every rate that was tried: give `tune` lower ones"
+        say(f"{' / '.join(slot)}: its cells wait for a learning rate; {why}")

@@ -128,9 +128,14 @@ class StudyFile(Part):
             if not override.set.model_fields_set:
                 raise Misplaced("nothing is set", "overrides", number, "set")
         overrides = [(each.where, each.set.model_dump(exclude_unset=True)) for each in self.overrides]
-        return [
+        cells = [
             self._cell(place, models[place.model], datasets[place.dataset], arms[place.arm], overrides)
             for place in places
+        ]
+        judged_on = tuple(dict.fromkeys(cell.data for cell in cells))
+        return [
+            cell.model_copy(update={"beside": judged_on}) if cell.arm.recover and cell.arm.recover.data else cell
+            for cell in cells
         ]
 
     def _cell(

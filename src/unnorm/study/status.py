@@ -1,13 +1,15 @@
 """How every start and cell of a study stands now, for `study status`: read, never written."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unnorm.foundation import atomic
 from unnorm.study.attempt import working_folder
 from unnorm.study.lease import TaskFolder
 from unnorm.study.ledger import Standing, stages_of, standing_of
-from unnorm.study.view import CellView, StartView, StudyView
+from unnorm.study.view import STUDY, CellView, StartView, StudyView
 from unnorm.tuning.run_log import RunLog
 
 LOOK_SECONDS = 2.5
@@ -82,17 +84,29 @@ def _start_status(start: StartView) -> StartStatus:
 def status_of(view: StudyView) -> list[CellStatus]:
     """The tries of the search, then the cells, in the plan's order; a pair's stages stand at its arm."""
     pairs = {pair.place: pair.folder for pair in view.pairs}
-    return [_status(cell, pairs.get(cell.place)) for cell in [*view.search, *view.cells]]
+    named = named_stages(view)
+    return [_status(cell, pairs.get(cell.place), named) for cell in [*view.search, *view.cells]]
 
 
-def _status(cell: CellView, pair: Path | None) -> CellStatus:
-    named = {**cell.place._asdict(), "cell": cell.cell}
+def named_stages(view: StudyView) -> dict[Path, set[str]]:
+    """The stages after training that the study itself asks for, by the folder of their cell or pair."""
+    content = atomic.read_json(view.folder / STUDY)
+    entries = [entry for key in ("cells", "pairs") for entry in content.get(key, [])]
+    names = {Path(e["folder"]).name: {Path(at).name for at in e.get("stages", {}).values()} for e in entries}
+    folders = [*(cell.folder for cell in view.cells), *(pair.folder for pair in view.pairs)]
+    return {folder: names.get(folder.name, set()) for folder in folders if folder is not None}
+
+
+def _status(cell: CellView, pair: Path | None, named: Mapping[Path, Collection[str]]) -> CellStatus:
+    """named: the stages that the study asks for, by folder."""
+    place = {**cell.place._asdict(), "cell": cell.cell}
     if cell.folder is None:
-        return CellStatus(**named, state=cell.state, error=cell.error)
+        return CellStatus(**place, state=cell.state, error=cell.error)
     last = _last(cell.folder, "steps")
-    stages = stages_of(cell.folder) | (stages_of(pair) if pair is not None else {})
+    folders = [folder for folder in (cell.folder, pair) if folder is not None]
+    stages = {name: s for folder in folders for name, s in stages_of(folder, named.get(folder, ())).items()}
     return CellStatus(
-        **named,
+        **place,
         tried_rate=cell.tried_rate,
         step=last.get("step", 0),
         loss=last.get("loss"),

@@ -25,7 +25,7 @@ class Slot(NamedTuple):
 
 
 class Try(NamedTuple):
-    """A rate, and the held-out loss that training with it ended at; inf where the try failed."""
+    """A rate, and the held-out loss that training with it ended at; inf where it diverged."""
 
     learning_rate: float
     loss: float
@@ -63,7 +63,7 @@ def tries_of(spec: StudyFile, cells: Iterable[CellSettings]) -> list[CellSetting
 
 
 def choose(slot: Slot, losses: Mapping[float, float | None]) -> Choice | None:
-    """The rate for `slot` from rate -> loss (None: the try failed). None where every try failed."""
+    """The rate for `slot` from rate -> loss (None: training diverged). None where it always did."""
     tries = tuple(Try(rate, math.inf if loss is None else loss) for rate, loss in sorted(losses.items()))
     best = min(tries, key=lambda one: one.loss)
     return Choice(slot, best.learning_rate, tries) if math.isfinite(best.loss) else None

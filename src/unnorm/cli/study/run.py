@@ -82,9 +82,9 @@ def _run(
     held_by: str | None = None,
 ) -> None:
     from unnorm.foundation.places import check_folder
+    from unnorm.study.ending import ending_of
     from unnorm.study.engines.interface import Options
     from unnorm.study.hooks import check_trackers
-    from unnorm.study.ledger import stages_of
     from unnorm.study.run_study import run_study
     from unnorm.study.spec import read_spec
     from unnorm.study.tables import rows_of
@@ -105,16 +105,10 @@ def _run(
         emit_json(rows_of(view))
     else:
         emit_results(view)
-    failed = [cell for cell in view.cells if cell.state == "failed"]
-    begun = [stages_of(cell.folder).values() for cell in view.cells if cell.folder]
-    stages = [cell for cell in begun if any(stage.state == "failed" for stage in cell)]
-    say_next(
-        f"The results are in {view.folder / 'results.csv'}.",
-        f"unnorm study compare {given(study, ledger)}",
-        f"unnorm report {view.folder}",
-    )
-    if failed or stages:
-        counts = [f"{len(failed)} of {len(view.cells)} cells failed"] * bool(failed)
-        counts += [f"stages after training of {len(stages)} cells failed"] * bool(stages)
-        say(f"{'; '.join(counts)}: study status says why, study retry runs them again")
+    done = any(cell.done for cell in view.cells)
+    commands = [f"unnorm study compare {given(study, ledger)}", f"unnorm report {view.folder}"] if done else []
+    say_next(f"The results are in {view.folder / 'results.csv'}.", *commands)
+    amiss = ending_of(view).in_words()
+    if amiss is not None:
+        say(amiss)
         raise typer.Exit(1)

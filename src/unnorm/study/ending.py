@@ -1,0 +1,64 @@
+"""How a run of a study ended, for its last line and its exit code: what failed, and what waits for what failed."""
+
+from typing import NamedTuple
+
+from unnorm.study.failures import DIVERGED
+from unnorm.study.ledger import stages_of
+from unnorm.study.status import named_stages
+from unnorm.study.tune import Slot
+from unnorm.study.view import CellView, StudyView
+
+
+class Ending(NamedTuple):
+    """Numbers of things. cells: all of the study's. tries: of the search, failed ones whose slot got no learning rate
+    (a rate whose training diverges beside others is an answer). hopeless: cells that wait although every try of theirs
+    diverged, which another try would do again. stages: failed ones, of cells and of pairs."""
+
+    cells: int
+    failed: int
+    waiting: int
+    hopeless: int
+    tries: int
+    stages: int
+
+    def in_words(self) -> str | None:
+        """What went wrong and how to go on; None where nothing did."""
+        counts = [f"{self.failed} of {self.cells} cells failed"] * bool(self.failed)
+        if self.waiting:
+            counts.append(f"{self.waiting} of {self.cells} cells wait for a learning rate")
+        if self.tries:
+            counts.append(f"{self.tries} {'tries' if self.tries > 1 else 'try'} of the search failed")
+        if self.stages:
+            counts.append(f"{self.stages} {'stages' if self.stages > 1 else 'stage'} after training failed")
+        if not counts:
+            return None
+        advice = ["study status says why"]
+        if self.failed or self.stages or self.waiting > self.hopeless:
+            advice.append("study retry runs them again")
+        if self.hopeless:
+            advice.append("where every try diverged, give `tune` lower rates")
+        return f"{'; '.join(counts)}: {', '.join(advice)}"
+
+
+def ending_of(view: StudyView) -> Ending:
+    """Of a study as it stands after a run."""
+    chosen = {Slot(*(choice[name] for name in Slot._fields)) for choice in view.choices}
+    tries: dict[Slot, list[CellView]] = {}
+    for one in view.search:
+        if _slot(one) not in chosen:
+            tries.setdefault(_slot(one), []).append(one)
+    hopeless = {slot for slot, its in tries.items() if all(one.failure == DIVERGED for one in its)}
+    waiting = [cell for cell in view.cells if cell.state not in ("done", "failed")]
+    standings = [each for folder, names in named_stages(view).items() for each in stages_of(folder, names).values()]
+    return Ending(
+        cells=len(view.cells),
+        failed=sum(cell.state == "failed" for cell in view.cells),
+        waiting=len(waiting),
+        hopeless=sum(_slot(cell) in hopeless for cell in waiting),
+        tries=sum(one.state == "failed" for its in tries.values() for one in its),
+        stages=sum(standing.state == "failed" for standing in standings),
+    )
+
+
+def _slot(cell: CellView) -> Slot:
+    return Slot(cell.model, cell.dataset, cell.arm, cell.strategy)

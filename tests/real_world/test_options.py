@@ -3,7 +3,6 @@
 import json
 import re
 import time
-from types import SimpleNamespace
 
 import pytest
 
@@ -156,14 +155,13 @@ def test_questions_without_a_verdict_are_said_whatever_the_judge(tmp_path):
 
 
 def test_a_studys_line_about_a_judge_says_it_too(tmp_path, monkeypatch):
-    folders = [SimpleNamespace(folder=tmp_path / name) for name in ("arm", "against")]
-    for cell, quality in zip(folders, (1, 0), strict=True):
-        cell.folder.mkdir()
-        write_answers(cell.folder / "completions.jsonl", [answer(quality, 20)] * 4)
+    arm, against = (
+        write_answers(tmp_path / f"{name}.jsonl", [answer(quality, 20)] * 4)
+        for name, quality in (("arm", 1), ("against", 0))
+    )
     by = Alone(lambda first, second, pair: None if "question 0" in pair.questions[0] else 1.0)
-    pair = SimpleNamespace(arm=folders[0], against=folders[1])
     monkeypatch.setattr(judge_stage, "_loaded", lambda *how: by)
-    line = judge_stage.judge(pair, JudgeStage(kind="likelihood"), tmp_path / "out", quiet=True)
+    line = judge_stage.judge(arm, against, JudgeStage(kind="likelihood"), tmp_path / "out", quiet=True)
     assert line == "3 won, 0 tied, 0 lost, 1 without a verdict"
 
 

@@ -1,6 +1,7 @@
 """What a plan says of memory is the most that a step takes, not what is left when it has ended."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,6 +55,52 @@ def test_what_several_devices_make_of_time_and_memory(monkeypatch):
     assert memory_over(50_000, model, 4, "fsdp", gpu) == 50_000 - 12_000
     assert memory_over(50_000, model.requires_grad_(False), 4, "fsdp", gpu) == 50_000 - 3_000
     assert memory_over(50_000, model, 1, "fsdp", gpu) == 50_000
+
+
+def kinds(changes: dict, packs: bool = True) -> int:
+    """How many steps are measured for two cells that differ as `changes` says."""
+    bench = SimpleNamespace(packs=lambda model: packs)
+    override = [{"where": {"dataset": "b.jsonl"}, "set": changes}] if changes else []
+    datasets = [{"source": "a.jsonl"}, {"source": "b.jsonl"}]
+    text = study_text("m", "", arms=["dyt"], strategies=["frozen"], datasets=datasets, overrides=override)
+    cells = parse_spec(text, "study").cells()
+    assert len(cells) == 2
+    return len({estimate._kind(cell, bench) for cell in cells})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training": {"batch_tokens": 256}},
+        {"training": {"max_length": 32}},
+        {"training": {"precision": "bf16"}},
+        {"training": {"compile": True}},
+        {"training": {"lora": {"r": 64}}},
+        {"training": {"train_sites": ["final"]}},
+        {"training": {"devices": 2}},
+        {"training": {"tokens": 64}},  # less than a step
+        {"evaluation": {"tokens": 600}},
+        {"arm": {"alpha": "channel"}},
+        {"arm": {"calibrate": {"correct": "all"}}},
+    ],
+)
+def test_cells_whose_steps_differ_are_measured_apart(changes):
+    assert kinds(changes) == 2
+
+
+def test_cells_whose_steps_are_alike_are_measured_once():
+    alike = {"tokens": 9000, "learning_rate": 0.5, "schedule": "linear", "adam_beta2": 0.9, "weight_decay": 0.0}
+    assert kinds({"training": alike}) == 1
+    assert kinds({"evaluation": {"every_tokens": 9}}) == 1
+    assert kinds({}) == 1
+    assert kinds({}, packs=False) == 2, "rows that are not packed are as long as the data's conversations"
+
+
+def test_the_seed_and_the_search_need_no_step_of_their_own():
+    bench = SimpleNamespace(packs=lambda model: False)
+    cells = parse_spec(study_text("m", "a.jsonl", arms=["dyt"], strategies=["frozen"], seeds=[0, 1]), "study").cells()
+    search = [c.model_copy(update={"data": c.data.model_copy(update={"for_search": True})}) for c in cells]
+    assert len({estimate._kind(cell, bench) for cell in [*cells, *search]}) == 1
 
 
 def test_measuring_is_shown(bases, data_file, tmp_path, monkeypatch, capsys):

@@ -35,14 +35,19 @@ def cells(ledger: Path) -> list[Path]:
     return sorted((ledger / "cells").iterdir())
 
 
+def completions(cell: Path) -> str:
+    """The stage of the cell's answers; of none while it is not begun."""
+    return next((path.name.removesuffix("-lease") for path in cell.glob("completions-*-lease")), "completions-none")
+
+
 def assert_each_is_committed_once(ledger: Path, count: int = 4) -> None:
     assert len(cells(ledger)) == count
     for cell in cells(ledger):
         assert standing_of(cell).state == "done"
-        for stage in ("cell", "completions"):
+        for stage in ("cell", completions(cell)):
             done = [e for e in read_events(cell) if (e["event"], e["stage"]) == ("done", stage)]
             assert len(done) == 1, f"{cell.name}, {stage}"
-        for task in (TaskFolder(cell), TaskFolder(cell, "completions")):
+        for task in (TaskFolder(cell), TaskFolder(cell, completions(cell))):
             assert [entry.kind for entry in entries(task)].count("done") == 1
             assert newest(task).kind == "done"
             assert not task.attempts()
@@ -51,7 +56,8 @@ def assert_each_is_committed_once(ledger: Path, count: int = 4) -> None:
 
 
 def answers(ledger: Path, names: list[str]) -> list[list[str]]:
-    logs = (RunLog(ledger / "cells" / name / "completions.jsonl") for name in names)
+    folders = [ledger / "cells" / name for name in names]
+    logs = (RunLog(folder / completions(folder) / "completions.jsonl") for folder in folders)
     return [[answer["text"] for answer in log.read()] for log in logs]
 
 
@@ -59,7 +65,7 @@ def claims(ledger: Path) -> list[tuple[str, int]]:
     """What was claimed last in each cell: changes when a run begins to work."""
     found = []
     for cell in sorted(ledger.glob("cells/*")):
-        for stage in ("", "completions"):
+        for stage in ("", completions(cell)):
             last = newest(TaskFolder(cell, stage))
             found.append((f"{cell.name} {stage}", last.number if last else 0))
     return found

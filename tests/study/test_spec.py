@@ -124,6 +124,42 @@ def test_slices_are_left_out_and_set_otherwise():
         (("template: plain", "source: plain"), "line 14: overrides.2.set.dataset.source: there is no such key"),
         (("alpha_init: 1.0", "alfa: 1.0"), "line 10: overrides.0.set.arm.alfa: norm 'dyt', setting 'alfa'"),
         (("arm: dyt-bare}", "arm: original}"), "line 10: overrides.0.set.arm: arm 'original' keeps the pretrained"),
+        (("alpha_init: 1.0", "norm: derf"), "line 10: overrides.0.set.arm.norm: arm 'dyt-bare' is what its norm makes"),
+        (
+            ("epochs: 2, lora: {r: 4}", "learning_rate: {full: fast}"),
+            "line 12: overrides.1.set.training.learning_rate.full: must be a number",
+        ),
+        (
+            (
+                "large}\n    set: {training: {epochs: 2, lora: {r: 4}}}",
+                "large}\n    set: {training: {max_length: 1000}}\n"
+                "  - where: {model: some/large}\n    set: {training: {weight_decay: 0.1}}",
+            ),
+            "line 12: overrides.1.set.training.max_length: batch_tokens (4096) must be a multiple of",
+        ),
+        (
+            (
+                "large}\n    set: {training: {epochs: 2, lora: {r: 4}}}",
+                "large}\n    set: {training: {precision: null}}\n"
+                "  - where: {model: some/large}\n    set: {training: {weight_decay: 0.1}}",
+            ),
+            "line 12: overrides.1.set.training.precision: must be",
+        ),
+        (
+            (
+                "set: {evaluation: {tokens: 7}, dataset: {template: plain}}\n"
+                "training: {tokens: 1000, learning_rate: 1.0e-3}",
+                "set: {training: {learning_rate: {full: 1.0e-4}}}\ntune: {learning_rate: {full: [1, 2]}}",
+            ),
+            "line 14: overrides.2.set.training.learning_rate: the rate of full is both given and tuned",
+        ),
+        (
+            (
+                "1000, learning_rate: 1.0e-3}",
+                "1000, learning_rate: {frozen: 1.0e-3}}",
+            ),
+            "line 15: training.learning_rate: names no rate for 'full'",
+        ),
         (
             (
                 "where: {dataset: all, strategy: [full]}\n    set: {",
@@ -145,6 +181,53 @@ def test_what_is_wrong_with_a_slice_is_named_with_its_line(change, message):
     with pytest.raises(SettingsError) as caught:
         parse_spec(text, "x.yaml")
     assert message in str(caught.value)
+
+
+def rates(text: str) -> dict[tuple[str, str], float]:
+    """Of a study of one arm: (data set, strategy) -> its cell's rate."""
+    found = parse_spec(text.replace("[original, dyt-bare]", "[original]").replace(", arm: dyt-bare", ""), "x").cells()
+    return {(c.dataset_name, c.strategy): c.training.learning_rate for c in found if c.model == "some/small"}
+
+
+def overridden(set_: str, training: str = "", where: str = "{dataset: all}") -> str:
+    override = f"overrides: [{{where: {where}, set: {{training: {set_}}}}}]\n"
+    return SLICED.partition("exclude:")[0] + override + training
+
+
+@pytest.mark.parametrize(
+    ("training", "others"),
+    [
+        ("", {"frozen": 3e-3, "full": 4e-4}),
+        ("training: {learning_rate: 0.5}\n", {"frozen": 0.5, "full": 0.5}),
+        ("training: {learning_rate: {frozen: 0.2, full: 0.3}}\n", {"frozen": 0.2, "full": 0.3}),
+    ],
+)
+def test_an_overrides_rates_leave_other_strategies_theirs(training, others):
+    few = {("few", strategy): rate for strategy, rate in others.items()}
+    found = rates(overridden("{learning_rate: {full: 1.0e-4}}", training))
+    assert found == few | {("all", "frozen"): others["frozen"], ("all", "full"): 1e-4}
+    assert rates(overridden("{learning_rate: 0.7}", training)) == few | {("all", "frozen"): 0.7, ("all", "full"): 0.7}
+
+
+def test_an_overrides_rates_do_not_count_for_a_strategy_that_is_tuned():
+    tuned = "tune: {learning_rate: {frozen: [1, 2]}}\n"
+    assert rates(overridden("{learning_rate: {full: 1.0e-4}}", tuned))["all", "full"] == 1e-4
+
+
+def test_a_rate_and_a_map_of_rates_that_disagree_are_refused():
+    text = overridden("{learning_rate: 0.7}").replace(
+        "overrides: [", "overrides: [{where: {strategy: full}, set: {training: {learning_rate: {full: 0.1}}}}, "
+    )
+    with pytest.raises(SettingsError, match=r"learning_rate is set to 0\.7 here and to 0\.1 in overrides\.0"):
+        rates(text)
+
+
+def test_no_epochs_in_an_override_leave_the_files_tokens():
+    text = overridden("{epochs: null}", "training: {tokens: 50_000}\n")
+    assert {(cell.training.tokens, cell.epochs) for cell in parse_spec(text, "x").cells()} == {(50_000, None)}
+    text = overridden("{epochs: 2, tokens: null}", "training: {tokens: 50_000}\n")
+    with pytest.raises(SettingsError, match=r"overrides\.0\.set\.training\.tokens: must be a whole number"):
+        parse_spec(text, "x")
 
 
 def test_variables_are_expanded(monkeypatch):

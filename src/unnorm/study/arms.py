@@ -210,6 +210,12 @@ def arm_with(arm: Arm, changes: Mapping[str, Any]) -> Arm:
     """`arm` under its own id, with settings of its norm or of its start put over its own, as `arm_from` takes them."""
     if not changes:
         return arm
+    if "norm" in changes:  # with the old norm's settings, and under its name, it would be neither of the two
+        raise SettingsError(
+            f"arm {arm.id!r} is what its norm makes it, so no other norm can be set in it. Take the arm of that norm, "
+            "or an arm of your own, as in {id: mine, norm: derf}.",
+            "norm",
+        )
     if arm.norm is None and arm.recover is None:
         why = "keeps the pretrained norms" if arm.artefact is None else "begins from a saved model"
         raise SettingsError(f"arm {arm.id!r} {why}: there is nothing to set in it.")

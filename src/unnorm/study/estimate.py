@@ -19,7 +19,7 @@ from unnorm.foundation.memory import forget_peak, peak_memory
 from unnorm.foundation.precision import choose, default_device
 from unnorm.foundation.processes import cores
 from unnorm.foundation.progress import Bar, track
-from unnorm.study.cell import set_up
+from unnorm.study.cell import CellSettings, set_up
 from unnorm.study.make_start import MEASURED_EVERY
 from unnorm.study.plan import Planned
 from unnorm.study.recovered_start import PlannedStart
@@ -35,6 +35,19 @@ from unnorm.tuning.settings import Sharding, TrainingSettings
 
 _LIBRARIES = 2**30
 """Bytes of a process that has loaded torch and transformers, and its data."""
+
+_SAME_STEP = {
+    "tokens",
+    "learning_rate",
+    "schedule",
+    "warmup",
+    "weight_decay",
+    "max_grad_norm",
+    "norm_learning_rate",
+    "adam_beta2",
+}
+"""Settings of training that change neither how long a step takes nor its memory. A setting that is new counts as one
+that does: measuring too often costs seconds, and measuring too seldom gives wrong hours."""
 
 
 class Estimate(NamedTuple):
@@ -81,16 +94,16 @@ def memory_needed(cell: Planned, bench: Workbench, *, on_gpu: bool) -> int:
 
 
 def estimates(planned: list[Planned], bench: Workbench) -> list[Estimate]:
-    """One estimate a cell. A step is measured once for each base, arm, strategy and spread; nothing is kept of it."""
+    """One estimate a cell. A step is measured once for all cells whose steps are alike; nothing is kept of it."""
     measured: dict[Hashable, _Measured] = {}
     found = []
-    kinds = len({_kind(cell) for cell in planned})
-    with Bar("measuring one step of each kind of cell", kinds, quiet=bench.quiet) as bar:
-        for cell in planned:
-            if _kind(cell) not in measured:
-                measured[_kind(cell)] = _measure_cell(cell, bench)
+    kinds = [_kind(cell.settings, bench) for cell in planned]
+    with Bar("measuring one step of each kind of cell", len(set(kinds)), quiet=bench.quiet) as bar:
+        for cell, kind in zip(planned, kinds, strict=True):
+            if kind not in measured:
+                measured[kind] = _measure_cell(cell, bench)
                 bar.advance(note=f"{cell.settings.arm.id} / {cell.settings.strategy}")
-            found.append(_of_cell(cell, bench, measured[_kind(cell)]))
+            found.append(_of_cell(cell, bench, measured[kind]))
     return found
 
 
@@ -100,9 +113,14 @@ def estimates_of_starts(starts: Sequence[PlannedStart], bench: Workbench) -> lis
     return [_of_start(start, bench) for start in shown]
 
 
-def _kind(cell: Planned) -> Hashable:
-    s = cell.settings
-    return s.model, s.arm.id, s.strategy, s.training.devices, s.training.sharding
+def _kind(s: CellSettings, bench: Workbench) -> Hashable:
+    """What is the same in cells whose steps, and looks at held-out tokens, take the same time and memory."""
+    training = s.training.model_dump_json(exclude=_SAME_STEP)
+    least = min(s.training.tokens, s.training.batch_tokens)  # a cell of fewer tokens than a step has one small step
+    # packed rows are full whatever the data; others are as long as their conversations
+    rows = s.data.max_length if bench.packs(s.model) else s.data.model_copy(update={"for_search": False})
+    arm = s.arm.model_dump_json(exclude={"recover"})
+    return s.model, arm, s.strategy, training, least, rows, s.evaluation_tokens
 
 
 def _of_cell(cell: Planned, bench: Workbench, one: _Measured) -> Estimate:

@@ -127,9 +127,12 @@ class StudyFile(Part):
             check_where(override.where, places, "overrides", number, "where")
             if not override.set.model_fields_set:
                 raise Misplaced("nothing is set", "overrides", number, "set")
-        overrides = [(each.where, each.set.model_dump(exclude_unset=True)) for each in self.overrides]
+        given = [(each.where, each.set.model_dump(exclude_unset=True)) for each in self.overrides]
+        overrides: dict[str, _Overrides] = {
+            strategy: [(where, _under(strategy, changes)) for where, changes in given] for strategy in self.strategies
+        }
         cells = [
-            self._cell(place, models[place.model], datasets[place.dataset], arms[place.arm], overrides)
+            self._cell(place, models[place.model], datasets[place.dataset], arms[place.arm], overrides[place.strategy])
             for place in places
         ]
         judged_on = tuple(dict.fromkeys(cell.data for cell in cells))
@@ -138,20 +141,21 @@ class StudyFile(Part):
             for cell in cells
         ]
 
-    def _cell(
-        self, place: Place, model: str, dataset: Dataset, arm: Arm, overrides: list[tuple[Where, dict[str, Any]]]
-    ) -> CellSettings:
+    def _cell(self, place: Place, model: str, dataset: Dataset, arm: Arm, overrides: "_Overrides") -> CellSettings:
         changes = changes_at(place, overrides)
 
         def changed(settings: Any, part: str) -> Any:
-            return _changed(settings, changes.get(part, {}), *_location_of(part, place, overrides))
+            try:
+                return _changed(settings, changes.get(part, {}))
+            except Misplaced as error:
+                raise Misplaced(str(error), *_location_of(place, overrides, part, *error.location)) from error
 
         training, evaluation = changed(self.training, "training"), changed(self.evaluation, "evaluation")
         dataset = changed(dataset, "dataset")
         try:
             arm = arm_with(arm, changes.get("arm", {}))
         except SettingsError as error:
-            raise Misplaced(str(error), *_location_of("arm", place, overrides), *error.location) from error
+            raise Misplaced(str(error), *_location_of(place, overrides, "arm", *error.location)) from error
         strategy: Strategy = place.strategy  # type: ignore[assignment]
         cell = CellSettings(
             model=model,
@@ -159,7 +163,7 @@ class StudyFile(Part):
             arm=arm,
             strategy=strategy,
             data=DataSettings(max_length=training.max_length, **dataset.model_dump()),
-            training=self._training_of(training, strategy),
+            training=self._training_of(training, place, overrides),
             epochs=training.epochs,
             evaluation_tokens=evaluation.tokens,
             evaluate_every_tokens=evaluation.every_tokens,
@@ -172,20 +176,22 @@ class StudyFile(Part):
             raise Misplaced(str(error), *self._location_of_step(place, overrides)) from error
         return cell
 
-    def _location_of_step(self, place: Place, overrides: list[tuple[Where, dict[str, Any]]]) -> Location:
+    def _location_of_step(self, place: Place, overrides: "_Overrides") -> Location:
         """Where what makes up a step is set."""
         for key in ("batch_tokens", "max_length"):
-            for number, (where, changes) in enumerate(overrides):
-                if where.holds(place) and key in changes.get("training", {}):
-                    return "overrides", number, "set", "training", key
+            if _is_set(place, overrides, "training", key):
+                return _location_of(place, overrides, "training", key)
         return "training", "batch_tokens" if "batch_tokens" in self.training.model_fields_set else "max_length"
 
-    def _training_of(self, training: StudyTraining, strategy: Strategy) -> TrainingSettings:
+    def _training_of(self, training: StudyTraining, place: Place, overrides: "_Overrides") -> TrainingSettings:
+        strategy: Strategy = place.strategy  # type: ignore[assignment]
         rate = training.rate_of(strategy)
         tuned = self.tune is not None and bool(self.tune.rates_of(strategy))
         if tuned and rate is not None and "learning_rate" in training.model_fields_set:
+            here = _is_set(place, overrides, "training", "learning_rate")
             raise Misplaced(
-                f"the rate of {strategy} is both given and tuned: drop one of the two", "tune", "learning_rate"
+                f"the rate of {strategy} is both given and tuned: drop one of the two",
+                *(_location_of(place, overrides, "training", "learning_rate") if here else ("tune", "learning_rate")),
             )
         if not tuned and rate is None:
             raise Misplaced(f"names no rate for {strategy!r}. Add one, or give one number", "training", "learning_rate")
@@ -223,24 +229,43 @@ def _short(name: str, *location: int | str) -> str:
         raise Misplaced(f"{shown(name)} cannot be the name of a file or folder: {reason}", *location) from error
 
 
-def _location_of(part: str, place: Place, overrides: list[tuple[Where, dict[str, Any]]]) -> Location:
-    """Where the last override stands that sets a `part` of what holds at `place`."""
-    last = max((n for n, (where, changes) in enumerate(overrides) if where.holds(place) and part in changes), default=0)
-    return "overrides", last, "set", part
+_Overrides = list[tuple[Where, dict[str, Any]]]
+"""Where each holds, and what it sets there."""
 
 
-def _changed(settings: Any, changes: Mapping[str, Any], *location: int | str) -> Any:
+def _under(strategy: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """What an override sets in cells of a strategy: of a rate for each of several, that one's, if it is named. The
+    file's own rates hold for the others."""
+    training = changes.get("training") or {}
+    rates = training.get("learning_rate")
+    if not isinstance(rates, Mapping):
+        return changes
+    others = {key: value for key, value in training.items() if key != "learning_rate"}
+    return {**changes, "training": {**others, **({"learning_rate": rates[strategy]} if strategy in rates else {})}}
+
+
+def _is_set(place: Place, overrides: _Overrides, part: str, key: int | str) -> bool:
+    """Whether an override sets `key` of a `part` of what holds at `place`."""
+    return any(where.holds(place) and key in (changes.get(part) or {}) for where, changes in overrides)
+
+
+def _location_of(place: Place, overrides: _Overrides, part: str, *below: int | str) -> Location:
+    """Where `below` stands in the last override that sets it for `place`; if none does, in the last that sets anything
+    in `part`."""
+    setting = [n for n, (where, changes) in enumerate(overrides) if where.holds(place) and part in changes]
+    exact = [n for n in setting if below and below[0] in (overrides[n][1][part] or {})]
+    return "overrides", max(exact or setting, default=0), "set", part, *below
+
+
+def _changed(settings: Any, changes: Mapping[str, Any]) -> Any:
     """`settings` with `changes` put over what the file gives; a length of training takes the other's place."""
     if not changes:
         return settings
     given = settings.model_dump(exclude_unset=True)
     for one, other in (("tokens", "epochs"), ("epochs", "tokens")):
-        if one in changes and other in given and isinstance(settings, StudyTraining):
+        if changes.get(one) is not None and other in given and isinstance(settings, StudyTraining):
             del given[other]
-    try:
-        return validated(type(settings), merged(given, changes))
-    except Misplaced as error:
-        raise Misplaced(str(error), *location, *error.location) from error
+    return validated(type(settings), merged(given, changes))
 
 
 def read_spec(path: Path) -> tuple[StudyFile, str]:

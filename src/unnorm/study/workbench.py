@@ -50,6 +50,7 @@ class Workbench:
         self._kept: dict[str, tuple[Hashable, Any]] = {}
         self._identities: dict[Hashable, dict[str, Any]] = {}
         self._sizes: dict[str, Size] = {}
+        self._packs: dict[str, bool] = {}
 
     def base(self, name: str) -> LoadedBase:
         """The base `name`, its tokenizer, its hash, and whether rows can be packed into it."""
@@ -64,6 +65,12 @@ class Workbench:
         if name not in self._sizes:
             self.base(name)
         return self._sizes[name]
+
+    def packs(self, name: str) -> bool:
+        """Whether rows can be packed into the base `name`; kept of all of them."""
+        if name not in self._packs:
+            self.base(name)
+        return self._packs[name]
 
     def source(self, data: DataSettings, model: str) -> Source:
         """The data set, read and split, encoded with the tokenizer of `model`."""
@@ -144,7 +151,8 @@ class Workbench:
         config = model.config.get_text_config()
         widths = (getattr(config, key, None) or 0 for key in ("hidden_size", "num_hidden_layers", "vocab_size"))
         self._sizes[name] = Size(sum(p.numel() for p in model.parameters()), *widths)
-        return LoadedBase(model, load_tokenizer(name), hash_tensors(model.state_dict()), packing_is_clean(model))
+        self._packs[name] = packing_is_clean(model)
+        return LoadedBase(model, load_tokenizer(name), hash_tensors(model.state_dict()), self._packs[name])
 
     def _swap(self, base: Any, arm: Arm, train: Rows) -> Start:
         model = copy.deepcopy(base)

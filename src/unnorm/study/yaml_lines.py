@@ -4,6 +4,7 @@ Whatever stands in the file, what is wrong with it is a `SettingsError`; nothing
 A file may build on another one (`extends: other.yaml`): mappings are merged, anything else replaces what stood there.
 """
 
+import copy
 import os
 import re
 from collections.abc import Callable
@@ -22,7 +23,7 @@ _MOST_VALUES = 50_000
 """With every alias written out: eight aliases of eight, one inside the other, are 16 million values in 200 bytes."""
 _DEEPEST = 40
 _EXTENDS, _MOST_FILES = "extends", 10
-_NULL = "tag:yaml.org,2002:null"
+_NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _MARKS = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
 
@@ -109,13 +110,14 @@ def _merged(base: Any, node: Any) -> Any:
 
 
 def _compose(text: str, where: str) -> Any:
-    """The checked tree of one file, which is a mapping."""
+    """The checked tree of one file, which is a mapping, with what `<<` takes over written out."""
     node = _guarded(lambda: _Loader(text, where).get_single_node(), text, where)
     if node is None:
         raise SettingsError(f"{where}, line 1: there is nothing in it. A study is a mapping {_NEEDED}.")
     _Checked(where).check(node)
     if not isinstance(node, yaml.MappingNode):
         raise SettingsError(f"{where}, line {node.start_mark.line + 1}: a study is a mapping {_NEEDED}.")
+    _guarded(lambda: _Loader("", where).flatten(node, set()), text, where)
     return node
 
 
@@ -138,8 +140,7 @@ def locate(node: Any, location: Location) -> str:
     mark = node.start_mark
     for part in location:
         if isinstance(node, yaml.MappingNode):
-            # what `<<` merged into it stands first by now, and what it says itself holds
-            found = next(((key, value) for key, value in reversed(node.value) if key.value == str(part)), None)
+            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
             if found is None:
                 break
             mark, node = found[0].start_mark, found[1]
@@ -167,6 +168,28 @@ class _Loader(yaml.SafeLoader):
             return super().compose_node(parent, index)
         finally:
             self._depth -= 1
+
+    def flatten(self, node: Any, seen: set[int]) -> None:
+        """Write out what `<<` takes over, in every mapping below `node`."""
+        if id(node) in seen or isinstance(node, yaml.ScalarNode):
+            return
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            self.flatten_mapping(node)
+        for child in node.value:
+            self.flatten(child[1] if isinstance(child, tuple) else child, seen)
+
+    def flatten_mapping(self, node: Any) -> None:
+        """PyYAML leaves a key that is taken over and set again standing twice, which no file may say."""
+        if all(key.tag != _MERGE for key, _ in node.value):
+            return
+        super().flatten_mapping(node)
+        once = {key.value: (key, value) for key, value in node.value}  # the last one is the mapping's own
+        # copies, for the same node in two places would be written as an anchor and an alias
+        node.value = [
+            (copy.copy(key), copy.copy(value) if isinstance(value, yaml.ScalarNode) else value)
+            for key, value in once.values()
+        ]
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:

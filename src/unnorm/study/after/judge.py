@@ -10,12 +10,11 @@ from unnorm.evaluation.preference import OUTCOMES, REPORT
 from unnorm.evaluation.preference.compare import compare
 from unnorm.foundation import atomic
 from unnorm.foundation.hashing import hash_json
-from unnorm.study.after.completions import completions_key
+from unnorm.study.after.completions import answers_of, completions_key, completions_stage
 from unnorm.study.after.stage import Stage
 from unnorm.study.plan import CellPair
 from unnorm.study.sections import Completions, JudgeStage
 from unnorm.study.spec import StudyFile
-from unnorm.study.view import COMPLETIONS
 from unnorm.tuning.run_log import RunLog
 
 
@@ -26,9 +25,9 @@ def judge_stage(pair: CellPair, answers: Completions, wanted: JudgeStage) -> str
     return f"judge-{hash_json([*keys, wanted.model_dump(), *([code] if code else [])])}"
 
 
-def judge(pair: CellPair, wanted: JudgeStage, out: Path, *, quiet: bool = False) -> str:
-    """Judge the arm's answers (A) against the reference's (B), from the verdicts on that are in `out` already."""
-    a, b = (cell.folder / COMPLETIONS for cell in (pair.arm, pair.against))
+def judge(a: Path, b: Path, wanted: JudgeStage, out: Path, *, quiet: bool = False) -> str:
+    """Judge the answers in the file `a`, the arm's, against the reference's in `b`, from the verdicts on that are in
+    `out` already. A line for people."""
     whole = compare(
         a, b, _loaded(wanted.kind, wanted.model, wanted.base_url), margin=wanted.margin, out=out, quiet=quiet
     ).parts[WHOLE]
@@ -40,6 +39,11 @@ def judge(pair: CellPair, wanted: JudgeStage, out: Path, *, quiet: bool = False)
 def _loaded(*how: Any) -> Judge:
     """The judge is loaded when the first pair needs it, and kept."""
     return load_judge(*how)
+
+
+def _run(pair: CellPair, answers: Completions, wanted: JudgeStage, out: Path, quiet: bool) -> str:
+    a, b = (answers_of(cell.folder, completions_stage(cell, answers)) for cell in (pair.arm, pair.against))
+    return judge(a, b, wanted, out / judge_stage(pair, answers, wanted), quiet=quiet)
 
 
 def _read(folder: Path, at: str, logs: bool) -> dict[str, Any]:
@@ -61,9 +65,7 @@ STAGE = Stage(
     "judge",
     of_pairs=True,
     folder=lambda pair, after: judge_stage(pair, after.completions, after.judge),
-    run=lambda pair, after, out, quiet: judge(
-        pair, after.judge, out / judge_stage(pair, after.completions, after.judge), quiet=quiet
-    ),
+    run=lambda pair, after, out, quiet: _run(pair, after.completions, after.judge, out, quiet),
     needs=("completions",),
     read=_read,
     check=_check,

@@ -59,6 +59,15 @@ def test_arms_are_paired_over_seeds_and_conversations(tmp_path, cells):
     assert (worse.seeds, worse.conversations, worse.matched, worse.complete) == ((0, 1, 2), COUNT, True, True)
 
 
+@pytest.mark.parametrize("against", [None, "same"])
+def test_an_arm_that_is_asked_for_alone_is_corrected_as_among_all(tmp_path, cells, against):
+    made = study(tmp_path, cells)
+    every = compare_arms(made, None, against)
+    worse = [row for row in every if row.arm == "worse"]
+    assert compare_arms(made, "worse", against) == worse
+    assert all(row.p_holm > row.p for row in worse if row.metric == "loss")
+
+
 def test_equivalence_has_the_margin_that_was_asked_for(tmp_path, cells):
     wide = {(row.arm, row.metric): row for row in compare_arms(study(tmp_path, cells))}
     worse, same = wide["worse", "loss"], wide["same", "loss"]

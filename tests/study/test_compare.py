@@ -104,6 +104,15 @@ def test_rule_06_a_comparison_of_cells_that_differ_in_more_says_so(tmp_path, cel
     assert {(row.arm, row.matched) for row in rows} == {("worse", False), ("same", True)}
 
 
+def test_rule_06_rates_of_any_two_arms_may_differ_where_the_search_chose_both(tmp_path, cells):
+    cell(tmp_path, "worse", 1, np.ones(COUNT), training={"learning_rate": 2e-3})
+    cell(tmp_path, "same", 1, np.ones(COUNT), training={"learning_rate": 1e-3})
+    for strategy, matched in (("frozen", True), ("full", False)):
+        choices = [{**c.place.slot._asdict(), "strategy": strategy, "learning_rate": 1e-3} for c in cells]
+        found = compare_arms(replace(study(tmp_path, cells), search=cells, choices=choices), "same", "worse")
+        assert {row.matched for row in found} == {matched}
+
+
 def test_one_seed_leaves_the_conversations(tmp_path, cells):
     (row, *_) = compare_arms(study(tmp_path, cells[:2]), "worse")
     assert row.low < 0.02 < row.high

@@ -137,7 +137,9 @@ def matched_between(study: StudyView, both: Sequence[tuple[CellView, CellView]])
     """What the study's audit says of these pairs (one or more); of arms that it does not compare, what it would say."""
     if both[0][1].arm == study.reference:
         return matched_at(study.audit, {one.place for one, _ in both})
-    return all(not differences(*map(_facts, pair), tuned=bool(study.search))[0] for pair in both)
+    return all(
+        not differences(*map(_facts, pair), tuned={cell.place.slot for cell in pair} <= study.tuned)[0] for pair in both
+    )
 
 
 def _losses(both: Sequence[tuple[CellView, CellView]]) -> list[tuple[Metric, Mean, tuple[int, ...], int]]:

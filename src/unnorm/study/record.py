@@ -41,7 +41,7 @@ def conclude(folder: Path) -> None:
     """Write what follows from the cells as they stand: the audit and the results' tables."""
     study = read_study(folder, logs=False)
     folders = {cell.place: cell.folder for cell in study.cells if cell.done and cell.folder is not None}
-    atomic.write_json(folder / "audit.json", audit_results(folders, study.arms, tuned=bool(study.search)))
+    atomic.write_json(folder / "audit.json", audit_results(folders, study.arms, tuned=study.tuned))
     write_results(study)
 
 

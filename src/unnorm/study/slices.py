@@ -32,6 +32,24 @@ class Place(NamedTuple):
         """(model, data set, strategy): what arms are compared within."""
         return self.model, self.dataset, self.strategy
 
+    @property
+    def slot(self) -> "Slot":
+        return Slot(self.model, self.dataset, self.arm, self.strategy)
+
+
+class Slot(NamedTuple):
+    """What a search finds one learning rate for: all seeds of it share the rate."""
+
+    model: str
+    dataset: str
+    arm: str
+    strategy: str
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Slot":
+        """Of a record that has the four among its keys."""
+        return cls(*(record[axis] for axis in cls._fields))
+
 
 class Where(BaseModel):
     """Combinations, by any of their parts: one value or several for each; what is left out may be anything."""

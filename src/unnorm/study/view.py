@@ -12,7 +12,7 @@ from unnorm.study.attempt import working_folder
 from unnorm.study.lease import TaskFolder
 from unnorm.study.ledger import FORMAT, check_format, other_format, result_of, standing_of
 from unnorm.study.recovered_start import STARTS
-from unnorm.study.slices import Place
+from unnorm.study.slices import Place, Slot
 from unnorm.study.start_words import read_recovery
 from unnorm.tuning.run_log import RunLog
 
@@ -153,6 +153,11 @@ class StudyView:
     def done(self) -> dict[Place, CellView]:
         """The cells that are done."""
         return {cell.place: cell for cell in self.cells if cell.done}
+
+    @property
+    def tuned(self) -> set[Slot]:
+        """What the search chose a learning rate for."""
+        return {Slot.of(choice) for choice in self.choices}
 
     def beside(self, cell: CellView) -> CellView | None:
         """The reference's cell that one is compared with; None where it is not done, or where it is the same."""

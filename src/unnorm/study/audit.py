@@ -10,13 +10,11 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Se
 from pathlib import Path
 from typing import Any
 
-from unnorm.foundation import atomic
 from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.precision import DTYPES
-from unnorm.study.ledger import result_of
-from unnorm.study.slices import Place, Slot
+from unnorm.study.ledger import result_of, settings_of
+from unnorm.study.slices import Place, Slot, reference_of
 from unnorm.study.start_words import read_recovery, start_asked_for, start_in_words
-from unnorm.study.view import reference_of
 
 _DONE_ALIKE = ("steps", "train_tokens", "eval_tokens", "rows_per_forward", "environment")
 _TUNED = "training.learning_rate"
@@ -55,8 +53,8 @@ def audit_results(folders: Mapping[Place, Path], arms: list[str], *, tuned: Set[
     (`original`, else the first), with what differs, what is noted, and why speeds do not compare; and `elsewhere`: the
     same cells in another precision, which a machine made on which `auto` means another one.
     """
-    found = _audit(arms, folders.keys(), lambda place: facts_of(folders[place]), tuned)
-    configured = {place: (atomic.read_json(path / "cell.json")["settings"], path) for place, path in folders.items()}
+    configured = {place: (settings_of(path), path) for place, path in folders.items()}
+    found = _audit(arms, folders.keys(), lambda place: _with_what_was_done(*configured[place]), tuned)
     return {**found, "elsewhere": elsewhere(configured)}
 
 
@@ -88,12 +86,16 @@ def elsewhere_in_words(elsewhere: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def facts_of(folder: Path) -> Facts:
     """What was configured and done in a cell that is done."""
+    return _with_what_was_done(settings_of(folder), folder)
+
+
+def _with_what_was_done(settings: Facts, folder: Path) -> Facts:
     result = result_of(folder)
     done = {key: result[key] for key in _DONE_ALIKE if key in result}
     recovery = read_recovery(folder)
     if recovery is not None:
         done["start"] = {"words": start_in_words(recovery)}
-    return flat(atomic.read_json(folder / "cell.json")["settings"]) | flat(done)
+    return flat(settings) | flat(done)
 
 
 def differences(one: Facts, other: Facts, *, tuned: bool = False) -> tuple[list[str], list[str]]:

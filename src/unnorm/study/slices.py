@@ -51,6 +51,11 @@ class Slot(NamedTuple):
         return cls(*(record[axis] for axis in cls._fields))
 
 
+def reference_of(arms: Sequence[str]) -> str:
+    """The arm that the others are compared with: `original` where there is one, else the first."""
+    return "original" if "original" in arms else arms[0]
+
+
 class Where(BaseModel):
     """Combinations, by any of their parts: one value or several for each; what is left out may be anything."""
 

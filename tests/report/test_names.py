@@ -40,6 +40,13 @@ def test_hashes_stand_in_the_reproduction_alone():
     assert "/root" not in text
 
 
+def test_what_was_searched_is_found_by_the_names_that_are_shown():
+    made = study(models=(BASE,))
+    choices = [{**cell.place.slot._asdict(), "learning_rate": 1e-3} for cell in made.cells]
+    shown = named(replace(made, choices=choices))
+    assert shown.tuned == {cell.place.slot for cell in shown.cells}
+
+
 def test_names_that_would_be_the_same_stay():
     two = ("one-6e24504db86ddad8", "one-6e24504db86ddad9")
     assert named(study(models=two)).models == list(two)

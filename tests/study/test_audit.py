@@ -23,10 +23,24 @@ def test_rule_06_a_plan_is_matched_if_the_arms_differ_in_the_arm_alone():
 def test_a_tuned_learning_rate_is_noted_and_no_difference():
     tuned = {**SETTINGS, "training": {"tokens": 10, "learning_rate": 5e-3}}
     resolved = {place("original"): SETTINGS, place("dyt"): tuned}
-    (found,) = audit_plan(resolved, ARMS, tuned=True)["comparisons"]
+    searched = {each.slot for each in resolved}
+    (found,) = audit_plan(resolved, ARMS, tuned=searched)["comparisons"]
     assert found["matched"]
     assert found["noted"] == ["training.learning_rate: 0.005 against 0.001"]
     assert not audit_plan(resolved, ARMS)["matched"]
+    assert not audit_plan(resolved, ARMS, tuned={place("dyt").slot})["matched"]  # the other had no search
+
+
+def test_rule_06_a_search_for_one_strategy_excuses_no_rate_of_another():
+    resolved = {
+        place(arm)._replace(strategy=strategy): {**SETTINGS, "training": {"learning_rate": 1e-3 * (1 + (arm == "dyt"))}}
+        for arm in ARMS
+        for strategy in ("frozen", "full")
+    }
+    searched = {each.slot for each in resolved if each.strategy == "full"}
+    found = {c["strategy"]: c for c in audit_plan(resolved, ARMS, tuned=searched)["comparisons"]}
+    assert (found["full"]["matched"], found["frozen"]["matched"]) == (True, False)
+    assert found["frozen"]["differences"] == ["training.learning_rate: 0.002 against 0.001"]
 
 
 def test_what_was_done_counts_too(tmp_path):

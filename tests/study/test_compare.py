@@ -59,6 +59,15 @@ def test_arms_are_paired_over_seeds_and_conversations(tmp_path, cells):
     assert (worse.seeds, worse.conversations, worse.matched, worse.complete) == ((0, 1, 2), COUNT, True, True)
 
 
+@pytest.mark.parametrize("against", [None, "same"])
+def test_an_arm_that_is_asked_for_alone_is_corrected_as_among_all(tmp_path, cells, against):
+    made = study(tmp_path, cells)
+    every = compare_arms(made, None, against)
+    worse = [row for row in every if row.arm == "worse"]
+    assert compare_arms(made, "worse", against) == worse
+    assert all(row.p_holm > row.p for row in worse if row.metric == "loss")
+
+
 def test_equivalence_has_the_margin_that_was_asked_for(tmp_path, cells):
     wide = {(row.arm, row.metric): row for row in compare_arms(study(tmp_path, cells))}
     worse, same = wide["worse", "loss"], wide["same", "loss"]
@@ -93,6 +102,15 @@ def test_rule_06_a_comparison_of_cells_that_differ_in_more_says_so(tmp_path, cel
     cell(tmp_path, "worse", 1, np.ones(COUNT), precision="fp32")
     rows = compare_arms(study(tmp_path, cells))
     assert {(row.arm, row.matched) for row in rows} == {("worse", False), ("same", True)}
+
+
+def test_rule_06_rates_of_any_two_arms_may_differ_where_the_search_chose_both(tmp_path, cells):
+    cell(tmp_path, "worse", 1, np.ones(COUNT), training={"learning_rate": 2e-3})
+    cell(tmp_path, "same", 1, np.ones(COUNT), training={"learning_rate": 1e-3})
+    for strategy, matched in (("frozen", True), ("full", False)):
+        choices = [{**c.place.slot._asdict(), "strategy": strategy, "learning_rate": 1e-3} for c in cells]
+        found = compare_arms(replace(study(tmp_path, cells), search=cells, choices=choices), "same", "worse")
+        assert {row.matched for row in found} == {matched}
 
 
 def test_one_seed_leaves_the_conversations(tmp_path, cells):

@@ -173,6 +173,15 @@ def test_slices_are_left_out_and_set_otherwise():
             ("1000, learning_rate: 1.0e-3}", "1000}\ntune: {learning_rate: [1, 1]}"),
             "line 16: tune.learning_rate: a search needs two different rates",
         ),
+        (
+            ("1000, learning_rate: 1.0e-3}", "1000}\ntune: {learning_rate: {}}"),
+            "line 16: tune.learning_rate: there is no rate to try: give a list of rates",
+        ),
+        (
+            ("1000, learning_rate: 1.0e-3}", "1000}\ntune: {learning_rate: {selective: [1.0e-3, 3.0e-3]}}"),
+            "line 16: tune.learning_rate: there are rates for selective alone, and no cell of the study trains so. "
+            "Give rates for frozen or full, or leave `tune` out.",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_slice_is_named_with_its_line(change, message):
@@ -311,6 +320,14 @@ def test_an_override_taken_over_for_an_arm_that_is_dropped(extending, tmp_path):
     with pytest.raises(SettingsError) as own:
         extending(small + override)
     assert "over from" not in str(own.value)
+
+
+def test_a_search_taken_over_for_a_strategy_that_is_dropped(extending, tmp_path):
+    (tmp_path / "good.yaml").write_text(GOOD + "tune: {learning_rate: {full: [1.0e-4, 3.0e-4]}}\n")
+    small = "extends: good.yaml\nstrategies: [frozen]\n"
+    with pytest.raises(SettingsError, match=r"good\.yaml, .* rates for full alone.*small\.yaml takes `tune` over from"):
+        extending(small)
+    assert extending(small + "tune: null\n")[0].tune is None
 
 
 def test_a_text_that_is_no_file_extends_nothing():

@@ -160,3 +160,14 @@ def test_a_plan_whose_cells_wait_for_the_search(capsys, bases, data_file, tmp_pa
     assert "audit" not in err + out  # there is nothing to compare yet
     assert "Other processes took 48% of this machine" in err
     assert "Planning trains nothing" in err
+
+
+def test_a_plan_holds_a_rate_set_by_hand_against_an_arm_beside_a_search(capsys, bases, data_file, tmp_path):
+    by_hand = {"where": {"arm": "dyt", "strategy": "frozen"}, "set": {"training": {"learning_rate": 0.5}}}
+    changes = {"tune": {"learning_rate": {"full": [1e-3, 2e-3]}}, "overrides": [by_hand]}
+    file = tmp_path / "study.yaml"
+    file.write_text(study_text(bases["gpt2"], data_file, **changes))
+    assert run(["study", "plan", str(file), "--ledger", str(tmp_path / "ledger"), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr()[0])["audit"]["comparisons"]
+    assert (found["strategy"], found["matched"]) == ("frozen", False)
+    assert found["differences"][0].startswith("training.learning_rate: 0.5 against")

@@ -1,7 +1,8 @@
 import math
 
+from unnorm.study.slices import Slot
 from unnorm.study.spec import parse_spec
-from unnorm.study.tune import Slot, choose, tries_of, with_rate
+from unnorm.study.tune import choose, tries_of, with_rate
 
 TEXT = """\
 name: try

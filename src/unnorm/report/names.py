@@ -32,6 +32,9 @@ def named(study: StudyView) -> StudyView:
         found: T = replace(given, model=models[given.model], dataset=datasets[given.dataset])
         return found
 
+    def renamed(record: dict[str, Any]) -> dict[str, Any]:
+        return {**record, "model": models[record["model"]], "dataset": datasets[record["dataset"]]}
+
     def recovered(recovery: dict[str, Any] | None) -> dict[str, Any] | None:
         if recovery is None:
             return None
@@ -41,8 +44,7 @@ def named(study: StudyView) -> StudyView:
         noted = list(comparison.get("noted", ()))
         for name, shown in parts.items():
             noted = [line.replace(name, shown) for line in noted]
-        place = {"model": models[comparison["model"]], "dataset": datasets[comparison["dataset"]]}
-        return {**comparison, **place, "noted": noted}
+        return {**renamed(comparison), "noted": noted}
 
     return replace(
         study,
@@ -50,6 +52,7 @@ def named(study: StudyView) -> StudyView:
         datasets=list(datasets.values()),
         cells=[replace(placed(cell), recovery=recovered(cell.recovery)) for cell in study.cells],
         pairs=[placed(pair) for pair in study.pairs],
+        choices=[renamed(each) for each in study.choices],
         audit={**study.audit, "comparisons": [told(each) for each in study.audit["comparisons"]]},
     )
 

@@ -1,21 +1,20 @@
 """The audit: two arms that are compared differ in the arm, and in nothing else that was configured or done.
 
-A learning rate that the study's own search found for each arm is no difference: every arm had the same search. It is
-noted, and shown. So are the tokens that a recovered start learnt from: they belong to the arm, and the other had none.
+A learning rate that the study's own search found for both arms is no difference: they had the same search. It is noted,
+and shown. A rate that the file sets is held against an arm, also where the search found rates for another strategy.
+Noted too are the tokens that a recovered start learnt from: they belong to the arm, and the other had none.
 """
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from unnorm.foundation import atomic
 from unnorm.foundation.hashing import hash_json
 from unnorm.foundation.precision import DTYPES
-from unnorm.study.ledger import result_of
-from unnorm.study.slices import Place
+from unnorm.study.ledger import result_of, settings_of
+from unnorm.study.slices import Place, Slot, reference_of
 from unnorm.study.start_words import read_recovery, start_asked_for, start_in_words
-from unnorm.study.view import reference_of
 
 _DONE_ALIKE = ("steps", "train_tokens", "eval_tokens", "rows_per_forward", "environment")
 _TUNED = "training.learning_rate"
@@ -35,10 +34,11 @@ def audit_plan(
     arms: list[str],
     *,
     folders: Mapping[Place, Path] | None = None,
-    tuned: bool = False,
+    tuned: Set[Slot] = frozenset(),
 ) -> dict[str, Any]:
     """Compare what is configured, before anything ran. resolved: each cell's configuration, as its hash is made of;
-    folders: where the cells will be, if their ledger is to be asked what machines of another precision did there."""
+    folders: where the cells will be, if their ledger is to be asked what machines of another precision did there;
+    tuned: what the search chose a rate for."""
     found = _audit(arms, resolved.keys(), lambda place: flat(resolved[place]), tuned)
     return {
         **found,
@@ -46,15 +46,15 @@ def audit_plan(
     }
 
 
-def audit_results(folders: Mapping[Place, Path], arms: list[str], *, tuned: bool = False) -> dict[str, Any]:
-    """Compare what was configured and done. folders: those of the cells that are done.
+def audit_results(folders: Mapping[Place, Path], arms: list[str], *, tuned: Set[Slot] = frozenset()) -> dict[str, Any]:
+    """Compare what was configured and done. folders: those of the cells that are done; tuned: as above.
 
     Returns `matched` (None where nothing could be compared); `comparisons`: every arm against the reference
     (`original`, else the first), with what differs, what is noted, and why speeds do not compare; and `elsewhere`: the
     same cells in another precision, which a machine made on which `auto` means another one.
     """
-    found = _audit(arms, folders.keys(), lambda place: facts_of(folders[place]), tuned)
-    configured = {place: (atomic.read_json(path / "cell.json")["settings"], path) for place, path in folders.items()}
+    configured = {place: (settings_of(path), path) for place, path in folders.items()}
+    found = _audit(arms, folders.keys(), lambda place: _with_what_was_done(*configured[place]), tuned)
     return {**found, "elsewhere": elsewhere(configured)}
 
 
@@ -86,16 +86,21 @@ def elsewhere_in_words(elsewhere: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def facts_of(folder: Path) -> Facts:
     """What was configured and done in a cell that is done."""
+    return _with_what_was_done(settings_of(folder), folder)
+
+
+def _with_what_was_done(settings: Facts, folder: Path) -> Facts:
     result = result_of(folder)
     done = {key: result[key] for key in _DONE_ALIKE if key in result}
     recovery = read_recovery(folder)
     if recovery is not None:
         done["start"] = {"words": start_in_words(recovery)}
-    return flat(atomic.read_json(folder / "cell.json")["settings"]) | flat(done)
+    return flat(settings) | flat(done)
 
 
 def differences(one: Facts, other: Facts, *, tuned: bool = False) -> tuple[list[str], list[str]]:
-    """(what differs between two cells beside the arm, what differs as it should), as lines of text."""
+    """(what differs between two cells beside the arm, what differs as it should), as lines of text. tuned: whether the
+    search chose the learning rates of both."""
     found = [
         (key, f"{key}: {one.get(key, 'not known')!r} against {other.get(key, 'not known')!r}")
         for key in sorted(one.keys() | other.keys())
@@ -168,7 +173,9 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _audit(arms: list[str], places: Iterable[Place], facts: Callable[[Place], Facts], tuned: bool) -> dict[str, Any]:
+def _audit(
+    arms: list[str], places: Iterable[Place], facts: Callable[[Place], Facts], tuned: Set[Slot]
+) -> dict[str, Any]:
     reference = reference_of(arms)
     known = {place: facts(place) for place in places}
     comparisons = []
@@ -176,7 +183,7 @@ def _audit(arms: list[str], places: Iterable[Place], facts: Callable[[Place], Fa
         against = place._replace(arm=reference)
         if place.arm == reference or against not in known:
             continue
-        differ, noted = differences(mine, known[against], tuned=tuned)
+        differ, noted = differences(mine, known[against], tuned={place.slot, against.slot} <= tuned)
         named = {**place._asdict(), "against": reference}
         speed = speed_differences(mine, known[against])
         found = {"matched": not differ, "differences": differ, "noted": noted, "speed": speed}

@@ -84,6 +84,7 @@ class Row(NamedTuple):
 def compare_arms(study: StudyView, arm: str | None = None, against: str | None = None) -> list[Row]:
     """Every arm (or `arm` alone) against the reference (or `against`), for each model, data set and strategy.
 
+    p_holm counts every arm, also where one alone is asked for: which rows are shown does not change what one says.
     A `SettingsError` for an arm that the study does not have.
     """
     against = against or study.reference
@@ -92,8 +93,9 @@ def compare_arms(study: StudyView, arm: str | None = None, against: str | None =
             raise SettingsError(f"{study.name} has no arm {name!r}. It has: {', '.join(study.arms)}.")
     if arm == against:
         raise SettingsError(f"{arm!r} against itself is no comparison. Name two arms.")
-    arms = [arm] if arm else [each for each in study.arms if each != against]
-    return _corrected([row for where in study.strata for each in arms for row in _rows(study, where, each, against)])
+    arms = [each for each in study.arms if each != against]
+    rows = _corrected([row for where in study.strata for each in arms for row in _rows(study, where, each, against)])
+    return [row for row in rows if arm in (None, row.arm)]
 
 
 def _rows(study: StudyView, where: tuple[str, str, str], arm: str, against: str) -> list[Row]:
@@ -135,7 +137,9 @@ def matched_between(study: StudyView, both: Sequence[tuple[CellView, CellView]])
     """What the study's audit says of these pairs (one or more); of arms that it does not compare, what it would say."""
     if both[0][1].arm == study.reference:
         return matched_at(study.audit, {one.place for one, _ in both})
-    return all(not differences(*map(_facts, pair), tuned=bool(study.search))[0] for pair in both)
+    return all(
+        not differences(*map(_facts, pair), tuned={cell.place.slot for cell in pair} <= study.tuned)[0] for pair in both
+    )
 
 
 def _losses(both: Sequence[tuple[CellView, CellView]]) -> list[tuple[Metric, Mean, tuple[int, ...], int]]:

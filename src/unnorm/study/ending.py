@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from unnorm.study.failures import DIVERGED
 from unnorm.study.ledger import stages_of
+from unnorm.study.slices import Slot
 from unnorm.study.status import named_stages
-from unnorm.study.tune import Slot
 from unnorm.study.view import CellView, StudyView
 
 

@@ -91,6 +91,14 @@ def result_of(folder: Path) -> dict[str, Any]:
     return _read(path)
 
 
+def settings_of(folder: Path) -> dict[str, Any]:
+    """The resolved configuration of a cell that is done, as its hash is made of."""
+    path = folder / "cell.json"
+    if not path.is_file():
+        raise ArtefactError(f"{folder} says it is done but holds no cell.json. Delete the folder and run again.")
+    return dict(_read(path)["settings"])
+
+
 def check_writable(ledger: Path) -> None:
     """Refuse a ledger that cannot be written, before anything is computed."""
     try:

@@ -12,9 +12,9 @@ from unnorm.study.cell import CellSettings, cell_of, settled, start_of
 from unnorm.study.failures import DIVERGED
 from unnorm.study.ledger import cell_folder, folder_name, result_of, standing_of
 from unnorm.study.recovered_start import PlannedStart, plan_start
-from unnorm.study.slices import Place, without_hash
+from unnorm.study.slices import Place, Slot, without_hash
 from unnorm.study.spec import StudyFile
-from unnorm.study.tune import Choice, Slot, choose, slot_of, tries_of, with_rate
+from unnorm.study.tune import Choice, choose, slot_of, tries_of, with_rate
 from unnorm.study.workbench import Workbench
 from unnorm.surgery.base import check_length
 from unnorm.surgery.patterns import select

@@ -7,7 +7,6 @@ from unnorm.artefacts.manifest import library_versions
 from unnorm.foundation import atomic
 from unnorm.study import ledger as ledger_module
 from unnorm.study.after.stages import folders_of
-from unnorm.study.audit import audit_results
 from unnorm.study.plan import CellPair, Plan, Planned, place_of, starts_of
 from unnorm.study.sections import After
 from unnorm.study.spec import StudyFile
@@ -38,10 +37,9 @@ def write_study(folder: Path, spec: StudyFile, source: str, plan: Plan, pairs: l
 
 
 def conclude(folder: Path) -> None:
-    """Write what follows from the cells as they stand: the audit and the results' tables."""
+    """Write what follows from the cells as they stand: the audit, for people, and the results' tables."""
     study = read_study(folder, logs=False)
-    folders = {cell.place: cell.folder for cell in study.cells if cell.done and cell.folder is not None}
-    atomic.write_json(folder / "audit.json", audit_results(folders, study.arms, tuned=bool(study.search)))
+    atomic.write_json(folder / "audit.json", study.audit)
     write_results(study)
 
 

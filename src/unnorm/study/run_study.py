@@ -15,12 +15,13 @@ from unnorm.study.plan import Plan, Planned, pairs_of, place_of, plan_study
 from unnorm.study.record import conclude, write_study
 from unnorm.study.recovered_start import STARTS
 from unnorm.study.sections import After
+from unnorm.study.slices import reference_of
 from unnorm.study.spec import StudyFile
 from unnorm.study.tables import write_results
 from unnorm.study.task_list import Work, tasks_of
 from unnorm.study.tasks import Task, release_from, reopen, state_of
 from unnorm.study.tune import slot_of
-from unnorm.study.view import StudyView, read_study, reference_of
+from unnorm.study.view import StudyView, read_study
 from unnorm.study.workbench import Workbench
 
 HERE = Options()

@@ -60,6 +60,8 @@ class Tune(Part):
     @field_validator("learning_rate")
     @classmethod
     def _several(cls, rates: Any) -> Any:
+        if rates == {}:
+            raise ValueError("there is no rate to try: give a list of rates, or one for each strategy to search")
         for each in rates.values() if isinstance(rates, Mapping) else [rates]:
             if len(set(each)) < 2:
                 raise ValueError("a search needs two different rates at least")

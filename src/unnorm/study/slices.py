@@ -32,6 +32,29 @@ class Place(NamedTuple):
         """(model, data set, strategy): what arms are compared within."""
         return self.model, self.dataset, self.strategy
 
+    @property
+    def slot(self) -> "Slot":
+        return Slot(self.model, self.dataset, self.arm, self.strategy)
+
+
+class Slot(NamedTuple):
+    """What a search finds one learning rate for: all seeds of it share the rate."""
+
+    model: str
+    dataset: str
+    arm: str
+    strategy: str
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Slot":
+        """Of a record that has the four among its keys."""
+        return cls(*(record[axis] for axis in cls._fields))
+
+
+def reference_of(arms: Sequence[str]) -> str:
+    """The arm that the others are compared with: `original` where there is one, else the first."""
+    return "original" if "original" in arms else arms[0]
+
 
 class Where(BaseModel):
     """Combinations, by any of their parts: one value or several for each; what is left out may be anything."""

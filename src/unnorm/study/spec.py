@@ -123,6 +123,7 @@ class StudyFile(Part):
             for strategy in self.strategies
         ]
         places = chosen_places(every, self.include, self.exclude)
+        self._check_search(places)
         for number, override in enumerate(self.overrides):
             check_where(override.where, places, "overrides", number, "where")
             if not override.set.model_fields_set:
@@ -198,6 +199,18 @@ class StudyFile(Part):
         plain = training.model_dump(exclude={"max_length", "learning_rate", "epochs"})
         # a tuned cell's rate is put in when it is known
         return TrainingSettings(**plain, learning_rate=DEFAULT_LEARNING_RATE[strategy] if rate is None else rate)
+
+    def _check_search(self, places: list[Place]) -> None:
+        """Rates for other strategies than those of the cells would search nothing."""
+        rates = self.tune.learning_rate if self.tune is not None else []
+        here = dict.fromkeys(place.strategy for place in places)
+        if isinstance(rates, Mapping) and here.keys().isdisjoint(rates):
+            raise Misplaced(
+                f"there are rates for {' and '.join(rates)} alone, and no cell of the study trains so. Give rates for "
+                f"{' or '.join(here)}, or leave `tune` out",
+                "tune",
+                "learning_rate",
+            )
 
     def _check_axes(self, arms: list[str]) -> None:
         """Nothing stands twice, and the product can be listed."""
@@ -303,7 +316,7 @@ def _at(node: Any, location: Location) -> str:
 
 def _of_another_file(node: Any, where: str, location: Location) -> str:
     """What to do about a part of the matrix that no longer fits it, if it stands in a file that `where` extends."""
-    if location[:1] not in [("include",), ("exclude",), ("overrides",)]:
+    if location[:1] not in [("include",), ("exclude",), ("overrides",), ("tune",)]:
         return ""
     key = location[0]
     if locate(node, location).startswith(f"{where}, "):

@@ -10,18 +10,10 @@ from typing import NamedTuple
 
 from unnorm.study.cell import CellSettings
 from unnorm.study.sections import Tune
+from unnorm.study.slices import Slot
 from unnorm.study.spec import StudyFile
 
 _NEVER = 2**40  # tokens: only the end of a try counts
-
-
-class Slot(NamedTuple):
-    """What gets one learning rate: all seeds of it share the rate."""
-
-    model: str
-    dataset: str
-    arm: str
-    strategy: str
 
 
 class Try(NamedTuple):

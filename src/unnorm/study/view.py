@@ -1,4 +1,5 @@
-"""A study as it stands on disk, for whoever draws or counts it: plain records; nothing computed or written."""
+"""A study as it stands on disk, for whoever draws or counts it: plain records, and the audit of its cells; nothing
+written."""
 
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -9,10 +10,11 @@ from typing import Any
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, DataError
 from unnorm.study.attempt import working_folder
+from unnorm.study.audit import audit_results
 from unnorm.study.lease import TaskFolder
 from unnorm.study.ledger import FORMAT, check_format, other_format, result_of, standing_of
 from unnorm.study.recovered_start import STARTS
-from unnorm.study.slices import Place
+from unnorm.study.slices import Place, Slot, reference_of
 from unnorm.study.start_words import read_recovery
 from unnorm.tuning.run_log import RunLog
 
@@ -131,7 +133,7 @@ class StudyView:
     seeds: list[int]
     cells: list[CellView]
     audit: dict[str, Any]
-    """`matched` (bool) and `comparisons`: model, dataset, strategy, seed, arm, against, matched, differences."""
+    """What `audit_results` says of the cells that are done."""
     versions: dict[str, str]
     pairs: list[PairView] = field(default_factory=list)
     search: list[CellView] = field(default_factory=list)
@@ -154,6 +156,11 @@ class StudyView:
         """The cells that are done."""
         return {cell.place: cell for cell in self.cells if cell.done}
 
+    @property
+    def tuned(self) -> set[Slot]:
+        """What the search chose a learning rate for."""
+        return {Slot.of(choice) for choice in self.choices}
+
     def beside(self, cell: CellView) -> CellView | None:
         """The reference's cell that one is compared with; None where it is not done, or where it is the same."""
         return self.done.get(cell.place._replace(arm=self.reference)) if cell.arm != self.reference else None
@@ -164,13 +171,10 @@ class StudyView:
         return list(product(self.models, self.datasets, self.strategies))
 
 
-def reference_of(arms: list[str]) -> str:
-    """`original` where there is one, else the first arm."""
-    return "original" if "original" in arms else arms[0]
-
-
 def read_study(folder: Path, *, logs: bool = True, margin: float = MARGIN) -> StudyView:
     """The study in `folder` (LEDGER/STUDY). logs: read steps, evaluations and completions too. margin: see `StudyView`.
+
+    The audit is made from the cells as they are: audit.json, which a run writes at its end, may be of other cells.
 
     A folder that holds no study, a damaged or a newer ledger: `ArtefactError`.
     """
@@ -188,7 +192,8 @@ def read_study(folder: Path, *, logs: bool = True, margin: float = MARGIN) -> St
         if found != FORMAT:
             raise ArtefactError(f"{path} {other_format(found)}")
         cells = [_cell(ledger / "cells", entry, logs) for entry in content["cells"]]
-        audit_path = folder / "audit.json"
+        done = {cell.place: cell.folder for cell in cells if cell.done and cell.folder is not None}
+        choices = content.get("choices", [])
         return StudyView(
             name=content["name"],
             folder=folder,
@@ -199,10 +204,10 @@ def read_study(folder: Path, *, logs: bool = True, margin: float = MARGIN) -> St
             datasets=content["datasets"],
             seeds=content["seeds"],
             cells=cells,
-            audit=atomic.read_json(audit_path) if audit_path.is_file() else {"matched": None, "comparisons": []},
+            audit=audit_results(done, content["arms"], tuned={Slot.of(choice) for choice in choices}),
             versions=content["versions"],
             search=[_cell(ledger / "cells", entry, False) for entry in content.get("search", [])],
-            choices=content.get("choices", []),
+            choices=choices,
             starts=[_start(ledger / STARTS, entry) for entry in content.get("starts", [])],
             pairs=[_pair(ledger / "pairs", entry, logs) for entry in content.get("pairs", [])],
             margin=margin,

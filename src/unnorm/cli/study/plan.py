@@ -48,7 +48,7 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
     resolved = {place_of(cell.settings): cell.resolved for cell in planned.cells}
     folders = {place_of(cell.settings): cell.folder for cell in planned.cells}
     arms = [arm.id for arm in spec.resolved_arms()]
-    audit = audit_plan(resolved, arms, folders=folders, tuned=spec.tune is not None)
+    audit = audit_plan(resolved, arms, folders=folders, tuned={choice.slot for choice in planned.choices})
     waiting = [place_of(settings)._asdict() for settings in planned.pending]
     left = sum(record["estimated_seconds"] for record in starts + search + cells if record["state"] != "done")
     if json:

@@ -11,6 +11,7 @@ from unnorm.foundation.errors import NonFiniteError
 from unnorm.study import run_cell
 from unnorm.study.after import latency as latency_stage
 from unnorm.study.lease import TaskFolder, add_entry
+from unnorm.study.ledger import stages_of
 from unnorm.study.view import read_study
 
 TRAINING = {"tokens": 256, "max_length": 64, "batch_tokens": 128, "precision": "fp32"}
@@ -106,5 +107,6 @@ def test_a_failed_stage_that_the_study_does_not_ask_for_does_not_count(trained, 
     code, said = go(json.dumps(content), ledger)
     assert (code, "study retry" in said) == (0, False)
     assert "tasks-abandoned" not in go(json.dumps(content), ledger, "status")[1]
-    add_entry(TaskFolder(cell, "completions"), 3, "failed", key="completions", failure="bug", error="new")
-    assert "completions failed: bug: new" in go(json.dumps(content), ledger, "status")[1]
+    (asked,) = [name for name in stages_of(cell) if name.startswith("completions-")]
+    add_entry(TaskFolder(cell, asked), 3, "failed", key=asked, failure="bug", error="new")
+    assert f"{asked} failed: bug:" in go(json.dumps(content), ledger, "status")[1]

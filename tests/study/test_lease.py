@@ -422,6 +422,20 @@ def test_deaths_count_from_the_furthest_that_was_reached(tmp_path):
     assert said[1:] == ["cell: made"]
 
 
+def test_a_recovery_that_finished_a_block_got_further(tmp_path):
+    task = a_task(tmp_path / "start")
+    attempt = tmp_path / "start" / "attempt-00000001"
+    found = []
+    for at, name in enumerate(("blocks/block-0000.safetensors", "blocks/block-0001.safetensors", "checkpoints/step-9")):
+        owned(task.at, 2 * at + 1)
+        (attempt / name).parent.mkdir(parents=True, exist_ok=True)
+        (attempt / name).touch()
+        record_death(task, newest(task.at))
+        found.append(newest(task.at).content["reached"])
+        assert is_open(task)
+    assert found == ["block-0000.safetensors", "block-0001.safetensors", "step-9"]
+
+
 def test_an_option_of_another_engine_is_refused():
     for options, message in (
         (Options("slurm", workers="2"), "--workers belongs to --engine local"),

@@ -15,7 +15,8 @@ from unnorm.norms.fixed_scale import FixedScaleNorm
 from unnorm.surgery.swap import record_of
 from unnorm.tuning import distance, recover
 from unnorm.tuning.recover_settings import recover_settings
-from unnorm.tuning.straighten import bent_sites
+from unnorm.tuning.relative import relative
+from unnorm.tuning.straighten import Straightening, bent_sites
 from unnorm.tuning.trainer import TokenTrainer
 
 QUICK = {"tokens": 20 * 256, "batch_tokens": 256, "precision": "fp32", "quiet": True, "straighten": 0.6}
@@ -269,6 +270,25 @@ def test_logits_are_the_sum_of_what_is_written_once_the_last_norm_is_straight():
         shares = [out @ head.weight.T for out in written]
         torch.testing.assert_close(sum(shares) + (0 if head.bias is None else head.bias), logits)
     assert len(shares) == 5
+
+
+def test_fixed_scales_that_stay_are_watched_while_the_rest_is_bent():
+    model, _ = swapped(spec={"mlp": DyT(alpha="channel"), "*": unnorm.FixedScale()})
+    record = record_of(model)
+    bent = Straightening(model, record, {"input_ids": tokens(2)}, sites=["mlp"], after=0.5, until=0.8)
+    sizes = bent.watch({path: model.get_submodule(path) for path in record.specs})
+    assert sizes.norms == norms_of(model), "nothing bounds a token at any of them"
+    assert bent.norms == [model.get_submodule(path) for path in bent.paths]
+    assert len(bent.paths) == 2
+    with relative(bent.norms):
+        bent.at(0.0)
+    assert sizes.counts, "tokens can run away before the curves bend"
+    model, _ = swapped()
+    bent = Straightening(model, record_of(model), {"input_ids": tokens(2)}, sites=["mlp"], after=0.5, until=0.8)
+    assert bent.watch({path: model.get_submodule(path) for path in record_of(model).specs}).norms == bent.norms
+    with relative(bent.norms):
+        bent.at(0.0)
+    assert not bent.sizes.counts
 
 
 def test_the_rest_of_the_curves_can_be_bent_later():

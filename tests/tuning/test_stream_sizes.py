@@ -72,6 +72,13 @@ def test_a_token_without_a_size_leaves_the_gradient_of_the_others_a_number(odd):
     assert float(scale.grad[4]) == 0
 
 
+def test_a_row_with_a_token_that_is_no_number_has_run_away():
+    x = torch.cat([stream(1.0, 1.0, float("nan"), 1.0), stream(1.0, 1.0, 1.0, 1.2)])
+    penalty, away = judged(x)
+    assert away.tolist() == [True, False]
+    assert not penalty.isnan()
+
+
 def test_padding_neither_counts_nor_runs_away():
     keep = torch.tensor([[1, 1, 1, 0]])
     penalty, away = judged(stream(1.0, 1.0, 1.0, 1e6), keep=keep)

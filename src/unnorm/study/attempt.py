@@ -62,10 +62,14 @@ def working_folder(task: TaskFolder) -> Path:
 
 
 def reached(task: TaskFolder) -> str:
-    """The newest checkpoint's name, to tell an attempt that got further from one that did not."""
+    """The name of the newest checkpoint, or before there is one of the last block that a recovery finished, to tell an
+    attempt that got further from one that did not."""
     found = task.attempts()
-    names = sorted(path.name for path in (found[-1][1] / _CHECKPOINTS).glob("step-*")) if found else []
-    return names[-1] if names else ""
+    for kept in (f"{_CHECKPOINTS}/step-*", "blocks/block-*.safetensors") if found else ():
+        names = sorted(path.name for path in found[-1][1].glob(kept))
+        if names:
+            return names[-1]
+    return ""
 
 
 def _key_of(task: TaskFolder, attempt: Path) -> str | None:

@@ -42,11 +42,11 @@ class Ending(NamedTuple):
 
 def ending_of(view: StudyView) -> Ending:
     """Of a study as it stands after a run."""
-    chosen = {Slot(*(choice[name] for name in Slot._fields)) for choice in view.choices}
+    chosen = {Slot.of(choice) for choice in view.choices}
     tries: dict[Slot, list[CellView]] = {}
     for one in view.search:
-        if _slot(one) not in chosen:
-            tries.setdefault(_slot(one), []).append(one)
+        if one.place.slot not in chosen:
+            tries.setdefault(one.place.slot, []).append(one)
     hopeless = {slot for slot, its in tries.items() if all(one.failure == DIVERGED for one in its)}
     waiting = [cell for cell in view.cells if cell.state not in ("done", "failed")]
     standings = [each for folder, names in named_stages(view).items() for each in stages_of(folder, names).values()]
@@ -54,11 +54,7 @@ def ending_of(view: StudyView) -> Ending:
         cells=len(view.cells),
         failed=sum(cell.state == "failed" for cell in view.cells),
         waiting=len(waiting),
-        hopeless=sum(_slot(cell) in hopeless for cell in waiting),
+        hopeless=sum(cell.place.slot in hopeless for cell in waiting),
         tries=sum(one.state == "failed" for its in tries.values() for one in its),
         stages=sum(standing.state == "failed" for standing in standings),
     )
-
-
-def _slot(cell: CellView) -> Slot:
-    return Slot(cell.model, cell.dataset, cell.arm, cell.strategy)

@@ -160,7 +160,7 @@ def distil_(
             learner, trainable = what_learns(model, record, settings, seed)
             meter = Meter(learner, original, text.held_out, run.folder, broken_apart=straightening is not None)
             norms = active_norms(learner, paths)
-            sizes = straightening.watch(active_norms(learner, straightening.paths)) if straightening else None
+            sizes = straightening.watch(dict(zip(paths, norms, strict=True))) if straightening else None
 
             def bend(done: float) -> None:
                 if straightening is not None:

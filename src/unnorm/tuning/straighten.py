@@ -73,23 +73,28 @@ class Straightening:
                 self.typical[path] = torch.full_like(size, TYPICAL)
             else:
                 self.typical[path] = (size * norm.alpha.detach()).abs().clamp_min(_SMALLEST)  # type: ignore[operator]
+        self.straight_before = any(isinstance(model.get_submodule(path), FixedScaleNorm) for path in record.specs)
+        self.uncapped = [p for p in record.specs if p in found or isinstance(model.get_submodule(p), FixedScaleNorm)]
+        """Where nothing bounds a token once the curves are bent: also at fixed scales that stay as they are."""
         self.paths, self.lines = paths, place_(model, curves)
         """lines: the fixed scales that there were, by path, in whose places curves stand now."""
+        self.norms: list[nn.Module] = []
         self.sizes = StreamSizes([])
 
-    def watch(self, norms: Sequence[nn.Module]) -> StreamSizes:
+    def watch(self, norms: Mapping[str, nn.Module]) -> StreamSizes:
         """What keeps tokens near one size once curves are bent.
 
-        norms: those that run at `paths`, in their order, while their parameters are relative.
+        norms: those that run at the model's sites, by path, while their parameters are relative.
         """
-        self.sizes = StreamSizes(norms)
+        self.norms = [norms[path] for path in self.paths]
+        self.sizes = StreamSizes([norms[path] for path in self.uncapped])
         return self.sizes
 
     def at(self, done: float) -> None:
         """Bend the curves as they are to be when `done` of the training is over, in [0, 1]."""
         bent = STRAIGHT ** min(max(done - self.after, 0.0) / (self.until - self.after), 1.0)
-        self.sizes.counts = done >= self.after or bool(self.lines)
-        for norm, path in zip(self.sizes.norms, self.paths, strict=True):
+        self.sizes.counts = done >= self.after or self.straight_before
+        for norm, path in zip(self.norms, self.paths, strict=True):
             c = STRAIGHT if path in self.lines else bent
             scale_(norm, "alpha", c)
             scale_(norm, "weight", gain(norm.spec, self.typical[path], c))  # type: ignore[arg-type]

@@ -120,7 +120,7 @@ class StreamSizes:
         away = torch.zeros(len(self.keep), dtype=torch.bool, device=self.keep.device)
         penalty = torch.zeros((), device=self.keep.device)
         for x in self.seen.values():
-            ratio = in_medians(x, self.keep)
+            ratio = in_medians(x, self.keep).nan_to_num(float("inf"))  # what is no number has run away, too
             counts = self.keep & ~away[:, None]
             over = (ratio.clamp(_USUAL, RUN_AWAY) / _USUAL).log().square()
             penalty = penalty + over.masked_fill(~counts, 0.0).sum()

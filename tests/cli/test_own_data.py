@@ -65,4 +65,9 @@ def test_the_next_command_reads_the_data_in_the_same_way(capsys, bases, own, tmp
     options = finetune_options(bases["gpt2"], own, tmp_path / "run", *HOW, "--repair", "--tokens", 200)
     code, _, err = call(capsys, *options)
     assert code == 0, err
-    assert f"unnorm evaluate {tmp_path / 'run' / 'model'} {how} --against {bases['gpt2']}" in err
+    line = f"unnorm evaluate {tmp_path / 'run' / 'model'} {how}"
+    assert f"{line}\n" in err, "against a base that was not fine-tuned it would not show what the swap cost"
+    plain = finetune_options(
+        bases["gpt2"], own, tmp_path / "run2", *HOW, "--repair", "--tokens", 200, "--to", "original"
+    )
+    assert f"{line} --against {bases['gpt2']}".replace("/run/", "/run2/") in call(capsys, *plain)[2]

@@ -29,7 +29,7 @@ def test_a_sink_is_told_in_words_and_drawn(capsys, with_sink, data_file, tmp_pat
     assert "A path that begins with a number is in model.layers." in out
     assert any(line.startswith("model.norm ") for line in out.splitlines())
     assert "Position 0 is an attention sink from layer 2 on" in out
-    assert "Swap with `--alpha channel`, then distil the original with `unnorm recover`" in out
+    assert "Swap with `--alpha channel --correct all`, then distil the original with `unnorm recover`" in out
     assert figure.read_text().startswith("<svg")
     assert "largest other token" in figure.read_text()
     assert f"wrote {figure}" in err

@@ -19,7 +19,7 @@ from unnorm.study.start_words import read_recovery, start_asked_for, start_in_wo
 _DONE_ALIKE = ("steps", "train_tokens", "eval_tokens", "rows_per_forward", "environment")
 _TUNED = "training.learning_rate"
 _THREADS, _LOAD = "environment.threads", "environment.load"
-_LOADS_ALIKE = 0.1  # of all cores' time
+LOADS_ALIKE = 0.1  # of all cores' time
 _OF_THE_ARM = ("arm.", "start.")
 _NAMES = ("model.name", "data.name")
 """What base and data are called beside their hashes, which tell whether they are the same."""
@@ -136,7 +136,7 @@ def speed_differences(one: Facts, other: Facts) -> list[str]:
     loads = one.get(_LOAD), other.get(_LOAD)
     if loads == (None, None):
         return lines
-    if None in loads or abs(loads[0] - loads[1]) > _LOADS_ALIKE:  # type: ignore[operator]
+    if None in loads or abs(loads[0] - loads[1]) > LOADS_ALIKE:  # type: ignore[operator]
         said = ["not known" if load is None else f"{load:.0%}" for load in loads]
         lines.append(f"other processes took {said[0]} of the machine against {said[1]}")
     return lines

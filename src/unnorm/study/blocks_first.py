@@ -5,7 +5,6 @@ measured before and after, and a model that ended farther from the original is p
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +71,7 @@ def blocks_first_(
             check=check,
         )
         after = distance(model, original, held_out)
-        kept = isfinite(after.kl) and not after.kl > before.kl  # a start that is no number is worse
+        kept = after.no_farther_than(before)
         if not kept:
             was = load_file(start)
             with torch.no_grad():

@@ -85,18 +85,19 @@ def standing_of_entry(task: TaskFolder, last: Entry) -> Standing:
 
 def result_of(folder: Path) -> dict[str, Any]:
     """The numbers of a cell that is done."""
-    path = folder / "result.json"
-    if not path.is_file():
-        raise ArtefactError(f"{folder} says it is done but holds no result.json. Delete the folder and run again.")
-    return _read(path)
+    return _read_of_done(folder, "result.json")
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
     """The resolved configuration of a cell that is done, as its hash is made of."""
-    path = folder / "cell.json"
+    return dict(_read_of_done(folder, "cell.json")["settings"])
+
+
+def _read_of_done(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
     if not path.is_file():
-        raise ArtefactError(f"{folder} says it is done but holds no cell.json. Delete the folder and run again.")
-    return dict(_read(path)["settings"])
+        raise ArtefactError(f"{folder} says it is done but holds no {name}. Delete the folder and run again.")
+    return _read(path)
 
 
 def check_writable(ledger: Path) -> None:

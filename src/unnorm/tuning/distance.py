@@ -46,6 +46,10 @@ class Distance:
     def usable(self) -> bool:
         return self.gap <= USABLE
 
+    def no_farther_than(self, start: "Distance") -> bool:
+        """Whether the KL is no larger than at the start; a start that is no number is farther than any."""
+        return isfinite(self.kl) and not self.kl > start.kl
+
     def describe(self) -> str:
         """One line for people."""
         return (

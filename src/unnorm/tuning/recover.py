@@ -217,7 +217,7 @@ def distil_(
             original.to(devices[1])
     record.specs |= {path: model.get_submodule(path).spec for path in curves}  # type: ignore[misc]
     as_it_comes = not record.sites or settings.objective == "ce" or straightening is not None
-    kept = as_it_comes or not after.kl > before.kl  # a start that is no number is worse
+    kept = as_it_comes or after.no_farther_than(before)
     if not kept:
         model.load_state_dict(start)
     curve = ranks.of_main(meter.log.read())

@@ -73,8 +73,9 @@ class Straightening:
                 self.typical[path] = torch.full_like(size, TYPICAL)
             else:
                 self.typical[path] = (size * norm.alpha.detach()).abs().clamp_min(_SMALLEST)  # type: ignore[operator]
-        self.straight_before = any(isinstance(model.get_submodule(path), FixedScaleNorm) for path in record.specs)
-        self.uncapped = [p for p in record.specs if p in found or isinstance(model.get_submodule(p), FixedScaleNorm)]
+        straight = {path for path in record.specs if isinstance(model.get_submodule(path), FixedScaleNorm)}
+        self.straight_before = bool(straight)
+        self.uncapped = [path for path in record.specs if path in found or path in straight]
         """Where nothing bounds a token once the curves are bent: also at fixed scales that stay as they are."""
         self.paths, self.lines = paths, place_(model, curves)
         """lines: the fixed scales that there were, by path, in whose places curves stand now."""

@@ -10,9 +10,6 @@ if TYPE_CHECKING:
     from unnorm.study.plan import Planned
     from unnorm.study.recovered_start import PlannedStart
 
-_CROWDED = 0.1
-"""Of the machine's cores, by other processes: more makes what was measured slow."""
-
 
 def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) -> None:
     """Show every cell: what trains, tokens, steps, time and memory from a measured step, what is done, and the audit.
@@ -23,7 +20,7 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
     from unnorm.foundation.precision import line_of
     from unnorm.foundation.progress import time_in_words
     from unnorm.study import threads
-    from unnorm.study.audit import audit_plan
+    from unnorm.study.audit import LOADS_ALIKE, audit_plan
     from unnorm.study.estimate import estimates, estimates_of_starts
     from unnorm.study.ledger import check_format
     from unnorm.study.plan import place_of, plan_study, starts_of
@@ -76,7 +73,7 @@ def plan(study: StudyFile, ledger: Ledger = LEDGER, json: JsonOption = False) ->
         emit_table(heading, columns, _rows(cells), align_right_from=3)
     else:
         say(heading)
-    if left and load > _CROWDED:
+    if left and load > LOADS_ALIKE:
         say(f"Other processes took {load:.0%} of this machine while steps were measured; without them it is faster.")
     for devices in sorted({cell.settings.training.devices for cell in planned.cells} - {1}):
         say(

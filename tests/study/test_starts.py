@@ -418,6 +418,32 @@ def test_what_names_a_start(named):
     assert key({"data": [other]}, data=other, search=True) != key({"data": [other]}, data=other)
 
 
+def test_a_start_reads_a_data_set_of_the_study_as_the_study_does(data_file):
+    policies = {"html": "keep"}
+    cells = DataSettings(source="alpaca", path=str(data_file), template="alpaca-short", max_length=64)
+    mine = DataSettings(source="mine.jsonl", name="mine", map={"instruction": "prompt"}, format="alpaca", held_out=0.2)
+    hub = DataSettings(source="some/rows", subset="en", split="train_sft", policies=policies, held_out=0.1)
+
+    def read(source: str) -> DataSettings:
+        arm = arm_from({"id": "learnt", "norm": "dyt", "recover": {"precision": "fp32", "data": [source]}})
+        settings = start_settings("base", arm, cells, beside=[cells, mine, hub])
+        ((data, _),) = settings.data
+        assert (data.template, data.max_length, data.loss_on, data.too_long) == ("alpaca-short", 64, "all", "split")
+        return data
+
+    assert read("alpaca").path == str(data_file)
+    assert read(str(data_file)).path is None, "a file needs no place beside its own"
+    for source in ("mine", "mine.jsonl"):
+        data = read(source)
+        assert (data.source, data.map, data.format) == ("mine.jsonl", mine.map, "alpaca"), source
+        assert data.held_out == 0.2
+    data = read("some/rows")
+    assert (data.subset, data.split, data.policies, data.held_out) == ("en", "train_sft", hub.policies, 0.1)
+    assert read("other.json") == DataSettings(
+        source="other.json", template="alpaca-short", max_length=64, loss_on="all", too_long="split"
+    )
+
+
 def text_on(base: str, data: str, named: str, datasets: list, **changes) -> str:
     """A study on `datasets` whose one arm has a start that learns from `named`."""
     arm = {"id": "learnt", "norm": "dyt", "recover": {**RECOVER, "data": [named]}}

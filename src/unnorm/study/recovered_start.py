@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict
 from unnorm.data.encoded_cache import tokenizer_hash
 from unnorm.data.same_source import is_of
 from unnorm.data.settings import DataSettings
-from unnorm.data.split import VALIDATION_SHARE
 from unnorm.foundation.hashing import hash_json
 from unnorm.study.arms import Arm, ArmRecovery
 from unnorm.study.recovery import Recovery, parse_data
@@ -26,6 +25,8 @@ from unnorm.tuning.settings import Sharding, TrainingSettings
 STARTS = "starts"
 """In a ledger, and in the folder of a cell that is run by itself."""
 MODEL = "model"
+_HOW_ROWS_ARE_READ = {"repair", "map", "format", "policies"}
+_WHERE_ROWS_ARE = {"source", "path", "subset", "split", "streaming"}
 
 
 class StartSettings(BaseModel):
@@ -89,7 +90,8 @@ def start_settings(
     over whose devices it is spread. beside: all data that the study's cells are judged on. base_name: what results call
     the base.
 
-    Data that the arm names are read as `unnorm recover` reads them, in the cell's template. What the study holds out of
+    Data that the arm names are read as `unnorm recover` reads them, in the cell's template. One of the study's own data
+    sets is read as the study does: its columns, format, policies and repair hold here too. What the study holds out of
     its data, and a search of the learning rate out of the cell's, is held out of the same data here.
     """
     if arm.recover is None:
@@ -100,16 +102,11 @@ def start_settings(
     if arm.recover.data is None:
         own = data.model_copy(update={"max_length": length})
         return StartSettings(model=model, arm=arm, data=((own, 1.0),), **over)
+    as_recover = {"max_length": length, "template": data.template, "loss_on": "all", "too_long": "split"}
     named = tuple(
         (
-            DataSettings(
-                source=source,
-                max_length=length,
-                template=data.template,
-                loss_on="all",
-                too_long="split",
-                held_out=_held_out(source, [data, *beside]),
-                for_search=data.for_search and is_of(source, data),
+            _read_as(source, [data, *beside]).model_copy(
+                update={**as_recover, "for_search": data.for_search and is_of(source, data)}
             ),
             weight,
         )
@@ -118,10 +115,18 @@ def start_settings(
     return StartSettings(model=model, arm=arm, data=named, **over)
 
 
-def _held_out(source: str, judged_on: Sequence[DataSettings]) -> float:
-    """The share to hold out of a source: the largest of those data that are read from it, as it holds out what smaller
-    ones do; the usual one of any other."""
-    return max((data.held_out for data in judged_on if is_of(source, data)), default=VALIDATION_SHARE)
+def _read_as(source: str, judged_on: Sequence[DataSettings]) -> DataSettings:
+    """How a start reads a source: as the data set of that name does, or else the first one that is read from there; any
+    other source plainly. It holds out the largest share of all of them, as that has in it what smaller ones hold out.
+    """
+    same = [data for data in judged_on if is_of(source, data)]
+    if not same:
+        return DataSettings(source=source)
+    like = min(same, key=lambda data: (source != data.name, source != data.source))
+    taken = _HOW_ROWS_ARE_READ | (_WHERE_ROWS_ARE if source in (like.name, like.source) else set())
+    return DataSettings(
+        **{"source": source, **like.model_dump(include=taken), "held_out": max(data.held_out for data in same)}
+    )
 
 
 def plan_start(settings: StartSettings, bench: Workbench, root: Path) -> PlannedStart:

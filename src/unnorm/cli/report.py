@@ -78,7 +78,7 @@ def _write_text(study: Path, format: str, out: Path | None, margin: float) -> No
     check_choice("--format", format, FORMATS)
     if out is not None:
         check_file(out)
-    text = FORMATS[format](read_study(study, logs=False, margin=margin))
+    text = FORMATS[format](read_study(study, margin=margin))
     if out is None:
         sys.stdout.write(text)
         return

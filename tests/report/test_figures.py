@@ -136,6 +136,24 @@ def test_with_one_seed_judgements_are_the_judges_own_numbers():
             assert (row["rate"], row["low"], row["high"]) == tuple(part["win_rate"].values())
 
 
+def test_a_first_seed_without_a_judge_leaves_the_judgements_of_the_others(made):
+    pairs = [replace(p, judge=None, verdicts=[]) if p.seed == SEEDS[0] else p for p in made.pairs]
+    found = {f.name: f for f in figures(replace(made, pairs=pairs))}
+    assert f"{4 * QUESTIONS} judgements, seed {SEEDS[1]}." in found["preference"].caption
+    assert f"Seed {SEEDS[1]}." in found["length"].caption
+    assert {row["doubt"] for row in values(found["preference"])} == {"incomplete"}
+
+
+def test_a_judge_without_any_verdict_has_no_figure():
+    def unanswered(pair):
+        whole = {**pair.judge["parts"]["whole"], "win_rate": None, "categories": {}}
+        return replace(pair, judge={**pair.judge, "parts": {"whole": whole}}, verdicts=[])
+
+    made = study(pairs=True)
+    names = {f.name for f in figures(replace(made, pairs=[unanswered(pair) for pair in made.pairs]))}
+    assert not {"preference", "length"} & names
+
+
 def test_rule_15_ratios_stand_beside_their_floor_and_their_bound(made, drawn):
     rows = {(r["arm"], r["strategy"], r["workload"]): r for r in values(drawn["latency"])}
     pair = next(p for p in made.pairs if p.latency and (p.arm, p.strategy) == ("dyt", "frozen"))

@@ -66,6 +66,14 @@ def test_the_summary_says_which_arm_is_a_bare_one_since_its_fit_was_not_kept():
     assert said not in " ".join(summary(made))
 
 
+def test_a_fit_without_a_finite_loss_is_said_to_be_one():
+    made = study()
+    steps = [{"name": "bare", "loss": 13.1, "kept": True}, {"name": "calibrated", "loss": None, "kept": False}]
+    cells = [replace(c, calibration={"steps": steps}) if c.arm == "dyt" else c for c in made.cells]
+    text = " ".join(summary(replace(made, cells=cells)))
+    assert "on held-out text its fit gave logits that are not finite, and was not kept." in text
+
+
 def test_results_stand_once():
     made = study(seeds=(0, 1))
     page = pages(named(made), [gap_by_strategy(made, "rows")])["index.html"].decode()

@@ -8,6 +8,7 @@ from report.views import ARMS, STRATEGIES, loss_of, study
 from unnorm.foundation.errors import SettingsError
 from unnorm.report.figures import figures
 from unnorm.report.figures.gap import gap_by_strategy
+from unnorm.report.formats import FORMATS
 from unnorm.report.headline import headline
 from unnorm.report.names import named
 from unnorm.report.page import pages, write_report
@@ -72,6 +73,16 @@ def test_a_fit_without_a_finite_loss_is_said_to_be_one():
     cells = [replace(c, calibration={"steps": steps}) if c.arm == "dyt" else c for c in made.cells]
     text = " ".join(summary(replace(made, cells=cells)))
     assert "on held-out text its fit gave logits that are not finite, and was not kept." in text
+
+
+def test_a_cell_that_waits_for_its_learning_rate_is_no_failure():
+    made = study()
+    why = {"state": "waiting", "error": "its learning rate is not found yet", "result": None, "cell": ""}
+    waiting = replace(made, cells=[replace(c, **why) if c.arm == "dyt" else c for c in made.cells])
+    assert 'id="failures"' not in pages(waiting, [])["index.html"].decode()
+    assert "## Failures" not in FORMATS["md"](waiting)
+    assert json.loads(FORMATS["json"](waiting))["failures"] == []
+    assert 'id="failures"' in pages(study(broken={("dyt", "full", 0): "failed"}), [])["index.html"].decode()
 
 
 def test_results_stand_once():

@@ -33,7 +33,7 @@ def to_markdown(study: StudyView) -> str:
     if times:
         lines += ["## Latency", "", *_md_rows([_time_head(), *(_time_row(row) for row in times)]), ""]
     lines += ["## Audit", "", *_audit(study), ""]
-    failed = [cell for cell in study.cells if cell.error]
+    failed = study.failed
     if failed:
         names = ((c.model, c.dataset, c.arm, c.strategy, f"seed {c.seed}") for c in failed)
         lines += ["## Failures", ""]
@@ -79,7 +79,7 @@ def to_json(study: StudyView) -> str:
         "latency": latencies(study),
         "cells": rows_of(study),
         "audit": study.audit,
-        "failures": [{"cell": cell.cell, "error": cell.error} for cell in study.cells if cell.error],
+        "failures": [{"cell": cell.cell, "error": cell.error} for cell in study.failed],
         "versions": study.versions,
         "source": study.source,
     }

@@ -105,7 +105,7 @@ def pages(study: StudyView, drawn: Sequence[Figure], *, live: str = "") -> dict[
         groups=[] if apart else answers,
         apart=[(name, group["title"], len(group["items"])) for name, group in zip(apart, answers, strict=False)],
         calibrations=_calibrations(study),
-        failures=[cell for cell in study.cells if cell.error],
+        failures=study.failed,
         noted=noted_in_words(study.audit),
         unmatched=[c for c in study.audit["comparisons"] if not c["matched"]],
         other_speeds="; ".join(dict.fromkeys(other_speeds(study).values())),

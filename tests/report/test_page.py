@@ -101,6 +101,9 @@ def test_what_the_study_leaves_out_is_neither_a_row_nor_a_sentence():
     assert ("small", "full") in {(row["model"], row["strategy"]) for row in results(made)}
     assert ("small", "full") not in {(row["model"], row["strategy"]) for row in results(left)}
     assert "not done yet" not in summary(left)[0]
+    alone = [cell for cell in made.cells if (cell.model, cell.strategy, cell.arm) != ("small", "full", "original")]
+    audit = {"matched": True, "comparisons": [c for c in made.audit["comparisons"] if c["model"] == "tiny"]}
+    assert "not done yet" not in summary(replace(made, cells=alone, audit=audit))[0]  # nothing to be compared with
     failed = {("dyt", "full", 0): "failed"}
     assert "1 comparison not done yet" in summary(study(broken=failed))[0]
 

@@ -215,6 +215,13 @@ def test_several_models_have_their_sizes_and_figures_of_their_own():
     assert {"loss-tiny-rows", "loss-larger-rows"} <= set(found)
 
 
+@pytest.mark.parametrize("models", [("模型甲", "模型乙"), ("a b", "a,b"), ("tiny", "Tiny")])
+def test_no_two_figures_share_a_file(models):
+    found = [f.name.lower() for f in figures(study(models=models))]
+    assert len(set(found)) == len(found)
+    assert {"loss-" in name for name in found} == {True, False}
+
+
 def test_an_arm_keeps_its_colour_and_no_two_of_seven_share_one():
     known = ["original", "dyt", "dyt-bare", "dyt-inherit", "dyt-corrected", "dyt-paper", "dyt-plain"]
     assert looks(known)["dyt"] == looks(["dyt", "something"])["dyt"] == looks(["dyt"])["dyt"]

@@ -248,6 +248,20 @@ def test_a_gap_that_dwarfs_the_others_has_a_panel_without_it():
     assert f"datum.gap > {end}" in str(arrows)
 
 
+def test_a_gap_far_below_the_reference_is_marked_on_its_own_side(tmp_path):
+    made = study(seeds=SEEDS)
+    cells = [replace(c, result={**c.result, "eval_loss": 1.0}) if c.arm == "dyt-bare" else c for c in made.cells]
+    gap = gap_by_strategy(replace(made, cells=cells), "rows")
+    near = gap.spec["concat"][0]
+    end = near["layer"][0]["encoding"]["x"]["scale"]["domain"][0]
+    (arrow,) = [layer for layer in near["layer"] if layer["mark"].get("text") == "◂"]
+    assert arrow["encoding"]["x"]["datum"] == end
+    assert f"datum.gap < {end}" in str(arrow)
+    assert "▸ or ◂ marks bars that go on beyond it" in gap.caption
+    export([gap], tmp_path, quiet=True)
+    assert (tmp_path / "gap.svg").read_text().count(">◂<") == len(STRATEGIES)
+
+
 def test_an_arm_has_its_shape_in_the_legend_of_every_figure_that_it_is_in(drawn):
     """Their legends merge colour and shape; a mark without a shape would give a legend of squares or lines."""
     for name, figure in drawn.items():

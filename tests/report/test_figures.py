@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from report.views import ARMS, CATEGORIES, QUESTIONS, SITES, STRATEGIES, study
+from report.views import ARMS, CATEGORIES, QUESTIONS, SITES, STRATEGIES, study, timed
 from unnorm.report.export import export
 from unnorm.report.figures import figures
 from unnorm.report.figures.gap import gap_by_strategy
@@ -165,6 +165,20 @@ def test_rule_15_ratios_stand_beside_their_floor_and_their_bound(made, drawn):
         elif found["model"] == "no norms":
             assert row["bound"] == found["ratio"]["value"] - 1
     assert "noise floor" in drawn["latency"].caption
+
+
+def test_captions_say_which_seeds_and_machines_times_are_of(made):
+    def elsewhere(pair):
+        found = timed(pair.arm, "original", 1.2, seed=pair.seed)
+        about = {**found["environment"], "processor": f"machine {pair.seed}"}
+        return replace(pair, latency={**found, "environment": about})
+
+    drawn = {f.name: f for f in figures(replace(made, pairs=[elsewhere(pair) for pair in made.pairs]))}
+    assert "Seeds 0, 1. Processor: machine 0, 1 thread; machine 1, 1 thread." in drawn["latency"].caption
+    times = {(r["panel"], r["arm"]): r["value"] for r in values(drawn["pareto"])}
+    first = next(c for c in timed("dyt", "original", 1.2, seed=0)["comparisons"] if c["model"] == "dyt")
+    assert times[f"full: {first['name']}", "dyt"] == first["ratio"]["value"] - 1
+    assert "Times are of seed 0; losses, of all seeds compared." in drawn["pareto"].caption
 
 
 def test_captions_say_which_cells_and_how_sure(made, drawn):

@@ -133,6 +133,33 @@ def test_files_and_no_figure_of_an_earlier_state(tmp_path):
     assert "nothing to draw" in (tmp_path / "index.html").read_text()
 
 
+@pytest.mark.parametrize("name", ["index.html", "figures/mine.pdf", "completions-1.html"])
+def test_a_page_or_figures_of_somebody_else_are_not_replaced(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(SettingsError, match="is not of a report, so it is not replaced"):
+        write_report(study(), tmp_path, quiet=True)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [(tmp_path / name).name]
+    assert (tmp_path / name).read_text() == "precious"
+
+
+def test_a_report_that_was_killed_is_written_again(tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("unnorm.report.page.pages", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_report(study(), tmp_path, quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("unnorm.foundation.atomic._sync", killed)  # the page is written, its figures are not
+        with pytest.raises(KeyboardInterrupt):
+            write_report(study(), tmp_path, quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+    write_report(study(), tmp_path, quiet=True)
+    assert (tmp_path / "figures" / "gap.svg").is_file()
+
+
 def test_a_report_into_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="is a file"):

@@ -74,7 +74,7 @@ def table_of(
     *,
     compact: bool = False,
 ) -> Any:
-    """A rich table of plain text cells; columns from `align_right_from` on are numbers.
+    """A rich table of plain text, title and heads too; columns from `align_right_from` on are numbers.
 
     compact: without borders and one space apart, for tables of long paths.
     """
@@ -83,11 +83,12 @@ def table_of(
 
     from unnorm.foundation.terminal import plain
 
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=Text(plain(title), style="bold"), title_justify="left")
     if compact:
         table.box, table.pad_edge, table.padding = None, False, (0, 1, 0, 0)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number >= align_right_from else "left", overflow="fold")
+        justify: Any = "right" if number >= align_right_from else "left"
+        table.add_column(Text(plain(column)), justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(Text(plain(cell)) for cell in row))
     return table

@@ -124,6 +124,16 @@ def test_text_formats_go_to_stdout_or_to_a_file(folder, tmp_path, capsys):
     assert run(["report", str(folder), "--format", "csv", "--out", str(tmp_path)]) == 2
 
 
+@pytest.mark.parametrize(
+    "options", [("--format", "md", "--json"), ("--format", "md", "--data", "stats.json"), ("--serve", "--json")]
+)
+def test_options_that_would_be_ignored_are_refused(folder, capsys, options):
+    assert run(["report", str(folder), *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "alone" in err
+
+
 def test_text_formats_have_the_win_rates_of_several_seeds(tmp_path, capsys):
     made = waiting_ledger(tmp_path)
     pairs = []

@@ -38,8 +38,10 @@ def report(
     from unnorm.foundation.errors import SettingsError
 
     allowed = share(margin, "--margin")
-    if serve and (format is not None or out is not None or data or margin != MARGIN):
+    if serve and (format is not None or out is not None or data or margin != MARGIN or json):
         raise SettingsError("--serve writes nothing: it goes with --host and --port alone.")
+    if format is not None and (data or json):
+        raise SettingsError("--format writes text in place of the page: it goes with --out and --margin alone.")
     if serve:
         _serve(study, host, port)
     elif format is not None:

@@ -42,8 +42,8 @@ def headline(study: StudyView) -> str:
     rows = [row for row in compared(study) if row.metric == "loss"]
     sound = [row for row in rows if not row.doubt]
     planned = {(cell.model, cell.dataset, cell.strategy, cell.arm) for cell in study.cells}
-    comparable = [place for place in planned if place[3] != study.reference and (*place[:3], study.reference) in planned]
-    waiting = len(comparable) - len(rows)
+    beside = {place[:3] for place in planned if place[3] == study.reference}
+    waiting = sum(place[3] != study.reference and place[:3] in beside for place in planned) - len(rows)
     if not rows:
         return f"Nothing can be said yet: no arm is done beside {study.reference} with the same seed."
     doubted = [row for row in rows if row.doubt]

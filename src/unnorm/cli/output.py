@@ -1,6 +1,7 @@
 """What verbs print: results on stdout (a table, or one JSON object with --json), everything else on stderr."""
 
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -99,6 +100,11 @@ def say(text: str) -> None:
     ends no work."""
     if is_main():
         write_line(text)
+
+
+def typed(word: object) -> str:
+    """A path or a name as one types it in a shell."""
+    return shlex.quote(str(word))
 
 
 def say_next(result: str, *commands: str) -> None:

@@ -85,6 +85,14 @@ def test_a_cell_that_waits_for_its_learning_rate_is_no_failure():
     assert 'id="failures"' in pages(study(broken={("dyt", "full", 0): "failed"}), [])["index.html"].decode()
 
 
+def test_a_name_is_the_same_in_a_row_and_in_the_filter_for_it():
+    name = "my model (second try)"
+    page = pages(named(study(models=("tiny", name))), [])["index.html"].decode()
+    assert f'<option value="{name}">' in page
+    cells = page[page.index('<table class="arms" id="cells"') :]
+    assert f'data-head="model" class="name">{name}</td>' in cells
+
+
 def test_results_stand_once():
     made = study(seeds=(0, 1))
     page = pages(named(made), [gap_by_strategy(made, "rows")])["index.html"].decode()

@@ -161,7 +161,9 @@ def _could_show(row: dict[str, Any]) -> str:
 def _wins(row: dict[str, Any]) -> str:
     if row["win_rate"] is None:
         return "–"
-    return f"{row['win_rate']:.0%} ({row['win_rate_low']:.0%} to {row['win_rate_high']:.0%})"
+    doubt = doubt_of(row["matched"], row["judged_seeds"] == row["planned_seeds"])
+    interval = f"{row['win_rate_low']:.0%} to {row['win_rate_high']:.0%}"
+    return f"{row['win_rate']:.0%} ({interval})" + (f" [{doubt}]" if doubt else "")
 
 
 def _md_table(study: StudyView) -> list[str]:
@@ -180,7 +182,8 @@ def _time_head() -> list[str]:
 def _time_row(row: dict[str, Any]) -> list[str]:
     return [
         row["model"], row["dataset"], row["strategy"], row["arm"], row["workload"], signed(row["time_ratio"] - 1),
-        signed_interval(row["low"] - 1, row["high"] - 1), f"± {row['noise_floor']:.1%}", row["verdict"],
+        signed_interval(row["low"] - 1, row["high"] - 1), f"± {row['noise_floor']:.1%}",
+        row["verdict"] + (f" [{row['doubt']}]" if row["doubt"] else ""),
     ]  # fmt: skip
 
 

@@ -143,7 +143,8 @@ def _timed(study: StudyView, group: Group) -> str:
         f"(95 % interval {signed_interval(row['low'] - 1, row['high'] - 1)}; noise floor ± {row['noise_floor']:.1%})"
         for row in found
     ]
-    return f"{_where(study, *_place(group))}, time of {group.arm} against {group.against}'s: {'; '.join(parts)}."
+    doubt = f" In doubt: {group.doubt_of_times}." if group.doubt_of_times else ""
+    return f"{_where(study, *_place(group))}, time of {group.arm} against {group.against}'s: {'; '.join(parts)}.{doubt}"
 
 
 def _place(group: Group) -> tuple[str, str, str]:

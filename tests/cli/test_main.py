@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from typer.main import get_command
 
+from report.views import waiting_ledger
 from unnorm.cli.main import app, run
 from unnorm.foundation.precision import choose
 
@@ -372,5 +373,15 @@ def test_an_interrupted_swap_does_not_say_that_it_resumes(capsys, bases, tmp_pat
 
     monkeypatch.setattr("unnorm.study.swap_model.swap_model", stop)
     code, _, err = call(capsys, "swap", bases["gpt2"], "--bare", "--out", tmp_path / "swapped")
+    assert code == 130
+    assert "keeps nothing of what is half done: the same command begins again" in " ".join(err.split())
+
+
+def test_an_interrupted_report_does_not_say_that_it_resumes(capsys, tmp_path, monkeypatch):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unnorm.report.page.write_report", stop)
+    code, _, err = call(capsys, "report", waiting_ledger(tmp_path))
     assert code == 130
     assert "keeps nothing of what is half done: the same command begins again" in " ".join(err.split())

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from report.views import ARMS, CATEGORIES, QUESTIONS, SITES, STRATEGIES, study
+from report.views import ARMS, CATEGORIES, QUESTIONS, SITES, STRATEGIES, study, timed
 from unnorm.report.export import export
 from unnorm.report.figures import figures
 from unnorm.report.figures.gap import gap_by_strategy
@@ -136,6 +136,24 @@ def test_with_one_seed_judgements_are_the_judges_own_numbers():
             assert (row["rate"], row["low"], row["high"]) == tuple(part["win_rate"].values())
 
 
+def test_a_first_seed_without_a_judge_leaves_the_judgements_of_the_others(made):
+    pairs = [replace(p, judge=None, verdicts=[]) if p.seed == SEEDS[0] else p for p in made.pairs]
+    found = {f.name: f for f in figures(replace(made, pairs=pairs))}
+    assert f"{4 * QUESTIONS} judgements, seed {SEEDS[1]}." in found["preference"].caption
+    assert f"Seed {SEEDS[1]}." in found["length"].caption
+    assert {row["doubt"] for row in values(found["preference"])} == {"incomplete"}
+
+
+def test_a_judge_without_any_verdict_has_no_figure():
+    def unanswered(pair):
+        whole = {**pair.judge["parts"]["whole"], "win_rate": None, "categories": {}}
+        return replace(pair, judge={**pair.judge, "parts": {"whole": whole}}, verdicts=[])
+
+    made = study(pairs=True)
+    names = {f.name for f in figures(replace(made, pairs=[unanswered(pair) for pair in made.pairs]))}
+    assert not {"preference", "length"} & names
+
+
 def test_rule_15_ratios_stand_beside_their_floor_and_their_bound(made, drawn):
     rows = {(r["arm"], r["strategy"], r["workload"]): r for r in values(drawn["latency"])}
     pair = next(p for p in made.pairs if p.latency and (p.arm, p.strategy) == ("dyt", "frozen"))
@@ -147,6 +165,20 @@ def test_rule_15_ratios_stand_beside_their_floor_and_their_bound(made, drawn):
         elif found["model"] == "no norms":
             assert row["bound"] == found["ratio"]["value"] - 1
     assert "noise floor" in drawn["latency"].caption
+
+
+def test_captions_say_which_seeds_and_machines_times_are_of(made):
+    def elsewhere(pair):
+        found = timed(pair.arm, "original", 1.2, seed=pair.seed)
+        about = {**found["environment"], "processor": f"machine {pair.seed}"}
+        return replace(pair, latency={**found, "environment": about})
+
+    drawn = {f.name: f for f in figures(replace(made, pairs=[elsewhere(pair) for pair in made.pairs]))}
+    assert "Seeds 0, 1. Processor: machine 0, 1 thread; machine 1, 1 thread." in drawn["latency"].caption
+    times = {(r["panel"], r["arm"]): r["value"] for r in values(drawn["pareto"])}
+    first = next(c for c in timed("dyt", "original", 1.2, seed=0)["comparisons"] if c["model"] == "dyt")
+    assert times[f"full: {first['name']}", "dyt"] == first["ratio"]["value"] - 1
+    assert "Times are of seed 0; losses, of all seeds compared." in drawn["pareto"].caption
 
 
 def test_captions_say_which_cells_and_how_sure(made, drawn):
@@ -197,6 +229,13 @@ def test_several_models_have_their_sizes_and_figures_of_their_own():
     assert {"loss-tiny-rows", "loss-larger-rows"} <= set(found)
 
 
+@pytest.mark.parametrize("models", [("模型甲", "模型乙"), ("a b", "a,b"), ("tiny", "Tiny")])
+def test_no_two_figures_share_a_file(models):
+    found = [f.name.lower() for f in figures(study(models=models))]
+    assert len(set(found)) == len(found)
+    assert {"loss-" in name for name in found} == {True, False}
+
+
 def test_an_arm_keeps_its_colour_and_no_two_of_seven_share_one():
     known = ["original", "dyt", "dyt-bare", "dyt-inherit", "dyt-corrected", "dyt-paper", "dyt-plain"]
     assert looks(known)["dyt"] == looks(["dyt", "something"])["dyt"] == looks(["dyt"])["dyt"]
@@ -221,6 +260,20 @@ def test_a_gap_that_dwarfs_the_others_has_a_panel_without_it():
     arrows = [layer for layer in near["layer"] if layer["mark"].get("text") == "▸"]
     assert len(arrows) == 1
     assert f"datum.gap > {end}" in str(arrows)
+
+
+def test_a_gap_far_below_the_reference_is_marked_on_its_own_side(tmp_path):
+    made = study(seeds=SEEDS)
+    cells = [replace(c, result={**c.result, "eval_loss": 1.0}) if c.arm == "dyt-bare" else c for c in made.cells]
+    gap = gap_by_strategy(replace(made, cells=cells), "rows")
+    near = gap.spec["concat"][0]
+    end = near["layer"][0]["encoding"]["x"]["scale"]["domain"][0]
+    (arrow,) = [layer for layer in near["layer"] if layer["mark"].get("text") == "◂"]
+    assert arrow["encoding"]["x"]["datum"] == end
+    assert f"datum.gap < {end}" in str(arrow)
+    assert "▸ or ◂ marks bars that go on beyond it" in gap.caption
+    export([gap], tmp_path, quiet=True)
+    assert (tmp_path / "gap.svg").read_text().count(">◂<") == len(STRATEGIES)
 
 
 def test_an_arm_has_its_shape_in_the_legend_of_every_figure_that_it_is_in(drawn):

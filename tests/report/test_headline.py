@@ -76,6 +76,14 @@ def test_several_models_are_counted(said):
     )
 
 
+def test_comparisons_that_a_study_leaves_out_are_not_said_to_fill_a_grid(said):
+    models = ("tiny", "larger")
+    places = [(s, m) for s in ("frozen", "full") for m in models][:3]
+    rows = [row("dyt", s, *BEHIND, model=m) for s, m in places]
+    rows += [row("dyt-bare", s, *EQUIVALENT, model=m) for s, m in places]
+    assert said(rows, models=models).startswith("In all 3 comparisons, dyt-bare ends within 1%")
+
+
 def test_what_is_in_doubt_is_left_out_and_said(said):
     doubtful = row("dyt", "full", *EQUIVALENT, matched=False)
     rows = [row("dyt", "frozen", *BEHIND), doubtful, *everywhere("dyt-bare", BEHIND, BEHIND)]

@@ -8,6 +8,7 @@ from report.views import ARMS, STRATEGIES, loss_of, study
 from unnorm.foundation.errors import SettingsError
 from unnorm.report.figures import figures
 from unnorm.report.figures.gap import gap_by_strategy
+from unnorm.report.formats import FORMATS
 from unnorm.report.headline import headline
 from unnorm.report.names import named
 from unnorm.report.page import pages, write_report
@@ -66,6 +67,32 @@ def test_the_summary_says_which_arm_is_a_bare_one_since_its_fit_was_not_kept():
     assert said not in " ".join(summary(made))
 
 
+def test_a_fit_without_a_finite_loss_is_said_to_be_one():
+    made = study()
+    steps = [{"name": "bare", "loss": 13.1, "kept": True}, {"name": "calibrated", "loss": None, "kept": False}]
+    cells = [replace(c, calibration={"steps": steps}) if c.arm == "dyt" else c for c in made.cells]
+    text = " ".join(summary(replace(made, cells=cells)))
+    assert "on held-out text its fit gave logits that are not finite, and was not kept." in text
+
+
+def test_a_cell_that_waits_for_its_learning_rate_is_no_failure():
+    made = study()
+    why = {"state": "waiting", "error": "its learning rate is not found yet", "result": None, "cell": ""}
+    waiting = replace(made, cells=[replace(c, **why) if c.arm == "dyt" else c for c in made.cells])
+    assert 'id="failures"' not in pages(waiting, [])["index.html"].decode()
+    assert "## Failures" not in FORMATS["md"](waiting)
+    assert json.loads(FORMATS["json"](waiting))["failures"] == []
+    assert 'id="failures"' in pages(study(broken={("dyt", "full", 0): "failed"}), [])["index.html"].decode()
+
+
+def test_a_name_is_the_same_in_a_row_and_in_the_filter_for_it():
+    name = "my model (second try)"
+    page = pages(named(study(models=("tiny", name))), [])["index.html"].decode()
+    assert f'<option value="{name}">' in page
+    cells = page[page.index('<table class="arms" id="cells"') :]
+    assert f'data-head="model" class="name">{name}</td>' in cells
+
+
 def test_results_stand_once():
     made = study(seeds=(0, 1))
     page = pages(named(made), [gap_by_strategy(made, "rows")])["index.html"].decode()
@@ -82,6 +109,9 @@ def test_what_the_study_leaves_out_is_neither_a_row_nor_a_sentence():
     assert ("small", "full") in {(row["model"], row["strategy"]) for row in results(made)}
     assert ("small", "full") not in {(row["model"], row["strategy"]) for row in results(left)}
     assert "not done yet" not in summary(left)[0]
+    alone = [cell for cell in made.cells if (cell.model, cell.strategy, cell.arm) != ("small", "full", "original")]
+    audit = {"matched": True, "comparisons": [c for c in made.audit["comparisons"] if c["model"] == "tiny"]}
+    assert "not done yet" not in summary(replace(made, cells=alone, audit=audit))[0]  # nothing to be compared with
     failed = {("dyt", "full", 0): "failed"}
     assert "1 comparison not done yet" in summary(study(broken=failed))[0]
 
@@ -109,6 +139,33 @@ def test_files_and_no_figure_of_an_earlier_state(tmp_path):
     assert list((tmp_path / "figures").iterdir()) == []
     assert not (tmp_path / "completions-9.html").exists()
     assert "nothing to draw" in (tmp_path / "index.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["index.html", "figures/mine.pdf", "completions-1.html"])
+def test_a_page_or_figures_of_somebody_else_are_not_replaced(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(SettingsError, match="is not of a report, so it is not replaced"):
+        write_report(study(), tmp_path, quiet=True)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [(tmp_path / name).name]
+    assert (tmp_path / name).read_text() == "precious"
+
+
+def test_a_report_that_was_killed_is_written_again(tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("unnorm.report.page.pages", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_report(study(), tmp_path, quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("unnorm.foundation.atomic._sync", killed)  # the page is written, its figures are not
+        with pytest.raises(KeyboardInterrupt):
+            write_report(study(), tmp_path, quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+    write_report(study(), tmp_path, quiet=True)
+    assert (tmp_path / "figures" / "gap.svg").is_file()
 
 
 def test_a_report_into_a_file_is_refused(tmp_path):

@@ -1,13 +1,16 @@
 """The server: read-only, the page alone, for this machine."""
 
 import http.client
+import json
 import os
 import threading
 
+import orjson
 import pytest
 
-from report.views import fail, waiting_ledger
+from report.views import fail, judged, waiting_ledger
 from unnorm.cli.main import run
+from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, SettingsError
 from unnorm.report.serve import server
 
@@ -119,3 +122,32 @@ def test_text_formats_go_to_stdout_or_to_a_file(folder, tmp_path, capsys):
     assert run(["report", str(folder), "--format", "csv", "--out", str(tmp_path / "t.csv")]) == 0
     assert (tmp_path / "t.csv").read_text().startswith("model,dataset,strategy,arm,")
     assert run(["report", str(folder), "--format", "csv", "--out", str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize(
+    "options", [("--format", "md", "--json"), ("--format", "md", "--data", "stats.json"), ("--serve", "--json")]
+)
+def test_options_that_would_be_ignored_are_refused(folder, capsys, options):
+    assert run(["report", str(folder), *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "alone" in err
+
+
+def test_text_formats_have_the_win_rates_of_several_seeds(tmp_path, capsys):
+    made = waiting_ledger(tmp_path)
+    pairs = []
+    for seed in (0, 1):
+        report, verdicts = judged(seed, -0.1)
+        folder = tmp_path / "pairs" / f"pair-{seed}" / "judge-x"
+        atomic.write_json(folder / "report.json", report)
+        (folder / "outcomes.jsonl").write_bytes(b"".join(orjson.dumps(verdict) + b"\n" for verdict in verdicts))
+        about = {"model": "m", "dataset": "d", "strategy": "full", "seed": seed, "arm": "dyt", "against": "original"}
+        pairs.append({**about, "folder": f"pair-{seed}", "stages": {"judge": "judge-x"}})
+    study = atomic.read_json(made / "study.json")
+    atomic.write_json(made / "study.json", {**study, "pairs": pairs})
+    assert run(["report", str(made), "--format", "json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    (row,) = [row for row in content["results"] if row["arm"] == "dyt"]
+    assert row["win_rate"] is not None
+    assert not any("gave no verdict" in line for line in content["summary"])

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from unnorm.cli.output import JsonOption, emit_json, emit_table, say, say_next
+from unnorm.cli.output import JsonOption, emit_json, emit_table, say, say_next, typed
 
 PACKAGE_EXAMPLE = "Example: [bold]unnorm package run/model --out my-model --push me/my-model[/bold]"
 CHECK_EXAMPLE = "Example: [bold]unnorm check run/model[/bold]"
@@ -63,7 +63,7 @@ def package(
     if address is not None:
         say(f"uploaded to {address}")
     if not json:
-        say_next(f"The model card is {out / 'README.md'}.", f"unnorm check {out}")
+        say_next(f"The model card is {out / 'README.md'}.", f"unnorm check {typed(out)}")
     if json:
         emit_json({"out": str(out), "bytes": size, "sites": len(manifest.sites), "numbers": numbers, "hub": address})
 

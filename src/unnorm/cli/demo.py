@@ -24,6 +24,7 @@ def demo(
     """The whole story, offline: a tiny model made on the spot, its norms swapped, fine-tuned, compared, reported."""
     from unnorm.demo.story import tell
     from unnorm.foundation.places import check_folder
+    from unnorm.study.ending import ending_of
     from unnorm.study.tables import rows_of
 
     check_folder(out)
@@ -35,7 +36,9 @@ def demo(
         _show_completions(study)
         say("a tiny stand-in, not a claim about real models; the second time all this is read from the folder")
         say(f"the page: {page}")
-    if any(cell.state == "failed" for cell in study.cells):
+    amiss = ending_of(study).in_words()
+    if amiss is not None:
+        say(amiss)
         raise typer.Exit(1)
 
 

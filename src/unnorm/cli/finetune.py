@@ -7,7 +7,7 @@ import typer
 
 from unnorm.cli import data_options as o
 from unnorm.cli.options import ReportTo, chosen_sharding, tokens_option
-from unnorm.cli.output import JsonOption, emit_json, emit_table, say, say_next
+from unnorm.cli.output import JsonOption, emit_json, emit_table, say, say_next, typed
 
 EXAMPLE = (
     "Example: [bold]unnorm finetune EleutherAI/pythia-14m --data alpaca --to dyt --strategy frozen --out run/[/bold]"
@@ -120,15 +120,17 @@ def finetune(
     columns = ["cell", "start loss", "end loss", "drop", "accuracy", "tokens", "tokens/s"]
     emit_table("held-out loss in nats per token", columns, rows)
     if "tensorboard" in trackers:
-        say(f"The curves are in {out / 'runs'}: tensorboard --logdir {out / 'runs'}")
+        say(f"The curves are in {out / 'runs'}: tensorboard --logdir {typed(out / 'runs')}")
     made = out / "model"
     read = o.as_given(template=template, loss_on=loss_on, held_out=held_out, repair=repair, map=map)
     # What a swap cost does not show against a base that was not fine-tuned.
-    against = "" if settings.arm.swaps else f" --against {settings.model}"
+    against = "" if settings.arm.swaps else f" --against {typed(settings.model)}"
     say_next(
         f"The model is in {made}.",
-        f"unnorm evaluate {made} --data {data}{read}{against}",
-        f"unnorm package {made} --out {out / 'package'}" if settings.arm.swaps else f"unnorm check {made}",
+        f"unnorm evaluate {typed(made)} --data {typed(data)}{read}{against}",
+        f"unnorm package {typed(made)} --out {typed(out / 'package')}"
+        if settings.arm.swaps
+        else f"unnorm check {typed(made)}",
     )
 
 

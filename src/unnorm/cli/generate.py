@@ -7,7 +7,7 @@ import typer
 
 from unnorm.cli.data_options import Template
 from unnorm.cli.models import use_threads_for
-from unnorm.cli.output import JsonOption, emit_json, emit_table, say, say_next
+from unnorm.cli.output import JsonOption, emit_json, emit_table, say, say_next, typed
 
 EXAMPLE = "Example: [bold]unnorm generate run/model --prompts mt-bench --temperature fastchat --out dyt.jsonl[/bold]"
 
@@ -65,6 +65,6 @@ def generate(
         ["model", "answers", "made now", "ended by eos", "prompt cut", "tokens", "tokens/s"],
         [[*row, f"{made.tokens:,}", speed]],
     )
-    say_next(f"The answers are in {out}.", f"unnorm judge {out} OTHER.jsonl --judge pairrm")
+    say_next(f"The answers are in {out}.", f"unnorm judge {typed(out)} OTHER.jsonl --judge pairrm")
     if made.cut:
         say(f"{made.cut} prompts lost their beginning: no room for them beside {max_new_tokens} new tokens")

@@ -32,7 +32,7 @@ from unnorm.foundation.errors import DiskError, Interrupted, UnnormError
 from unnorm.foundation.processes import launch
 
 _INTERRUPTED = 130  # also what typer makes of a KeyboardInterrupt
-_ONCE = {"sites", "swap", "evaluate", "latency", "package", "check", "data"}  # verbs that begin again
+_ONCE = {"sites", "swap", "evaluate", "latency", "package", "check", "data", "report"}  # verbs that begin again
 
 app = Verbs(
     name="unnorm",

@@ -1,6 +1,7 @@
 """What verbs print: results on stdout (a table, or one JSON object with --json), everything else on stderr."""
 
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -74,7 +75,7 @@ def table_of(
     *,
     compact: bool = False,
 ) -> Any:
-    """A rich table of plain text cells; columns from `align_right_from` on are numbers.
+    """A rich table of plain text, title and heads too; columns from `align_right_from` on are numbers.
 
     compact: without borders and one space apart, for tables of long paths.
     """
@@ -83,11 +84,12 @@ def table_of(
 
     from unnorm.foundation.terminal import plain
 
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=Text(plain(title), style="bold"), title_justify="left")
     if compact:
         table.box, table.pad_edge, table.padding = None, False, (0, 1, 0, 0)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number >= align_right_from else "left", overflow="fold")
+        justify: Any = "right" if number >= align_right_from else "left"
+        table.add_column(Text(plain(column)), justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(Text(plain(cell)) for cell in row))
     return table
@@ -98,6 +100,11 @@ def say(text: str) -> None:
     ends no work."""
     if is_main():
         write_line(text)
+
+
+def typed(word: object) -> str:
+    """A path or a name as one types it in a shell."""
+    return shlex.quote(str(word))
 
 
 def say_next(result: str, *commands: str) -> None:

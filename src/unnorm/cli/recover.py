@@ -7,7 +7,7 @@ import typer
 
 from unnorm.cli.data_options import CompileOption, Map, Repair, ShardingOption, Template, as_given, settings_from
 from unnorm.cli.options import check_choice, chosen_sharding, tokens_option
-from unnorm.cli.output import JsonOption, emit_json, say, say_next
+from unnorm.cli.output import JsonOption, emit_json, say, say_next, typed
 
 EXAMPLE = (
     "Example: [bold]unnorm recover swapped/ --data alpaca --data sharegpt=0.5 --tokens 10M --target 1% "
@@ -120,8 +120,9 @@ def recover(
         return
     made = out / "model"
     read = as_given(template=template, repair=repair, map=map)
-    compare = f"unnorm evaluate {made} --data {parse_data(data)[0][0]}{read} --against {base or _base_of(swapped)}"
-    say_next(f"The model is in {made}.", compare, f"unnorm package {made} --out {out / 'package'}")
+    first, against = typed(parse_data(data)[0][0]), typed(base or _base_of(swapped))
+    compare = f"unnorm evaluate {typed(made)} --data {first}{read} --against {against}"
+    say_next(f"The model is in {made}.", compare, f"unnorm package {typed(made)} --out {typed(out / 'package')}")
 
 
 def _row(swapped: str) -> int:

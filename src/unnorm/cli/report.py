@@ -38,8 +38,10 @@ def report(
     from unnorm.foundation.errors import SettingsError
 
     allowed = share(margin, "--margin")
-    if serve and (format is not None or out is not None or data or margin != MARGIN):
+    if serve and (format is not None or out is not None or data or margin != MARGIN or json):
         raise SettingsError("--serve writes nothing: it goes with --host and --port alone.")
+    if format is not None and (data or json):
+        raise SettingsError("--format writes text in place of the page: it goes with --out and --margin alone.")
     if serve:
         _serve(study, host, port)
     elif format is not None:
@@ -78,7 +80,7 @@ def _write_text(study: Path, format: str, out: Path | None, margin: float) -> No
     check_choice("--format", format, FORMATS)
     if out is not None:
         check_file(out)
-    text = FORMATS[format](read_study(study, logs=False, margin=margin))
+    text = FORMATS[format](read_study(study, margin=margin))
     if out is None:
         sys.stdout.write(text)
         return

@@ -1,6 +1,5 @@
 """`unnorm swap`."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -10,7 +9,7 @@ import typer
 from unnorm.cli import data_options as o
 from unnorm.cli.models import Model
 from unnorm.cli.options import check_choice, finite, tokens_option
-from unnorm.cli.output import JsonOption, emit_json, emit_table, say, say_next
+from unnorm.cli.output import JsonOption, emit_json, emit_table, say, say_next, typed
 from unnorm.foundation.errors import SettingsError
 from unnorm.norms import NORMS
 
@@ -126,18 +125,21 @@ def swap(
     read = o.as_given(template=template, repair=repair, map=map)
     worst = max([one for one in (found, done.in_bf16) if one], key=lambda one: one.gap, default=None)
     if worst is None or worst.usable:
-        compare = f"unnorm evaluate {out} --data {first if measured_on else 'DATA'}{read} --against {model}"
-        say_next(f"The swapped model is in {out}.", compare, f"unnorm package {out} --out {out}-package")
+        looked_at = typed(first) if measured_on else "DATA"
+        compare = f"unnorm evaluate {typed(out)} --data {looked_at}{read} --against {typed(model)}"
+        say_next(
+            f"The swapped model is in {out}.", compare, f"unnorm package {typed(out)} --out {typed(f'{out}-package')}"
+        )
     else:
         say(f"saved {out}")
-        data = " ".join(f"--data {shlex.quote(entry)}" for entry in measure or calibrate or ["DATA"])
+        data = " ".join(f"--data {typed(entry)}" for entry in measure or calibrate or ["DATA"])
         # 10M take a processor a day or more; with so few as 100k LoRA came closer than all weights (docs/recover.md).
         how = "--tokens 100k --train lora" if default_device().type == "cpu" else "--tokens 10M"
         nearer = "" if correct == "all" else "Swap it with --correct all, which brings it nearer. "
         say(
             f"This model is not usable yet: its held-out loss is {worst.gap:+.0%} from the original's. "
             f"{nearer}Recover it:\n"
-            f"  unnorm recover {out} {data}{read} {how} --out {out}-recovered"
+            f"  unnorm recover {typed(out)} {data}{read} {how} --out {typed(f'{out}-recovered')}"
         )
 
 

@@ -11,6 +11,7 @@ from unnorm.demo.grammar import DEMO_PROMPTS, generate
 from unnorm.demo.pretrain import MAX_LENGTH, TEMPLATE
 from unnorm.foundation import atomic
 from unnorm.foundation.cache import cache_folder
+from unnorm.foundation.errors import SettingsError
 from unnorm.foundation.hashing import hash_json
 from unnorm.report.page import write_report
 from unnorm.study.run_study import run_study
@@ -18,8 +19,9 @@ from unnorm.study.spec import parse_spec
 from unnorm.study.view import StudyView
 
 _ROWS = 6_000
+_OURS = "# Made by unnorm demo."
 _STUDY = """\
-# Made by unnorm demo. Run it again by hand: unnorm study run {file} --ledger {ledger}
+{ours} Run it again by hand: unnorm study run {file} --ledger {ledger}
 name: demo
 models: [{base}]
 datasets: [{{source: {data}, template: {template}}}]
@@ -36,14 +38,18 @@ after: {{completions: {{prompts: {prompts}, max_new_tokens: 48}}}}
 def tell(out: Path, say: Callable[[str], None], *, quiet: bool = False) -> tuple[StudyView, Path]:
     """Run the demo in the folder `out`, or go on with it. Returns the study, and where the page about it is.
 
-    say: called with a line for people at each stage. What finished before is not repeated.
+    say: called with a line for people at each stage. What finished before is not repeated. A `study.yaml` of somebody
+    else in `out` is a `SettingsError`.
     """
+    out = Path(out).resolve()
+    file = out / "study.yaml"
+    if file.exists() and not file.read_bytes().startswith(_OURS.encode()):
+        raise SettingsError(f"{file} is not the demo's, so it is not replaced. Give another --out.")
     say("1/3  a base: a GPT-NeoX of 1.6 million parameters, pretrained here on a generated corpus (kept in the cache)")
     base = demo_base(quiet=quiet)
     say("2/3  a study: the original norms, Dynamic Tanh bare, and calibrated, each under three strategies")
-    out = Path(out).resolve()
-    file = out / "study.yaml"
     text = _STUDY.format(
+        ours=_OURS,
         file=_quoted(file),
         ledger=_quoted(out),
         base=_quoted(base),

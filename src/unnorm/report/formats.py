@@ -33,7 +33,7 @@ def to_markdown(study: StudyView) -> str:
     if times:
         lines += ["## Latency", "", *_md_rows([_time_head(), *(_time_row(row) for row in times)]), ""]
     lines += ["## Audit", "", *_audit(study), ""]
-    failed = [cell for cell in study.cells if cell.error]
+    failed = study.failed
     if failed:
         names = ((c.model, c.dataset, c.arm, c.strategy, f"seed {c.seed}") for c in failed)
         lines += ["## Failures", ""]
@@ -79,7 +79,7 @@ def to_json(study: StudyView) -> str:
         "latency": latencies(study),
         "cells": rows_of(study),
         "audit": study.audit,
-        "failures": [{"cell": cell.cell, "error": cell.error} for cell in study.cells if cell.error],
+        "failures": [{"cell": cell.cell, "error": cell.error} for cell in study.failed],
         "versions": study.versions,
         "source": study.source,
     }
@@ -161,7 +161,9 @@ def _could_show(row: dict[str, Any]) -> str:
 def _wins(row: dict[str, Any]) -> str:
     if row["win_rate"] is None:
         return "–"
-    return f"{row['win_rate']:.0%} ({row['win_rate_low']:.0%} to {row['win_rate_high']:.0%})"
+    doubt = doubt_of(row["matched"], row["judged_seeds"] == row["planned_seeds"])
+    interval = f"{row['win_rate_low']:.0%} to {row['win_rate_high']:.0%}"
+    return f"{row['win_rate']:.0%} ({interval})" + (f" [{doubt}]" if doubt else "")
 
 
 def _md_table(study: StudyView) -> list[str]:
@@ -180,7 +182,8 @@ def _time_head() -> list[str]:
 def _time_row(row: dict[str, Any]) -> list[str]:
     return [
         row["model"], row["dataset"], row["strategy"], row["arm"], row["workload"], signed(row["time_ratio"] - 1),
-        signed_interval(row["low"] - 1, row["high"] - 1), f"± {row['noise_floor']:.1%}", row["verdict"],
+        signed_interval(row["low"] - 1, row["high"] - 1), f"± {row['noise_floor']:.1%}",
+        row["verdict"] + (f" [{row['doubt']}]" if row["doubt"] else ""),
     ]  # fmt: skip
 
 

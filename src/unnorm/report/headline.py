@@ -6,6 +6,7 @@ doubt is left out, and said to be.
 """
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import NamedTuple
 
 from unnorm.report.pairs import compared, others
@@ -41,7 +42,8 @@ def headline(study: StudyView) -> str:
     rows = [row for row in compared(study) if row.metric == "loss"]
     sound = [row for row in rows if not row.doubt]
     planned = {(cell.model, cell.dataset, cell.strategy, cell.arm) for cell in study.cells}
-    waiting = sum(place[3] != study.reference for place in planned) - len(rows)
+    beside = {place[:3] for place in planned if place[3] == study.reference}
+    waiting = sum(place[3] != study.reference and place[:3] in beside for place in planned) - len(rows)
     if not rows:
         return f"Nothing can be said yet: no arm is done beside {study.reference} with the same seed."
     doubted = [row for row in rows if row.doubt]
@@ -152,12 +154,12 @@ def _places(study: StudyView, rows: Sequence[Row], of: Sequence[Row]) -> str:
             return f"under {_NUMBERS[len(here)] if len(here) < len(_NUMBERS) else f'all {len(here)}'} strategies"
         return f"under {listed(strategies)}"
     if len(here) == len(there):
+        counts = [len({place[at] for place in there}) for at in range(3)]
         several = [
-            count_of(len({place[at] for place in there}), noun)
-            for at, noun in enumerate(("model", "data set", "strategy"))
-            if len({place[at] for place in there}) > 1
+            count_of(n, noun) for n, noun in zip(counts, ("model", "data set", "strategy"), strict=True) if n > 1
         ]
-        return f"in all {len(there)} comparisons ({' × '.join(several)})"
+        grid = f" ({' × '.join(several)})" if prod(counts) == len(there) else ""  # a study may leave some out
+        return f"in all {len(there)} comparisons{grid}"
     return f"in {len(here)} of {len(there)} comparisons"
 
 

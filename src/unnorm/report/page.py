@@ -29,6 +29,7 @@ from unnorm.report.theme import HATCH_PATTERN, SHAPES, looks
 from unnorm.study.audit import noted_in_words
 from unnorm.study.view import StudyView
 
+_OURS = b"unnormEmbed"  # what every index.html of ours has in it, and no other
 _MOST_ANSWERS = 1_500_000  # bytes of JSON that the page itself takes
 
 
@@ -36,17 +37,19 @@ def write_report(study: StudyView, out: Path, extra: Sequence[Figure] = (), *, q
     """Write `index.html`, `figures/` and perhaps pages of completions into the folder `out`.
 
     extra: figures of data, to be drawn after the study's. Returns the paths of what was written, and the summary.
+    An earlier report is replaced; a page or figures of somebody else are a `SettingsError`.
     """
     if out.exists() and not out.is_dir():
         raise SettingsError(f"{out} is a file, so no report can be written into it. Give a folder.")
+    again = _holds_report(out)
     study = named(study)
     drawn = [*figures(study), *extra]
     with atomic.folder(out / "figures") as fresh:  # whole, so that no figure of an earlier state stays behind
         names = export(drawn, fresh, quiet=quiet)
-    written = pages(study, drawn)
-    for name, content in written.items():
-        atomic.write_bytes(out / name, content)
-    for left in set(out.glob("completions-*.html")) - {out / name for name in written}:
+        written = pages(study, drawn)
+        for name, content in written.items():  # before the figures: where these are, the page says whose they are
+            atomic.write_bytes(out / name, content)
+    for left in set(out.glob("completions-*.html")) - {out / name for name in written} if again else ():
         left.unlink()
     return {
         "page": str(out / "index.html"),
@@ -54,6 +57,17 @@ def write_report(study: StudyView, out: Path, extra: Sequence[Figure] = (), *, q
         "figures": [str(out / "figures" / name) for name in names],
         "summary": summary(study),
     }
+
+
+def _holds_report(out: Path) -> bool:
+    """Whether a report is in the folder `out`; a `SettingsError` where what one would replace is not of a report."""
+    page = out / "index.html"
+    if page.is_file() and _OURS in page.read_bytes():
+        return True
+    for mine in (page, out / "figures", *out.glob("completions-[0-9]*.html")):
+        if mine.exists():
+            raise SettingsError(f"{mine} is not of a report, so it is not replaced. Give another --out.")
+    return False
 
 
 def pages(study: StudyView, drawn: Sequence[Figure], *, live: str = "") -> dict[str, bytes]:
@@ -105,7 +119,7 @@ def pages(study: StudyView, drawn: Sequence[Figure], *, live: str = "") -> dict[
         groups=[] if apart else answers,
         apart=[(name, group["title"], len(group["items"])) for name, group in zip(apart, answers, strict=False)],
         calibrations=_calibrations(study),
-        failures=[cell for cell in study.cells if cell.error],
+        failures=study.failed,
         noted=noted_in_words(study.audit),
         unmatched=[c for c in study.audit["comparisons"] if not c["matched"]],
         other_speeds="; ".join(dict.fromkeys(other_speeds(study).values())),

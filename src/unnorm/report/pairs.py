@@ -50,6 +50,11 @@ class Group:
         """Why the judgements are no result to conclude from; empty where they are."""
         return doubt_of(self.matched, len(self.judged) >= self.seeds)
 
+    @property
+    def doubt_of_times(self) -> str:
+        """As `doubt`, of the times."""
+        return doubt_of(self.matched, len(self.timed) >= self.seeds)
+
 
 def groups(study: StudyView) -> list[Group]:
     """In the study's order."""

@@ -86,8 +86,14 @@ def span(values: Sequence[float], sign: str = "") -> str:
 
 
 def _gap(study: StudyView, arm: str) -> str:
-    values = [row.value for row in _gaps(study, arm)]
-    return " to ".join(dict.fromkeys(map(signed, (min(values), max(values))))) if values else NOT_MEASURED
+    found = _gaps(study, arm)
+    values = [row.value for row in found]
+    if not values:
+        return NOT_MEASURED
+    doubts = sorted({row.doubt for row in found if row.doubt})
+    return " to ".join(dict.fromkeys(map(signed, (min(values), max(values))))) + f" [{', '.join(doubts)}]" * bool(
+        doubts
+    )
 
 
 def _gaps(study: StudyView, arm: str) -> list[Row]:

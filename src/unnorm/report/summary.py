@@ -73,15 +73,18 @@ def findings(study: StudyView) -> list[str]:
 
 def _unfitted(study: StudyView) -> list[str]:
     """One sentence for each arm whose fit was measured, found worse than none, and not kept: it is a bare arm."""
-    found: dict[tuple[str, str, str, float, float], None] = {}
+    found: dict[tuple[str, str, str, str], None] = {}
     for cell in study.cells:
         steps = (cell.calibration or {}).get("steps") or [] if cell.done else []
         if len(steps) > 1 and [step["name"] for step in steps if step["kept"]] == ["bare"]:
-            found[cell.model, cell.dataset, cell.arm, steps[0]["loss"], steps[-1]["loss"]] = None
+            bare, fitted = steps[0]["loss"], steps[-1]["loss"]
+            worse = "gave logits that are not finite"  # whose loss is NaN, which is null in JSON
+            if fitted is not None:
+                worse = f"was worse than none ({fitted:.2f} against {bare:.2f} nats a token)"
+            found[cell.model, cell.dataset, cell.arm, worse] = None
     return [
-        f"{_on(study, model, dataset)}{arm} begins as a bare swap: on held-out text its fit was "
-        f"worse than none ({fitted:.2f} against {bare:.2f} nats a token), and was not kept."
-        for model, dataset, arm, bare, fitted in found
+        f"{_on(study, model, dataset)}{arm} begins as a bare swap: on held-out text its fit {worse}, and was not kept."
+        for model, dataset, arm, worse in found
     ]
 
 
@@ -140,7 +143,8 @@ def _timed(study: StudyView, group: Group) -> str:
         f"(95 % interval {signed_interval(row['low'] - 1, row['high'] - 1)}; noise floor ± {row['noise_floor']:.1%})"
         for row in found
     ]
-    return f"{_where(study, *_place(group))}, time of {group.arm} against {group.against}'s: {'; '.join(parts)}."
+    doubt = f" In doubt: {group.doubt_of_times}." if group.doubt_of_times else ""
+    return f"{_where(study, *_place(group))}, time of {group.arm} against {group.against}'s: {'; '.join(parts)}.{doubt}"
 
 
 def _place(group: Group) -> tuple[str, str, str]:

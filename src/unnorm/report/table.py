@@ -10,7 +10,7 @@ COLUMNS = (
     "model", "dataset", "strategy", "arm", "seeds", "planned_seeds", "start_eval_loss", "eval_loss",
     "eval_token_accuracy", "gap", "gap_low", "gap_high", "accuracy_difference", "win_rate", "win_rate_low",
     "win_rate_high", "judgements", "matched", "complete", "start_tokens", "gap_detectable", "margin", "equivalent",
-    "verdict",
+    "verdict", "judged_seeds",
 )  # fmt: skip
 LATENCY = (
     "model",
@@ -24,6 +24,7 @@ LATENCY = (
     "high",
     "noise_floor",
     "verdict",
+    "doubt",
 )
 
 
@@ -33,11 +34,16 @@ def results(study: StudyView) -> list[dict[str, Any]]:
     start_tokens: those that the arm's start learnt from, before any training; the same for all seeds.
     gap, gap_low, gap_high: relative, of the held-out loss to the reference's, with its 95 % interval. gap_detectable:
     the smallest gap that the study could have shown; margin, equivalent: of the equivalence test; verdict: in words.
+    judged_seeds: those that the win rate is over.
     Numbers that there are not are None; a place where nothing is done has no numbers at all. What the study's file
     leaves out has no row.
     """
     found = {(row.place, row.metric): row for row in compared(study)}
-    judged = {(g.model, g.dataset, g.strategy, g.arm): tallies(g)[:1] for g in groups(study) if g.judged}
+    judged = {
+        (g.model, g.dataset, g.strategy, g.arm): [(of_all, len(g.judged)) for _, of_all in tallies(g)[:1]]
+        for g in groups(study)
+        if g.judged
+    }
     rows = []
     for model, dataset, strategy in study.strata:
         for arm in study.arms:
@@ -59,16 +65,16 @@ def results(study: StudyView) -> list[dict[str, Any]]:
                 row |= {"equivalent": gap.equivalent, "verdict": verdict(gap, brief=True)}
             if accuracy := found.get((place, "accuracy")):
                 row["accuracy_difference"] = accuracy.value
-            for _, of_all in judged.get(place, ()):
+            for of_all, seeds in judged.get(place, ()):
                 rate = of_all.win_rate
                 row |= {"win_rate": rate.value, "win_rate_low": rate.low, "win_rate_high": rate.high}
-                row["judgements"] = of_all.judgements
+                row |= {"judgements": of_all.judgements, "judged_seeds": seeds}
             rows.append(row)
     return rows
 
 
 def latencies(study: StudyView) -> list[dict[str, Any]]:
-    """One row an arm, seed and workload, in `LATENCY`."""
+    """One row an arm, seed and workload, in `LATENCY`. doubt: why they are no result, all of an arm's in one place."""
     rows = []
     for group in groups(study):
         for pair in group.timed:
@@ -79,6 +85,7 @@ def latencies(study: StudyView) -> list[dict[str, Any]]:
                     values = (
                         group.model, group.dataset, group.strategy, group.arm, pair.seed, found["name"],
                         ratio["value"], ratio["low"], ratio["high"], reach, found["verdict"],
+                        group.doubt_of_times,
                     )  # fmt: skip
                     rows.append(dict(zip(LATENCY, values, strict=True)))
     return rows

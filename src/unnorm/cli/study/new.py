@@ -9,7 +9,7 @@ import typer
 
 from unnorm.cli import data_options as o
 from unnorm.cli.options import token_count
-from unnorm.cli.output import JsonOption, emit_json, say, say_next
+from unnorm.cli.output import JsonOption, emit_json, say, say_next, typed
 from unnorm.foundation.errors import ArtefactError, DataError, SettingsError
 
 EXAMPLE = "Example: [bold]unnorm study new study.yaml --model EleutherAI/pythia-14m --data alpaca[/bold]"
@@ -56,7 +56,7 @@ def new(
     if json:
         emit_json({"study": str(study)})
         return
-    say_next(f"The study is in {study}.", f"unnorm study plan {study}", f"unnorm study run {study}")
+    say_next(f"The study is in {study}.", f"unnorm study plan {typed(study)}", f"unnorm study run {typed(study)}")
 
 
 def _write(study: Path, text: str) -> None:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from unnorm.cli.output import typed
+
 if TYPE_CHECKING:
     from unnorm.study.view import StudyView
 
@@ -15,7 +17,7 @@ LEDGER = Path("studies")
 
 def given(study: Path, ledger: Path) -> str:
     """A study and its ledger as the verbs take them."""
-    return f"{study}" if ledger == LEDGER else f"{study} --ledger {ledger}"
+    return typed(study) if ledger == LEDGER else f"{typed(study)} --ledger {typed(ledger)}"
 
 
 def cell_name(record: dict[str, Any]) -> str:
@@ -38,5 +40,5 @@ def view_of(study: Path, ledger: Path, *, logs: bool, margin: str = MARGIN) -> "
     spec, _ = read_spec(study)
     folder = ledger / spec.name
     if not (folder / STUDY).is_file():
-        raise ArtefactError(f"{spec.name} has not been run in {ledger} yet: unnorm study run {study}")
+        raise ArtefactError(f"{spec.name} has not been run in {ledger} yet: unnorm study run {given(study, ledger)}")
     return read_study(folder, logs=logs, margin=allowed)

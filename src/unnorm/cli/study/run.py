@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from unnorm.cli.options import ReportTo
-from unnorm.cli.output import JsonOption, emit_json, say, say_next
+from unnorm.cli.output import JsonOption, emit_json, say, say_next, typed
 from unnorm.cli.study.options import LEDGER, Ledger, StudyFile, given
 from unnorm.cli.study.table import emit_results
 
@@ -106,7 +106,7 @@ def _run(
     else:
         emit_results(view)
     done = any(cell.done for cell in view.cells)
-    commands = [f"unnorm study compare {given(study, ledger)}", f"unnorm report {view.folder}"] if done else []
+    commands = [f"unnorm study compare {given(study, ledger)}", f"unnorm report {typed(view.folder)}"] if done else []
     say_next(f"The results are in {view.folder / 'results.csv'}.", *commands)
     amiss = ending_of(view).in_words()
     if amiss is not None:

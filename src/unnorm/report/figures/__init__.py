@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from itertools import chain, count
 from pkgutil import resolve_name
 
 from unnorm.report.figures.figure import Figure, Slice
@@ -55,7 +56,7 @@ def figures(study: StudyView) -> list[Figure]:
             drawn = [make(Slice(study, model, dataset, cells)) for make in _OF_SLICE]
             label = f"{model}, {dataset}" if several else ""
             found += [_of(figure, label) for figure in drawn if figure is not None]
-    return found
+    return _apart(found)
 
 
 def _of(figure: Figure, label: str) -> Figure:
@@ -64,3 +65,15 @@ def _of(figure: Figure, label: str) -> Figure:
         return figure
     suffix = re.sub(r"[^A-Za-z0-9._]+", "-", label)
     return figure._replace(name=f"{figure.name}-{suffix}", title=f"{figure.title}: {label}")
+
+
+def _apart(found: list[Figure]) -> list[Figure]:
+    """With a number behind each name that an earlier one has too: names of places may differ in no Latin letter. Of
+    two files whose names differ in case alone, some systems keep one."""
+    taken: set[str] = set()
+    apart = []
+    for figure in found:
+        names = chain([figure.name], (f"{figure.name}-{number}" for number in count(2)))
+        apart.append(figure._replace(name=next(name for name in names if name.lower() not in taken)))
+        taken.add(apart[-1].name.lower())
+    return apart

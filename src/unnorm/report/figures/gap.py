@@ -50,7 +50,8 @@ def gap_by_strategy(study: StudyView, dataset: str) -> Figure | None:
         chart.title, chart.width = title or alt.Undefined, width
     chart = alt.concat(*shown, columns=2 if near or len(models) > 1 else 1, data=data(rows), spacing=24)
     cells = _cells(study, found)
-    cut = f" The magnified panel ends at ± {share(near)}: ▸ marks bars that go on beyond it." if near else ""
+    marks = " or ".join(["▸"] + ["◂"] * any(row["gap"] < -near for row in rows)) if near else ""
+    cut = f" The magnified panel ends at ± {share(near)}: {marks} marks bars that go on beyond it." if near else ""
     caption = (
         f"How much higher the held-out loss ends than {study.reference}'s, paired by seed. {drawn_from(study, cells)} "
         f"{_shown(found)}{cut}{_hatched(found)}"
@@ -108,6 +109,9 @@ def _panel(study: StudyView, rows: list[dict[str, Any]], model: str, limit: floa
     if limit:
         arrow = base.mark_text(text="▸", align="left", dx=3, fontSize=15, color=LINE)
         layers.append(arrow.encode(x=alt.X(datum=limit, scale=scale)).transform_filter(f"datum.gap > {limit}"))
+        if any(row["gap"] < -limit for row in here):
+            arrow = base.mark_text(text="◂", align="left", dx=3, fontSize=15, color=LINE)  # left of it are names
+            layers.append(arrow.encode(x=alt.X(datum=-limit, scale=scale)).transform_filter(f"datum.gap < {-limit}"))
     layers.append(zero("x"))
     height = bars_height(len(strategies) * len(arms), 24) + 10 * len(strategies)
     return alt.layer(*layers).properties(height=height)

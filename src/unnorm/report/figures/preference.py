@@ -59,6 +59,8 @@ def by_category(part: Slice) -> Figure | None:
                     }
                 )
                 at += share
+    if not rows:  # nothing but verdicts that are missing
+        return None
     titles = [group.title for group in shown]
     if len({row["label"] for row in rows}) > len({row["category"] for row in rows}):  # not as many questions in all
         for row in rows:
@@ -100,7 +102,7 @@ def by_category(part: Slice) -> Figure | None:
         .facet(alt.Facet("panel:N", sort=titles, title=None), columns=1 if len(titles) == 1 else 2)
     )
     questions = sum(tally.judgements for group in shown for _, tally in tallies(group)[:1])
-    judge = shown[0].pairs[0].judge or {}
+    judge = shown[0].judged[0].judge or {}
     doubts = " Hatched: incomplete or not matched." if any(group.doubt for group in shown) else ""
     note = f" {judge['caveat']}" if judge.get("caveat") else ""
     caption = (
@@ -170,5 +172,5 @@ def _said(rate: Estimate) -> str:
 
 
 def _seeds(shown: list[Group]) -> str:
-    seeds = sorted({pair.seed for group in shown for pair in group.pairs})
+    seeds = sorted({pair.seed for group in shown for pair in group.judged})
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"

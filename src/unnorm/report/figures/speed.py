@@ -77,7 +77,7 @@ def latency(part: Slice) -> Figure | None:
         f"Time of each arm over {study.reference}'s, alternated in one process; points: trimmed mean of paired blocks; "
         f"lines: 95 % bootstrap interval. Grey: the noise floor, what {study.reference} shows against itself. Upright "
         f"black: {study.reference} without any norms, the most that any replacement could save. {said} "
-        f"{_seeds(shown)} Processor: {_processor(shown)}.{doubt}"
+        f"{_seeds({p.seed for g in shown for p in g.timed}).capitalize()}. Processor: {_processors(shown)}.{doubt}"
     )
     return made(chart, "latency", "Latency", caption, [c for g in shown for c in g.cells])
 
@@ -133,7 +133,7 @@ def quality_and_speed(part: Slice) -> Figure | None:
     caption = (
         "Lower left is better at both. Filled: no other arm is at least as good at both (by the estimates alone). "
         f"Lines across: 95 % interval of the time, of {study.reference} the noise floor; lines upright: 95 % "
-        f"interval of the loss. {_seeds(shown)}"
+        f"interval of the loss. Times are of {_seeds({g.timed[0].seed for g in shown})}; losses, of all seeds compared."
         f"{' † In doubt: ' + '; '.join(doubts) + '.' if doubts else ''}"
     )
     chart = panels(study, alt.layer(*layers, data=data(rows)), "panel", titles)
@@ -177,13 +177,17 @@ def _better(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return mine != theirs and mine[0] <= theirs[0] and mine[1] <= theirs[1]
 
 
-def _seeds(shown: list[Group]) -> str:
-    seeds = sorted({pair.seed for group in shown for pair in group.timed})
-    return f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}."
+def _seeds(seeds: set[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
 
 
-def _processor(shown: list[Group]) -> str:
-    about = (shown[0].timed[0].latency or {})["environment"]
+def _processors(shown: list[Group]) -> str:
+    """Each that something was timed on."""
+    about = [(pair.latency or {})["environment"] for group in shown for pair in group.timed]
+    return "; ".join(dict.fromkeys(map(_processor, about)))
+
+
+def _processor(about: dict[str, Any]) -> str:
     gpu = about.get("gpu")
     return (
         str(gpu["name"]) if gpu else f"{about['processor']}, {about['threads']} thread{'s' * (about['threads'] != 1)}"

@@ -338,6 +338,7 @@ def test_push_uses_the_hubs_own_client(tmp_path, monkeypatch, bases):
     with pytest.raises(SettingsError, match="is no package"):
         push(tmp_path / "a", "me/mine")
     package(tmp_path / "a", tmp_path / "p", adapters="keep")
+    (tmp_path / "p" / ".gitattributes").write_text("*.safetensors filter=lfs")  # as in a clone
     assert push(tmp_path / "p", "me/mine") == "https://hub/me/mine"
     assert FakeHub.calls == [
         ("create", "me/mine", {"private": True, "exist_ok": True}),

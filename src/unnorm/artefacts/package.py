@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unnorm.artefacts.adapters import CONFIG, WEIGHTS, folder_of
-from unnorm.artefacts.files import check_files, inventory
+from unnorm.artefacts.files import account, check_files, inventory
 from unnorm.artefacts.fingerprint import fingerprint
 from unnorm.artefacts.loading import load, load_base_of
 from unnorm.artefacts.manifest import NAME, BaseEntry, Manifest, library_versions, read_manifest
@@ -111,12 +111,12 @@ def push(folder: str | Path, repo: str, *, private: bool = True) -> str:
         raise SettingsError(f"{folder} is no package. Make one with: unnorm package ARTEFACT --out DIR")
     manifest = read_manifest(folder)
     check_files(folder, manifest.files)
-    configs = sorted((folder / ADAPTERS).glob(f"*/{CONFIG}"))
-    for config in configs:
-        atomic.write_json(config, {**atomic.read_json(config), "base_model_name_or_path": repo})
-    if configs:
-        changed = manifest.model_copy(update={"files": inventory(folder)})
-        atomic.write_json(folder / NAME, changed.model_dump())
+    configs = [name for name in manifest.files if name.startswith(f"{ADAPTERS}/") and name.endswith(f"/{CONFIG}")]
+    for name in configs:
+        atomic.write_json(folder / name, {**atomic.read_json(folder / name), "base_model_name_or_path": repo})
+    if configs:  # whatever else lies there by now, such as .gitattributes, is not the package's
+        known = {**manifest.files, **{name: account(folder / name) for name in configs}}
+        atomic.write_json(folder / NAME, manifest.model_copy(update={"files": known}).model_dump())
     api = HfApi()
     api.create_repo(repo, private=private, exist_ok=True)
     return str(api.upload_folder(repo_id=repo, folder_path=str(folder), commit_message="A package of unnorm"))

@@ -94,6 +94,15 @@ def test_shards_and_devices(tmp_path):
     assert check(tmp_path / "p").difference == 0
 
 
+def test_a_head_that_was_tied_by_hand_is_not_drawn_anew(tmp_path):
+    model = tiny_model("llama")
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = model.model.embed_tokens.weight
+    package(artefact(tmp_path, model), tmp_path / "p")
+    torch.testing.assert_close(logits(loaded(tmp_path / "p")), logits(model), **EXACT)
+    torch.testing.assert_close(logits(unnorm.load(tmp_path / "p")), logits(model), **EXACT)
+
+
 def test_an_adapter_is_merged(bases, tmp_path):
     model = adapter(bases["llama"], True)
     unnorm.save(model, tmp_path / "a")

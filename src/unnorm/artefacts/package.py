@@ -13,6 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from unnorm.artefacts.adapters import CONFIG, WEIGHTS, folder_of
 from unnorm.artefacts.files import account, check_files, inventory
 from unnorm.artefacts.fingerprint import fingerprint
@@ -71,7 +73,7 @@ def package(
         model.set_adapter(merged)
         model = model.merge_and_unload()
     code = model_code(model)
-    tensors, tied = stored_tensors(model)
+    tensors, tied = _stored_for_transformers(model)
     content = {
         **source.model_dump(include={"architecture", "dtype", "sites", "corrected"}),
         "base": BaseEntry(name=source.base.public_name, hash=source.base.hash),
@@ -120,6 +122,20 @@ def push(folder: str | Path, repo: str, *, private: bool = True) -> str:
     api = HfApi()
     api.create_repo(repo, private=private, exist_ok=True)
     return str(api.upload_folder(repo_id=repo, folder_path=str(folder), commit_message="A package of unnorm"))
+
+
+def _stored_for_transformers(model: Any) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """As `stored_tensors`, but for ties that the configuration does not make: those a load by transformers would not
+    make either, and it would draw what it does not find."""
+    tensors, tied = stored_tensors(model)
+    _, outline = outline_of(model.config, type(model).__name__)
+    theirs = dict(outline.named_parameters(remove_duplicate=False))
+    state = model.state_dict()
+    for name, other in list(tied.items()):
+        if theirs.get(name) is None or theirs[name] is not theirs.get(other):
+            tensors[name] = state[name]
+            del tied[name]
+    return tensors, tied
 
 
 def package_config(model: Any) -> dict[str, Any]:

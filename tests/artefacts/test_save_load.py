@@ -161,6 +161,15 @@ def test_an_adapter_without_a_default_name(bases, tmp_path):
     torch.testing.assert_close(logits(unnorm.load(tmp_path / "a")), logits(model), **EXACT)
 
 
+@pytest.mark.parametrize("name", ["mlp", "weight", "model"])
+def test_an_adapter_of_the_name_of_a_part_of_the_model(name, bases, tmp_path):
+    model = load_base(bases["llama"])
+    unnorm.swap_(model, DyT(), calibrate_on=tokens())
+    model = shaken(get_peft_model(model, LoraConfig(target_modules="all-linear"), adapter_name=name))
+    unnorm.save(model, tmp_path / "a")
+    torch.testing.assert_close(logits(unnorm.load(tmp_path / "a")), logits(model), **EXACT)
+
+
 @pytest.mark.parametrize("swapped", [True, False])
 def test_an_adapter_that_is_no_lora(swapped, bases, tmp_path):
     model = load_base(bases["llama"])

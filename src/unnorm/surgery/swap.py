@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import nn
 
-from unnorm.foundation.errors import ModelError, SettingsError
+from unnorm.foundation.errors import ModelError, SettingsError, SiteError
 from unnorm.foundation.hashing import digest_tensors, hash_digests
 from unnorm.norms.spec import Norm, NormSpec
 from unnorm.surgery.base import unwrapped
@@ -99,8 +100,8 @@ def swap_(
     mode, outliers, correct: as in `calibrate`; `correct` changes the weights of linear layers around the sites too.
     inherit: a bare start with the pretrained γ and β instead of 1 and 0.
 
-    Raises `SiteError` if a pattern matches nothing, `ModelError` if the model is swapped already or its logits are not
-    finite.
+    Raises `SiteError` if a pattern matches nothing or a site has nothing that can be inherited, `ModelError` if the
+    model is swapped already or its logits are not finite.
     """
     model = unwrapped(model)
     before = record_of(model)
@@ -120,7 +121,7 @@ def swap_(
     if calibrate_on is None:
         norms = {site.path: assigned[site.path].build(site.width, _device_of(model, site.path)) for site in chosen}
         for site in chosen if inherit else []:
-            assigned[site.path].inherit_(norms[site.path], *affine_of(model.get_submodule(site.path), site))
+            assigned[site.path].inherit_(norms[site.path], *_inherited(model, site))
     else:
         done = calibrate(model, chosen, assigned, calibrate_on, mode=mode, outliers=outliers, correct=correct)
         norms, report, originals = done.norms, done.report, done.originals
@@ -200,6 +201,17 @@ def _base_of(model: nn.Module, before: SwapRecord | None) -> tuple[str, str, Sta
         return name, "", None
     digests = digest_tensors(model.state_dict())
     return name, hash_digests(digests), StandsOn(name, digests)
+
+
+def _inherited(model: nn.Module, site: Site) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """(γ, β) of the old norm at `site`, [C] each or None. A norm with others for each head has none: a `SiteError`."""
+    parts = affine_of(model.get_submodule(site.path), site)
+    if any(part is not None and part.ndim > 1 for part in parts):
+        raise SiteError(
+            f"{site.path} has a γ of its own for each head, and a new norm there has one for all of them, so that it "
+            f"cannot inherit it. Calibrate instead (calibrate_on), or leave these sites alone: {{{site.role!r}: None}}."
+        )
+    return parts
 
 
 def _device_of(model: nn.Module, path: str) -> Any:

@@ -18,7 +18,7 @@ import torch
 from unnorm.artefacts.adapters import CONFIG, WEIGHTS, folder_of
 from unnorm.artefacts.files import account, check_files, inventory
 from unnorm.artefacts.fingerprint import fingerprint
-from unnorm.artefacts.loading import load, load_base_of
+from unnorm.artefacts.loading import load, load_base_of, merged
 from unnorm.artefacts.manifest import NAME, BaseEntry, Manifest, library_versions, read_manifest
 from unnorm.artefacts.model_card import model_card
 from unnorm.artefacts.norm_code import norm_code
@@ -63,15 +63,15 @@ def package(
     if not source.sites:
         raise SettingsError(f"nothing is swapped in {artefact}: transformers loads such a model without a package.")
     kept = list(source.adapters) if adapters == "keep" else []
-    merged = _to_merge(artefact, source, adapter) if adapters == "merge" else None
+    to_merge = _to_merge(artefact, source, adapter) if adapters == "merge" else None
     if source.kind == "adapter" and kept:
         check_files(artefact, source.files)
         model = load_base_of(artefact, source, base or source.base.name)
     else:
         model = load(artefact, base)
-    if merged is not None:
-        model.set_adapter(merged)
-        model = model.merge_and_unload()
+    if to_merge is not None:
+        model.set_adapter(to_merge)
+        model = merged(model)
     code = model_code(model)
     tensors, tied = _stored_for_transformers(model)
     content = {
@@ -94,7 +94,7 @@ def package(
             load_tokenizer(str(artefact)).save_pretrained(str(folder))
         for each in kept:
             _copy_adapter(artefact, each, folder, str(out.resolve()))
-        card = model_card(source, merged, kept, numbers or {}, name=name or out.name, auto=_auto_of(model))
+        card = model_card(source, to_merge, kept, numbers or {}, name=name or out.name, auto=_auto_of(model))
         atomic.write_bytes(folder / "README.md", card.encode())
         manifest = Manifest.model_validate({**content, "files": inventory(folder)})
         atomic.write_json(folder / NAME, manifest.model_dump())

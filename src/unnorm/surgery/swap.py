@@ -44,6 +44,8 @@ class SwapRecord:
     calibration: CalibrationReport | None
     replaced: dict[str, nn.Module] = field(default_factory=dict, repr=False)
     """The old modules, until the model is saved."""
+    dtype: torch.dtype | None = None
+    """Of the weights around them when they were replaced."""
     corrected: list[str] = field(default_factory=list)
     """Paths of the linear layers whose weights were corrected."""
     originals: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
@@ -136,19 +138,26 @@ def swap_(
         stands_on=stands_on,
         before=before,
     )
-    record.replaced = place_(model, norms)
+    record.replaced, record.dtype = place_(model, norms), _dtype_around(model, norms)
     set_record(model, record)
     alone = tuple(site.path for site in sites if not site.is_reached and site.path not in assigned)
     return SwapReport(tuple(record.sites), dict(assigned), report, alone)
 
 
 def unswap_(model: nn.Module) -> None:
-    """Put the old norms back, in place. Possible until the model is saved; otherwise a `ModelError`."""
+    """Put the old norms back, in place. Possible until the model is saved; otherwise a `ModelError`.
+
+    They go to the device, the mode and the dtype that the model is in now.
+    """
     model = unwrapped(model)
     record = record_of(model)
     if record is None or not record.replaced:
         raise ModelError("there is nothing to undo: the model is not swapped, or was saved, loaded or optimized since.")
+    dtype = _dtype_around(model, record.replaced)
     for path, module in record.replaced.items():
+        if dtype not in (None, record.dtype) and {p.dtype for p in module.parameters()} == {record.dtype}:
+            module.to(dtype)
+        module.train(model.get_submodule(path).training)
         model.set_submodule(path, module.to(_device_of(model, path)))
     restore_layers(model, record.originals)
     if record.before is not None:
@@ -212,6 +221,13 @@ def _inherited(model: nn.Module, site: Site) -> tuple[torch.Tensor | None, torch
             f"cannot inherit it. Calibrate instead (calibrate_on), or leave these sites alone: {{{site.role!r}: None}}."
         )
     return parts
+
+
+def _dtype_around(model: nn.Module, sites: Iterable[str]) -> torch.dtype | None:
+    """The dtype of the first weight that stands at none of `sites`."""
+    there = tuple(f"{path}." for path in sites)
+    weights = ((name, parameter) for name, parameter in model.named_parameters() if parameter.is_floating_point())
+    return next((parameter.dtype for name, parameter in weights if not name.startswith(there)), None)
 
 
 def _device_of(model: nn.Module, path: str) -> Any:

@@ -21,6 +21,7 @@ from unnorm.artefacts.package import package, push
 from unnorm.foundation.errors import ArtefactError, ModelError, SettingsError
 from unnorm.norms.derf import Derf
 from unnorm.norms.spec import known_norms, spec_from
+from unnorm.surgery.base import load_base
 from unnorm.surgery.swap import record_of
 
 
@@ -94,12 +95,42 @@ def test_shards_and_devices(tmp_path):
     assert check(tmp_path / "p").difference == 0
 
 
+def test_a_head_that_was_tied_by_hand_is_not_drawn_anew(tmp_path):
+    model = tiny_model("llama")
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = model.model.embed_tokens.weight
+    package(artefact(tmp_path, model), tmp_path / "p")
+    torch.testing.assert_close(logits(loaded(tmp_path / "p")), logits(model), **EXACT)
+    torch.testing.assert_close(logits(unnorm.load(tmp_path / "p")), logits(model), **EXACT)
+
+
 def test_an_adapter_is_merged(bases, tmp_path):
     model = adapter(bases["llama"], True)
     unnorm.save(model, tmp_path / "a")
     package(tmp_path / "a", tmp_path / "p")
     torch.testing.assert_close(logits(loaded(tmp_path / "p")), logits(model), **CLOSE)
     assert "is merged into the weights" in (tmp_path / "p" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("target", ["wte", "lm_head"])
+def test_an_adapter_of_one_of_two_tied_weights_is_merged_into_that_one_alone(target, bases, tmp_path):
+    model = load_base(bases["gpt2"])
+    assert model.lm_head.weight is model.transformer.wte.weight
+    unnorm.swap_(model, DyT(), calibrate_on=tokens())
+    model = shaken(get_peft_model(model, LoraConfig(target_modules=["c_attn", target])))
+    unnorm.save(model, tmp_path / "a")
+    package(tmp_path / "a", tmp_path / "p")
+    for found in (loaded(tmp_path / "p"), unnorm.load(tmp_path / "p")):
+        torch.testing.assert_close(logits(found), logits(model), **CLOSE)
+
+
+def test_an_adapter_that_cannot_be_merged(bases, tmp_path):
+    model = load_base(bases["llama"])
+    unnorm.swap_(model, DyT(), calibrate_on=tokens())
+    unnorm.save(get_peft_model(model, LoraConfig(target_modules=["q_proj"], lora_bias=True)), tmp_path / "a")
+    with pytest.raises(ModelError, match=r"cannot be merged into the weights: .*--keep-adapters"):
+        package(tmp_path / "a", tmp_path / "p")
+    package(tmp_path / "a", tmp_path / "p", adapters="keep")
 
 
 def two_adapters(bases, tmp_path):
@@ -338,6 +369,7 @@ def test_push_uses_the_hubs_own_client(tmp_path, monkeypatch, bases):
     with pytest.raises(SettingsError, match="is no package"):
         push(tmp_path / "a", "me/mine")
     package(tmp_path / "a", tmp_path / "p", adapters="keep")
+    (tmp_path / "p" / ".gitattributes").write_text("*.safetensors filter=lfs")  # as in a clone
     assert push(tmp_path / "p", "me/mine") == "https://hub/me/mine"
     assert FakeHub.calls == [
         ("create", "me/mine", {"private": True, "exist_ok": True}),

@@ -137,10 +137,35 @@ def test_several_adapters_on_one_base(bases, tmp_path):
     assert set(check(tmp_path / "a").adapters) == {"default", "second"}
 
 
+def test_a_save_leaves_which_adapters_are_active_and_what_trains(bases, tmp_path):
+    model = adapter(bases["llama"], False)
+    model.add_adapter("second", LoraConfig(target_modules=["q_proj"]))
+    model.set_adapter("second")
+    shaken(model)
+    model.base_model.set_adapter(["default", "second"])
+    for name, parameter in model.named_parameters():
+        if ".layers.0." in name:
+            parameter.requires_grad_(False)
+    before, trains = logits(model), [p.requires_grad for p in model.parameters()]
+    unnorm.save(model, tmp_path / "a")
+    assert model.active_adapters == ["default", "second"]
+    assert [p.requires_grad for p in model.parameters()] == trains
+    torch.testing.assert_close(logits(model), before, **EXACT)
+
+
 def test_an_adapter_without_a_default_name(bases, tmp_path):
     model = load_base(bases["llama"])
     unnorm.swap_(model, DyT(), calibrate_on=tokens())
     model = shaken(get_peft_model(model, LoraConfig(target_modules="all-linear"), adapter_name="mine"))
+    unnorm.save(model, tmp_path / "a")
+    torch.testing.assert_close(logits(unnorm.load(tmp_path / "a")), logits(model), **EXACT)
+
+
+@pytest.mark.parametrize("name", ["mlp", "weight", "model"])
+def test_an_adapter_of_the_name_of_a_part_of_the_model(name, bases, tmp_path):
+    model = load_base(bases["llama"])
+    unnorm.swap_(model, DyT(), calibrate_on=tokens())
+    model = shaken(get_peft_model(model, LoraConfig(target_modules="all-linear"), adapter_name=name))
     unnorm.save(model, tmp_path / "a")
     torch.testing.assert_close(logits(unnorm.load(tmp_path / "a")), logits(model), **EXACT)
 

@@ -1,4 +1,5 @@
 import errno
+import os
 import subprocess
 import sys
 
@@ -47,6 +48,24 @@ def fail_within(target):
     with atomic.folder(target) as fresh:
         (fresh / "c").write_text("3")
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_behind_a_link_is_replaced_where_it_lies(there, tmp_path):
+    """As where `out` is a link to a larger disk."""
+    link, target = tmp_path / "out", tmp_path / "disk" / "real"
+    if there:
+        target.mkdir(parents=True)
+    link.symlink_to(target)
+    for name in ("a", "b"):
+        with atomic.folder(link) as fresh:
+            (fresh / name).write_text("1")
+        assert link.is_symlink()
+        assert [path.name for path in target.iterdir()] == [name]
+    assert [path.name for path in tmp_path.iterdir() if path.name not in ("out", "disk")] == []
+    os.replace(target, target.parent / ".real.old")  # a kill between the two renames
+    atomic.restore_folder(link)
+    assert (link / "b").exists()
 
 
 def test_a_kill_between_the_two_renames_leaves_the_old_folder_to_be_restored(tmp_path):

@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
+import unnorm
+from conftest import tiny_model
 from study.small_study import study_text
 from unnorm.cli.main import run
 from unnorm.foundation import atomic
-from unnorm.foundation.errors import DiskError, SettingsError
+from unnorm.foundation.errors import ArtefactError, DiskError, SettingsError
 from unnorm.foundation.places import check_file, check_folder, check_new_folder
 from unnorm.study.view import STUDY
 
@@ -96,6 +98,16 @@ def test_good_places_stay_as_they_were(tmp_path):
     check_folder(tmp_path / "deep" / "new")
     check_new_folder(tmp_path / "deep" / "new")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["old", "old.txt"]
+
+
+def test_the_working_directory_is_no_place_for_a_new_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for here in (Path(), tmp_path):
+        with pytest.raises(SettingsError, match=r"--out .* is the folder that this command runs in.*Name a new one"):
+            check_new_folder(here)
+        with pytest.raises(ArtefactError, match="is the working directory"):
+            unnorm.save(tiny_model("gpt2"), here)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_where_a_folder_should_be_and_the_other_way_round(tmp_path):

@@ -7,6 +7,7 @@ import unnorm
 from conftest import FAMILIES, kl, tiny_model, tokens
 from surgery.architectures import architecture, architecture_tokens
 from unnorm import DyT, FixedScale
+from unnorm.foundation.errors import DataError
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -41,6 +42,18 @@ def test_readers_and_writers_of_the_families_are_found():
         names = {fix.path.rsplit(".", 1)[-1] for fix in fixes if fix.role == "reader"}
         assert names - {"lm_head", "embed_out"} == set(readers)
         assert sum(fix.role == "writer" for fix in fixes) == 4
+
+
+def test_a_swap_that_is_refused_leaves_no_layer_corrected():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 32, "vocab_size": 128}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=1, eos_token_id=2, add_cross_attention=True)).eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    specs = {"*": DyT(), "*.ln_cross_attn": DyT()}  # the second is reached with an encoder alone
+    with pytest.raises(DataError, match="did not reach"):
+        unnorm.swap_(model, specs, calibrate_on=architecture_tokens(8), correct="readers")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize("norm", [DyT(alpha="channel"), FixedScale()], ids=["dyt", "fixedscale"])

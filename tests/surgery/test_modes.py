@@ -7,7 +7,7 @@ import unnorm
 from conftest import FAMILIES, tiny_model, tokens
 from sinks import sink_model, toy_text
 from unnorm import DyT
-from unnorm.foundation.errors import SettingsError
+from unnorm.foundation.errors import SettingsError, SiteError
 from unnorm.norms.fixed_scale import FixedScale
 from unnorm.norms.spec import NormSpec
 from unnorm.surgery.outliers import without_outliers
@@ -166,6 +166,15 @@ def test_inherit_takes_the_pretrained_gamma_and_beta(name):
     scale = centred.square().mean(-1, keepdim=True).sqrt()
     beta = new.bias if first.kind.startswith("layernorm") else 0
     torch.testing.assert_close(new.weight * centred / scale + beta, before, rtol=2e-3, atol=2e-3)
+
+
+def test_a_gamma_for_each_head_is_not_inherited():
+    from surgery.architectures import architecture
+
+    model = architecture("cohere, qk norms")
+    with pytest.raises(SiteError, match=r"self_attn\.q_norm has a γ of its own for each head.*'qk': None"):
+        unnorm.swap_(model, DyT(), calibrate_on=None, inherit=True)
+    unnorm.swap_(model, {"qk": None, "*": DyT()}, calibrate_on=None, inherit=True)
 
 
 @pytest.mark.parametrize("mode", ["one-pass", "sequential", "parallel"])

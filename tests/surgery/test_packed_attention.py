@@ -57,6 +57,16 @@ def test_gradients_are_those_with_a_mask(family):
         torch.testing.assert_close(found[1][name], usual, rtol=1e-3, atol=1e-4 * float(usual.std() + 1e-6))
 
 
+def test_a_model_that_names_the_mask_it_gives_to_its_attention():
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {name: value for name, value in CONFIGS["llama"][1].items() if name != "max_position_embeddings"}
+    config = AutoConfig.for_model("doge", **sizes, vocab_size=VOCABULARY, max_position_embeddings=64, pad_token_id=0)
+    torch.manual_seed(0)
+    usual, found = both(AutoModelForCausalLM.from_config(config).eval(), tokens(2, 32) % VOCABULARY)
+    torch.testing.assert_close(found, usual)
+
+
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6))
 def test_rows_of_any_texts_give_the_same(lengths):
     model = tiny_model("llama")

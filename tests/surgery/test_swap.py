@@ -24,6 +24,17 @@ def test_swap_replaces_every_site_and_unswap_gives_the_model_back(family):
         unnorm.unswap_(model)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_old_norms_come_back_in_the_dtype_and_mode_that_the_model_is_in_by_then(family):
+    model, wanted = tiny_model(family), tiny_model(family).bfloat16()
+    unnorm.swap_(model, DyT(), calibrate_on=None)
+    model.bfloat16().train()
+    unnorm.unswap_(model)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert all(module.training for module in model.modules())
+    torch.testing.assert_close(model.eval()(tokens()).logits, wanted(tokens()).logits, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(("family", "centres"), [("gpt2", True), ("gpt_neox", True), ("llama", False)])
 def test_a_fixed_scale_takes_the_mean_off_where_the_norm_it_replaces_does(family, centres):
     model = tiny_model(family)

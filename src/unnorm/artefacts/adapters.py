@@ -34,13 +34,21 @@ def folder_of(name: str) -> str:
 
 def base_tensors(model: nn.Module, adapters: Iterable[str]) -> Mapping[str, torch.Tensor]:
     """The state of the model under `adapters`, as it was before peft wrapped it."""
-    theirs = set(adapters)  # peft keeps each of an adapter's tensors under the adapter's name
+    theirs = set(adapters)
     state = {}
     for name, tensor in model.state_dict().items():
-        if theirs.intersection(name.split(".")):
+        parts = name.split(".")
+        if any(part in theirs and _holds_adapters(model, parts[:at]) for at, part in enumerate(parts)):
             continue
-        state[".".join(part for part in name.split(".") if part not in _WRAPPERS)] = tensor
+        state[".".join(part for part in parts if part not in _WRAPPERS)] = tensor
     return state
+
+
+def _holds_adapters(model: nn.Module, path: list[str]) -> bool:
+    """Whether the module at `path` is one of peft's dictionaries, where an adapter's tensors lie under the adapter's
+    name; elsewhere a part of the model may have the same name."""
+    holder = model.get_submodule(".".join(path))
+    return isinstance(holder, nn.ModuleDict | nn.ParameterDict) or type(holder).__name__ == "BufferDict"
 
 
 def base_digests(inner: nn.Module, record: SwapRecord | None, adapters: Iterable[str]) -> dict[str, str]:

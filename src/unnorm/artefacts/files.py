@@ -13,9 +13,12 @@ from unnorm.foundation.progress import Bar
 def inventory(folder: Path) -> dict[str, File]:
     """Relative name -> size and digest of every file in `folder` but the manifest."""
     found = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NAME)
-    return {
-        path.relative_to(folder).as_posix(): File(bytes=path.stat().st_size, digest=digest_file(path)) for path in found
-    }
+    return {path.relative_to(folder).as_posix(): account(path) for path in found}
+
+
+def account(path: Path) -> File:
+    """Size and digest of one file."""
+    return File(bytes=path.stat().st_size, digest=digest_file(path))
 
 
 def check_files(folder: Path, files: dict[str, File]) -> None:

@@ -130,20 +130,25 @@ def _columns(inner: Any) -> torch.Tensor:
 
 @contextmanager
 def _worn(model: Any, adapter: str | None) -> Iterator[None]:
+    """While open, a PeftModel wears `adapter`, or none; which it wore, and what trains, is put back."""
     if not hasattr(model, "peft_config"):
         yield
-    elif adapter is None:
-        with model.disable_adapter():
+        return
+    active, together = model.active_adapter, list(model.active_adapters)
+    trains = {p: p.requires_grad for p in model.parameters()}
+    try:
+        if adapter is None:
+            with model.disable_adapter():
+                yield
+        else:
+            model.set_adapter(adapter)
             yield
-    else:
-        active, trains = model.active_adapter, {p: p.requires_grad for p in model.parameters()}
-        model.set_adapter(adapter)
-        try:
-            yield
-        finally:
+    finally:
+        if adapter is not None:
             model.set_adapter(active)
-            for parameter, flag in trains.items():
-                parameter.requires_grad_(flag)
+            model.base_model.set_adapter(together)  # peft's own model can wear several at once
+        for parameter, flag in trains.items():
+            parameter.requires_grad_(flag)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from unnorm.artefacts.adapters import put_on_adapters, put_on_norms
 from unnorm.artefacts.files import check_files
@@ -13,10 +14,11 @@ from unnorm.artefacts.manifest import Manifest, read_manifest
 from unnorm.artefacts.saving import is_artefact
 from unnorm.artefacts.whole import NORM_WEIGHTS, build_whole, check_architecture, dtype_of, place_bare, record_from
 from unnorm.foundation import atomic
-from unnorm.foundation.errors import ArtefactError, SettingsError
+from unnorm.foundation.errors import ArtefactError, ModelError, SettingsError, first_line
 from unnorm.foundation.hashing import digest_tensors, hash_digests
 from unnorm.surgery.base import load_base, load_tokenizer
 from unnorm.surgery.dtypes import to_fp32_
+from unnorm.surgery.linears import shared_weights
 from unnorm.surgery.swap import set_record
 from unnorm.surgery.vocabulary import embedding_rows, fit_tokenizer_
 
@@ -69,8 +71,36 @@ def open_model(name: str) -> tuple[Any, Any]:
 
 
 def merged(model: Any) -> Any:
-    """A loaded model with its adapter, if it has one, in its weights."""
-    return model.merge_and_unload() if hasattr(model, "peft_config") else model
+    """A loaded model with its adapter, if it has one, in its weights.
+
+    A weight that is adapted in one place and stands in another too (a tied head) is no longer shared after it. An
+    adapter that peft cannot merge is a `ModelError`.
+    """
+    if not hasattr(model, "peft_config"):
+        return model
+    _untie_adapted_(model)
+    try:
+        return model.merge_and_unload()
+    except Exception as error:  # each of peft's adapters raises its own kinds
+        raise ModelError(
+            f"the adapter cannot be merged into the weights: {first_line(error)} Use it unmerged: `unnorm package "
+            "--keep-adapters` keeps it beside the model."
+        ) from error
+
+
+def _untie_adapted_(model: Any) -> None:
+    """Give each adapted layer whose weight stands in another place too a weight of its own: peft would merge its
+    adapter into both. Trained tokens are left out, which peft keeps tied by itself."""
+    from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    shared = shared_weights(model)
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer) and not isinstance(module, TrainableTokensLayer):
+            layer = module.get_base_layer()
+            weight = getattr(layer, "weight", None)
+            if isinstance(weight, nn.Parameter) and id(weight) in shared:
+                layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
 
 
 def _load(folder: Path, base: str | None, device_map: DeviceMap) -> tuple[Any, CheckReport]:

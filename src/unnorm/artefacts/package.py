@@ -13,10 +13,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from unnorm.artefacts.adapters import CONFIG, WEIGHTS, folder_of
-from unnorm.artefacts.files import check_files, inventory
+from unnorm.artefacts.files import account, check_files, inventory
 from unnorm.artefacts.fingerprint import fingerprint
-from unnorm.artefacts.loading import load, load_base_of
+from unnorm.artefacts.loading import load, load_base_of, merged
 from unnorm.artefacts.manifest import NAME, BaseEntry, Manifest, library_versions, read_manifest
 from unnorm.artefacts.model_card import model_card
 from unnorm.artefacts.norm_code import norm_code
@@ -61,17 +63,17 @@ def package(
     if not source.sites:
         raise SettingsError(f"nothing is swapped in {artefact}: transformers loads such a model without a package.")
     kept = list(source.adapters) if adapters == "keep" else []
-    merged = _to_merge(artefact, source, adapter) if adapters == "merge" else None
+    to_merge = _to_merge(artefact, source, adapter) if adapters == "merge" else None
     if source.kind == "adapter" and kept:
         check_files(artefact, source.files)
         model = load_base_of(artefact, source, base or source.base.name)
     else:
         model = load(artefact, base)
-    if merged is not None:
-        model.set_adapter(merged)
-        model = model.merge_and_unload()
+    if to_merge is not None:
+        model.set_adapter(to_merge)
+        model = merged(model)
     code = model_code(model)
-    tensors, tied = stored_tensors(model)
+    tensors, tied = _stored_for_transformers(model)
     content = {
         **source.model_dump(include={"architecture", "dtype", "sites", "corrected"}),
         "base": BaseEntry(name=source.base.public_name, hash=source.base.hash),
@@ -92,7 +94,7 @@ def package(
             load_tokenizer(str(artefact)).save_pretrained(str(folder))
         for each in kept:
             _copy_adapter(artefact, each, folder, str(out.resolve()))
-        card = model_card(source, merged, kept, numbers or {}, name=name or out.name, auto=_auto_of(model))
+        card = model_card(source, to_merge, kept, numbers or {}, name=name or out.name, auto=_auto_of(model))
         atomic.write_bytes(folder / "README.md", card.encode())
         manifest = Manifest.model_validate({**content, "files": inventory(folder)})
         atomic.write_json(folder / NAME, manifest.model_dump())
@@ -111,15 +113,29 @@ def push(folder: str | Path, repo: str, *, private: bool = True) -> str:
         raise SettingsError(f"{folder} is no package. Make one with: unnorm package ARTEFACT --out DIR")
     manifest = read_manifest(folder)
     check_files(folder, manifest.files)
-    configs = sorted((folder / ADAPTERS).glob(f"*/{CONFIG}"))
-    for config in configs:
-        atomic.write_json(config, {**atomic.read_json(config), "base_model_name_or_path": repo})
-    if configs:
-        changed = manifest.model_copy(update={"files": inventory(folder)})
-        atomic.write_json(folder / NAME, changed.model_dump())
+    configs = [name for name in manifest.files if name.startswith(f"{ADAPTERS}/") and name.endswith(f"/{CONFIG}")]
+    for name in configs:
+        atomic.write_json(folder / name, {**atomic.read_json(folder / name), "base_model_name_or_path": repo})
+    if configs:  # whatever else lies there by now, such as .gitattributes, is not the package's
+        known = {**manifest.files, **{name: account(folder / name) for name in configs}}
+        atomic.write_json(folder / NAME, manifest.model_copy(update={"files": known}).model_dump())
     api = HfApi()
     api.create_repo(repo, private=private, exist_ok=True)
     return str(api.upload_folder(repo_id=repo, folder_path=str(folder), commit_message="A package of unnorm"))
+
+
+def _stored_for_transformers(model: Any) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """As `stored_tensors`, but for ties that the configuration does not make: those a load by transformers would not
+    make either, and it would draw what it does not find."""
+    tensors, tied = stored_tensors(model)
+    _, outline = outline_of(model.config, type(model).__name__)
+    theirs = dict(outline.named_parameters(remove_duplicate=False))
+    state = model.state_dict()
+    for name, other in list(tied.items()):
+        if theirs.get(name) is None or theirs[name] is not theirs.get(other):
+            tensors[name] = state[name]
+            del tied[name]
+    return tensors, tied
 
 
 def package_config(model: Any) -> dict[str, Any]:

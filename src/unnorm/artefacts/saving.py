@@ -20,6 +20,7 @@ from unnorm.artefacts.whole import MODEL_WEIGHTS
 from unnorm.foundation import atomic
 from unnorm.foundation.errors import ArtefactError, ModelError
 from unnorm.foundation.hashing import digest_tensors, hash_digests
+from unnorm.foundation.places import is_here
 from unnorm.surgery.base import under_adapters, unwrapped
 from unnorm.surgery.finite import advice_on_linear, check_weights, name_of
 from unnorm.surgery.swap import SwapRecord, record_of, settle_
@@ -56,7 +57,9 @@ def save(model: Any, out: str | Path, tokenizer: Any = None, *, shard: str = SHA
 
 
 def check_place(out: Path) -> None:
-    """Refuse to write where something else than an artefact stands."""
+    """Refuse to write where something else than an artefact stands, or where no folder can be put."""
+    if is_here(out):
+        raise ArtefactError(f"{out} is the working directory, whose place no folder can take. Name a new one in it.")
     if out.exists() and not is_artefact(out) and (not out.is_dir() or any(out.iterdir())):
         raise ArtefactError(f"{out} exists and is no artefact of unnorm, so it is not replaced. Give another folder.")
 

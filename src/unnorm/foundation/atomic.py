@@ -80,9 +80,10 @@ def folder(path: Path) -> Iterator[Path]:
     """A fresh folder beside `path` to write into; on success it takes the place of `path` whole, on failure it goes.
 
     Replacing a folder takes two renames, so the old one is moved aside first and deleted last: a kill in between
-    leaves it whole beside the place, under the name `.NAME.old`, and `restore_folder` brings it back.
+    leaves it whole beside the place, under the name `.NAME.old`, and `restore_folder` brings it back. Where `path` is a
+    link, all this is done where it leads.
     """
-    path = Path(path)
+    path = behind_link(Path(path))
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _clear_after_kills(path)
@@ -103,6 +104,11 @@ def folder(path: Path) -> Iterator[Path]:
             raise
 
 
+def behind_link(path: Path) -> Path:
+    """`path`, or what it is a link to: a folder can be renamed to the latter, and never takes the place of a link."""
+    return path.resolve() if os.path.islink(path) else path
+
+
 def _prefix(path: Path, process: int | str) -> str:
     return f".{path.name}.{socket.gethostname()}.{process}."
 
@@ -119,8 +125,9 @@ def _clear_after_kills(path: Path) -> None:
 
 def restore_folder(path: Path) -> None:
     """Bring back what `folder` had moved aside, if it was interrupted before the new folder stood in its place."""
-    aside = Path(path).parent / f".{Path(path).name}.old"
-    if aside.exists() and not Path(path).exists():
+    path = behind_link(Path(path))
+    aside = path.parent / f".{path.name}.old"
+    if aside.exists() and not path.exists():
         os.replace(aside, path)
 
 

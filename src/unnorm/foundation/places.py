@@ -5,7 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from unnorm.foundation.atomic import is_full
+from unnorm.foundation.atomic import behind_link, is_full
 from unnorm.foundation.errors import DiskError, SettingsError
 
 _ROOM_FOR_OURS = 12
@@ -24,7 +24,18 @@ def check_folder(path: Path, option: str = "--out") -> None:
 
 def check_new_folder(path: Path, option: str = "--out") -> None:
     """As `check_folder`, for a folder that is written beside `path` and then put there whole (`atomic.folder`)."""
+    if is_here(path):
+        raise SettingsError(
+            f"{option} {path} is the folder that this command runs in, and no other can take its place. Name a new one "
+            "in it."
+        )
+    path = behind_link(path)
     _check(path, path.parent, "folder", option)
+
+
+def is_here(path: Path) -> bool:
+    """Whether `path` is the working directory."""
+    return os.path.exists(path) and os.path.samefile(path, os.curdir)
 
 
 def _check(path: Path, inside: Path, kind: str, option: str) -> None:

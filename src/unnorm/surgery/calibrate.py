@@ -142,16 +142,15 @@ def calibrate(
             _one_pass(model, rest, batches[0], fit, norms, corrector)
         elif rest:
             fit_blockwise(model, rest, batches, fit, norms)
+        if missed := [path for path in specs if path not in norms]:
+            raise DataError(
+                f"the forward pass did not reach {', '.join(missed)}, so there is nothing to calibrate on. Leave these "
+                "sites alone, or start them bare."
+            )
     except BaseException:
         if corrector is not None:
             restore_layers(model, corrector.originals)
         raise
-    missed = [path for path in specs if path not in norms]
-    if missed:
-        raise DataError(
-            f"the forward pass did not reach {', '.join(missed)}, so there is nothing to calibrate on. Leave these "
-            "sites alone, or start them bare."
-        )
     report = CalibrationReport(
         tokens=sum(tokens_in(batch) for batch in batches),
         seconds=time.perf_counter() - started,

@@ -63,19 +63,20 @@ def _register() -> None:
         return mask
 
     def attend(
-        module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **options: Any
+        module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
     ) -> tuple[torch.Tensor, None]:
-        """query: [B, heads, T, D]; key, value: with as many heads or fewer. Returns [B, T, heads, D]."""
-        texts: Texts | None = getattr(mask, "texts", None)
+        """query: [B, heads, T, D]; key, value: with as many heads or fewer. Returns [B, T, heads, D]. The mask's name
+        is the one that models know it by: Doge gives it by that."""
+        texts: Texts | None = getattr(attention_mask, "texts", None)
         unusual = [options.get(name) for name in ("position_bias", "softcap", "s_aux", "cache")]
         if texts is None or any(each is not None for each in unusual):
-            return whole(module, query, key, value, mask, **options)  # type: ignore[no-any-return]
+            return whole(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
         if _on_cpu(query):
             return _one_by_one(whole, module, (query, key, value), texts, {**options, "is_causal": True}), None
         scale = options.get("scaling")
         query, key, value = _under_autocast(query, key, value)
         if options.get("dropout") or not varlen_serves(query, key, value, scale):
-            return whole(module, query, key, value, mask, **options)  # type: ignore[no-any-return]
+            return whole(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
         return varlen(query, key, value, texts.ends, texts.longest, scale), None
 
     AttentionInterface.register(_NAME, attend)

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import nn
 
-from unnorm.foundation.errors import ModelError, SettingsError
+from unnorm.foundation.errors import ModelError, SettingsError, SiteError
 from unnorm.foundation.hashing import digest_tensors, hash_digests
 from unnorm.norms.spec import Norm, NormSpec
 from unnorm.surgery.base import unwrapped
@@ -43,6 +44,8 @@ class SwapRecord:
     calibration: CalibrationReport | None
     replaced: dict[str, nn.Module] = field(default_factory=dict, repr=False)
     """The old modules, until the model is saved."""
+    dtype: torch.dtype | None = None
+    """Of the weights around them when they were replaced."""
     corrected: list[str] = field(default_factory=list)
     """Paths of the linear layers whose weights were corrected."""
     originals: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
@@ -99,8 +102,8 @@ def swap_(
     mode, outliers, correct: as in `calibrate`; `correct` changes the weights of linear layers around the sites too.
     inherit: a bare start with the pretrained γ and β instead of 1 and 0.
 
-    Raises `SiteError` if a pattern matches nothing, `ModelError` if the model is swapped already or its logits are not
-    finite.
+    Raises `SiteError` if a pattern matches nothing or a site has nothing that can be inherited, `ModelError` if the
+    model is swapped already or its logits are not finite.
     """
     model = unwrapped(model)
     before = record_of(model)
@@ -120,7 +123,7 @@ def swap_(
     if calibrate_on is None:
         norms = {site.path: assigned[site.path].build(site.width, _device_of(model, site.path)) for site in chosen}
         for site in chosen if inherit else []:
-            assigned[site.path].inherit_(norms[site.path], *affine_of(model.get_submodule(site.path), site))
+            assigned[site.path].inherit_(norms[site.path], *_inherited(model, site))
     else:
         done = calibrate(model, chosen, assigned, calibrate_on, mode=mode, outliers=outliers, correct=correct)
         norms, report, originals = done.norms, done.report, done.originals
@@ -135,19 +138,26 @@ def swap_(
         stands_on=stands_on,
         before=before,
     )
-    record.replaced = place_(model, norms)
+    record.replaced, record.dtype = place_(model, norms), _dtype_around(model, norms)
     set_record(model, record)
     alone = tuple(site.path for site in sites if not site.is_reached and site.path not in assigned)
     return SwapReport(tuple(record.sites), dict(assigned), report, alone)
 
 
 def unswap_(model: nn.Module) -> None:
-    """Put the old norms back, in place. Possible until the model is saved; otherwise a `ModelError`."""
+    """Put the old norms back, in place. Possible until the model is saved; otherwise a `ModelError`.
+
+    They go to the device, the mode and the dtype that the model is in now.
+    """
     model = unwrapped(model)
     record = record_of(model)
     if record is None or not record.replaced:
         raise ModelError("there is nothing to undo: the model is not swapped, or was saved, loaded or optimized since.")
+    dtype = _dtype_around(model, record.replaced)
     for path, module in record.replaced.items():
+        if dtype not in (None, record.dtype) and {p.dtype for p in module.parameters()} == {record.dtype}:
+            module.to(dtype)
+        module.train(model.get_submodule(path).training)
         model.set_submodule(path, module.to(_device_of(model, path)))
     restore_layers(model, record.originals)
     if record.before is not None:
@@ -200,6 +210,24 @@ def _base_of(model: nn.Module, before: SwapRecord | None) -> tuple[str, str, Sta
         return name, "", None
     digests = digest_tensors(model.state_dict())
     return name, hash_digests(digests), StandsOn(name, digests)
+
+
+def _inherited(model: nn.Module, site: Site) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """(γ, β) of the old norm at `site`, [C] each or None. A norm with others for each head has none: a `SiteError`."""
+    parts = affine_of(model.get_submodule(site.path), site)
+    if any(part is not None and part.ndim > 1 for part in parts):
+        raise SiteError(
+            f"{site.path} has a γ of its own for each head, and a new norm there has one for all of them, so that it "
+            f"cannot inherit it. Calibrate instead (calibrate_on), or leave these sites alone: {{{site.role!r}: None}}."
+        )
+    return parts
+
+
+def _dtype_around(model: nn.Module, sites: Iterable[str]) -> torch.dtype | None:
+    """The dtype of the first weight that stands at none of `sites`."""
+    there = tuple(f"{path}." for path in sites)
+    weights = ((name, parameter) for name, parameter in model.named_parameters() if parameter.is_floating_point())
+    return next((parameter.dtype for name, parameter in weights if not name.startswith(there)), None)
 
 
 def _device_of(model: nn.Module, path: str) -> Any:

@@ -75,6 +75,21 @@ def test_an_answer_stops_at_eos_and_at_what_the_model_says(tokenizer):
     assert (short.token_ids, short.finish_reason) == (plain.token_ids[:first], "stop")
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [{"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 1}, {"num_beams": 3}, {"suppress_tokens": list(range(300))}],
+)
+def test_no_other_setting_of_the_model_shapes_an_answer(setting, tokenizer):
+    model = tiny_model("gpt2")
+    wanted = asks(tokenizer, 0.7)
+    plain = [answer.token_ids for answer in complete(model, tokenizer, wanted, max_new_tokens=12)]
+    own = model.generation_config
+    own.update(**setting)
+    assert [answer.token_ids for answer in complete(model, tokenizer, wanted, max_new_tokens=12)] == plain
+    assert model.generation_config is own  # and they are the model's again
+    assert all(getattr(own, name) == value for name, value in setting.items())
+
+
 def test_sampling_draws_from_the_softmax():
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
     for temperature in (0.5, 1.5):

@@ -7,11 +7,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 import unnorm
 import unnorm.evaluation.latency.harness as harness
 from conftest import FAMILIES, tiny_model
 from surgery.architectures import architecture
+from unnorm.cli.latency import _ready
 from unnorm.cli.main import run
 from unnorm.evaluation.latency import Workload, compare_latency, machine
 from unnorm.evaluation.latency.harness import AGAIN, NO_NORMS, block, without_norms
@@ -203,6 +205,9 @@ def test_what_cannot_be_timed():
         compare_latency({"a": model}, Workload(kind="decode", length=40, new_tokens=32), quiet=True)
     with pytest.raises(SettingsError, match="needs prompts"):
         compare_latency({"a": model}, Workload(kind="prompts"), quiet=True)
+    model.requires_grad_(False)
+    with pytest.raises(SettingsError, match="no parameter of b trains"):
+        compare_latency({"a": tiny_model("gpt2"), "b": model}, Workload(kind="train", length=8), quiet=True)
     with pytest.raises(SettingsError, match="a model and a workload"):
         compare_latency({}, quiet=True)
 
@@ -241,6 +246,14 @@ def test_the_command(bases, tmp_path, capsys, monkeypatch):
         assert run(["latency", bases["gpt2"], *wrong]) == 2
     assert run(["latency", bases["gpt2"], bases["gpt2"]]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_model_whose_adapter_was_merged_is_timed_as_one_that_trains():
+    """peft leaves what it merges frozen: half of a training step would be missing."""
+    model = get_peft_model(tiny_model("gpt_neox"), LoraConfig(r=2, target_modules=["query_key_value"]))
+    ready = _ready(model, False)
+    assert not hasattr(ready, "peft_config")
+    assert all(parameter.requires_grad for parameter in ready.parameters())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

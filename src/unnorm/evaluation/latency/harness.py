@@ -52,7 +52,8 @@ def compare_latency(
     compile (torch.compile), cuda-graphs (what eager mode launches, captured) or compiled-cuda-graphs; all but eager
     with a cache of fixed size. energy_seconds: what each model runs beyond the budget, so that a GPU's energy can be
     read; 0 reads none. Raises `SettingsError` for a workload that is too long for a model, for graphs without a GPU,
-    and for a training step in `cuda-graphs`; `ModelError` for a model whose logits are not finite.
+    and for a training step in `cuda-graphs` or of a model that is all frozen; `ModelError` for a model whose logits are
+    not finite.
     """
     workloads = [workload] if isinstance(workload, Workload) else list(workload)
     if not models or not workloads:
@@ -64,6 +65,13 @@ def compare_latency(
                 raise SettingsError(f"{each.name} needs {each.positions} positions; {name} has {most}.")
     if any(each.kind == "prompts" for each in workloads) and not prompts:
         raise SettingsError("the workload prompts needs prompts: token ids.")
+    if any(each.kind == "train" for each in workloads):
+        for name, model in models.items():
+            if not any(parameter.requires_grad for parameter in model.parameters()):
+                raise SettingsError(
+                    f"no parameter of {name} trains, so that a training step of it cannot be timed. "
+                    "Set requires_grad where it should."
+                )
     for name, model in models.items():
         check_finite(model, name)
         for ids in prompts:

@@ -170,9 +170,12 @@ def test_a_budget_is_kept_where_fewer_blocks_are_allowed_and_they_show_nothing(m
 
 def test_a_tight_interval_ends_it_early():
     model = tiny_model("gpt2")
-    loose = compare_latency({"a": model}, SHORT, budget_seconds=60, half_width=100.0, bound=False, quiet=True)
+    options = {"budget_seconds": 60, "half_width": 100.0, "bound": False, "quiet": True}
+    loose = compare_latency({"a": model}, SHORT, **options)
     assert loose.comparisons[0].ratio.blocks == 12
     assert loose.seconds < 30
+    more = compare_latency({"a": model}, SHORT, least_blocks=20, **options)
+    assert more.comparisons[0].ratio.blocks == 20
 
 
 def test_decoding_adds_the_same_tokens_whatever_eos_says():

@@ -204,7 +204,7 @@ def _measure(
                 now = time.monotonic()
                 if number + 1 >= max(2, least) and now + (now - began) > until:  # another one would not fit
                     break
-                if number + 1 >= ENOUGH and (number + 1) % _LOOK_EVERY == 0:
+                if number + 1 >= max(ENOUGH, least) and (number + 1) % _LOOK_EVERY == 0:
                     found = [_ratio(times, name, reference, seed) for name in runs if name != reference]
                     if all(ratio.half_width <= half_width for ratio in found):
                         break

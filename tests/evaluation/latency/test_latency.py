@@ -168,6 +168,31 @@ def test_a_budget_is_kept_where_fewer_blocks_are_allowed_and_they_show_nothing(m
     assert next(c for c in found.comparisons if c.model == "b").verdict == "slower"
 
 
+def test_what_is_run_for_energy_takes_nothing_of_the_budget(monkeypatch):
+    """On a clock of our own, on which a run takes a second, and measuring energy twenty."""
+    clock = {"now": 0.0}
+
+    def fake(model, workload, prompts=(), **more):
+        def sample(number: int) -> float:
+            clock["now"] += 1.0
+            return 1.0
+
+        return sample
+
+    def energy(runs, device, seconds):
+        clock["now"] += 20.0
+        return {}
+
+    monkeypatch.setattr(harness, "prepare", fake)
+    monkeypatch.setattr(harness, "energy_of", energy)
+    monkeypatch.setattr(harness.time, "monotonic", lambda: clock["now"])
+    grid = [Workload(length=8), Workload(length=9)]
+    options = {"bound": False, "half_width": 0.0, "least_blocks": 2, "quiet": True}
+    found = compare_latency({"a": tiny_model("gpt2")}, grid, budget_seconds=60, **options)
+    assert [c.ratio.blocks for c in found.comparisons] == [7, 7]  # of 4 s, after 2 s of warm-up
+    assert found.seconds == 100
+
+
 def test_a_tight_interval_ends_it_early():
     model = tiny_model("gpt2")
     options = {"budget_seconds": 60, "half_width": 100.0, "bound": False, "quiet": True}

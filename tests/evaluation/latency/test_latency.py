@@ -68,6 +68,9 @@ def test_what_may_be_called_a_difference():
     assert verdict_of(Ratio(1.05, 0.99, 1.11, 20), floor) == "no difference shown"
     assert verdict_of(Ratio(0.995, 0.99, 0.999, 20), floor) == "no difference shown"  # within the floor
     assert floor.bound == pytest.approx(-math.log(0.99))
+    wide = Ratio(1.0, 1 / 1.09, 1.09, 20)
+    for within in (1.088, 1 / 1.088):
+        assert verdict_of(Ratio(within, within / 1.01, within * 1.01, 20), wide) == "no difference shown"
 
 
 def simulated(monkeypatch, slower: float, seed: int) -> None:

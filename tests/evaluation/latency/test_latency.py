@@ -239,6 +239,10 @@ def test_what_cannot_be_timed():
     model.requires_grad_(False)
     with pytest.raises(SettingsError, match="no parameter of b trains"):
         compare_latency({"a": tiny_model("gpt2"), "b": model}, Workload(kind="train", length=8), quiet=True)
+    with pytest.raises(SettingsError, match="a prompt of 40 tokens and 32 new ones need 72 positions; a has 64"):
+        compare_latency({"a": model}, Workload(kind="prompts"), prompts=[[1], list(range(40))], quiet=True)
+    with pytest.raises(SettingsError, match="prompt 1 of the workload prompts holds no token"):
+        compare_latency({"a": model}, Workload(kind="prompts"), prompts=[[1], []], quiet=True)
     with pytest.raises(SettingsError, match="a model and a workload"):
         compare_latency({}, quiet=True)
 

@@ -63,8 +63,9 @@ def compare_latency(
             most = context_length(model)
             if most is not None and each.kind != "prompts" and each.positions > most:
                 raise SettingsError(f"{each.name} needs {each.positions} positions; {name} has {most}.")
-    if any(each.kind == "prompts" for each in workloads) and not prompts:
-        raise SettingsError("the workload prompts needs prompts: token ids.")
+    for each in workloads:
+        if each.kind == "prompts":
+            _check_prompts(models, prompts, each.new_tokens)
     if any(each.kind == "train" for each in workloads):
         for name, model in models.items():
             if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -117,6 +118,21 @@ def compare_latency(
     peaks = {name: found for name, found in memory.items() if found}
     joules = {name: found for name, found in energy.items() if found}
     return LatencyReport(comparisons, about, time.monotonic() - started, samples, peaks, joules)
+
+
+def _check_prompts(models: Mapping[str, Any], prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
+    if not prompts:
+        raise SettingsError("the workload prompts needs prompts: token ids.")
+    lengths = [len(ids) for ids in prompts]
+    if not min(lengths):
+        raise SettingsError(f"prompt {lengths.index(0)} of the workload prompts holds no token. Leave it out.")
+    for name, model in models.items():
+        most, longest = context_length(model), max(lengths)
+        if most is not None and longest + new_tokens > most:
+            raise SettingsError(
+                f"a prompt of {longest} tokens and {new_tokens} new ones need {longest + new_tokens} positions; "
+                f"{name} has {most}. Cut the prompt, or ask for fewer new tokens."
+            )
 
 
 def without_norms(model: Any) -> Any | None:

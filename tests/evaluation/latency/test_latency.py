@@ -222,6 +222,11 @@ def test_decoding_adds_the_same_tokens_whatever_eos_says():
     assert [tuple(shape) for shape in calls] == [(1, 3), (1, 1), (1, 1), (1, 1), (1, 1), (1, 1), (1, 3), (1, 1), (1, 1)]
 
 
+def test_prompts_are_read_one_at_a_time_and_so_are_their_tokens_counted():
+    assert Workload(kind="prompts", new_tokens=4, batch_size=8).tokens == 4
+    assert Workload(kind="decode", new_tokens=4, batch_size=8).tokens == 32
+
+
 def test_the_bound_has_no_norms_and_the_model_keeps_its_own():
     model = tiny_model("gpt_neox")
     bare = without_norms(model)

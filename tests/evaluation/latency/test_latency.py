@@ -248,6 +248,9 @@ def test_what_cannot_be_timed():
         compare_latency({"a": model}, Workload(kind="prompts"), prompts=[[1], list(range(40))], quiet=True)
     with pytest.raises(SettingsError, match="prompt 1 of the workload prompts holds no token"):
         compare_latency({"a": model}, Workload(kind="prompts"), prompts=[[1], []], quiet=True)
+    for name in (AGAIN, NO_NORMS):
+        with pytest.raises(SettingsError, match=f"'{name}' is what a model is called"):
+            compare_latency({"a": model, name: model}, SHORT, quiet=True)
     with pytest.raises(SettingsError, match="a model and a workload"):
         compare_latency({}, quiet=True)
 

@@ -58,6 +58,9 @@ def compare_latency(
     workloads = [workload] if isinstance(workload, Workload) else list(workload)
     if not models or not workloads:
         raise SettingsError("a comparison needs a model and a workload.")
+    for name in (AGAIN, NO_NORMS):
+        if name in models:
+            raise SettingsError(f"{name!r} is what a model is called that every comparison adds. Choose another name.")
     for name, model in models.items():
         for each in workloads:
             most = context_length(model)

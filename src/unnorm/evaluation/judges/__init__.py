@@ -6,6 +6,8 @@ A judge is known by its kind: one of unnorm's, or `FILE.py:NAME`, one of the use
 import inspect
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import isfinite, nan
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
@@ -61,14 +63,29 @@ class OwnJudge:
 
     def judge(self, pairs: Sequence[AnswerPair]) -> list[Verdict]:
         try:
-            verdicts = self._judge.judge(pairs)
+            verdicts = list(self._judge.judge(pairs))
         except UnnormError:
             raise
         except Exception as error:  # whatever the user's code raises
             raise RunError(f"the judge {self.kind} failed: {type(error).__name__}: {error}.") from error
         if len(verdicts) != len(pairs) or not all(isinstance(verdict, Verdict) for verdict in verdicts):
             raise RunError(f"the judge {self.kind} must give a list with one Verdict for each of {len(pairs)} pairs.")
-        return verdicts
+        return [replace(verdict, preference=self._number(verdict.preference)) for verdict in verdicts]
+
+    def _number(self, preference: Any) -> float | None:
+        """The preference as Python's own number, which a file can hold: a judge may give numpy's or torch's."""
+        if preference is None:
+            return None
+        try:
+            number = nan if isinstance(preference, str) else float(preference)
+        except (TypeError, ValueError, RuntimeError):  # the last is torch's, of several numbers
+            number = nan
+        if not isfinite(number):
+            raise RunError(
+                f"the judge {self.kind} gave the preference {preference!r}. It is a finite number, 0 for a tie, or "
+                "None for no verdict. Verdicts so far are kept."
+            )
+        return number
 
 
 def load_judge(kind: str, model: str | None = None, base_url: str | None = None) -> Judge:

@@ -63,6 +63,20 @@ def test_it_judges_and_is_known_by_what_its_file_holds(mine):
     assert load_judge(f"{mine}:Shortest").identity["code"] != judge.identity["code"]
 
 
+def test_its_identity_is_what_a_file_says_of_it(mine, tmp_path):
+    mine.write_text(
+        SHORTEST + 'class Two(Shortest):\n    def __init__(self):\n        self.identity = {"of": (1, 2)}\n'
+    )
+    for _ in range(2):  # the second time it goes on
+        VerdictLog(tmp_path / "out", {"judge": load_judge(f"{mine}:Two").identity})
+    mine.write_text(
+        SHORTEST + 'class Two(Shortest):\n    def __init__(self):\n        self.identity = {"of": {1, 2}}\n'
+    )
+    sys.modules.pop("unnorm_judges_of_mine", None)
+    with pytest.raises(SettingsError, match=r"identity of the judge .* cannot be written as JSON"):
+        load_judge(f"{mine}:Two")
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [

@@ -12,6 +12,8 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
+import orjson
+
 from unnorm.evaluation.judges.interface import AnswerPair, Judge, Verdict
 from unnorm.foundation.errors import RunError, SettingsError, UnnormError
 from unnorm.foundation.hashing import digest_file
@@ -59,7 +61,11 @@ class OwnJudge:
         self.kind, self._judge = kind, judge
         self.sees_order, self.batch, self.caveat = judge.sees_order, judge.batch, judge.caveat
         name = kind.replace("\\", "/").rpartition("/")[2]  # wherever the file lies
-        self.identity = {**judge.identity, "kind": name, "code": code_of(kind)}
+        try:  # as it will be read from a file, where a tuple is a list
+            identity = orjson.loads(orjson.dumps(judge.identity))
+        except TypeError as error:
+            raise SettingsError(f"the identity of the judge {kind} cannot be written as JSON: {error}.") from error
+        self.identity = {**identity, "kind": name, "code": code_of(kind)}
 
     def judge(self, pairs: Sequence[AnswerPair]) -> list[Verdict]:
         try:

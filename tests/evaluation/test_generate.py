@@ -208,6 +208,15 @@ def test_it_goes_on_where_it_stopped(kept, half, tokenizer, tmp_path, monkeypatc
     assert out.read_bytes() == before
 
 
+def test_it_puts_in_order_what_a_run_left_that_was_stopped_after_the_last_answer(tokenizer, tmp_path):
+    model, out = tiny_model("gpt2"), tmp_path / "a.jsonl"
+    write(model, tokenizer, out)
+    whole = out.read_bytes()
+    out.write_bytes(b"".join(reversed(whole.splitlines(keepends=True))))
+    assert write(model, tokenizer, out).made == 0
+    assert out.read_bytes() == whole
+
+
 def test_other_settings_are_refused_or_replaced(tokenizer, tmp_path):
     model = tiny_model("gpt2")
     out = tmp_path / "a.jsonl"

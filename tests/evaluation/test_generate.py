@@ -120,6 +120,15 @@ def test_of_a_prompt_that_is_too_long_the_end_is_kept(tokenizer):
     assert kept.cut == 0
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_new_tokens_that_leave_no_room_for_a_prompt_are_refused(family, tokenizer):
+    for many in (64, 100):
+        with pytest.raises(SettingsError, match=rf"{many} new tokens leave no room .* has 64 positions"):
+            complete(tiny_model(family), tokenizer, [Ask([1, 2, 3])], max_new_tokens=many)
+    (answer,) = complete(tiny_model(family), tokenizer, [Ask([1, 2, 3])], max_new_tokens=63)
+    assert (answer.prompt_tokens, answer.cut) == (1, 2)
+
+
 def test_the_probe_knows_where_padding_leaks():
     for family in FAMILIES:
         assert batching_is_clean(tiny_model(family))

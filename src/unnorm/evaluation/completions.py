@@ -9,6 +9,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessor
 
+from unnorm.foundation.errors import SettingsError
 from unnorm.surgery.base import context_length, under_adapters
 from unnorm.surgery.passes import in_eval
 from unnorm.surgery.vocabulary import check_ids
@@ -70,11 +71,18 @@ def complete_each(
     Answers end at eos (the tokenizer's, or one that the model's settings name) or after `max_new_tokens`. Nothing else
     of these settings counts: a penalty for repetition would count padding too, and so depend on the batch. Prompts are
     padded on the left and masked; on a model that lets padding leak, each is answered alone. Of a prompt that is too
-    long for the model's context beside `max_new_tokens`, the end is kept.
+    long for the model's context beside `max_new_tokens`, the end is kept. A `SettingsError` where there is no room for
+    any.
     """
     if not asks:
         return
-    room = max(1, (context_length(model) or 2**30) - max_new_tokens)
+    most = context_length(model)
+    if most is not None and max_new_tokens >= most:
+        raise SettingsError(
+            f"{max_new_tokens} new tokens leave no room for a prompt: the model has {most} positions. Ask for fewer "
+            "(max_new_tokens)."
+        )
+    room = (most or 2**30) - max_new_tokens
     order = sorted(range(len(asks)), key=lambda number: -min(len(asks[number].ids), room))
     size = batch_size if batch_size == 1 or batching_is_clean(model) else 1
     with in_eval(model):

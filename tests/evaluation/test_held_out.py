@@ -14,10 +14,10 @@ from unnorm.data.packing import collate_packed, collate_padded, pack
 from unnorm.data.prepare import Source
 from unnorm.data.settings import DataSettings
 from unnorm.data.sources import conversations_of
-from unnorm.evaluation.scores import Item, score, score_rows
+from unnorm.evaluation.scores import Item, score, score_batches, score_rows
 from unnorm.foundation import ranks
 from unnorm.foundation.errors import DataError, SettingsError
-from unnorm.metrics.token_sums import token_scores
+from unnorm.metrics.token_sums import token_scores, token_sums
 from unnorm.surgery.base import load_base
 
 
@@ -105,6 +105,16 @@ def test_trained_tokens_alone_are_scored_if_they_are_all_that_is_asked(encoded):
     np.testing.assert_array_equal(some.ids, whole.ids)
     assert (some.trained[:, 4] == 0).all()  # no tokenizer, no bytes
     assert not some.all.any()
+
+
+def test_of_tokens_that_are_as_likely_one_is_the_most_likely():
+    model = tiny_model("gpt2")
+    for parameter in model.transformer.ln_f.parameters():  # every logit is 0
+        torch.nn.init.zeros_(parameter)
+    ids = torch.tensor([[7, 0, 3, 4, 5, 9, 0, 300]])
+    found = score_batches(model, [{"input_ids": ids, "labels": ids}])
+    assert found.trained[0, 1:4].tolist() == [7, 2, 4]
+    assert found.token_accuracy == int(token_sums(model, model.lm_head, {"input_ids": ids, "labels": ids}).correct) / 7
 
 
 def test_every_process_runs_the_model_as_often(monkeypatch):

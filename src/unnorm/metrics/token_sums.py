@@ -20,7 +20,7 @@ from unnorm.metrics.output_layer import hidden_states, positions_at_once
 
 class TokenScores(NamedTuple):
     """Of each scored token, in the order of the mask: nats [N] fp64, −log p of the token; rank [N] int64, how many
-    tokens were more likely."""
+    tokens come before it, the most likely first; of those as likely, the one with the smaller id, as argmax has it."""
 
     nats: torch.Tensor
     rank: torch.Tensor
@@ -149,5 +149,9 @@ def token_scores(
         targets = ids[some[:, 0], some[:, 1] + 1]
         found = logits.gather(1, targets[:, None])
         nats = torch.logsumexp(logits, 1, keepdim=True) - found
-        parts.append(TokenScores(nats[:, 0].double(), (logits > found).sum(1)))
+        earlier = torch.arange(logits.shape[1], device=logits.device) < targets[:, None]
+        tied = (logits == found) & earlier
+        rank, rows = (logits > found).sum(1), tied.any(1)
+        rank[rows] += tied[rows].sum(1)  # of the few rows that have one, since to sum takes far longer than to look
+        parts.append(TokenScores(nats[:, 0].double(), rank))
     return TokenScores(*(torch.cat(each).cpu() for each in zip(*parts, strict=True)))

@@ -92,6 +92,16 @@ def test_rows_data_batches_and_the_command_give_one_loss(packed, bases, data_fil
     assert told["trained"]["nats_per_token"]["value"] == pytest.approx(loss, rel=1e-5)
 
 
+def test_labels_are_scored_be_they_other_tokens_than_the_input():
+    model = tiny_model("llama")
+    ids, labels = tokens(2, 16), tokens(2, 16).flip(0)
+    labels[:, :4] = -100
+    found = unnorm.evaluate(model, [{"input_ids": ids, "labels": labels}])
+    sums = token_sums(model, model.lm_head, {"input_ids": ids, "labels": labels})
+    assert found.tokens == int(sums.tokens) == 24
+    assert found.loss == pytest.approx(float(sums.nats) / 24, rel=1e-5)
+
+
 def test_trained_tokens_alone_are_scored_if_they_are_all_that_is_asked(encoded):
     model, heads = tiny_model("gpt2"), []
     model.lm_head.register_forward_hook(lambda module, args, out: heads.append(out.shape[1]))
@@ -126,7 +136,7 @@ def test_every_process_runs_the_model_as_often(monkeypatch):
     ids = tokens(1, 32)
     mask = torch.zeros(1, 32, dtype=torch.bool)
     mask[:, 1:13] = True
-    found = token_scores(model, model.lm_head, {"input_ids": ids}, mask, 384)
+    found = token_scores(model, model.lm_head, {"input_ids": ids}, mask, 384, ids)
     assert len(runs) == 7  # 3 of its own
     log_p = model(ids).logits[0].log_softmax(-1)
     np.testing.assert_allclose(found.nats, -log_p[:12].gather(1, ids[0, 1:13, None])[:, 0].detach(), rtol=1e-5)

@@ -172,7 +172,10 @@ def _scores(model: Any, tokenizer: Any, batches: Iterable[_Batch], tokens: Token
             check_ids(inner, batch["input_ids"])
             # weights shape what is trained; what is measured is nats per token
             inputs = {name: tensor.to(device) for name, tensor in inputs_of(batch).items()}
-            found = token_scores(model, head, inputs, scored.to(device), head.weight.shape[0])
+            labels = batch["labels"].to(device)
+            # a label is what is to follow, be it another token than the input at its place
+            ids = torch.where(labels != IGNORED, labels, inputs["input_ids"])
+            found = token_scores(model, head, inputs, scored.to(device), head.weight.shape[0], ids)
             columns = np.zeros((*scored.shape, 4))
             nats, rank = found.nats.numpy(), found.rank.numpy()
             columns[scored.numpy()] = np.stack([nats, np.ones_like(nats), rank < 1, rank < 5], 1)

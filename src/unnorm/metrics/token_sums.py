@@ -127,8 +127,9 @@ def token_scores(
     inputs: Mapping[str, torch.Tensor],
     scored: torch.Tensor,
     vocabulary: int,
+    ids: torch.Tensor,
 ) -> TokenScores:
-    """Score the tokens of `inputs["input_ids"]` [B, T] where `scored` [B, T] is true (never at position 0).
+    """Score the tokens of `ids` [B, T] where `scored` [B, T] is true (never at position 0).
 
     inputs: whatever the model takes. Where a batch has more such tokens than logits fit, it is run several times, each
     with a part of them: the output layer sees only those. Under torch.distributed every process runs it as often, since
@@ -136,7 +137,6 @@ def token_scores(
     """
     before = torch.zeros_like(scored)
     before[:, :-1] = scored[:, 1:]
-    ids = inputs["input_ids"]
     places = before.nonzero()
     size = positions_at_once(vocabulary)
     parts = []

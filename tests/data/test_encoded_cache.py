@@ -24,7 +24,7 @@ def some(weighted=False) -> Encoding:
         ids = np.arange(100, 100 + length, dtype=np.int64)
         labels = np.where(np.arange(length) % 2, ids, IGNORED)
         weights = np.where(labels != IGNORED, 0.5, 0).astype(np.float32) if weighted and length != 3 else None
-        rows.append(Encoded(ids, labels, weights))
+        rows.append(Encoded(ids, labels, weights, None if length == 1 else length))
     return Encoding(rows, Counter({"long": 2}), Counter())
 
 
@@ -42,6 +42,7 @@ def test_what_comes_back_is_what_was_made(weighted):
         assert (one.weights is None) == (other.weights is None)
         assert one.weights is None or one.weights.tolist() == other.weights.tolist()
         assert other.ids.dtype == np.int64
+        assert other.conversation == one.conversation
     assert found.dropped == {"long": 2}
     assert cached({"a": 2}, lambda: Encoding([], Counter(), Counter())).rows == []
     assert cached({"a": 2}, fail).rows == []

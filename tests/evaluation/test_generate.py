@@ -75,6 +75,21 @@ def test_an_answer_stops_at_eos_and_at_what_the_model_says(tokenizer):
     assert (short.token_ids, short.finish_reason) == (plain.token_ids[:first], "stop")
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [{"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 1}, {"num_beams": 3}, {"suppress_tokens": list(range(300))}],
+)
+def test_no_other_setting_of_the_model_shapes_an_answer(setting, tokenizer):
+    model = tiny_model("gpt2")
+    wanted = asks(tokenizer, 0.7)
+    plain = [answer.token_ids for answer in complete(model, tokenizer, wanted, max_new_tokens=12)]
+    own = model.generation_config
+    own.update(**setting)
+    assert [answer.token_ids for answer in complete(model, tokenizer, wanted, max_new_tokens=12)] == plain
+    assert model.generation_config is own  # and they are the model's again
+    assert all(getattr(own, name) == value for name, value in setting.items())
+
+
 def test_sampling_draws_from_the_softmax():
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
     for temperature in (0.5, 1.5):
@@ -103,6 +118,15 @@ def test_of_a_prompt_that_is_too_long_the_end_is_kept(tokenizer):
     (kept,) = complete(model, tokenizer, [Ask(ids[-50:])], max_new_tokens=14)
     assert (long.token_ids, long.prompt_tokens, long.cut) == (kept.token_ids, 50, 50)
     assert kept.cut == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_new_tokens_that_leave_no_room_for_a_prompt_are_refused(family, tokenizer):
+    for many in (64, 100):
+        with pytest.raises(SettingsError, match=rf"{many} new tokens leave no room .* has 64 positions"):
+            complete(tiny_model(family), tokenizer, [Ask([1, 2, 3])], max_new_tokens=many)
+    (answer,) = complete(tiny_model(family), tokenizer, [Ask([1, 2, 3])], max_new_tokens=63)
+    assert (answer.prompt_tokens, answer.cut) == (1, 2)
 
 
 def test_the_probe_knows_where_padding_leaks():
@@ -191,6 +215,15 @@ def test_it_goes_on_where_it_stopped(kept, half, tokenizer, tmp_path, monkeypatc
     before = out.read_bytes()
     assert write(model, tokenizer, out).made == 0
     assert out.read_bytes() == before
+
+
+def test_it_puts_in_order_what_a_run_left_that_was_stopped_after_the_last_answer(tokenizer, tmp_path):
+    model, out = tiny_model("gpt2"), tmp_path / "a.jsonl"
+    write(model, tokenizer, out)
+    whole = out.read_bytes()
+    out.write_bytes(b"".join(reversed(whole.splitlines(keepends=True))))
+    assert write(model, tokenizer, out).made == 0
+    assert out.read_bytes() == whole
 
 
 def test_other_settings_are_refused_or_replaced(tokenizer, tmp_path):

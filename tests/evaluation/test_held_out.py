@@ -14,10 +14,10 @@ from unnorm.data.packing import collate_packed, collate_padded, pack
 from unnorm.data.prepare import Source
 from unnorm.data.settings import DataSettings
 from unnorm.data.sources import conversations_of
-from unnorm.evaluation.scores import Item, score, score_rows
+from unnorm.evaluation.scores import Item, score, score_batches, score_rows
 from unnorm.foundation import ranks
 from unnorm.foundation.errors import DataError, SettingsError
-from unnorm.metrics.token_sums import token_scores
+from unnorm.metrics.token_sums import token_scores, token_sums
 from unnorm.surgery.base import load_base
 
 
@@ -92,6 +92,16 @@ def test_rows_data_batches_and_the_command_give_one_loss(packed, bases, data_fil
     assert told["trained"]["nats_per_token"]["value"] == pytest.approx(loss, rel=1e-5)
 
 
+def test_labels_are_scored_be_they_other_tokens_than_the_input():
+    model = tiny_model("llama")
+    ids, labels = tokens(2, 16), tokens(2, 16).flip(0)
+    labels[:, :4] = -100
+    found = unnorm.evaluate(model, [{"input_ids": ids, "labels": labels}])
+    sums = token_sums(model, model.lm_head, {"input_ids": ids, "labels": labels})
+    assert found.tokens == int(sums.tokens) == 24
+    assert found.loss == pytest.approx(float(sums.nats) / 24, rel=1e-5)
+
+
 def test_trained_tokens_alone_are_scored_if_they_are_all_that_is_asked(encoded):
     model, heads = tiny_model("gpt2"), []
     model.lm_head.register_forward_hook(lambda module, args, out: heads.append(out.shape[1]))
@@ -107,6 +117,16 @@ def test_trained_tokens_alone_are_scored_if_they_are_all_that_is_asked(encoded):
     assert not some.all.any()
 
 
+def test_of_tokens_that_are_as_likely_one_is_the_most_likely():
+    model = tiny_model("gpt2")
+    for parameter in model.transformer.ln_f.parameters():  # every logit is 0
+        torch.nn.init.zeros_(parameter)
+    ids = torch.tensor([[7, 0, 3, 4, 5, 9, 0, 300]])
+    found = score_batches(model, [{"input_ids": ids, "labels": ids}])
+    assert found.trained[0, 1:4].tolist() == [7, 2, 4]
+    assert found.token_accuracy == int(token_sums(model, model.lm_head, {"input_ids": ids, "labels": ids}).correct) / 7
+
+
 def test_every_process_runs_the_model_as_often(monkeypatch):
     """A model that is sharded over processes runs in all of them or in none."""
     monkeypatch.setattr(output_layer, "LOGITS", 384 * 5)
@@ -116,7 +136,7 @@ def test_every_process_runs_the_model_as_often(monkeypatch):
     ids = tokens(1, 32)
     mask = torch.zeros(1, 32, dtype=torch.bool)
     mask[:, 1:13] = True
-    found = token_scores(model, model.lm_head, {"input_ids": ids}, mask, 384)
+    found = token_scores(model, model.lm_head, {"input_ids": ids}, mask, 384, ids)
     assert len(runs) == 7  # 3 of its own
     log_p = model(ids).logits[0].log_softmax(-1)
     np.testing.assert_allclose(found.nats, -log_p[:12].gather(1, ids[0, 1:13, None])[:, 0].detach(), rtol=1e-5)

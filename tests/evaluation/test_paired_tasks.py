@@ -37,6 +37,15 @@ def test_numbers_that_are_no_shares_are_not_taken_for_shares():
     assert found.difference == -2
 
 
+def test_the_seed_draws_the_resamples():
+    drawn = np.random.default_rng(0).integers(0, 2, (2, 40))
+    first, second = ({str(n): float(value) for n, value in enumerate(values)} for values in drawn)
+    one, again, other = (pair_tasks(in_tables(of(first)), in_tables(of(second)), seed=seed) for seed in (1, 1, 2))
+    assert one == again
+    assert one[0].difference == other[0].difference
+    assert (one[0].low, one[0].high) != (other[0].low, other[0].high)
+
+
 def test_arms_that_answered_a_few_questions_alike_are_not_shown_to_be_the_same():
     same = np.array([[1.0, 0, 1, 1]])
     value, low, high = difference_of(same, same, is_share=True)

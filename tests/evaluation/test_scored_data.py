@@ -5,11 +5,15 @@ import json
 import pytest
 
 from conftest import alpaca_rows, tiny_model
+from unnorm.data.prepare import Source
 from unnorm.data.settings import DataSettings
 from unnorm.data.sources import read
 from unnorm.evaluation.held_out import score_data
 from unnorm.evaluation.losses import by_group, compare, losses
+from unnorm.evaluation.scores import Item, score, score_rows
 from unnorm.foundation.errors import DataError, SettingsError
+
+ROUND = (("human", "Join red and blue"), ("gpt", "green lamp and stone"))
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,35 @@ def test_a_budget_takes_the_first_ones_and_models_share_them(settings, tokenizer
     assert 1 < len(few.keys) < len(many.keys)
     assert few.keys.tolist() == many.keys.tolist()[: len(few.keys)]
     assert compare(few, many).conversations == len(few.keys)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_pieces_of_one_conversation_are_one_where_it_is_resampled(packed, tokenizer, tmp_path, monkeypatch):
+    rows = [
+        {"conversations": [{"from": who, "value": f"{word} {n} {k}"} for k in range(6) for who, word in ROUND]}
+        for n in range(40)
+    ]
+    path = tmp_path / "chats.json"
+    path.write_text(json.dumps(rows))
+    settings = DataSettings(source=str(path), template="alpaca-short", max_length=64, too_long="split", held_out=0.3)
+    model = tiny_model("gpt2")
+    monkeypatch.setattr("unnorm.evaluation.held_out.packing_is_clean", lambda model: packed)
+    whole = score_data(model, settings, tokenizer, tokens=None, quiet=True)
+    source = Source(settings, tokenizer, quiet=True)
+    prepared = source.validation(10**6, packed=packed)
+    pieces = [each for row in prepared.rows for each in row]
+    assert len(pieces) > len(source.held_out) == len(whole.scores.keys) > 5
+    of_rows = score_rows(model, prepared)
+    assert len(of_rows.ids) == len(set(of_rows.ids.tolist())) == len(source.held_out)
+    assert losses(whole.scores).conversations == len(source.held_out)
+    # what is said of all tokens together stays: conversations alone are counted otherwise
+    apart = score(model, None, map(Item, pieces), max_length=64, packed=packed, pad_id=0, tokens="trained")
+    assert whole.tokens == of_rows.tokens == apart.tokens
+    assert whole.loss == pytest.approx(apart.loss)
+    for number in {piece.conversation for piece in pieces}:
+        mine = [piece.conversation == number for piece in pieces]
+        place = of_rows.keys.tolist().index(number)
+        assert of_rows.trained[place] == pytest.approx(apart.trained[mine].sum(0))
 
 
 def test_what_cannot_be_evaluated(settings, tokenizer):

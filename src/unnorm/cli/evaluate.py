@@ -123,7 +123,7 @@ def _answers(opened: list[tuple[Any, Any]], tasks: dict[str, Any], limit: int | 
             each.append(Answered(metrics, [score for part in parts for score in part.scores]))
     found: dict[str, Any] = {"tasks": each[0].metrics}
     if len(each) > 1:
-        paired = pair_tasks(*(in_tables(answered.scores) for answered in each))
+        paired = pair_tasks(*(in_tables(answered.scores) for answered in each), seed=seed)
         found |= {"tasks_against": each[1].metrics, "tasks_paired": [one.to_dict() for one in paired]}
     return found
 

@@ -174,6 +174,8 @@ def _ready(model: Any, optimize: bool) -> Any:
     from unnorm.surgery.swap import record_of
 
     model = merged(model)
+    for parameter in model.parameters():  # peft leaves what it merges frozen: half of a training step would be missing
+        parameter.requires_grad_(parameter.is_floating_point())
     if optimize and record_of(model) is not None:
         done = optimize_(model)
         folded = sum(site.done != "left" for site in done.sites)

@@ -68,12 +68,14 @@ _CHUNK = 1024  # conversations
 
 
 class Encoded(NamedTuple):
-    """One conversation. ids [T] int64; labels [T] int64, `IGNORED` where a token is not trained on; weights [T] fp32,
-    what each label counts in the loss, or None where each counts 1."""
+    """One conversation, or a piece of one that was split. ids [T] int64; labels [T] int64, `IGNORED` where a token is
+    not trained on; weights [T] fp32, what each label counts in the loss, or None where each counts 1. conversation:
+    which one it is of those that were encoded together, the same for all its pieces; None where that is not known."""
 
     ids: np.ndarray
     labels: np.ndarray
     weights: np.ndarray | None = None
+    conversation: int | None = None
 
     @property
     def label_weights(self) -> np.ndarray:
@@ -107,9 +109,10 @@ def encode(
     """
     result = Encoding([], Counter(), Counter())
     count = 0
-    for _, rows in Encoder(tokenizer, template, max_length, loss_on, too_long).each(conversations, result, quiet=quiet):
+    encoder = Encoder(tokenizer, template, max_length, loss_on, too_long)
+    for number, (_, rows) in enumerate(encoder.each(conversations, result, quiet=quiet)):
         for row in rows:
-            result.rows.append(row)
+            result.rows.append(row._replace(conversation=number))
             count += len(row.ids)
             if tokens is not None and count >= tokens:
                 return result

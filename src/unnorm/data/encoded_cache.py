@@ -18,7 +18,7 @@ from unnorm.foundation.cache import cache_folder
 from unnorm.foundation.hashing import hash_json
 from unnorm.metrics.token_sums import IGNORED
 
-_FORMAT = 1  # raised whenever the same settings would be encoded differently
+_FORMAT = 2  # raised whenever the same settings would be encoded differently
 
 
 def cached(shaped_by: dict[str, Any], make: Callable[[], Encoding]) -> Encoding:
@@ -55,6 +55,9 @@ def _bytes_of(encoding: Encoding) -> bytes:
         "lengths": np.array([len(row.ids) for row in rows], dtype=np.int32),
         "ids": np.concatenate([row.ids for row in rows] or empty).astype(np.int32),
         "trained": np.concatenate([row.labels != IGNORED for row in rows] or empty).astype(np.uint8),
+        "conversations": np.array(
+            [-1 if row.conversation is None else row.conversation for row in rows], dtype=np.int64
+        ),
     }
     if any(row.weights is not None for row in rows):
         arrays["weights"] = np.concatenate([row.label_weights for row in rows])
@@ -74,9 +77,10 @@ def _load(path: Path) -> Encoding:
     labels = np.where(arrays["trained"], ids, IGNORED)
     ends = np.cumsum(arrays["lengths"], dtype=np.int64)
     weighted = arrays.get("weighted", np.zeros(len(ends), dtype=np.uint8))
+    columns = (ends - arrays["lengths"], ends, weighted, arrays["conversations"])
     rows = [
-        Encoded(ids[a:b], labels[a:b], arrays["weights"][a:b] if w else None)
-        for a, b, w in zip((ends - arrays["lengths"]).tolist(), ends.tolist(), weighted.tolist(), strict=True)
+        Encoded(ids[a:b], labels[a:b], arrays["weights"][a:b] if w else None, c if c >= 0 else None)
+        for a, b, w, c in zip(*(column.tolist() for column in columns), strict=True)
     ]
     assert not len(ends) or len(ids) == ends[-1]
     return Encoding(rows, counts["dropped"], counts["changed"])

@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessor
 
-from unnorm.surgery.base import context_length
+from unnorm.foundation.errors import SettingsError
+from unnorm.surgery.base import context_length, under_adapters
 from unnorm.surgery.passes import in_eval
 from unnorm.surgery.vocabulary import check_ids
 
@@ -66,13 +68,21 @@ def complete_each(
 ) -> Iterator[tuple[int, Completion]]:
     """Number and answer of each of `asks`, longest prompts first: answers come a batch at a time.
 
-    Answers end at eos (the tokenizer's, or one that the model's settings name) or after `max_new_tokens`. Prompts are
+    Answers end at eos (the tokenizer's, or one that the model's settings name) or after `max_new_tokens`. Nothing else
+    of these settings counts: a penalty for repetition would count padding too, and so depend on the batch. Prompts are
     padded on the left and masked; on a model that lets padding leak, each is answered alone. Of a prompt that is too
-    long for the model's context beside `max_new_tokens`, the end is kept.
+    long for the model's context beside `max_new_tokens`, the end is kept. A `SettingsError` where there is no room for
+    any.
     """
     if not asks:
         return
-    room = max(1, (context_length(model) or 2**30) - max_new_tokens)
+    most = context_length(model)
+    if most is not None and max_new_tokens >= most:
+        raise SettingsError(
+            f"{max_new_tokens} new tokens leave no room for a prompt: the model has {most} positions. Ask for fewer "
+            "(max_new_tokens)."
+        )
+    room = (most or 2**30) - max_new_tokens
     order = sorted(range(len(asks)), key=lambda number: -min(len(asks[number].ids), room))
     size = batch_size if batch_size == 1 or batching_is_clean(model) else 1
     with in_eval(model):
@@ -93,14 +103,17 @@ def _answer(model: Any, tokenizer: Any, asks: Sequence[Ask], room: int, max_new_
     for row in kept:
         check_ids(model, [pad, *row])
     tokens, mask = _padded([torch.tensor(row, dtype=torch.int64, device=device) for row in kept], pad)
-    out = model.generate(
-        input_ids=tokens,
-        attention_mask=mask,
-        generation_config=GenerationConfig(
-            max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad, eos_token_id=ends
-        ),
-        logits_processor=LogitsProcessorList([GumbelSampler([a.temperature for a in asks], [a.seed for a in asks])]),
-    )
+    with _without_settings(model):
+        out = model.generate(
+            input_ids=tokens,
+            attention_mask=mask,
+            generation_config=GenerationConfig(
+                max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad, eos_token_id=ends
+            ),
+            logits_processor=LogitsProcessorList(
+                [GumbelSampler([a.temperature for a in asks], [a.seed for a in asks])]
+            ),
+        )
     seconds = time.perf_counter() - started
     answers = []
     for ask, row, prompt in zip(asks, out[:, tokens.shape[1] :].tolist(), kept, strict=True):
@@ -117,6 +130,22 @@ def _padded(rows: list[torch.Tensor], pad: int) -> tuple[torch.Tensor, torch.Ten
     ids = pad_sequence(rows, batch_first=True, padding_value=pad, padding_side="left")
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
     return ids, mask
+
+
+@contextmanager
+def _without_settings(model: Any) -> Iterator[None]:
+    """While open, what `generate` is not told does not come from the model's own generation settings: repetition
+    penalty, beams, forbidden words. What kind of cache it decodes with, and whether compiled, stays."""
+    from transformers import GenerationConfig
+
+    inner = under_adapters(model)
+    own = inner.generation_config
+    kept = {name: getattr(own, name, None) for name in ("cache_implementation", "compile_config")}
+    inner.generation_config = GenerationConfig(**kept)
+    try:
+        yield
+    finally:
+        inner.generation_config = own
 
 
 def _ends(model: Any, tokenizer: Any) -> list[int]:
@@ -137,7 +166,7 @@ def batching_is_clean(model: Any) -> bool:
     device = model.get_input_embeddings().weight.device
     vocabulary = model.config.get_text_config().vocab_size
     parts = [(torch.arange(n, device=device) * 31 + 7 * n) % vocabulary for n in (3, 9)]
-    with in_eval(model):
+    with in_eval(model), _without_settings(model):
         batched = _logits(model, *_padded(parts, 0))
         alone = torch.cat([_logits(model, *_padded([part], 0)) for part in parts], dim=1)
     tolerance = 0.1 if next(model.parameters()).dtype in (torch.bfloat16, torch.float16) else 1e-3

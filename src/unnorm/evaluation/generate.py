@@ -109,7 +109,7 @@ def generate(
                 made, tokens = made + 1, tokens + len(answer.token_ids)
                 bar.advance(1, f"{tokens:,} tokens")
     records = [done[q.prompt_id, turn] for q in questions for turn in range(len(q.turns))]
-    if made:
+    if made or list(done.values()) != records:  # a run may have been stopped before this
         atomic.write_bytes(out, b"".join(orjson.dumps(record) + b"\n" for record in records))
     return Generated(
         answers=len(records),

@@ -11,7 +11,7 @@ from unnorm.data.encode import Encoder, Encoding
 from unnorm.data.prepare import Share, Source
 from unnorm.data.settings import DataSettings
 from unnorm.evaluation.losses import by_group, by_position, losses
-from unnorm.evaluation.scores import Item, Scores, score, score_batches
+from unnorm.evaluation.scores import Item, Scores, joined, score, score_batches
 from unnorm.foundation.errors import DataError
 from unnorm.foundation.hashing import hash_text
 from unnorm.foundation.progress import Bar
@@ -128,7 +128,7 @@ def score_data(
     found, met = sum(taken), len(taken) + sum(result.dropped.values())
     of = len(source.held_out)
     share = Share(found if tokens is None else tokens, found, min(len(taken), of), of, whole=met >= of)
-    return ScoredData(scores, source.reading.dropped + result.dropped, share)
+    return ScoredData(joined(scores), source.reading.dropped + result.dropped, share)
 
 
 def _counted(items: Iterable[Item], tokens: int | None, *, quiet: bool) -> Iterator[Item]:
@@ -150,8 +150,8 @@ def _items(
     left = tokens
     for conversation, (_, rows) in zip(source.held_out, encoded, strict=True):
         group = getattr(conversation, by) or "unknown"
-        for part, row in enumerate(rows):
-            yield Item(row, group, hash_text(f"{conversation.source}/{conversation.row}/{part}") >> 1)
+        for row in rows:
+            yield Item(row, group, hash_text(f"{conversation.source}/{conversation.row}") >> 1)
             taken.append(len(row.ids))
             if left is not None:
                 left -= len(row.ids)

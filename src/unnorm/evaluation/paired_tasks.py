@@ -37,8 +37,8 @@ class PairedTask(NamedTuple):
         return self._asdict()
 
 
-def pair_tasks(first: Scores, second: Scores) -> list[PairedTask]:
-    """A row for every (task, metric) with a question that is in both, in the first one's order."""
+def pair_tasks(first: Scores, second: Scores, *, seed: int = 0) -> list[PairedTask]:
+    """A row for every (task, metric) with a question that is in both, in the first one's order. seed: of resamples."""
     found = []
     for name, mine in first.items():
         theirs = second.get(name, {})
@@ -47,12 +47,14 @@ def pair_tasks(first: Scores, second: Scores) -> list[PairedTask]:
             continue
         a, b = (np.array([[of[question] for question in shared]]) for of in (mine, theirs))
         is_share = bool(((a >= 0) & (a <= 1) & (b >= 0) & (b <= 1)).all())
-        difference, low, high = difference_of(a, b, is_share=is_share)
+        difference, low, high = difference_of(a, b, is_share=is_share, seed=seed)
         found.append(PairedTask(*name, float(a.mean()), float(b.mean()), difference, low, high, len(shared), is_share))
     return found
 
 
-def difference_of(a: np.ndarray, b: np.ndarray, *, is_share: bool) -> tuple[float, float | None, float | None]:
+def difference_of(
+    a: np.ndarray, b: np.ndarray, *, is_share: bool, seed: int = 0
+) -> tuple[float, float | None, float | None]:
     """(mean of `a` − `b`, low, high), both [seeds, n] of the same n questions, with its 95 % interval.
 
     Seeds and questions are both drawn (`two_factors`). Where all numbers are shares the interval is widened to the one
@@ -60,10 +62,10 @@ def difference_of(a: np.ndarray, b: np.ndarray, *, is_share: bool) -> tuple[floa
     arms that answered four questions alike are not shown to be the same.
     """
     differences = a - b
-    mean = mean_over(lambda x: x, (differences,))
+    mean = mean_over(lambda x: x, (differences,), seed=seed)
     if not is_share:
         return mean.value, mean.low, mean.high
-    low, high = (2 * float(bound) - 1 for bound in rate_interval((1 + differences.mean(0)) / 2, 0))
+    low, high = (2 * float(bound) - 1 for bound in rate_interval((1 + differences.mean(0)) / 2, seed))
     if mean.low is not None and mean.high is not None:
         low, high = min(low, mean.low), max(high, mean.high)
     return mean.value, max(-1.0, low), min(1.0, high)

@@ -6,7 +6,7 @@ Streams: conversations are taken a few rows at a time, and of each only a handfu
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -106,9 +106,29 @@ def score(
 
 def score_rows(model: Any, rows: Rows) -> Scores:
     """Score the trained tokens of every conversation in prepared `rows`, in their order."""
-    items = (Item(encoded) for row in rows.rows for encoded in row)
-    return score(
-        model, None, items, max_length=rows.max_length, packed=rows.packed, pad_id=rows.pad_id, tokens="trained"
+    encoded = [each for row in rows.rows for each in row]
+    items = (Item(e, key=~n if e.conversation is None else e.conversation) for n, e in enumerate(encoded))
+    return joined(
+        score(model, None, items, max_length=rows.max_length, packed=rows.packed, pad_id=rows.pad_id, tokens="trained")
+    )
+
+
+def joined(scores: Scores) -> Scores:
+    """The same, in which all that have one key are one conversation: the pieces of one that was split go together, as
+    its tokens do. It stands where its first piece stood."""
+    _, firsts, places = np.unique(scores.keys, return_index=True, return_inverse=True)
+    if len(firsts) == len(scores.keys):
+        return scores
+    order = np.argsort(firsts)  # of the keys, as they were met
+    places, firsts = np.argsort(order)[places], firsts[order]
+    sums = []
+    for table in (scores.trained, scores.all):
+        sums.append(np.zeros((len(firsts), len(SUMS))))
+        np.add.at(sums[-1], places, table)
+    pieces = np.split(scores.ids[np.argsort(places, kind="stable")], np.cumsum(np.bincount(places))[:-1])
+    ids = np.array([each[0] if len(each) == 1 else _hash(each.tobytes()) for each in pieces], dtype=np.int64)
+    return replace(
+        scores, trained=sums[0], all=sums[1], keys=scores.keys[firsts], groups=scores.groups[firsts], ids=ids
     )
 
 
@@ -172,7 +192,10 @@ def _scores(model: Any, tokenizer: Any, batches: Iterable[_Batch], tokens: Token
             check_ids(inner, batch["input_ids"])
             # weights shape what is trained; what is measured is nats per token
             inputs = {name: tensor.to(device) for name, tensor in inputs_of(batch).items()}
-            found = token_scores(model, head, inputs, scored.to(device), head.weight.shape[0])
+            labels = batch["labels"].to(device)
+            # a label is what is to follow, be it another token than the input at its place
+            ids = torch.where(labels != IGNORED, labels, inputs["input_ids"])
+            found = token_scores(model, head, inputs, scored.to(device), head.weight.shape[0], ids)
             columns = np.zeros((*scored.shape, 4))
             nats, rank = found.nats.numpy(), found.rank.numpy()
             columns[scored.numpy()] = np.stack([nats, np.ones_like(nats), rank < 1, rank < 5], 1)
@@ -233,9 +256,13 @@ def _sums(
 
 
 def _digest(ids: np.ndarray, labels: np.ndarray) -> int:
+    return _hash(ids.astype(np.int64).tobytes() + (labels != IGNORED).tobytes())
+
+
+def _hash(content: bytes) -> int:
     import xxhash
 
-    return xxhash.xxh3_64_intdigest(ids.astype(np.int64).tobytes() + (labels != IGNORED).tobytes()) >> 1  # fits int64
+    return xxhash.xxh3_64_intdigest(content) >> 1  # fits int64
 
 
 class ConversationSums(NamedTuple):

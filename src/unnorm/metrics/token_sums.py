@@ -20,7 +20,7 @@ from unnorm.metrics.output_layer import hidden_states, positions_at_once
 
 class TokenScores(NamedTuple):
     """Of each scored token, in the order of the mask: nats [N] fp64, −log p of the token; rank [N] int64, how many
-    tokens were more likely."""
+    tokens come before it, the most likely first; of those as likely, the one with the smaller id, as argmax has it."""
 
     nats: torch.Tensor
     rank: torch.Tensor
@@ -127,8 +127,9 @@ def token_scores(
     inputs: Mapping[str, torch.Tensor],
     scored: torch.Tensor,
     vocabulary: int,
+    ids: torch.Tensor,
 ) -> TokenScores:
-    """Score the tokens of `inputs["input_ids"]` [B, T] where `scored` [B, T] is true (never at position 0).
+    """Score the tokens of `ids` [B, T] where `scored` [B, T] is true (never at position 0).
 
     inputs: whatever the model takes. Where a batch has more such tokens than logits fit, it is run several times, each
     with a part of them: the output layer sees only those. Under torch.distributed every process runs it as often, since
@@ -136,7 +137,6 @@ def token_scores(
     """
     before = torch.zeros_like(scored)
     before[:, :-1] = scored[:, 1:]
-    ids = inputs["input_ids"]
     places = before.nonzero()
     size = positions_at_once(vocabulary)
     parts = []
@@ -149,5 +149,9 @@ def token_scores(
         targets = ids[some[:, 0], some[:, 1] + 1]
         found = logits.gather(1, targets[:, None])
         nats = torch.logsumexp(logits, 1, keepdim=True) - found
-        parts.append(TokenScores(nats[:, 0].double(), (logits > found).sum(1)))
+        earlier = torch.arange(logits.shape[1], device=logits.device) < targets[:, None]
+        tied = (logits == found) & earlier
+        rank, rows = (logits > found).sum(1), tied.any(1)
+        rank[rows] += tied[rows].sum(1)  # of the few rows that have one, since to sum takes far longer than to look
+        parts.append(TokenScores(nats[:, 0].double(), rank))
     return TokenScores(*(torch.cat(each).cpu() for each in zip(*parts, strict=True)))

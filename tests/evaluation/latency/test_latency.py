@@ -7,11 +7,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 import unnorm
 import unnorm.evaluation.latency.harness as harness
 from conftest import FAMILIES, tiny_model
 from surgery.architectures import architecture
+from unnorm.cli.latency import _ready
 from unnorm.cli.main import run
 from unnorm.evaluation.latency import Workload, compare_latency, machine
 from unnorm.evaluation.latency.harness import AGAIN, NO_NORMS, block, without_norms
@@ -66,6 +68,9 @@ def test_what_may_be_called_a_difference():
     assert verdict_of(Ratio(1.05, 0.99, 1.11, 20), floor) == "no difference shown"
     assert verdict_of(Ratio(0.995, 0.99, 0.999, 20), floor) == "no difference shown"  # within the floor
     assert floor.bound == pytest.approx(-math.log(0.99))
+    wide = Ratio(1.0, 1 / 1.09, 1.09, 20)
+    for within in (1.088, 1 / 1.088):
+        assert verdict_of(Ratio(within, within / 1.01, within * 1.01, 20), wide) == "no difference shown"
 
 
 def simulated(monkeypatch, slower: float, seed: int) -> None:
@@ -166,11 +171,39 @@ def test_a_budget_is_kept_where_fewer_blocks_are_allowed_and_they_show_nothing(m
     assert next(c for c in found.comparisons if c.model == "b").verdict == "slower"
 
 
+def test_what_is_run_for_energy_takes_nothing_of_the_budget(monkeypatch):
+    """On a clock of our own, on which a run takes a second, and measuring energy twenty."""
+    clock = {"now": 0.0}
+
+    def fake(model, workload, prompts=(), **more):
+        def sample(number: int) -> float:
+            clock["now"] += 1.0
+            return 1.0
+
+        return sample
+
+    def energy(runs, device, seconds):
+        clock["now"] += 20.0
+        return {}
+
+    monkeypatch.setattr(harness, "prepare", fake)
+    monkeypatch.setattr(harness, "energy_of", energy)
+    monkeypatch.setattr(harness.time, "monotonic", lambda: clock["now"])
+    grid = [Workload(length=8), Workload(length=9)]
+    options = {"bound": False, "half_width": 0.0, "least_blocks": 2, "quiet": True}
+    found = compare_latency({"a": tiny_model("gpt2")}, grid, budget_seconds=60, **options)
+    assert [c.ratio.blocks for c in found.comparisons] == [7, 7]  # of 4 s, after 2 s of warm-up
+    assert found.seconds == 100
+
+
 def test_a_tight_interval_ends_it_early():
     model = tiny_model("gpt2")
-    loose = compare_latency({"a": model}, SHORT, budget_seconds=60, half_width=100.0, bound=False, quiet=True)
+    options = {"budget_seconds": 60, "half_width": 100.0, "bound": False, "quiet": True}
+    loose = compare_latency({"a": model}, SHORT, **options)
     assert loose.comparisons[0].ratio.blocks == 12
     assert loose.seconds < 30
+    more = compare_latency({"a": model}, SHORT, least_blocks=20, **options)
+    assert more.comparisons[0].ratio.blocks == 20
 
 
 def test_decoding_adds_the_same_tokens_whatever_eos_says():
@@ -189,6 +222,11 @@ def test_decoding_adds_the_same_tokens_whatever_eos_says():
     assert [tuple(shape) for shape in calls] == [(1, 3), (1, 1), (1, 1), (1, 1), (1, 1), (1, 1), (1, 3), (1, 1), (1, 1)]
 
 
+def test_prompts_are_read_one_at_a_time_and_so_are_their_tokens_counted():
+    assert Workload(kind="prompts", new_tokens=4, batch_size=8).tokens == 4
+    assert Workload(kind="decode", new_tokens=4, batch_size=8).tokens == 32
+
+
 def test_the_bound_has_no_norms_and_the_model_keeps_its_own():
     model = tiny_model("gpt_neox")
     bare = without_norms(model)
@@ -203,6 +241,16 @@ def test_what_cannot_be_timed():
         compare_latency({"a": model}, Workload(kind="decode", length=40, new_tokens=32), quiet=True)
     with pytest.raises(SettingsError, match="needs prompts"):
         compare_latency({"a": model}, Workload(kind="prompts"), quiet=True)
+    model.requires_grad_(False)
+    with pytest.raises(SettingsError, match="no parameter of b trains"):
+        compare_latency({"a": tiny_model("gpt2"), "b": model}, Workload(kind="train", length=8), quiet=True)
+    with pytest.raises(SettingsError, match="a prompt of 40 tokens and 32 new ones need 72 positions; a has 64"):
+        compare_latency({"a": model}, Workload(kind="prompts"), prompts=[[1], list(range(40))], quiet=True)
+    with pytest.raises(SettingsError, match="prompt 1 of the workload prompts holds no token"):
+        compare_latency({"a": model}, Workload(kind="prompts"), prompts=[[1], []], quiet=True)
+    for name in (AGAIN, NO_NORMS):
+        with pytest.raises(SettingsError, match=f"'{name}' is what a model is called"):
+            compare_latency({"a": model, name: model}, SHORT, quiet=True)
     with pytest.raises(SettingsError, match="a model and a workload"):
         compare_latency({}, quiet=True)
 
@@ -241,6 +289,14 @@ def test_the_command(bases, tmp_path, capsys, monkeypatch):
         assert run(["latency", bases["gpt2"], *wrong]) == 2
     assert run(["latency", bases["gpt2"], bases["gpt2"]]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_model_whose_adapter_was_merged_is_timed_as_one_that_trains():
+    """peft leaves what it merges frozen: half of a training step would be missing."""
+    model = get_peft_model(tiny_model("gpt_neox"), LoraConfig(r=2, target_modules=["query_key_value"]))
+    ready = _ready(model, False)
+    assert not hasattr(ready, "peft_config")
+    assert all(parameter.requires_grad for parameter in ready.parameters())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

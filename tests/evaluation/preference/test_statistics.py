@@ -8,7 +8,14 @@ from scipy.special import expit
 from unnorm.evaluation.intervals import rate, ratio
 from unnorm.evaluation.judges.interface import Verdict
 from unnorm.evaluation.preference.outcomes import decide
-from unnorm.evaluation.preference.summary import _fit, detectable, length_controlled, permutation_test, sign_test
+from unnorm.evaluation.preference.summary import (
+    _first_position,
+    _fit,
+    detectable,
+    length_controlled,
+    permutation_test,
+    sign_test,
+)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +94,16 @@ def test_an_interval_claims_no_certainty():
     assert rate(np.ones(10), seed=0).low == pytest.approx(stats.binomtest(10, 10).proportion_ci().low)
     assert rate(np.ones(1), seed=0).low == pytest.approx(0.025)
     assert rate(np.array([]), seed=0) is None
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_first_position_rate_claims_no_certainty(share):
+    """Of two questions with three verdicts for one of the answers, all for the same place."""
+    found = _first_position(np.array([[2 * share, 2], [share, 1]]), seed=0)
+    assert found.value == share
+    assert found.high - found.low == pytest.approx(1 - 0.025**0.5)
+    assert not found.leaves_out(0.5)
+    assert _first_position(np.empty((0, 2)), seed=0) is None
 
 
 def test_seeds_draw_the_same():

@@ -6,9 +6,13 @@ A judge is known by its kind: one of unnorm's, or `FILE.py:NAME`, one of the use
 import inspect
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import isfinite, nan
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
+
+import orjson
 
 from unnorm.evaluation.judges.interface import AnswerPair, Judge, Verdict
 from unnorm.foundation.errors import RunError, SettingsError, UnnormError
@@ -57,18 +61,37 @@ class OwnJudge:
         self.kind, self._judge = kind, judge
         self.sees_order, self.batch, self.caveat = judge.sees_order, judge.batch, judge.caveat
         name = kind.replace("\\", "/").rpartition("/")[2]  # wherever the file lies
-        self.identity = {**judge.identity, "kind": name, "code": code_of(kind)}
+        try:  # as it will be read from a file, where a tuple is a list
+            identity = orjson.loads(orjson.dumps(judge.identity))
+        except TypeError as error:
+            raise SettingsError(f"the identity of the judge {kind} cannot be written as JSON: {error}.") from error
+        self.identity = {**identity, "kind": name, "code": code_of(kind)}
 
     def judge(self, pairs: Sequence[AnswerPair]) -> list[Verdict]:
         try:
-            verdicts = self._judge.judge(pairs)
+            verdicts = list(self._judge.judge(pairs))
         except UnnormError:
             raise
         except Exception as error:  # whatever the user's code raises
             raise RunError(f"the judge {self.kind} failed: {type(error).__name__}: {error}.") from error
         if len(verdicts) != len(pairs) or not all(isinstance(verdict, Verdict) for verdict in verdicts):
             raise RunError(f"the judge {self.kind} must give a list with one Verdict for each of {len(pairs)} pairs.")
-        return verdicts
+        return [replace(verdict, preference=self._number(verdict.preference)) for verdict in verdicts]
+
+    def _number(self, preference: Any) -> float | None:
+        """The preference as Python's own number, which a file can hold: a judge may give numpy's or torch's."""
+        if preference is None:
+            return None
+        try:
+            number = nan if isinstance(preference, str) else float(preference)
+        except (TypeError, ValueError, RuntimeError):  # the last is torch's, of several numbers
+            number = nan
+        if not isfinite(number):
+            raise RunError(
+                f"the judge {self.kind} gave the preference {preference!r}. It is a finite number, 0 for a tie, or "
+                "None for no verdict. Verdicts so far are kept."
+            )
+        return number
 
 
 def load_judge(kind: str, model: str | None = None, base_url: str | None = None) -> Judge:

@@ -67,8 +67,11 @@ class Judge(Protocol):
         ...
 
 
+_BROKEN = re.compile(r"(\S)")
+
+
 def neutralise(text: str, tokenizer: Any) -> str:
-    """Untrusted `text` with a space after the first character of every literal special token of `tokenizer`.
+    """Untrusted `text` with a space after the first visible character of every literal special token of `tokenizer`.
 
     Without it an answer that holds the end of text, or a judge's own marker, would speak to the judge in its voice.
     Breaking one token can complete no other: every special token that is matched is broken, and a space is added,
@@ -80,7 +83,7 @@ def neutralise(text: str, tokenizer: Any) -> str:
     # a tokenizer may lowercase before it looks for them
     pattern = re.compile("|".join(map(re.escape, marks)), re.IGNORECASE)
     while pattern.search(text):
-        text = pattern.sub(lambda found: found[0][0] + " " + found[0][1:], text)
+        text = pattern.sub(lambda found: _BROKEN.sub(r"\1 ", found[0], count=1), text)
     return text
 
 

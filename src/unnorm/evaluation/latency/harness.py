@@ -52,18 +52,30 @@ def compare_latency(
     compile (torch.compile), cuda-graphs (what eager mode launches, captured) or compiled-cuda-graphs; all but eager
     with a cache of fixed size. energy_seconds: what each model runs beyond the budget, so that a GPU's energy can be
     read; 0 reads none. Raises `SettingsError` for a workload that is too long for a model, for graphs without a GPU,
-    and for a training step in `cuda-graphs`; `ModelError` for a model whose logits are not finite.
+    and for a training step in `cuda-graphs` or of a model that is all frozen; `ModelError` for a model whose logits are
+    not finite.
     """
     workloads = [workload] if isinstance(workload, Workload) else list(workload)
     if not models or not workloads:
         raise SettingsError("a comparison needs a model and a workload.")
+    for name in (AGAIN, NO_NORMS):
+        if name in models:
+            raise SettingsError(f"{name!r} is what a model is called that every comparison adds. Choose another name.")
     for name, model in models.items():
         for each in workloads:
             most = context_length(model)
             if most is not None and each.kind != "prompts" and each.positions > most:
                 raise SettingsError(f"{each.name} needs {each.positions} positions; {name} has {most}.")
-    if any(each.kind == "prompts" for each in workloads) and not prompts:
-        raise SettingsError("the workload prompts needs prompts: token ids.")
+    for each in workloads:
+        if each.kind == "prompts":
+            _check_prompts(models, prompts, each.new_tokens)
+    if any(each.kind == "train" for each in workloads):
+        for name, model in models.items():
+            if not any(parameter.requires_grad for parameter in model.parameters()):
+                raise SettingsError(
+                    f"no parameter of {name} trains, so that a training step of it cannot be timed. "
+                    "Set requires_grad where it should."
+                )
     for name, model in models.items():
         check_finite(model, name)
         for ids in prompts:
@@ -83,12 +95,13 @@ def compare_latency(
     samples: list[dict[str, Any]] = []
     memory: dict[str, dict[str, int]] = {}
     energy: dict[str, dict[str, float]] = {}
+    beyond = 0.0  # seconds that are none of the budget's
     try:
         with _compilers_limits(mode):
             for number, each in enumerate(workloads):
                 for model in timed.values():
                     model.train(each.kind == "train")
-                until = started + budget_seconds * (number + 1) / len(workloads)
+                until = started + beyond + budget_seconds * (number + 1) / len(workloads)
                 runs = {
                     n: prepare(timed[n], each, prompts, mode=mode, compiled=run, seed=seed)
                     for n, run in callables.items()
@@ -99,13 +112,30 @@ def compare_latency(
                 times = _measure(runs, timed, each, until, least_blocks, half_width, reference, seed, samples, quiet)
                 comparisons += _compare(times, each, reference, seed)
                 if energy_seconds:
+                    began = time.monotonic()
                     energy[each.name] = energy_of(runs, device, energy_seconds)
+                    beyond += time.monotonic() - began
     finally:
         for name, model in timed.items():
             model.train(modes[name])
     peaks = {name: found for name, found in memory.items() if found}
     joules = {name: found for name, found in energy.items() if found}
     return LatencyReport(comparisons, about, time.monotonic() - started, samples, peaks, joules)
+
+
+def _check_prompts(models: Mapping[str, Any], prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
+    if not prompts:
+        raise SettingsError("the workload prompts needs prompts: token ids.")
+    lengths = [len(ids) for ids in prompts]
+    if not min(lengths):
+        raise SettingsError(f"prompt {lengths.index(0)} of the workload prompts holds no token. Leave it out.")
+    for name, model in models.items():
+        most, longest = context_length(model), max(lengths)
+        if most is not None and longest + new_tokens > most:
+            raise SettingsError(
+                f"a prompt of {longest} tokens and {new_tokens} new ones need {longest + new_tokens} positions; "
+                f"{name} has {most}. Cut the prompt, or ask for fewer new tokens."
+            )
 
 
 def without_norms(model: Any) -> Any | None:
@@ -196,7 +226,7 @@ def _measure(
                 now = time.monotonic()
                 if number + 1 >= max(2, least) and now + (now - began) > until:  # another one would not fit
                     break
-                if number + 1 >= ENOUGH and (number + 1) % _LOOK_EVERY == 0:
+                if number + 1 >= max(ENOUGH, least) and (number + 1) % _LOOK_EVERY == 0:
                     found = [_ratio(times, name, reference, seed) for name in runs if name != reference]
                     if all(ratio.half_width <= half_width for ratio in found):
                         break

@@ -30,7 +30,7 @@ class Ratio(Estimate):
 
     @property
     def bound(self) -> float:
-        """How far from 1 the interval reaches, relative."""
+        """How far from 1 the interval reaches, as a logarithm: 0.01 is ± 1 %."""
         return max(abs(math.log(self.low)), abs(math.log(self.high)))
 
 
@@ -111,7 +111,7 @@ class LatencyReport:
 def verdict_of(ratio: Ratio, floor: Ratio) -> SpeedVerdict:
     """A ratio is a difference only if its interval leaves out 1, and it exceeds what a model shows against itself, and
     there were `ENOUGH` blocks."""
-    beyond_floor = max(ratio.value, 1 / ratio.value) - 1 > floor.bound
+    beyond_floor = abs(math.log(ratio.value)) > floor.bound
     if ratio.blocks < ENOUGH or not ratio.leaves_out(1) or not beyond_floor:
         return "no difference shown"
     return "faster" if ratio.value < 1 else "slower"

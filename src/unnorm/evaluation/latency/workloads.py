@@ -155,7 +155,9 @@ class Workload(BaseModel):
     @property
     def tokens(self) -> int:
         """Tokens of a run: those that are added, or else those that are read."""
-        return self.batch_size * (self.new_tokens if self.kind in ("decode", "prompts") else self.length)
+        if self.kind == "prompts":  # one prompt at a time
+            return self.new_tokens
+        return self.batch_size * (self.new_tokens if self.kind == "decode" else self.length)
 
     @property
     def positions(self) -> int:

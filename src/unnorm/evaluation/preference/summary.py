@@ -134,7 +134,7 @@ def summarise(outcomes: Sequence[Outcome], seed: int) -> Preference:
 def _first_position(firsts_of: np.ndarray, seed: int) -> Estimate | None:
     """From [n, 2]: verdicts for the first, and for either."""
     shares = firsts_of[:, 0] / firsts_of[:, 1]
-    if (firsts_of[:, 1] == firsts_of[:1, 1]).all():
+    if (firsts_of[:, 1] == firsts_of[:1, 1]).all() or (shares == shares[0]).all():  # a bootstrap would be certain
         return rate(shares, seed)
     return ratio(firsts_of[:, 0], firsts_of[:, 1], seed)
 

@@ -18,7 +18,7 @@ from unnorm.foundation.cache import cache_folder
 from unnorm.foundation.hashing import hash_json
 from unnorm.metrics.token_sums import IGNORED
 
-_FORMAT = 1  # raised whenever the same settings would be encoded differently
+_FORMAT = 2  # raised whenever the same settings would be encoded differently
 
 
 def cached(shaped_by: dict[str, Any], make: Callable[[], Encoding]) -> Encoding:

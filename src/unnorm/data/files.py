@@ -151,7 +151,7 @@ def _rows(name: str, content: bytes | None, asked: _Asked) -> Iterator[Any]:
     if suffix == ".zip":
 
         def chosen_of(names: Sequence[str]) -> Sequence[str]:
-            chosen = choose(names, asked.split, name, READ, packed=True)  # other files are left alone, as in a folder
+            chosen = choose(names, asked.split, name, packed=True)  # other files are left alone, as in a folder
             asked.chosen(chosen)
             return chosen.taken
 

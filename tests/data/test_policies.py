@@ -48,6 +48,10 @@ def test_when_nothing_is_left(turns, policies, reason):
     assert tidy(chat(*turns), Policies(**policies)) == reason
 
 
+def test_a_text_of_which_nothing_is_left_is_called_so():
+    assert tidy(Conversation((Message("text", "\u200b"),), "test", 0), DEFAULT) == "empty text"
+
+
 def test_a_leading_answer_kept_as_context_is_not_trained():
     tidied = tidy(chat("a:x", "u:q", "a:b"), Policies(leading_answer="context"))
     assert [message.weight for message in tidied.messages] == [0.0, None, None]

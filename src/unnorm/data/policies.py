@@ -74,7 +74,9 @@ def tidy(conversation: Conversation, policies: Policies) -> Conversation | str:
     if isinstance(with_calls, str):
         return with_calls
     messages = with_calls
-    if any(message.role == "text" for message in messages):
+    if any(message.role == "text" for message in conversation.messages):
+        if not messages:
+            return "empty text"
         return replace(conversation, messages=tuple(messages), changes=tuple(changes))
     if policies.leading_answer == "drop" and not any(message.role == "user" for message in messages):
         return "no question"

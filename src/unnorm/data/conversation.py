@@ -51,8 +51,8 @@ class Piece(NamedTuple):
 def prompt_hash(conversation: Conversation) -> int:
     """64-bit hash of everything before the first answer to a question, the same on every machine.
 
-    Splits are made by it: two rows with the same prompt, copies or not, always fall on the same side. An answer that
-    stands before any question is a part of the prompt.
+    Splits are made by it: two rows with the same prompt, copies or not, always fall on the same side. So does a row
+    whose leading answer is kept as context in one place and dropped in another: it is no part of what is asked.
     """
     parts: list[str] = []
     asked = False
@@ -60,7 +60,8 @@ def prompt_hash(conversation: Conversation) -> int:
         if message.role == "assistant" and asked:
             break
         asked = asked or message.role == "user"
-        parts += [message.role, message.content.strip(), message.input.strip()]
+        if asked or message.role in ("system", "text"):
+            parts += [message.role, message.content.strip(), message.input.strip()]
     return hash_text("\x1f".join(parts))
 
 

@@ -44,6 +44,14 @@ def test_rows_that_are_only_numbered_stay_apart():
     assert joined.noted == {"by its id continues another row, but is not joined": 4}
 
 
+def test_rows_that_are_only_numbered_stay_apart_where_numbers_are_missing():
+    rows = [chat(f"u:question {i}", f"a:{i}", id=f"row_{i}") for i in (0, 1, 3, 4, 7, 8, 10)]
+    joined = join(rows, "join")
+    assert joined.conversations == rows
+    assert not joined.changed
+    assert joined.noted == {"by its id continues another row, but is not joined": 6}
+
+
 def test_other_policies():
     rows = [part("c", 0, 4), part("c", 4, 8)]
     assert join(rows, "apart").conversations == rows

@@ -93,6 +93,16 @@ def test_a_folder_is_read_in_the_order_of_its_names(tmp_path):
         rows_of(str(tmp_path / "empty"))
 
 
+def test_a_zip_of_packed_files(tmp_path):
+    path, chosen = tmp_path / "rows.zip", []
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("1.jsonl.gz", gzip.compress(content_of(".jsonl", ROWS[:3])))
+        archive.writestr("2.jsonl", content_of(".jsonl", ROWS[3:]))
+        archive.writestr("logs.tar.gz", b"not data")
+    assert list(rows_of(str(path), chosen=chosen.append)) == ROWS
+    assert list(chosen[0].taken) == ["1.jsonl.gz", "2.jsonl"]
+
+
 def test_an_arrow_folder_and_its_splits(tmp_path):
     import datasets
 

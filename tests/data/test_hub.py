@@ -109,6 +109,8 @@ OFFLINE = [
     {"source": f"somebody/pinned@{commit_of(EARLIER)}"},
     {"source": f"somebody/pinned@{commit_of({'train.jsonl': b'another'})}"},
     {"source": "nobody/nothing"},
+    {"source": f"somebody/pinned@{commit_of(EARLIER)}", "streaming": True},
+    {"source": "sharegpt", "streaming": True},
 ]
 
 
@@ -187,5 +189,7 @@ def test_a_revision_is_a_tag_or_a_commit(found):
 def test_offline_the_cache_serves_what_it_holds_and_no_other_revision(found):
     for wanted in OFFLINE[:3]:
         assert of(found, **wanted, offline=True) == of(found, **wanted)
+    for wanted in OFFLINE[5:]:  # nothing can be fetched, and nothing need be
+        assert of(found, **wanted, offline=True) == of(found, source=wanted["source"])
     assert "the cache holds another revision of it" in of(found, **OFFLINE[3], offline=True)
     assert "HF_HUB_OFFLINE is set, and the cache " in of(found, source="nobody/nothing", offline=True)

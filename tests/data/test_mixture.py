@@ -76,6 +76,17 @@ def test_data_that_run_out_are_gone_through_again_or_not(files, tokenizer):
     assert 0 < stopped.tokens < 20_000
 
 
+@pytest.mark.parametrize("first", ["one", "two"])
+def test_what_is_dropped_and_cut_is_counted_over_all_data_sets(files, tokenizer, first):
+    long = [{**row, "output": "red " * 100} for row in alpaca_rows(60)]
+    files["two"].write_text(json.dumps(alpaca_rows(60) + long))
+    order = sorted(files.values(), key=lambda path: path != files[first])
+    rows = Mixture([(settings(path), 1.0) for path in order], tokenizer, quiet=True).train(10**5, 0)
+    assert 40 < rows.dropped["longer than 64 tokens"] <= 60
+    cut = [(settings(path, too_long="keep-start"), 1.0) for path in order]
+    assert 40 < Mixture(cut, tokenizer, quiet=True).train(10**5, 0).changed["cut to its first 64 tokens"] <= 60
+
+
 def test_bad_mixtures(files, tokenizer):
     for wrong in ([], [(settings(files["one"]), 0.0)], [(settings(files["one"]), float("nan"))]):
         with pytest.raises(SettingsError, match="weight above 0"):

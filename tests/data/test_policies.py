@@ -48,6 +48,10 @@ def test_when_nothing_is_left(turns, policies, reason):
     assert tidy(chat(*turns), Policies(**policies)) == reason
 
 
+def test_a_text_of_which_nothing_is_left_is_called_so():
+    assert tidy(Conversation((Message("text", "\u200b"),), "test", 0), DEFAULT) == "empty text"
+
+
 def test_a_leading_answer_kept_as_context_is_not_trained():
     tidied = tidy(chat("a:x", "u:q", "a:b"), Policies(leading_answer="context"))
     assert [message.weight for message in tidied.messages] == [0.0, None, None]
@@ -88,11 +92,22 @@ def test_a_saved_page_becomes_markdown():
     text = tidied.messages[1].content
     assert tidied.changes == ("HTML turned into Markdown",)
     assert "Use `sorted`:" in text
-    assert "```\na = 1 < 2" in text
+    assert "```python\na = 1 < 2" in text
     assert "1. One" in text
     assert "Copy code" not in text
     assert "<" not in text.replace("1 < 2", "")
     assert tidy(chat("u:q", f"a:{PAGE}"), Policies(html="keep")).messages[1].content == PAGE
+
+
+def test_code_of_a_saved_page_is_as_it_was_written():
+    block = (
+        '<pre><div class="bg-black"><div class="flex items-center"><span>python</span><button class="flex"><svg></svg>'
+        'Copy code</button></div><div class="p-4"><code class="hljs language-python">def f():\n    <span>pass</span>'
+        "\n\n\nf()\n</code></div></div></pre>"
+    )
+    page = f'<div class="markdown prose"><p><span>Run</span><button>Edit</button> this:</p>{block}<p>Done.</p></div>'
+    text = tidy(chat("u:q", f"a:{page}"), DEFAULT).messages[1].content
+    assert text == "Run this:\n\n```python\ndef f():\n    pass\n\n\nf()\n```\n\nDone."
 
 
 def test_a_saved_page_that_nests_without_end_is_dropped():

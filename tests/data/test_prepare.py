@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -53,6 +55,17 @@ def test_counts_do_not_grow_from_seed_to_seed(data_file, tokenizer):
     assert (one.reading.dropped, one.reading.changed) == read
 
 
+def test_pieces_of_long_texts_do_not_make_a_part_look_used_up(tmp_path, tokenizer):
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": f"red {i} " * 60}) + "\n" for i in range(100)))
+    texts = source(str(path), tokenizer, too_long="split")
+    some, all_of_them = (texts.train(int(share * texts.epoch_tokens()), seed=0).share for share in (0.9, 1.1))
+    assert not some.whole
+    assert some.trained.endswith("each once")
+    assert all_of_them.whole
+    assert texts.validation(10**6).share.whole
+
+
 def test_padded_rows_hold_one_conversation_each(data_file, tokenizer):
     rows = source(data_file, tokenizer).train(1000, seed=0, packed=False)
     assert all(len(row) == 1 for row in rows.rows)
@@ -88,8 +101,6 @@ def test_what_hashes_of_encodings_hold_is_pinned():
 
 
 def test_weights_of_turns_reach_the_batches(tmp_path, tokenizer):
-    import json
-
     path = tmp_path / "rows.jsonl"
     rows = [
         {

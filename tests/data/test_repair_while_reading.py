@@ -120,3 +120,18 @@ def test_an_account_of_rows_that_are_not_all_read_names_no_size(tmp_path):
     _, reading = outputs(path, rows=1)
     (account,) = reading.repaired.values()
     assert re.search(r"mended; [\d,]+ bytes lost so far$", account.describe())
+
+
+def test_an_error_names_the_file_that_was_given_and_no_copy(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("rows.jsonl", "[1, 2]\n")
+    with pytest.raises(DataError) as raised:
+        outputs(tmp_path / "a.zip")
+    assert str(raised.value).startswith(f"{tmp_path / 'a.zip'}/rows.jsonl holds no JSON record")
+
+
+def test_a_record_that_is_nested_too_deeply_is_said_to_be_in_its_file(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{LINES[0]}\n{{"instruction": "q", "output": "a", "x": {"[" * 10**5}{"]" * 10**5}}}\n')
+    with pytest.raises(DataError, match=r"a\.jsonl: a record is nested too deeply"):
+        outputs(path)

@@ -21,6 +21,15 @@ def test_a_file_is_the_same_under_each_of_its_paths(rows, monkeypatch):
     assert not is_of("copy.json", Dataset(source="rows.json"))
 
 
+def test_a_folder_is_the_same_as_a_file_in_it(rows):
+    (rows.parent / "chats" / "more").mkdir(parents=True)
+    (rows.parent / "chats" / "more" / "train.jsonl").write_text("")
+    (rows.parent / "chats-2.jsonl").write_text("")
+    assert is_of("chats/more/train.jsonl", Dataset(source="chats"))
+    assert is_of("chats", Dataset(source="alpaca", path="chats/more/train.jsonl"))
+    assert not is_of("chats-2.jsonl", Dataset(source="chats"))
+
+
 def test_a_hub_data_set_is_the_same_under_its_short_name_in_another_revision_and_in_a_mix(rows):
     for source in ("alpaca", "tatsu-lab/alpaca", "tatsu-lab/alpaca@abc"):
         assert is_of(source, Dataset(source="alpaca")), source

@@ -1,7 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unnorm.data.conversation import Conversation, Message
+from data.chats import chat
+from unnorm.data.conversation import Conversation, Message, prompt_hash
 from unnorm.data.split import VALIDATION_SHARE, shuffled, split, split_for_search
 
 
@@ -46,3 +47,15 @@ def test_order_depends_on_the_seed_alone():
     assert shuffled(rows, 3) == shuffled(rows, 3)
     assert shuffled(rows, 3) != shuffled(rows, 4)
     assert sorted(c.row for c in shuffled(rows, 3)) == list(range(50))
+
+
+def test_a_greeting_before_the_first_question_does_not_hide_what_is_asked():
+    """Kept as context, it stands between a system prompt, which all rows may share, and the question."""
+    rows = [chat("s:You are Bob.", "a:Hello!", f"u:question {i}", "a:x", row=i) for i in range(200)]
+    plain = [chat("s:You are Bob.", f"u:question {i}", "a:x", row=i) for i in range(200)]
+    train, held_out = split(rows)
+    assert len(train) + len(held_out) == 200
+    assert 2 <= len(held_out) <= 30
+    assert [c.row for c in held_out] == [c.row for c in split(plain)[1]]
+    same = [chat("s:You are Bob.", "a:Hello!", "u:q", f"a:{i}") for i in range(20)]
+    assert len(set(map(prompt_hash, same))) == 1

@@ -26,6 +26,11 @@ def test_lines_are_texts_where_no_empty_line_parts_any(tmp_path):
     assert texts(tmp_path / "a.txt.gz") == ["One", "Two"]
 
 
+def test_only_a_line_break_ends_a_line(tmp_path):
+    (tmp_path / "a.txt").write_bytes("One\u2028more\r\nTwo\x85more\rThree\x0cmore\n".encode())
+    assert texts(tmp_path / "a.txt") == ["One\u2028more", "Two\x85more", "Three\x0cmore"]
+
+
 def test_a_folder_of_texts_and_notes_beside_data(tmp_path):
     (tmp_path / "a.txt").write_text("One")
     (tmp_path / "LICENSE.txt").write_text("No text to train on")

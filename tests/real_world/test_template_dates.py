@@ -59,6 +59,7 @@ def test_the_user_may_name_the_date_and_it_is_in_the_identity(tokenizer, tmp_pat
         ("%-m/%-d", "7/26"),
         ("%d%% %H:%M:%S", "26% 00:00:00"),
         ("%%d", "%d"),
+        ("%F %e %-e %D %T %R %h", "2024-07-26 26 26 07/26/24 00:00:00 00:00 Jul"),
     ],
 )
 def test_every_way_to_write_a_date(tokenizer, code, value):

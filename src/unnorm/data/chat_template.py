@@ -19,6 +19,7 @@ DATE = date(2024, 7, 26)
 """What a template that asks for today's date is told, unless the user names another; Llama's own default."""
 
 _CODES = "aAbBcdfGHIjmMpSuUVwWxXyYzZ"
+_SHORTHANDS = {"D": "%m/%d/%y", "F": "%Y-%m-%d", "R": "%H:%M", "T": "%H:%M:%S", "h": "%b"}  # not known everywhere
 _AT_RANDOM = re.compile(r"\|\s*random\b|\blipsum\b")
 
 
@@ -53,6 +54,8 @@ def fixed(template: str, day: date = DATE) -> str:
     # A macro, because transformers lets nothing callable through to a template. The newline is the tag's own.
     values = {f"%{code}": day.strftime(f"%{code}") for code in _CODES}
     values |= {f"%-{code}": day.strftime(f"%{code}").lstrip("0") or "0" for code in "dmyHIMSj"}
+    values |= {f"%{code}": day.strftime(meant) for code, meant in _SHORTHANDS.items()}
+    values |= {"%e": f"{day.day:2}", "%-e": str(day.day)}
     replaced = "".join(f" | replace({key!r}, {value!r})" for key, value in values.items())
     body = f"{{{{ format | replace('%%', '\x00'){replaced} | replace('\x00', '%') }}}}"
     return f"{{% macro strftime_now(format) %}}{body}{{% endmacro %}}\n{template}"

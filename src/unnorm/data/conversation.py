@@ -49,15 +49,19 @@ class Piece(NamedTuple):
 
 
 def prompt_hash(conversation: Conversation) -> int:
-    """64-bit hash of everything before the first answer, the same on every machine.
+    """64-bit hash of everything before the first answer to a question, the same on every machine.
 
-    Splits are made by it: two rows with the same prompt, copies or not, always fall on the same side.
+    Splits are made by it: two rows with the same prompt, copies or not, always fall on the same side. So does a row
+    whose leading answer is kept as context in one place and dropped in another: it is no part of what is asked.
     """
     parts: list[str] = []
+    asked = False
     for message in conversation.messages:
-        if message.role == "assistant" and parts:
+        if message.role == "assistant" and asked:
             break
-        parts += [message.role, message.content.strip(), message.input.strip()]
+        asked = asked or message.role == "user"
+        if asked or message.role in ("system", "text"):
+            parts += [message.role, message.content.strip(), message.input.strip()]
     return hash_text("\x1f".join(parts))
 
 

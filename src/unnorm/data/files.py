@@ -151,7 +151,7 @@ def _rows(name: str, content: bytes | None, asked: _Asked) -> Iterator[Any]:
     if suffix == ".zip":
 
         def chosen_of(names: Sequence[str]) -> Sequence[str]:
-            chosen = choose(names, asked.split, name, READ, packed=True)  # other files are left alone, as in a folder
+            chosen = choose(names, asked.split, name, packed=True)  # other files are left alone, as in a folder
             asked.chosen(chosen)
             return chosen.taken
 
@@ -197,7 +197,10 @@ def _repaired(name: str, content: bytes | None, told: Callable[[str, Account], N
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / Path(name).name
         file.write_bytes(content)
-        yield from repaired_records(file, begun=begun)
+        try:
+            yield from repaired_records(file, begun=begun)
+        except DataError as error:  # it names a file that is gone by the time it is read
+            raise DataError(str(error).replace(str(file), name)) from error
 
 
 def _check_head(name: str, content: bytes | None) -> None:

@@ -39,9 +39,7 @@ class ChosenFiles(NamedTuple):
         return f"{self.where}: reads {_named(self.taken)}{left_out}"
 
 
-def choose(
-    names: Iterable[str], split: str, where: str, suffixes: Sequence[str] = (*READ, *PACKED), *, packed: bool = False
-) -> ChosenFiles:
+def choose(names: Iterable[str], split: str, where: str, *, packed: bool = False) -> ChosenFiles:
     """Those of `names` (paths within the folder or zip `where`) that are data of `split`, in the order of their names.
 
     Plain text is data where there is nothing else, for notes often lie beside data. packed: whether it is a zip. One
@@ -50,7 +48,7 @@ def choose(
     """
     names = sorted(names)
     texts = [name for name in names if PurePosixPath(name).suffix.lower() == TEXT]
-    found = [name for name in names if PurePosixPath(name).suffix.lower() in suffixes] or texts
+    found = [name for name in names if _may_be_data(name, packed)] or texts
     left_out = {name: why for name in found if (why := _no_data(name, found))}
     found = [name for name in found if name not in left_out]
     if not found:
@@ -78,6 +76,14 @@ def choose(
         if name not in taken:
             left_out[name] = f"of the split {splits[name]}" if splits[name] else "not named as of a split"
     return ChosenFiles(where, taken, left_out)
+
+
+def _may_be_data(name: str, packed: bool) -> bool:
+    """Whether the suffixes say so. In a zip, which may hold much else, what is packed must say what it is."""
+    suffixes = ["", *(suffix.lower() for suffix in PurePosixPath(name).suffixes)]
+    if suffixes[-1] in PACKED:
+        return not packed or suffixes[-2] in READ
+    return suffixes[-1] in READ
 
 
 def _wanted(split: str, known: set[str]) -> str | None:

@@ -20,7 +20,10 @@ def rows_of(
     streaming: nothing is kept on disk, and what is not asked for is not fetched. repaired: as of `files.rows_of`, for a
     set of which one file is read.
     """
+    from huggingface_hub import is_offline_mode
+
     full = f"{wanted.name}@{wanted.revision}" if wanted.revision else wanted.name
+    streaming = streaming and not is_offline_mode()  # what is in the cache is read from there
     try:
         with hub.download_shown(wanted.name, "dataset"):
             commit = _commit(full)

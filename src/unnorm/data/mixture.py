@@ -1,5 +1,6 @@
 """Several data sets as one text: rows of each in proportion, in an order that the seed alone decides."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -101,4 +102,11 @@ def _as_one(taken: Sequence[Rows], rows: list[Row]) -> Rows:
         whole=all(one.whole for one in each),
         passes=max(one.passes for one in each),
     )
-    return replace(first, rows=rows, share=share, weighted=any(part.weighted for part in taken))
+    return replace(
+        first,
+        rows=rows,
+        share=share,
+        dropped=sum((part.dropped for part in taken), Counter()),
+        changed=sum((part.changed for part in taken), Counter()),
+        weighted=any(part.weighted for part in taken),
+    )

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,7 +17,10 @@ from unnorm.data.conversation import Conversation, Message
 _PAGE = re.compile(
     r'\s*<div class="[^"]*(markdown prose|\bwhitespace-pre-wrap\b|flex flex-col items-start gap-)', re.IGNORECASE
 )
+_FENCED_OR_GAP = re.compile(r"(```.*?```)|\n{3,}", re.DOTALL)
 _ANY = re.compile(r"<(p|div|span)\b[^>]*>")
+# Above each block of code the page writes its language, beside a button.
+_CODE_HEADER = re.compile(r"<span\b[^>]*>[^<]*</span>\s*(?=<button\b[^>]*>(?:(?!</button>).)*Copy code)", re.DOTALL)
 _COPY_BUTTON = re.compile(r"<button\b[^>]*>.*?</button>", re.DOTALL | re.IGNORECASE)
 
 # Joiners between letters (U+200C, U+200D) stay: Persian, Hindi and emoji are spelt with them.
@@ -74,7 +77,9 @@ def tidy(conversation: Conversation, policies: Policies) -> Conversation | str:
     if isinstance(with_calls, str):
         return with_calls
     messages = with_calls
-    if any(message.role == "text" for message in messages):
+    if any(message.role == "text" for message in conversation.messages):
+        if not messages:
+            return "empty text"
         return replace(conversation, messages=tuple(messages), changes=tuple(changes))
     if policies.leading_answer == "drop" and not any(message.role == "user" for message in messages):
         return "no question"
@@ -179,14 +184,27 @@ def holds_html(text: str) -> bool:
 
 
 def _to_markdown(html: str) -> str | None:
-    """The Markdown of a saved turn: headings, lists, tables, code fences; without the page's buttons.
+    """The Markdown of a saved turn: headings, lists, tables, fences of code; without the page's buttons and labels.
 
     None for elements within elements within elements, deeper than can be followed.
     """
     from markdownify import markdownify
 
     try:
-        text = markdownify(_COPY_BUTTON.sub("", html), heading_style="ATX", bullets="-", escape_misc=False)
+        text = markdownify(
+            _COPY_BUTTON.sub("", _CODE_HEADER.sub("", html)),
+            heading_style="ATX",
+            bullets="-",
+            escape_misc=False,
+            code_language_callback=_language,
+        )
     except RecursionError:
         return None
-    return re.sub(r"\n{3,}", "\n\n", text).strip()
+    return _FENCED_OR_GAP.sub(lambda found: found[1] or "\n\n", text).strip()
+
+
+def _language(block: Any) -> str:
+    """What a block of code is written in, by the class of its `code` element; empty where it does not say."""
+    code = block.find("code")
+    classes = (code.get("class") or []) if code is not None else []
+    return next((name.removeprefix("language-") for name in classes if name.startswith("language-")), "")

@@ -181,7 +181,7 @@ class Source:
             rows += [fresh[i] for i in generator.permutation(len(fresh))]
             left -= sum(len(row.ids) for row in part)
             epoch = [encoded[i] for i in generator.permutation(len(encoded))]
-        share = _share(encoding, tokens, self.train_conversations, tokens - left)
+        share = self._share(encoding, tokens, self.train_conversations, tokens - left)
         return self._as_rows(rows, packed, encoding, share)
 
     def epoch_tokens(self) -> int:
@@ -193,7 +193,7 @@ class Source:
         """Held-out rows of about `tokens` tokens, or as many as there are; the same for every seed."""
         encoding = self._encode(self.held_out, tokens, f"{self._part}held out")
         rows = self._rows(encoding.rows, packed)
-        return self._as_rows(rows, packed, encoding, _share(encoding, tokens, self.held_out))
+        return self._as_rows(rows, packed, encoding, self._share(encoding, tokens, self.held_out))
 
     @property
     def _part(self) -> str:
@@ -230,6 +230,16 @@ class Source:
             )
         return encoding
 
+    def _share(self, encoding: Encoding, asked: int, part: Sequence[Conversation], tokens: int | None = None) -> Share:
+        """What `encoding` is of `part`. tokens: taken of it in all, where it is gone through several times."""
+        once = sum(len(row.ids) for row in encoding.rows)
+        # pieces of a long conversation are no conversations: of how many they are is not known
+        met = 0 if self.settings.too_long == "split" else len(encoding.rows) + sum(encoding.dropped.values())
+        taken = once if tokens is None else tokens
+        return Share(
+            asked, taken, min(len(encoding.rows), len(part)), len(part), once < asked or met >= len(part), taken / once
+        )
+
     def _rows(self, encoded: Sequence[Encoded], packed: bool) -> list[packing.Row]:
         if packed:
             return packing.pack(encoded, self.settings.max_length).rows
@@ -241,16 +251,6 @@ class Source:
         pad = pad if pad is not None else self.tokenizer.eos_token_id
         length, counts = self.settings.max_length, (encoding.dropped, encoding.changed)
         return Rows(rows, length, pad, packed, share, *counts, weighted=weighted, bos=bos_of(self.tokenizer))
-
-
-def _share(encoding: Encoding, asked: int, part: Sequence[Conversation], tokens: int | None = None) -> Share:
-    """What `encoding` is of `part`. tokens: taken of it in all, where it is gone through several times."""
-    once = sum(len(row.ids) for row in encoding.rows)
-    met = len(encoding.rows) + sum(encoding.dropped.values())  # more, if long conversations are split
-    taken = once if tokens is None else tokens
-    return Share(
-        asked, taken, min(len(encoding.rows), len(part)), len(part), once < asked or met >= len(part), taken / once
-    )
 
 
 def _until(encoded: Sequence[Encoded], tokens: int) -> list[Encoded]:

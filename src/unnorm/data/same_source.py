@@ -9,15 +9,19 @@ from unnorm.foundation.hub import parse
 
 
 def is_of(source: str, dataset: Dataset) -> bool:
-    """Whether `source` is read from where `dataset` is: one file under two paths, one hub data set with its short name,
-    in another revision, or in a mix; or the name that the data set was given.
+    """Whether `source` is read from where `dataset` is: one file under two paths, or a folder and a file in it; one hub
+    data set with its short name, in another revision, or in a mix; or the name that the data set was given.
 
     Asks neither the hub nor what the files hold: a copy is another source.
     """
     places = _places(dataset.source)
     if dataset.path is not None:
         places |= {_file(dataset.path)}
-    return source == dataset.name or not places.isdisjoint(_places(source))
+    return source == dataset.name or any(
+        Path(one).is_relative_to(other) or Path(other).is_relative_to(one)
+        for one in _places(source)
+        for other in places
+    )
 
 
 def _places(source: str) -> set[str]:

@@ -44,6 +44,7 @@ def text_rows(name: str, content: bytes) -> Iterator[dict[str, str]]:
         whole = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: not UTF-8 ({error.reason} at byte {error.start}). Save the file as UTF-8.") from error
-    whole = "\n".join(whole.splitlines()).strip()
+    # not splitlines, which ends a line at form feeds and the like, as they stand in texts from the web
+    whole = whole.replace("\r\n", "\n").replace("\r", "\n").strip()
     texts = _EMPTY_LINES.split(whole) if _EMPTY_LINES.search(whole) else whole.split("\n")
     yield from ({"text": text.strip()} for text in texts if text.strip())

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Literal
 
 from unnorm.data.conversation import Conversation, Message
@@ -89,18 +90,21 @@ def join(conversations: Sequence[Conversation], policy: Literal["join", "apart",
 
     A part that begins where another ends, or repeats its last turns, is joined to it. Where a part between is missing,
     joining would make an answer follow a question it was never given to: they stay apart, and are noted. So do rows
-    whose numbers only count rows (`row_1`, `row_2`). policy: join; apart: join nothing; drop: drop every row that is
-    numbered above 0.
+    whose numbers only count rows (`row_1`, `row_2`, `row_4`): of these, some overlap by their numbers and say something
+    else. policy: join; apart: join nothing; drop: drop every row that is numbered above 0.
     """
     changed, dropped, noted = Counter[str](), Counter[str](), Counter[str]()
     joined: dict[int, Conversation | None] = dict(enumerate(conversations))
     for parts in _by_stem(conversations).values():
         at = end = -1
+        count_turns = not any(
+            _contradict(conversations[i], conversations[j], b - a) for (a, i), (b, j) in pairwise(parts)
+        )
         for turn, index in parts:
             part = conversations[index]
             whole = joined.get(at)
             overlap = end - turn
-            if policy == "join" and whole is not None and turn > 0 and _follows(whole, part, overlap):
+            if policy == "join" and count_turns and whole is not None and turn > 0 and _follows(whole, part, overlap):
                 joined[at] = replace(
                     whole,
                     messages=whole.messages + part.messages[overlap:],
@@ -124,6 +128,11 @@ def _follows(whole: Conversation, part: Conversation, overlap: int) -> bool:
     if not 0 <= overlap < len(part.messages) or overlap > len(whole.messages):
         return False
     return overlap == 0 or whole.messages[-overlap:] == part.messages[:overlap]
+
+
+def _contradict(one: Conversation, other: Conversation, distance: int) -> bool:
+    """Whether `other`, which begins `distance` turns after `one`, says something else where they overlap by that."""
+    return any(a != b for a, b in zip(one.messages[distance:], other.messages, strict=False))
 
 
 def _by_stem(conversations: Sequence[Conversation]) -> dict[str, list[tuple[int, int]]]:

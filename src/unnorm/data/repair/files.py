@@ -127,7 +127,7 @@ def repaired_records(
     for event in repair.events():
         if isinstance(event, Kept):
             for line in event.lines.splitlines():
-                yield _parse(line)
+                yield _parse(line, source)
     _check_found(repair, Path(source))
 
 
@@ -175,7 +175,7 @@ def _raw(raw: bytes) -> dict[str, str]:
         return {"base64": base64.b64encode(raw).decode()}
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def _parse(line: bytes, source: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = orjson.loads(line)
     except orjson.JSONDecodeError:  # numbers and nesting beyond orjson's limits
@@ -183,7 +183,7 @@ def _parse(line: bytes) -> dict[str, Any]:
             record = json.loads(line)
         except RecursionError as error:
             raise DataError(
-                "a record is nested too deeply to be read; unnorm data repair can still copy it."
+                f"{source}: a record is nested too deeply to be read. Take it out; unnorm data repair can copy it."
             ) from error
     return record
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -262,6 +263,15 @@ def test_data_that_run_out_stop_it_where_that_was_asked_for(capsys, swapped, dat
     assert code == 0, err
     assert "the data run out" in err
     assert json.loads(stdout)["tokens"] < 20_000
+
+
+def test_it_says_what_of_all_its_data_was_dropped_or_changed(capsys, swapped, data_file, tmp_path):
+    empty = tmp_path / "empty.json"
+    rows = json.loads(Path(data_file).read_text())
+    empty.write_text(json.dumps([*rows, *({**row, "output": ""} for row in rows[:7])]))
+    code, _, err = call(capsys, *recovery(swapped, data_file, tmp_path / "run", "--data", empty))
+    assert code == 0, err
+    assert "dropped: 7 empty output; changed: none" in err
 
 
 def test_bad_input(capsys, swapped, bases, data_file, tmp_path, tokenizer):

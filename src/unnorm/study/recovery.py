@@ -13,6 +13,7 @@ from typing import Any
 from unnorm.data.encoded_cache import tokenizer_hash
 from unnorm.data.mixture import Mixture, Part, When
 from unnorm.data.settings import DataSettings
+from unnorm.data.sources import counts_in_words
 from unnorm.foundation import ranks
 from unnorm.foundation.errors import ModelError, SettingsError
 from unnorm.foundation.hashing import digest_tensors, hash_digests, hash_json
@@ -130,6 +131,10 @@ def recover_run(
     for part in mixture.parts:
         again = f", {part.passes:.2g} times through" if part.passes > 1 else ""
         say(f"{part.name}: {part.tokens:,} tokens ({part.weight:.0%} of the mixture){again}")
+    read = [source.reading for source, _ in mixture.data]
+    dropped = sum((one.dropped for one in read), rows.dropped + held_out.dropped)
+    changed = sum((one.changed for one in read), rows.changed + held_out.changed)
+    say(f"dropped: {counts_in_words(dropped)}; changed: {counts_in_words(changed)}")
     if rows.tokens < 0.9 * recovery.settings.tokens:
         say(f"the data run out after {rows.tokens:,} tokens, before {recovery.settings.tokens:,}: it stops there")
     say(

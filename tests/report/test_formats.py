@@ -32,7 +32,9 @@ def test_csv_and_json_hold_the_numbers_of_the_comparisons(made):
             assert float(text["gap"]) == wanted.value
     assert content["cells"] == rows_of(made)
     assert len(content["latency"]) == 2 * 2 * 2
-    assert content["failures"] == [{"cell": "dytfull1tiny", "error": "NonFiniteError: at step 3 <b>"}]
+    name = ["tiny", "rows", "dyt", "full", "seed 1"]
+    wrong = "NonFiniteError: at step 3 <b>"
+    assert content["failures"] == [{"kind": "cell", "name": name, "cell": "dytfull1tiny", "error": wrong}]
 
 
 def test_markdown_has_every_section_and_says_doubts(made):

@@ -8,8 +8,11 @@ import pytest
 from study.small_study import study_text
 from unnorm.cli.main import run
 from unnorm.foundation.errors import NonFiniteError
+from unnorm.report.formats import FORMATS
+from unnorm.report.page import pages
 from unnorm.study import run_cell
 from unnorm.study.after import latency as latency_stage
+from unnorm.study.failed import failed_of
 from unnorm.study.lease import TaskFolder, add_entry
 from unnorm.study.ledger import stages_of
 from unnorm.study.view import read_study
@@ -67,6 +70,9 @@ def test_a_try_that_failed_by_a_mishap_takes_no_rate_from_its_arm(bases, data_fi
     )
     study = read_study(tmp_path / "ledger" / "small")
     assert [(cell.arm, cell.state) for cell in study.cells] == [("original", "done"), ("dyt", "waiting")]
+    (failed,) = failed_of(study)
+    assert (failed.kind, failed.name[2:]) == ("try", ("dyt", "frozen", "seed 0", "learning rate 0.01"))
+    assert "the disk is away" in failed.error
     (choice,) = study.choices
     assert (choice["arm"], choice["learning_rate"], choice["tries"][1]["loss"]) == ("original", 1e-3, None)
     ran = failing_tries(monkeypatch, {("original", 1e-2): NonFiniteError("nan")})
@@ -98,6 +104,11 @@ def test_a_failed_stage_of_a_pair_counts(trained, go, monkeypatch):
     code, said = go(json.dumps(content | {"after": {"latency": {"budget_seconds": 1.0}}}), ledger)
     assert code == 1
     assert "2 stages after training failed: study status says why, study retry runs them again" in said
+    study = read_study(ledger / "small")
+    assert [(one.kind, one.name[2], one.name[5][:7]) for one in failed_of(study)] == [("stage", "dyt", "latency")] * 2
+    page, text = pages(study, [])["index.html"].decode(), FORMATS["md"](study)
+    for written in (page[page.index('id="failures"') :], text[text.index("## Failures") :]):
+        assert written.count("no clock") == 2
 
 
 def test_a_failed_stage_that_the_study_does_not_ask_for_does_not_count(trained, go):

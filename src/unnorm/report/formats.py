@@ -14,6 +14,7 @@ from unnorm.report.table import COLUMNS, latencies, results
 from unnorm.report.tasks import task_caption, task_table
 from unnorm.report.wording import share, signed, signed_interval
 from unnorm.study.audit import doubt_of, noted_in_words
+from unnorm.study.failed import failed_of
 from unnorm.study.tables import as_csv, latex, rows_of, tabular
 from unnorm.study.task_differences import task_rows
 from unnorm.study.view import StudyView
@@ -33,14 +34,8 @@ def to_markdown(study: StudyView) -> str:
     if times:
         lines += ["## Latency", "", *_md_rows([_time_head(), *(_time_row(row) for row in times)]), ""]
     lines += ["## Audit", "", *_audit(study), ""]
-    failed = study.failed
-    if failed:
-        names = ((c.model, c.dataset, c.arm, c.strategy, f"seed {c.seed}") for c in failed)
-        lines += ["## Failures", ""]
-        lines += [
-            f"- {_md(' / '.join(name))}: {_md(cell.error or '')}" for name, cell in zip(names, failed, strict=True)
-        ]
-        lines.append("")
+    if failed := failed_of(study):
+        lines += ["## Failures", "", *(f"- {_md(' / '.join(each.name))}: {_md(each.error)}" for each in failed), ""]
     return "\n".join([*lines, *_reproduce(study)])
 
 
@@ -79,7 +74,7 @@ def to_json(study: StudyView) -> str:
         "latency": latencies(study),
         "cells": rows_of(study),
         "audit": study.audit,
-        "failures": [{"cell": cell.cell, "error": cell.error} for cell in study.failed],
+        "failures": [each._asdict() for each in failed_of(study)],
         "versions": study.versions,
         "source": study.source,
     }

@@ -27,6 +27,7 @@ from unnorm.report.summary import findings, grounds, summary
 from unnorm.report.tasks import task_caption, task_table
 from unnorm.report.theme import HATCH_PATTERN, SHAPES, looks
 from unnorm.study.audit import noted_in_words
+from unnorm.study.failed import failed_of
 from unnorm.study.view import StudyView
 
 _OURS = b"unnormEmbed"  # what every index.html of ours has in it, and no other
@@ -119,7 +120,7 @@ def pages(study: StudyView, drawn: Sequence[Figure], *, live: str = "") -> dict[
         groups=[] if apart else answers,
         apart=[(name, group["title"], len(group["items"])) for name, group in zip(apart, answers, strict=False)],
         calibrations=_calibrations(study),
-        failures=study.failed,
+        failures=[(" / ".join(each.name), each.error) for each in failed_of(study)],
         noted=noted_in_words(study.audit),
         unmatched=[c for c in study.audit["comparisons"] if not c["matched"]],
         other_speeds="; ".join(dict.fromkeys(other_speeds(study).values())),

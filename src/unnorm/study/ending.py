@@ -1,12 +1,11 @@
 """How a run of a study ended, for its last line and its exit code: what failed, and what waits for what failed."""
 
+from collections import Counter
 from typing import NamedTuple
 
+from unnorm.study.failed import failed_of, open_tries
 from unnorm.study.failures import DIVERGED
-from unnorm.study.ledger import stages_of
-from unnorm.study.slices import Slot
-from unnorm.study.status import named_stages
-from unnorm.study.view import CellView, StudyView
+from unnorm.study.view import StudyView
 
 
 class Ending(NamedTuple):
@@ -42,19 +41,14 @@ class Ending(NamedTuple):
 
 def ending_of(view: StudyView) -> Ending:
     """Of a study as it stands after a run."""
-    chosen = {Slot.of(choice) for choice in view.choices}
-    tries: dict[Slot, list[CellView]] = {}
-    for one in view.search:
-        if one.place.slot not in chosen:
-            tries.setdefault(one.place.slot, []).append(one)
-    hopeless = {slot for slot, its in tries.items() if all(one.failure == DIVERGED for one in its)}
+    failed = Counter(each.kind for each in failed_of(view))
+    hopeless = {slot for slot, its in open_tries(view).items() if all(one.failure == DIVERGED for one in its)}
     waiting = [cell for cell in view.cells if cell.state not in ("done", "failed")]
-    standings = [each for folder, names in named_stages(view).items() for each in stages_of(folder, names).values()]
     return Ending(
         cells=len(view.cells),
-        failed=sum(cell.state == "failed" for cell in view.cells),
+        failed=failed["cell"],
         waiting=len(waiting),
         hopeless=sum(cell.place.slot in hopeless for cell in waiting),
-        tries=sum(one.state == "failed" for its in tries.values() for one in its),
-        stages=sum(standing.state == "failed" for standing in standings),
+        tries=failed["try"],
+        stages=failed["stage"],
     )

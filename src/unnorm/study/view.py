@@ -157,11 +157,6 @@ class StudyView:
         return {cell.place: cell for cell in self.cells if cell.done}
 
     @property
-    def failed(self) -> list[CellView]:
-        """The cells that failed; one that waits can have an error too, which says what for."""
-        return [cell for cell in self.cells if cell.state == "failed"]
-
-    @property
     def tuned(self) -> set[Slot]:
         """What the search chose a learning rate for."""
         return {Slot.of(choice) for choice in self.choices}

@@ -8,6 +8,7 @@ from unnorm import Derf, DyT
 from unnorm.foundation.errors import SettingsError
 from unnorm.norms import curve, kernels
 from unnorm.norms.curve import saturation
+from unnorm.norms.dyisru import DyISRU
 from unnorm.norms.identity import Identity
 from unnorm.norms.spec import fused, spec_from
 
@@ -75,6 +76,29 @@ def test_many_activations_are_as_exact_as_few():
     exact = torch.tanh(0.5 * x.double())
     for out in (norm(x), torch.no_grad()(norm)(x), torch.cat([norm(row) for row in x.split(1)])):
         torch.testing.assert_close(out.double(), exact, rtol=0, atol=3e-7)
+
+
+@pytest.mark.parametrize("parameters", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("spec", [DyT(), DyT(alpha="channel"), DyT(bias=False), DyT(affine=False), Derf(), DyISRU()])
+def test_every_way_to_compute_it_is_the_formula(spec, parameters):
+    """With and without a gradient, few activations and many, of any dtype; the input stays as it is."""
+    torch.manual_seed(0)
+    norm = spec.build(8).to(parameters)
+    for parameter in norm.parameters():
+        parameter.data.uniform_(0.3, 0.9)
+    alpha, shift, weight, bias = (
+        default if part is None else part.detach().double()
+        for part, default in zip((norm.alpha, norm.shift, norm.weight, norm.bias), (1.0, 0.0, 1.0, 0.0), strict=True)
+    )
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        for rows in (1, 512):
+            x = (3 * torch.randn(rows, 8)).to(dtype)
+            before = x.clone()
+            exact = weight * spec.curve(alpha * x.double() + shift) + bias
+            for found in (norm(x), torch.no_grad()(norm)(x), torch.no_grad()(norm)(x.T.contiguous().T)):
+                assert found.dtype == dtype
+                torch.testing.assert_close(found, exact.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
+            assert torch.equal(x, before)
 
 
 def test_bare_start_is_the_papers():

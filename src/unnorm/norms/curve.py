@@ -56,13 +56,29 @@ class CurveNorm(AffineNorm):
 
     def _in_place(self, x: torch.Tensor) -> torch.Tensor:
         """The same without a gradient: one new tensor instead of three."""
-        spec = self.spec  # asked for what there is, since a module takes long to say that a parameter is None
-        out = spec.curve_(self.inner(x.float()))
-        if spec.has_bias:
-            torch.addcmul(self.bias, self.weight, out, out=out)  # type: ignore[arg-type]
-        elif spec.affine:
-            out.mul_(self.weight)  # type: ignore[arg-type]
-        return out if x.dtype == torch.float32 else out.to(x.dtype)
+        alpha, weight, bias = self._own()
+        out = torch.mul(alpha, x.float())
+        if self.spec.shifted:
+            out.add_(self.shift.float())  # type: ignore[union-attr]
+        out = self.spec.curve_(out)
+        if bias is not None:
+            torch.addcmul(bias, weight, out, out=out)  # type: ignore[arg-type]
+        elif weight is not None:
+            out.mul_(weight)
+        return out if x.dtype is torch.float32 else out.to(x.dtype)
+
+    def _own(self) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """α, γ and β in fp32. Where there are few activations, a module's own search for its attributes takes as long
+        as what is computed of them."""
+        own = self._parameters
+        plain = "alpha" in own and "weight" in own and "bias" in own  # not parametrized, as they are in training
+        alpha: Any = own["alpha"] if plain else self.alpha
+        weight: Any = own["weight"] if plain else self.weight
+        bias: Any = own["bias"] if plain else self.bias
+        if alpha.dtype is torch.float32 and (weight is None or weight.dtype is torch.float32):
+            return alpha, weight, bias
+        weight, bias = (part if part is None else part.float() for part in (weight, bias))
+        return alpha.float(), weight, bias
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         return self.spec.curve(self.inner(x))

@@ -18,27 +18,42 @@ _MANY = 2048
 class DyTNorm(CurveNorm):
     """`γ · tanh(α x) + β`; off CUDA by the logistic function, of which PyTorch's takes a tenth of its tanh's time."""
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.is_cuda or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return super().forward(x)
+        # In one piece and in place: of a token or two, each call more takes as long as what is computed.
+        alpha, weight, bias = self._own()
+        fp32 = x.dtype is torch.float32
+        wide = x if fp32 else x.float()
+        if x.numel() < _MANY:
+            out = torch.mul(alpha, wide).tanh_()
+            if bias is not None:
+                torch.addcmul(bias, weight, out, out=out)  # type: ignore[arg-type]
+            elif weight is not None:
+                out.mul_(weight)
+        else:
+            out = torch.mul(alpha * -2, wide).sigmoid_()
+            if weight is None:
+                torch.sub(out.new_ones(()), out, alpha=2, out=out)
+            else:
+                torch.addcmul(weight if bias is None else weight + bias, weight, out, value=-2, out=out)
+        return out if fp32 else out.to(x.dtype)
+
     def formula(self, x: torch.Tensor) -> torch.Tensor:
-        if not torch.compiler.is_compiling() and x.numel() < _MANY:
-            return self._small(x) if torch.is_grad_enabled() else self._in_place(x)
+        if x.numel() < _MANY and not torch.compiler.is_compiling():
+            return self._small(x)
         # γ tanh(u) + β = (γ + β) − 2 γ σ(−2 u): as many passes over the activations as with tanh. Right to 1e-7.
-        sigmoid = ((self.alpha.float() * -2) * x.float()).sigmoid_()
-        # Dynamo leaves its graph at `out`, where x is not contiguous.
-        out = None if torch.is_grad_enabled() or torch.compiler.is_compiling() else sigmoid
-        spec = self.spec
-        if not spec.affine:
-            return torch.sub(sigmoid.new_ones(()), sigmoid, alpha=2, out=out).to(x.dtype)
-        weight = self.weight.float()  # type: ignore[union-attr]
-        high = weight + self.bias.float() if spec.has_bias else weight  # type: ignore[union-attr]
-        return torch.addcmul(high, weight, sigmoid, value=-2, out=out).to(x.dtype)
+        alpha, weight, bias = self._own()
+        sigmoid = torch.mul(alpha * -2, x.float()).sigmoid_()
+        if weight is None:
+            return torch.sub(sigmoid.new_ones(()), sigmoid, alpha=2).to(x.dtype)
+        high = weight if bias is None else weight + bias
+        return torch.addcmul(high, weight, sigmoid, value=-2).to(x.dtype)
 
     def _small(self, x: torch.Tensor) -> torch.Tensor:
-        """With a gradient, for so few activations that calls and a module's search for its attributes take the time."""
-        own = self._parameters
-        if "alpha" not in own or "weight" not in own:  # parametrized, as they are in training
-            return scaled(torch.tanh(self.alpha.float() * x.float()), self.weight, self.bias).to(x.dtype)
-        t = torch.tanh(own["alpha"].float() * x.float())  # type: ignore[union-attr]
-        return scaled(t, own["weight"], own["bias"]).to(x.dtype)
+        """With a gradient, for so few activations that calls take the time."""
+        alpha, weight, bias = self._own()
+        return scaled(torch.tanh(alpha * x.float()), weight, bias).to(x.dtype)
 
 
 class DyT(CurveSpec):

@@ -5,6 +5,7 @@ For `y = γ t(x) + β` and a reader `W y + b`, the same is `(W diag γ) t(x) + (
 computed in float64 and rounded once, to the weights' dtype.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 from torch import nn
 
 from unnorm.norms.affine import AffineNorm
+from unnorm.norms.dyt import DyTNorm
 from unnorm.norms.fixed_scale import FixedScaleNorm
 from unnorm.norms.identity import Identity
 from unnorm.norms.layer_norm import LayerNorm
+from unnorm.norms.logistic import logistic_of
 from unnorm.norms.rms_norm import RMSNorm
 from unnorm.norms.spec import Norm
 from unnorm.surgery.linears import weight_of
@@ -70,6 +73,17 @@ def bare_norm(module: nn.Module, site: Site) -> nn.Module:
         spec = LayerNorm if site.kind.startswith("layernorm") else RMSNorm
         bare = spec(affine=False, eps=site.eps).build(site.width)
     return bare.to(_device_of(module)).train(module.training)
+
+
+def as_logistic(module: nn.Module, layers: Sequence[Any]) -> tuple[Linear, nn.Module] | None:
+    """What can be folded of a DyT, and what is left, if it is written by the logistic function, which is faster on a
+    processor; None for other norms, on CUDA, and where readers would get new biases or round more than fp32 does."""
+    if type(module) is not DyTNorm or module.alpha.is_cuda:
+        return None
+    if any(layer.bias is None or layer.weight.dtype is not torch.float32 for layer in layers):
+        return None
+    bare, scale, offset = logistic_of(module)
+    return Linear(scale, offset, centred=False), bare.train(module.training)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from unnorm.foundation.errors import ModelError
 from unnorm.norms.spec import Norm
 from unnorm.surgery.compiled_decoding import check_compilable, compile_decoding_
 from unnorm.surgery.data_flow import dummy_inputs
-from unnorm.surgery.fold import bare_norm, fold_into_, linear_part, why_not
+from unnorm.surgery.fold import as_logistic, bare_norm, fold_into_, linear_part, why_not
 from unnorm.surgery.fused_blocks import fuse_blocks_
 from unnorm.surgery.linears import shared_weights
 from unnorm.surgery.passes import in_eval
@@ -26,6 +26,7 @@ from unnorm.surgery.sites import Site, find_sites
 from unnorm.surgery.swap import record_of, settle_
 
 _MARK = "_unnorm_optimized"
+_COSTLY = "β would make biases in its readers, which have none, and on a CPU these take longer than β at the norm"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ def optimize_(model: Any, *, head: bool = False, compile: bool = False) -> Optim
     """Fold γ into the weights and β into the biases of the layers that read each norm, in place; fixed scales wholly.
     On CUDA residual adds and the norms around them become one kernel, in blocks like Llama's, GPT-2's, GPT-NeoX's,
     Gemma's and OLMo's, and so do the norms of queries and keys in attentions like Qwen's, Gemma's and OLMo's.
+
+    On a CPU a norm whose curve stays keeps γ and β where its readers have no biases: new ones would cost more.
 
     head: fold the final norm into the output layer, too. The last of the hidden states is then what comes into that
     norm, and an output layer that is tied to the embedding gets weights of its own, which take their memory.
@@ -158,9 +161,15 @@ def _optimize_site(
     if reason or part is None:
         return SiteChange(site.path, "left", tuple(reads.layers), reason=reason)
     bare = bare_norm(module, site)
+    written = as_logistic(module, layers)
+    if written is not None and not any(why_not(layer, written[0], shared) for layer in layers):
+        part, bare = written
+    away = isinstance(bare, Norm) and bare.spec.norm == "identity"
+    without_bias = [path for path, layer in zip(reads.layers, layers, strict=True) if layer.bias is None]
+    if part.has_offset and without_bias and not away and not _biases_are_free(layers[0]):
+        return SiteChange(site.path, "left", tuple(reads.layers), reason=_COSTLY)
     kept = [(layer, name, p) for layer in layers for name, p in layer._parameters.items()]
     old = [(layer, name, None if p is None else p.detach().clone()) for layer, name, p in kept]
-    without_bias = [path for path, layer in zip(reads.layers, layers, strict=True) if layer.bias is None]
     for layer in layers:
         fold_into_(layer, part)
     model.set_submodule(site.path, bare)
@@ -169,9 +178,13 @@ def _optimize_site(
         _put_back(undo[-len(old) - 1 :])
         del undo[-len(old) - 1 :]
         return SiteChange(site.path, "left", tuple(reads.layers), reason="the products overflow the weights' dtype")
-    away = isinstance(bare, Norm) and bare.spec.norm == "identity"
     new = tuple(without_bias) if part.has_offset else ()
     return SiteChange(site.path, "folded away" if away else "folded", tuple(reads.layers), new)
+
+
+def _biases_are_free(layer: Any) -> bool:
+    """Whether a linear layer takes no longer with a bias than without: on CUDA, where it is part of the product."""
+    return bool(layer.weight.is_cuda)
 
 
 @torch.no_grad()

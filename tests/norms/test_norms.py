@@ -133,6 +133,23 @@ def test_round_trip_and_unknown_settings(name):
         spec_from({"norm": name, "colour": 1})
 
 
+def test_a_channel_that_hardly_varies_gets_its_own_slope_and_a_constant_one_none():
+    torch.manual_seed(0)
+    noise = torch.randn(4096, 1)
+    t = torch.cat([torch.full((4096, 2), 300.0), 300 + 0.01 * noise, torch.tanh(5 + 0.1 * noise), 1e-8 * noise], 1)
+    t[:, 1] = 0
+    y = torch.cat([noise, noise, 2 * t[:, 2:] + 1], 1)
+    for size in (4096, 1000):
+        sums = Moments()
+        for at in range(0, 4096, size):
+            sums.add(t[at : at + size], y[at : at + size])
+        weight, bias = sums.solve(with_bias=True)
+        assert weight[:2].tolist() == [0, 0]
+        torch.testing.assert_close(weight[2:4], torch.full((2,), 2.0, dtype=torch.float64), rtol=0.05, atol=0)
+        torch.testing.assert_close(bias[:2], y[:, :2].double().mean(0))
+        assert torch.isfinite(sums.solve(with_bias=False)[0]).all()
+
+
 def test_dyt_paper_has_the_papers_alpha_by_width_and_role():
     spec = DyT(alpha_init="paper")
     assert spec.for_site("attention", 4096, "rmsnorm").alpha_init == 0.8

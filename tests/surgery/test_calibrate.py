@@ -55,7 +55,7 @@ def test_padding_is_left_out_of_the_fit():
         report = unnorm.swap_(model, DyT(), calibrate_on=data)
         assert report.calibration.tokens == ids.numel()
         alphas.append([fit.alpha for fit in report.calibration.sites])
-    assert alphas[0] == pytest.approx(alphas[1], rel=1e-3)
+    assert alphas[0] == pytest.approx(alphas[1], rel=5e-3)  # a search stops anywhere where the error is flat
 
 
 def test_an_iterable_of_batches_is_one_batch():

@@ -18,6 +18,8 @@ _CHUNK = 8192
 _GRID = 14
 _GOLDEN_STEPS = 10
 _NEAR = 0.1  # of log α
+_CONSTANT = 1e-12
+"""Variance of t, as a share of the mean of t², below which it is rounding: fp32 rounds t by 6e-8 of it."""
 LARGEST = 8.0
 """Largest α · σ(x): a curve as good as a sign."""
 
@@ -31,9 +33,9 @@ class Moments:
 
     def add(self, t: torch.Tensor, y: torch.Tensor) -> "Moments":
         """Take in t, y [n, C], any float dtype."""
-        t, y = t.float(), y.float()
-        # fp32 products of a chunk are summed in float64; squares of values near 1e3 keep their seventh digit
-        parts = [v.sum(0, dtype=torch.float64) for v in (t, y, t * t, t * y, y * y)]
+        # In float64 before they are multiplied: of a saturated channel the variance is less than fp32 rounds t² by.
+        t, y = t.double(), y.double()
+        parts = [v.sum(0) for v in (t, y, t * t, t * y, y * y)]
         self._sums = torch.stack(parts) + (self._sums.to(t.device) if self.n else 0)
         self.n += t.shape[0]
         return self
@@ -50,10 +52,12 @@ class Moments:
 
     def solve(self, *, with_bias: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """(γ, β), each [C] in float64. A channel on which t is constant gets γ = 0."""
-        t, y, tt, ty, _ = self._sums / self.n
+        t, y, squares, ty, _ = self._sums / self.n
+        tt = squares
         if with_bias:
-            tt, ty = tt - t * t, ty - t * y
-        weight = torch.where(tt > 1e-12, ty / tt.clamp_min(1e-30), torch.zeros_like(tt))
+            tt, ty = squares - t * t, ty - t * y
+        varies = tt > _CONSTANT * squares
+        weight = torch.where(varies, ty / torch.where(varies, tt, 1.0), 0.0)
         return weight, (y - weight * t if with_bias else torch.zeros_like(weight))
 
     def r2(self, weight: torch.Tensor | float, bias: torch.Tensor | float) -> float:

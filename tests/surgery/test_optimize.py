@@ -86,6 +86,21 @@ def test_whatever_else_reads_a_norm_is_left_alone(name):
         assert all(change.reason for change in report.sites if change.done == "left")
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_hook_is_left_and_hidden_states_can_still_be_asked_for(family):
+    model, ids = tiny_model(family), tokens(2, 8)
+    unnorm.swap_(model, DyT(), calibrate_on=tokens(16, seed=2))
+    unnorm.optimize_(model)
+    assert not any(module._forward_hooks for module in model.modules())
+    layers = model.config.num_hidden_layers
+    for _ in range(2):
+        assert len(outputs(model, ids)[1]) == layers + 1
+    hooks = [len(module._forward_hooks) for module in model.modules()]
+    unnorm.optimize_(model)
+    assert [len(module._forward_hooks) for module in model.modules()] == hooks, "what was there before stays"
+    assert len(outputs(model, ids)[1]) == layers + 1
+
+
 def test_reasons_name_what_stands_in_the_way():
     reasons = {c.path: c.reason for c in unnorm.optimize_(architecture("mixtral")).sites}
     assert "experts" in reasons["model.layers.0.post_attention_layernorm"]

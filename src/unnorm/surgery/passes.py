@@ -11,6 +11,9 @@ from unnorm.metrics.batches import inputs_of
 from unnorm.metrics.token_sums import head_only_at
 from unnorm.surgery.packed_attention import packed_attention
 
+_CAPTURES = "_output_capturing_hooks_installed"
+"""Where transformers notes that a model has such hooks."""
+
 
 class Stop(Exception):
     """Raised by a hook that has seen enough: the rest of the pass is not run."""
@@ -36,6 +39,23 @@ def hooked(handles: list[Any]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def no_hooks_left(model: nn.Module) -> Iterator[None]:
+    """Takes the forward hooks away that came while it was open. Where hidden states are asked for once, transformers
+    leaves a hook on every block and attention for good, and each later call takes longer."""
+    before = [(module, set(module._forward_hooks), _CAPTURES in vars(module)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, hooks, captured in before:
+            for new in module._forward_hooks.keys() - hooks:
+                del module._forward_hooks[new]
+                module._forward_hooks_with_kwargs.pop(new, None)
+                module._forward_hooks_always_called.pop(new, None)
+            if not captured:
+                vars(module).pop(_CAPTURES, None)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from unnorm.surgery.linears import is_linear
-from unnorm.surgery.passes import hooked, in_eval
+from unnorm.surgery.passes import hooked, in_eval, no_hooks_left
 from unnorm.surgery.sites import Site
 
 _SAME_NUMBERS = {"_to_copy", "clone", "contiguous", "_unsafe_view", "_reshape_alias", "lift_fresh"}
@@ -40,7 +40,7 @@ def reads_of(
     hidden_states: whether these count as results of the model, which the final norm then gives."""
     watch = _Watch(model, {site.path for site in sites})
     settings = {"output_hidden_states": True} if hidden_states and hasattr(model, "config") else {}
-    with in_eval(model), hooked(watch.hooks()), watch:
+    with in_eval(model), no_hooks_left(model), hooked(watch.hooks()), watch:
         outputs = model(**inputs, **settings)
     for leaf in tree_leaves(dict(outputs) if isinstance(outputs, Mapping) else outputs):
         if isinstance(leaf, torch.Tensor):

@@ -1,11 +1,11 @@
 """Options that every verb shares which reads data, and the settings they make."""
 
-import shlex
 from typing import Annotated, Any
 
 import typer
 
 from unnorm.cli.options import option_of
+from unnorm.cli.output import typed
 from unnorm.data.formats import FORMATS
 from unnorm.data.known import KNOWN
 from unnorm.data.templates import TEMPLATE_HELP
@@ -75,7 +75,7 @@ def as_given(**options: Any) -> str:
     words = []
     for name, value in options.items():
         if value not in (None, False, DataSettings.model_fields[name].default):
-            words += ["--" + name.replace("_", "-"), *([] if value is True else [shlex.quote(str(value))])]
+            words += ["--" + name.replace("_", "-"), *([] if value is True else [typed(value)])]
     return " ".join(["", *words])
 
 

@@ -2,9 +2,8 @@
 
 from typing import Literal, NamedTuple
 
-from unnorm.study.ledger import stages_of
 from unnorm.study.slices import Slot
-from unnorm.study.status import named_stages
+from unnorm.study.status import named_stages, stages_after
 from unnorm.study.view import CellView, StudyView
 
 
@@ -31,10 +30,9 @@ def failed_of(view: StudyView) -> list[Failed]:
     for cell in view.cells:
         if cell.state == "failed":
             found.append(Failed("cell", _name(cell), cell.cell, cell.error or ""))
-        for folder in (cell.folder, pairs.get(cell.place)):
-            for stage, standing in stages_of(folder, named.get(folder, ())).items() if folder is not None else ():
-                if standing.state == "failed":
-                    found.append(Failed("stage", (*_name(cell), stage), cell.cell, standing.error or ""))
+        for stage, standing in stages_after(cell, pairs.get(cell.place), named).items():
+            if standing.state == "failed":
+                found.append(Failed("stage", (*_name(cell), stage), cell.cell, standing.error or ""))
     return found
 
 

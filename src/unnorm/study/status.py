@@ -103,8 +103,7 @@ def _status(cell: CellView, pair: Path | None, named: Mapping[Path, Collection[s
     if cell.folder is None:
         return CellStatus(**place, state=cell.state, error=cell.error)
     last = _last(cell.folder, "steps")
-    folders = [folder for folder in (cell.folder, pair) if folder is not None]
-    stages = {name: s for folder in folders for name, s in stages_of(folder, named.get(folder, ())).items()}
+    stages = stages_after(cell, pair, named)
     return CellStatus(
         **place,
         tried_rate=cell.tried_rate,
@@ -113,6 +112,12 @@ def _status(cell: CellView, pair: Path | None, named: Mapping[Path, Collection[s
         **_standing(standing_of(cell.folder)),
         stages={name: {"state": s.state, "failure": s.failure, "error": s.error} for name, s in stages.items()},
     )
+
+
+def stages_after(cell: CellView, pair: Path | None, named: Mapping[Path, Collection[str]]) -> dict[str, Standing]:
+    """How the stages of a cell and of its pair's folder stand, of those that the study asks for."""
+    folders = [folder for folder in (cell.folder, pair) if folder is not None]
+    return {name: s for folder in folders for name, s in stages_of(folder, named.get(folder, ())).items()}
 
 
 def _last(folder: Path, log: str) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """What verbs print."""
 
+import pytest
+
 from unnorm.cli.main import run
-from unnorm.cli.output import emit_table
+from unnorm.cli.output import emit_table, told_apart
 
 
 def test_names_in_a_tables_title_and_heads_are_text(capsys):
@@ -10,6 +12,22 @@ def test_names_in_a_tables_title_and_heads_are_text(capsys):
     assert title.rstrip() == "runs [old]/x: \\u001b[31m"
     assert "mine[/b]" in rest[1]
     assert "[red]loss" in rest[3]
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (("study/cells/dyt-0/model", "study/cells/original-0/model/"), ["cells/dyt-0", "cells/original-0"]),
+        (("/folder/of/run-1/model", "org/Some-Model-Of-A-Long-Name-Instruct"),
+         ["run-1/model", "org/Some-Model-Of-A-Long-Name-Instruct"]),
+        (("/x/a/run/one", "/x/b/run/one", "/x/c/two"), ["a/run/one", "b/run/one", "x/c/two"]),
+        (("a/model", "a/model"), ["a", "a"]),
+        (("model", "a/model"), ["model", "a/model"]),
+        (("gpt2",), ["gpt2"]),
+    ],
+)  # fmt: skip
+def test_models_are_told_apart_by_as_little_of_their_places_as_it_takes(names, shown):
+    assert told_apart(*names) == shown
 
 
 def test_the_commands_that_verbs_say_come_next_can_be_typed(capsys, monkeypatch, bases, data_file, tmp_path):

@@ -102,6 +102,9 @@ def test_what_is_wrong_is_said_at_once(folder, port, tmp_path, capsys):
     assert run(["report", str(folder), "--serve", "--out", "x"]) == 2
     assert run(["report", str(folder), "--format", "docx"]) == 2
     assert "md, tex, csv, json, card" in capsys.readouterr().err
+    for alone in (["--port", "9000"], ["--host", "0.0.0.0"]):
+        assert run(["report", str(folder), *alone]) == 2
+        assert "add --serve" in capsys.readouterr().err
 
 
 def test_the_command_says_where_it_will_be_before_the_page_is_made(folder, capsys, monkeypatch):

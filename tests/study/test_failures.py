@@ -205,6 +205,9 @@ def test_watching_ends_with_ctrl_c_and_is_for_people(small, capsys, tmp_path, mo
 
     monkeypatch.setattr("time.sleep", stop_at_the_second)
     options = [str(file), "--ledger", str(ledger), "--watch"]
+    assert run(["study", "status", *options]) == 2, "no terminal"
+    assert not looks
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert run(["study", "status", *options]) == 0
     assert "4 of 4 cells done" in capsys.readouterr()[0]
     assert len(looks) == 2

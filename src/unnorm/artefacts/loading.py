@@ -73,19 +73,22 @@ def open_model(name: str) -> tuple[Any, Any]:
 def merged(model: Any) -> Any:
     """A loaded model with its adapter, if it has one, in its weights.
 
-    A weight that is adapted in one place and stands in another too (a tied head) is no longer shared after it. An
-    adapter that peft cannot merge is a `ModelError`.
+    Every weight trains after it, as in a model that had no adapter. A weight that is adapted in one place and stands
+    in another too (a tied head) is no longer shared. An adapter that peft cannot merge is a `ModelError`.
     """
     if not hasattr(model, "peft_config"):
         return model
     _untie_adapted_(model)
     try:
-        return model.merge_and_unload()
+        plain = model.merge_and_unload()
     except Exception as error:  # each of peft's adapters raises its own kinds
         raise ModelError(
             f"the adapter cannot be merged into the weights: {first_line(error)} Use it unmerged: `unnorm package "
             "--keep-adapters` keeps it beside the model."
         ) from error
+    for parameter in plain.parameters():  # peft leaves what it merges frozen
+        parameter.requires_grad_(parameter.is_floating_point())
+    return plain
 
 
 def _untie_adapted_(model: Any) -> None:

@@ -17,7 +17,7 @@ from unnorm.cli.data_options import (
 )
 from unnorm.cli.models import use_threads_for
 from unnorm.cli.options import check_choice, chosen_sharding, tokens_option
-from unnorm.cli.output import JsonOption, emit_json, emit_table, say
+from unnorm.cli.output import JsonOption, emit_json, emit_table, say, told_apart
 
 EXAMPLE = "Example: [bold]unnorm evaluate recovered/model --data alpaca --against distilgpt2[/bold]"
 
@@ -196,14 +196,6 @@ def _show_paired(paired: list[dict[str, Any]], model: str, against: str) -> None
         ])  # fmt: skip
     columns = ["task", "metric", *told_apart(model, against), "difference (95 %)", "questions"]
     emit_table("the same questions, paired", columns, rows, 0)
-
-
-def told_apart(*names: str) -> list[str]:
-    """Short headings for two models: the last 30 characters of what their folders do not share."""
-    parts = [name.rstrip("/").split("/") for name in names]
-    while min(map(len, parts)) > 1 and parts[0][-1] == parts[1][-1]:
-        parts = [each[:-1] for each in parts]
-    return ["/".join(each)[-30:] for each in parts]
 
 
 def _with_interval(interval: dict[str, Any], form: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unnorm.cli.options import check_choice, finite
-from unnorm.cli.output import JsonOption, emit_json, emit_table, say
+from unnorm.cli.output import JsonOption, emit_json, emit_table, say, told_apart
 
 if TYPE_CHECKING:
     from unnorm.evaluation.latency import LatencyReport
@@ -121,11 +121,13 @@ def latency(
 def _show(report: "LatencyReport", reference: str) -> None:
     """A row a model on each workload: the reference first, then what is compared with it."""
     compared = {(c.workload.name, c.model): c for c in report.comparisons}
+    absolute = report.absolute()
+    names = list(dict.fromkeys(a["model"] for a in absolute))
+    shown = dict(zip(names, told_apart(*names), strict=True))
     rows = []
-    for a in report.absolute():
+    for a in absolute:
         c = compared.get((a["workload"], a["model"]))
-        name = "/".join(Path(a["model"]).parts[-2:])[-24:]
-        row = [a["workload"], name, _digits(1000 * a["seconds"]), _digits(a["tokens_per_second"])]
+        row = [a["workload"], shown[a["model"]], _digits(1000 * a["seconds"]), _digits(a["tokens_per_second"])]
         if c is not None:
             times = f"{c.ratio.value - 1:+.2%} ({c.ratio.low - 1:+.2%} to {c.ratio.high - 1:+.2%})"
             share = "" if c.share_of_norms is None else f"{c.share_of_norms:.0%}"
@@ -174,8 +176,6 @@ def _ready(model: Any, optimize: bool) -> Any:
     from unnorm.surgery.swap import record_of
 
     model = merged(model)
-    for parameter in model.parameters():  # peft leaves what it merges frozen: half of a training step would be missing
-        parameter.requires_grad_(parameter.is_floating_point())
     if optimize and record_of(model) is not None:
         done = optimize_(model)
         folded = sum(site.done != "left" for site in done.sites)

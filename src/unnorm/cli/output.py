@@ -95,6 +95,18 @@ def table_of(
     return table
 
 
+def told_apart(*names: str) -> list[str]:
+    """Short names of models: of what their places do not end in alike, the last two parts, or as many more as tell them
+    apart."""
+    parts = [name.rstrip("/").split("/") for name in names]
+    while len(parts) > 1 and min(map(len, parts)) > 1 and len({each[-1] for each in parts}) == 1:
+        parts = [each[:-1] for each in parts]
+    depth = 2
+    while len({tuple(each[-depth:]) for each in parts}) < len(parts) and depth < max(map(len, parts)):
+        depth += 1
+    return ["/".join(each[-depth:]) for each in parts]
+
+
 def say(text: str) -> None:
     """A line about what is going on, on stderr, by the main process of a launch. That nobody can read it any longer
     ends no work."""

@@ -122,6 +122,7 @@ def write_results(study: StudyView) -> list[dict[str, Any]]:
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "−": "$-$", "<": "$<$", ">": "$>$",
+    "[": "{[}", "*": "{*}",  # at the start of a row they would belong to the line break before it
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """`unnorm study status`."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,8 @@ def status(
 
     if watch and json:
         raise SettingsError("--watch is for people; call status --json as often as you like instead.")
+    if watch and not sys.stdout.isatty():
+        raise SettingsError("--watch redraws a terminal, and this is none: call status as often as you like instead.")
     if watch:
         _watch(study, ledger, LOOK_SECONDS)
         return

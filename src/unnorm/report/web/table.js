@@ -18,7 +18,8 @@
         const text = (row) => row.cells[column].textContent.trim();
         const rows = [...body.rows];
         const known = rows.map(text).filter((each) => each && each !== "–");
-        const numeric = known.length > 0 && known.every((each) => !Number.isNaN(number(each)));
+        const numbers = known.filter((each) => !Number.isNaN(number(each)));
+        const numeric = numbers.length > known.length / 2; // a cell that failed has a word there
         const has = (row) => !numeric || rank(text(row)) !== Infinity;
         rows.sort((a, b) => {
           if (has(a) !== has(b)) return has(a) ? -1 : 1; // what is not known comes last, either way

@@ -5,6 +5,8 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import EsmConfig, EsmForMaskedLM
 
 import unnorm
 from conftest import FAMILIES, tiny_model, tokens
@@ -38,6 +40,18 @@ def test_it_is_what_the_whole_in_fp32_computes(name, dtype):
     )
     assert not any("forward" in vars(module) for module in model.modules())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_whose_bias_is_added_outside_of_it_computes_every_column(dtype):
+    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    config = EsmConfig(vocab_size=99, max_position_embeddings=12, pad_token_id=1, **sizes)
+    model = EsmForMaskedLM(config).to(dtype)
+    nn.init.normal_(model.lm_head.bias)
+    unnorm.swap_(model, DyT(), calibrate_on=None)
+    found = torch.tensor(fingerprint(model).logits)
+    assert found.shape[0] == 10, "its first position is after that of padding"
+    torch.testing.assert_close(found, plain_logits(model, 10), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -118,9 +118,13 @@ def _otherwise_rounded(inner: Any) -> Iterator[None]:
 
 
 def _plain_head(inner: Any) -> nn.Linear | None:
-    """The output layer, where it is a plain linear one."""
+    """The output layer, where it is a plain linear one, and no module around it adds a bias afterwards (as ESM's)."""
     head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
-    return head if type(head) is nn.Linear else None
+    if type(head) is not nn.Linear:
+        return None
+    around = next(module for module in inner.modules() if any(child is head for child in module.children()))
+    added = getattr(around, "bias", None)
+    return head if added is None or added is head.bias else None
 
 
 def _columns(inner: Any) -> torch.Tensor:

@@ -122,8 +122,13 @@ def unwrapped(model: Any) -> Any:
 
 
 def context_length(model: Any) -> int | None:
-    """The most positions `model` takes, where its configuration says so."""
-    return context_of(model.config)
+    """The most tokens a row that `model` takes, where its configuration says so."""
+    positions = context_of(model.config)
+    if positions is None:
+        return None
+    learned = [m for name, m in model.named_modules() if name.endswith("position_embeddings")]
+    pads = [pad for module in learned if (pad := getattr(module, "padding_idx", None)) is not None]
+    return positions - max(pads) - 1 if pads else positions  # as in RoBERTa, whose first token is after that of padding
 
 
 def context_of(config: Any) -> int | None:

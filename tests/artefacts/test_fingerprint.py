@@ -44,7 +44,7 @@ def test_it_is_what_the_whole_in_fp32_computes(name, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_head_whose_bias_is_added_outside_of_it_computes_every_column(dtype):
-    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     config = EsmConfig(vocab_size=99, max_position_embeddings=12, pad_token_id=1, **sizes)
     model = EsmForMaskedLM(config).to(dtype)
     nn.init.normal_(model.lm_head.bias)

@@ -122,7 +122,7 @@ def _plain_head(inner: Any) -> nn.Linear | None:
     head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
     if type(head) is not nn.Linear:
         return None
-    around = next(module for module in inner.modules() if any(child is head for child in module.children()))
+    around = next((module for module in inner.modules() if any(child is head for child in module.children())), None)
     added = getattr(around, "bias", None)
     return head if added is None or added is head.bias else None
 

@@ -67,11 +67,13 @@ def chart(points: list[dict[str, Any]], subtitle: str) -> alt.LayerChart:
     )
     line = base.mark_line(size=2.5)
     dots = base.mark_point(size=45, filled=True, opacity=1)
+    beside, below = (
+        base.transform_filter(f"datum.shown && {where}").encode(text="label:N")
+        for where in ("!datum.below", "datum.below")
+    )
     texts = [
-        base.transform_filter(f"datum.shown && {where}")
-        .encode(text="label:N")
-        .mark_text(align=align, dx=dx, dy=dy, fontSize=12)
-        for where, align, dx, dy in (("!datum.below", "left", 6, -10), ("datum.below", "center", 0, 14))
+        beside.mark_text(align="left", dx=6, dy=-10, fontSize=12),
+        below.mark_text(align="center", dy=14, fontSize=12),
     ]
     title = alt.Title("SmolLM2-135M-Instruct, Dynamic Tanh in all 61 sites", subtitle=subtitle)
     layers: Any = alt.layer(line, dots, *texts)

@@ -2,7 +2,6 @@
 minutes."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-PLACE = Path(__file__).parents[2] / "benchmarks"
 LENGTH = 512
 
 
@@ -32,17 +30,13 @@ def made(folder: Path) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def real():
-    """The module."""
-    precision = torch.get_float32_matmul_precision()
-    sys.path.insert(0, str(PLACE))
-    try:
-        import real
+def real(scripts):
+    """The module, which sets how PyTorch multiplies."""
+    import real
 
-        yield real
-    finally:
-        sys.path.remove(str(PLACE))
-        torch.set_float32_matmul_precision(precision)
+    precision = torch.get_float32_matmul_precision()
+    yield real
+    torch.set_float32_matmul_precision(precision)
 
 
 def test_rows_are_kept_as_they_are_done_and_left_out_where_time_is_up(real, tmp_path):

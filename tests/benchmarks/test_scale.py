@@ -1,29 +1,21 @@
 """The simulation and the measurements of benchmarks/scale.py, small."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
 from unnorm.study.lease import newest
 
-PLACE = Path(__file__).parents[2] / "benchmarks"
 DAY = 86_400.0
 SHAPE = (0.7, 0.9, 1.0, 1.1, 1.6)
 
 
 @pytest.fixture(scope="module")
-def scale():
+def scale(scripts):
     """The modules by name."""
-    sys.path.insert(0, str(PLACE))
-    try:
-        import scale_cell
-        import scale_ledger
-        import scale_simulation
+    import scale_cell
+    import scale_ledger
+    import scale_simulation
 
-        yield scale_cell, scale_ledger, scale_simulation
-    finally:
-        sys.path.remove(str(PLACE))
+    return scale_cell, scale_ledger, scale_simulation
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from unnorm.cli.options import check_choice
 from unnorm.cli.output import JsonOption, emit_json, say
 from unnorm.cli.study.options import MARGIN, Margin
 
-HOST, PORT = "127.0.0.1", 8000
+PORT = 8000
 EXAMPLE = "Example: [bold]unnorm report studies/alpaca-pythia-14m[/bold]"
 
 
@@ -27,8 +27,12 @@ def report(
         typer.Option(metavar="FILE", help="Also draw stats.json of data stats, or what data repair --json printed."),
     ] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Show the page in a browser, as cells finish.")] = False,
-    host: Annotated[str, typer.Option(help="For --serve: whom to listen to; by default this machine alone.")] = HOST,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="For --serve; 0: any that is free.")] = PORT,
+    host: Annotated[
+        str | None, typer.Option(help="For --serve: whom to listen to; by default this machine alone.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help=f"For --serve (default: {PORT}); 0: any that is free.")
+    ] = None,
     margin: Margin = MARGIN,
     json: JsonOption = False,
 ) -> None:
@@ -39,12 +43,12 @@ def report(
     allowed = share(margin, "--margin")
     if serve and (format is not None or out is not None or data or margin != MARGIN or json):
         raise SettingsError("--serve writes nothing: it goes with --host and --port alone.")
-    if not serve and (host, port) != (HOST, PORT):
+    if not serve and (host is not None or port is not None):
         raise SettingsError("--host and --port say where --serve shows the page: add --serve.")
     if format is not None and (data or json):
         raise SettingsError("--format writes text in place of the page: it goes with --out and --margin alone.")
     if serve:
-        _serve(study, host, port)
+        _serve(study, host, PORT if port is None else port)
     elif format is not None:
         _write_text(study, format, out, allowed)
     else:
@@ -89,12 +93,13 @@ def _write_text(study: Path, format: str, out: Path | None, margin: float) -> No
     say(f"wrote {out}")
 
 
-def _serve(study: Path, host: str, port: int) -> None:
-    from unnorm.report.serve import server
+def _serve(study: Path, host: str | None, port: int) -> None:
+    from unnorm.report.serve import LOCAL, server
 
+    host = LOCAL if host is None else host
     say("making the page; its address follows")
     with server(study, host, port) as serving:
-        if host != HOST:
+        if host != LOCAL:
             say(f"whoever can reach {host} can read this study")
         say(f"http://{host}:{serving.server_address[1]}/ until Ctrl-C; the page follows the study")
         try:

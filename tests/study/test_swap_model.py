@@ -110,7 +110,7 @@ def test_a_model_that_is_saved_in_bf16_is_measured_in_it_where_it_is_multiplied(
 def test_a_start_says_that_writers_were_left_alone():
     for name, said in (("mixtral", True), ("olmo2", False)):
         report = unnorm.swap_(architecture(name), DyT(), calibrate_on=architecture_tokens(8), correct="all")
-        assert ("corrected only the layers that read new norms" in start.Started(report).describe()) == said
+        assert ("corrected no layer that writes to the residual stream" in start.Started(report).describe()) == said
 
 
 @pytest.mark.parametrize(("make", "in_pieces"), [(lambda: sink_model(), True), (lambda: tiny_model("llama"), False)])

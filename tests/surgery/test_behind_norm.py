@@ -1,11 +1,12 @@
 """A linear layer that writes through a norm."""
 
+import pytest
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from unnorm import DyT, FixedScale
-from unnorm.surgery.behind_norm import newton_step, put_back_, within
+from unnorm.surgery.behind_norm import Part, bring_closer_, newton_step, put_back_, within
 
 
 def test_a_step_does_what_is_wanted_where_the_curve_is_straight():
@@ -53,3 +54,51 @@ def test_channels_are_put_back_whichever_way_the_weight_lies():
         assert torch.equal(weight[[0, 2]], was[[0, 2]])
         assert torch.equal(weight[1], was[1] + 1)
         assert torch.equal(layer.bias, old["bias"] + torch.tensor([0.0, 1.0, 0.0]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("heads", [1, 4])
+def test_a_layer_before_a_norm_gives_what_the_norm_wants(heads, bias):
+    torch.manual_seed(0)
+    layer, hidden = nn.Linear(32, 16, bias=bias), torch.randn(4, 64, 32)
+    norm = DyT(alpha_init=0.5).build(16 // heads)
+
+    def given() -> torch.Tensor:
+        return layer(hidden).view(4, 64, heads, -1).transpose(1, 2)
+
+    other = nn.Linear(32, 16, bias=bias)
+    wanted = norm(other(hidden).view(4, 64, heads, -1).transpose(1, 2))
+    before = (norm(given()) - wanted).square().sum()
+    x = given()
+    for _ in range(4):
+        x = bring_closer_(layer, norm, hidden, x, wanted, slice(None))
+    assert torch.equal(x, given())
+    assert torch.equal(layer.weight, layer.weight.bfloat16().float())
+    assert (norm(x) - wanted).square().sum() < 0.02 * before
+
+
+@torch.no_grad()
+def test_what_else_a_fused_layer_gives_stays():
+    torch.manual_seed(0)
+    layer, hidden = nn.Linear(8, 12), torch.randn(2, 128, 8)
+    layer.weight.copy_(layer.weight.bfloat16())
+    layer.bias.copy_(layer.bias.bfloat16())
+    old = layer.weight.clone()
+    norm = DyT().build(4)
+    x = layer(hidden)[..., 4:8]
+    bring_closer_(layer, norm, hidden, x, norm(x) + 0.1 * hidden[..., :4], slice(None))
+    assert torch.equal(layer.weight[:4], old[:4])
+    assert torch.equal(layer.weight[8:], old[8:])
+    assert not torch.equal(layer.weight[4:8], old[4:8])
+
+
+def test_a_part_is_laid_out_as_the_layer_gives_it():
+    layer = nn.Linear(3, 8)
+    out = layer(torch.randn(2, 5, 3)).detach()
+    x = out.view(2, 5, 4, 2).transpose(1, 2)[:, 1]
+    part = Part.of(x, layer)
+    assert torch.equal(part.taken_from(out), x)
+    laid = part.laid_out(x)
+    assert torch.equal(laid[:, 2:4], out.flatten(0, 1)[:, 2:4])
+    assert laid[:, :2].abs().sum() == laid[:, 4:].abs().sum() == 0

@@ -77,6 +77,42 @@ def test_layers_that_write_through_a_norm_are_corrected(name, norm):
     assert found["all"] < 0.99 * found["readers"]
 
 
+@pytest.mark.parametrize("norm", [DyT(alpha="channel"), FixedScale()], ids=["dyt", "fixedscale"])
+@pytest.mark.parametrize(
+    ("name", "layers", "norms"),
+    [
+        ("gemma3_text", 4, 4),
+        ("qwen3", 4, 4),
+        ("olmo2", 4, 4),  # its norms are as wide as the layers
+        ("phi, qk norms", 4, 4),
+        ("cohere, qk norms", 4, 4),
+        ("stablelm, parallel, qk norms", 4, 12),  # a norm for each head: 4 of queries and 2 of keys
+        ("deepseek_v3", 4, 4),  # the one of the keys reads a part of what the layer gives
+    ],
+)
+def test_layers_before_norms_of_queries_and_keys_are_corrected(name, layers, norms, norm):
+    model = architecture(name)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    report = unnorm.swap_(model, norm, calibrate_on=architecture_tokens(128), correct="all").calibration
+    inner = [fix for fix in report.corrections if fix.role == "inner"]
+    assert len(inner) == norms
+    assert len({fix.path for fix in inner}) == layers
+    assert all(fix.after < 0.99 * fix.before for fix in inner)
+    unnorm.unswap_(model)
+    assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in before.items())
+
+
+def test_padding_does_not_count_before_a_norm_of_queries():
+    ids, found = architecture_tokens(64), []
+    mask = torch.ones_like(ids)
+    mask[:, 8:] = 0
+    for last in (ids, torch.where(mask.bool(), ids, 5)):
+        model = architecture("qwen3")
+        unnorm.swap_(model, DyT(), calibrate_on={"input_ids": last, "attention_mask": mask}, correct="all")
+        found.append(model.model.layers[0].self_attn.q_proj.weight.clone())
+    torch.testing.assert_close(*found, rtol=0.02, atol=2e-3)
+
+
 @pytest.mark.parametrize("name", ["mixtral", "bert"])
 def test_writers_of_another_make_are_left_alone_and_it_is_said(name):
     model = architecture(name)

@@ -160,7 +160,7 @@ def _show(report: Any) -> None:
     title = f"calibrated on {fit.tokens:,} tokens in {fit.seconds:.2f} s"
     emit_table(title, ["site", "R²", "α", "nearly flat", "seconds"], rows)
     if fit.corrections:
-        say(f"corrected {len(fit.corrections)} linear layers: {_describe(fit.corrections)}")
+        say(f"corrected {len({fix.path for fix in fit.corrections})} linear layers: {_describe(fit.corrections)}")
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:
@@ -179,9 +179,9 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
 def _describe(fixes: Sequence[Any]) -> str:
     """Mean relative error of the layers' outputs before and after, by role."""
     parts = []
-    for role in ("reader", "writer"):
+    for role, name in (("reader", "readers"), ("writer", "writers"), ("inner", "before inner norms")):
         some = [fix for fix in fixes if fix.role == role]
         if some:
             before, after = (sum(getattr(fix, when) for fix in some) / len(some) for when in ("before", "after"))
-            parts.append(f"{len(some)} {role}s, relative error {before:.3f} -> {after:.3f}")
+            parts.append(f"{len(some)} {name}, relative error {before:.3f} -> {after:.3f}")
     return "; ".join(parts)

@@ -53,8 +53,8 @@ class Started:
             lines.append(f"called at several places, and fitted to all of them at once: {', '.join(fit.several)}")
         if fit is not None and fit.leaves_writers:
             lines.append(
-                "corrected only the layers that read new norms: linear layers are not all that writes to this model's "
-                "residual stream (fused experts do, for one)"
+                "corrected no layer that writes to the residual stream: linear layers are not all that writes to this "
+                "model's (fused experts do, for one)"
             )
         for step in self.steps:
             if not step.kept:

@@ -10,12 +10,14 @@ stream of the original is o + e away, e being the error before the layer writes,
 minimizing  Σ ‖D h + d − (o* + e − o)‖² + λ ‖D‖²  (h the layer's input, o and o* its output here and in the original).
 What they are to give is the original's stream with large tokens scaled down (`levelled`), which the original's norms
 read as they do the stream itself, and new ones far better. Where a norm stands between layer and stream (post-norms:
-Gemma, OLMo 2), the new norm is fitted to what the stream lacks, and then the layer before it (`behind_norm`). Writers
-of another make, fused experts above all, are left alone. Layers are corrected in execution order, each on what it
-sees once all before it are, with noise in the stream (`StreamNoise`), and rounded to what bf16 holds. The head is a
-reader where its weight is its own; one tied to the embedding is left alone.
+Gemma, OLMo 2), the new norm is fitted to what the stream lacks, and then the layer before it (`behind_norm`). So is the
+layer before an *inner* norm, one of queries or keys, so that the norm gives what the old one gave. Writers of another
+make, fused experts above all, are left alone. Layers are corrected in execution order, each on what it sees once all
+before it are, with noise in the stream (`StreamNoise`), and rounded to what bf16 holds. The head is a reader where its
+weight is its own; one tied to the embedding is left alone.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from unnorm.norms.spec import Norm
-from unnorm.surgery.behind_norm import newton_step, put_back_, within
+from unnorm.surgery.behind_norm import Part, add_, bring_closer_, root, round_
 from unnorm.surgery.level import levelled
 from unnorm.surgery.linears import is_linear, shared_weights, weight_of
 from unnorm.surgery.noise import StreamNoise
@@ -36,6 +38,8 @@ from unnorm.surgery.sites import Site, find_sites
 from unnorm.surgery.writers import StreamSum, stream_sum
 
 Correct = Literal["none", "readers", "all"]
+_STEPS = 2
+"""Of a layer before a norm that the stream does not meet. A second step of one that writes fits its tokens alone."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,18 @@ class LayerFix:
 
     path: str
     role: str
-    """`reader` or `writer`."""
+    """`reader`, `writer`, or `inner`: before a norm that the stream does not meet, as those of queries and keys are."""
     before: float
     after: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Before:
+    """The layer before a norm, and what it was given."""
+
+    path: str
+    layer: Any
+    hidden: torch.Tensor
 
 
 class Corrector:
@@ -68,9 +81,13 @@ class Corrector:
         self._o: dict[str, torch.Tensor] = {}
         self._read: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._behind: dict[str, str] = {}
-        """Path of a norm that writes -> path of the linear layer whose output it is given."""
-        self._hidden: dict[str, torch.Tensor] = {}
-        """Path of such a layer -> what it was given last."""
+        """Path of a norm that writes, or that the stream does not meet -> path of the linear layer whose output it is
+        given."""
+        self._hidden: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        """Path of such a layer -> what it was given last, and gave."""
+        self._waiting = Counter[str]()
+        """Path of such a layer -> how many norms have yet to be given its output."""
+        self._inner = {site.path for site in sites if site.residual == "none"} if what == "all" else set()
         self._norms: dict[str, Norm] = {}
         self._error: torch.Tensor | None = None
         self._noise = StreamNoise()
@@ -88,14 +105,14 @@ class Corrector:
 
         def at_site(path: str, x: torch.Tensor, out: torch.Tensor) -> None:
             self._y[path] = out.flatten(0, -2)
+            if root(x) in gave and (path in self._writers or path in self._inner):
+                self._behind[path] = gave[root(x)]
 
         def at_writer(path: str, x: torch.Tensor, out: torch.Tensor) -> None:
             self._o[path] = out.flatten(0, -2)
-            if x in gave:
-                self._behind[path] = gave[x]
 
         def at_linear(path: str, x: torch.Tensor, out: torch.Tensor) -> None:
-            gave[out] = path
+            gave[root(out)] = path
 
         def at_start(path: str, x: torch.Tensor, out: torch.Tensor) -> None:
             assert self._sum is not None
@@ -103,7 +120,8 @@ class Corrector:
                 start.append((x if self._sum.start_is_input else self._sum.scale * out).flatten(0, -2))
 
         gave, start = WeakIdKeyDictionary(), list[torch.Tensor]()
-        linear = [path for path, module in self.model.named_modules() if is_linear(module)] if self._writers else []
+        modules = self.model.named_modules() if self.what == "all" else []
+        linear = [path for path, module in modules if is_linear(module)]
         with (
             watched(self.model, linear, at_linear),
             watched(self.model, [site.path for site in self._sites], at_site),
@@ -129,6 +147,7 @@ class Corrector:
     def at_work(self, keep: torch.Tensor | None) -> Iterator[None]:
         """Around the pass that converts. keep [B, T]: tokens that count (no padding)."""
         self._keep = keep.flatten() if keep is not None else slice(None)
+        self._waiting = Counter(self._behind.values())
         handles = []
         for path, module in self.model.named_modules():
             if is_linear(module) and id(module.weight) not in self._fixed_weights:
@@ -137,8 +156,8 @@ class Corrector:
                 )
             if path in self._behind.values():
                 handles.append(
-                    module.register_forward_pre_hook(
-                        lambda m, args, path=path: self._hidden.update({path: args[0].flatten(0, -2)})
+                    module.register_forward_hook(
+                        lambda m, args, out, path=path: self._hidden.update({path: (args[0], out)})
                     )
                 )
             if path in self._writers:
@@ -153,10 +172,23 @@ class Corrector:
         writes there."""
         return self._lacking(path).view_as(y).to(y.dtype) if path in self._writers else y
 
-    def placed(self, path: str, norm: Norm, t: torch.Tensor) -> None:
-        """The new norm at `path` gave t [..., C]: whatever reads this very tensor is a reader of the site."""
+    def placed(self, path: str, norm: Norm, x: torch.Tensor) -> torch.Tensor:
+        """What the new `norm` at `path` gives for x [..., C]: whatever reads this very tensor is a reader of the site.
+
+        Where the stream does not meet it, the layer before it is corrected first."""
         self._norms[path] = norm
+        t: torch.Tensor = norm(x)
+        if path in self._inner and (before := self._layer_behind(path, x)) is not None:
+            wanted = self._y[path].view_as(x)
+            for _ in range(_STEPS):
+                x = bring_closer_(before.layer, norm, before.hidden, x, wanted, self._keep)
+            found = norm(x)
+            part = Part.of(x, before.layer)
+            values = (part.laid_out(v)[self._keep] for v in (wanted - t, wanted - found, wanted))
+            self._note(before.path, "inner", *(v.double().square().sum() for v in values))
+            t = found
         self._read[t] = path
+        return t
 
     def _lacking(self, path: str) -> torch.Tensor:
         """[N, C] float64: the writer's output that gives the wanted stream, what it lacked before included."""
@@ -180,15 +212,15 @@ class Corrector:
         weight.copy_(old @ found.slope)
         if affine:
             layer.bias.add_((old @ found.offset).to(layer.bias.dtype))
-        _round(layer)
+        round_(layer)
         self._note(path, "reader", *(size_of(old, gram) for gram in (found.before, found.after, found.wanted)))
 
     def _after(self, path: str, module: Any, hidden: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         wanted = self._lacking(path)
         if is_linear(module) and id(module.weight) not in self._fixed_weights:
             out = self._correct_writer(path, module, hidden, out, wanted)
-        elif path in self._norms and path in self._behind:
-            out = self._correct_behind(self._norms[path], self._behind[path], hidden, out, wanted)
+        elif path in self._norms:
+            out = self._correct_behind(path, hidden, out, wanted)
         noise = self._noise.of(self._o[path])
         self._error = self._writers[path] * (wanted - out.flatten(0, -2).double() - noise.double())
         return out + noise.view_as(out).to(out.dtype)
@@ -199,33 +231,37 @@ class Corrector:
         self._remember(path, layer)
         before = wanted - out.flatten(0, -2).double()
         slope, offset = ridge(hidden.flatten(0, -2)[self._keep], before[self._keep], intercept=layer.bias is not None)
-        _add(layer, slope, offset)
+        add_(layer, slope, offset)
         out = layer.forward(hidden)  # not a call: the hooks are done
         self._note_writer(path, before, wanted - out.flatten(0, -2).double(), wanted)
         return out
 
-    def _correct_behind(
-        self, norm: Norm, path: str, x: torch.Tensor, out: torch.Tensor, wanted: torch.Tensor
-    ) -> torch.Tensor:
-        """Correct the layer whose output x [..., C] the new `norm` is given, so that norm(x) comes closer to `wanted`
-        [N, C]: a Gauss-Newton step, of which each channel keeps what makes its error smaller."""
-        layer, hidden = self.model.get_submodule(path), self._hidden.pop(path)
-        if id(layer.weight) in self._fixed_weights or path in self.originals:
+    def _correct_behind(self, path: str, x: torch.Tensor, out: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """Correct the layer whose output x [..., C] the new norm at `path` is given, which writes, so that it comes
+        closer to `wanted` [N, C]."""
+        norm, before = self._norms[path], self._layer_behind(path, x)
+        if before is None:
             return out
-        self._remember(path, layer)
-        before = wanted - out.flatten(0, -2).double()
-        step = newton_step(norm, x.flatten(0, -2)[self._keep], before[self._keep])
-        _add(layer, *within(weight_of(layer), *ridge(hidden[self._keep], step, intercept=layer.bias is not None)))
-
-        def given() -> torch.Tensor:
-            return norm(layer.forward(hidden.view(*x.shape[:-1], -1)))  # type: ignore[no-any-return]
-
-        after = wanted - given().flatten(0, -2).double()
-        worse = after[self._keep].square().sum(0) > before[self._keep].square().sum(0)
-        put_back_(layer, self.originals[path], worse)
-        out = given()
-        self._note_writer(path, before, wanted - out.flatten(0, -2).double(), wanted)
+        first = wanted - out.flatten(0, -2).double()
+        x = bring_closer_(before.layer, norm, before.hidden, x, wanted.view(x.shape), self._keep)
+        out = norm(x)
+        self._note_writer(before.path, first, wanted - out.flatten(0, -2).double(), wanted)
         return out
+
+    def _layer_behind(self, path: str, x: torch.Tensor) -> _Before | None:
+        """The layer before the norm at `path`, if x, which that is given, is what it gave, and it may be corrected."""
+        linear = self._behind.get(path)
+        if linear is None or linear not in self._hidden:
+            return None
+        hidden, given = self._hidden[linear]
+        self._waiting[linear] -= 1
+        if not self._waiting[linear]:  # the last of its norms, where each head has one of its own
+            del self._hidden[linear]
+        layer = self.model.get_submodule(linear)
+        if root(given) is not root(x) or id(layer.weight) in self._fixed_weights:
+            return None
+        self._remember(linear, layer)
+        return _Before(linear, layer, hidden)
 
     def _remember(self, path: str, layer: Any) -> None:
         state = {name: p.detach().clone() for name, p in layer.named_parameters(recurse=False)}
@@ -236,18 +272,3 @@ class Corrector:
 
     def _note(self, path: str, role: str, before: Any, after: Any, wanted: Any) -> None:
         self.fixes.append(LayerFix(path, role, float(before / wanted), float(after / wanted)))
-
-
-def _add(layer: Any, slope: torch.Tensor, offset: torch.Tensor) -> None:
-    weight_of(layer).add_(slope.to(layer.weight.dtype))
-    if layer.bias is not None:
-        layer.bias.add_(offset.to(layer.bias.dtype))
-    _round(layer)
-
-
-def _round(layer: Any) -> None:
-    """Leave of fp32 parameters what bf16 holds, so that the model is the same once it is saved or run in bf16. What is
-    lost here, later layers make up for; rounded at the end, a deep model is ruined."""
-    for parameter in layer.parameters(recurse=False):
-        if parameter.dtype == torch.float32:
-            parameter.copy_(parameter.bfloat16())

@@ -101,9 +101,9 @@ def calibrate(
     zeros are left out of the fit), or an iterable of either. `one-pass` puts all of it together into one batch.
     outliers: share of tokens, those of the largest input at a site, that its fit leaves out. Unless given, a norm that
     is bounded is fitted without the tokens over five times the median one's size (attention sinks), any other to all.
-    correct: the linear layers to correct as well, `none`, `readers`, or `all` (readers, writers, and layers before norms
-    of queries and keys; where the stream is not the sum of what layers and norms write, no writers, which the report
-    says); `one-pass` only.
+    correct: the linear layers to correct as well, `none`, `readers`, or `all` (readers, writers, and layers before
+    norms of queries and keys; where the stream is not the sum of what layers and norms write, no writers, which the
+    report says); `one-pass` only.
     """
     started = time.perf_counter()
     device = next(model.parameters()).device

@@ -1,4 +1,4 @@
-"""A linear layer that writes through a norm."""
+"""A linear layer whose output a norm is given."""
 
 import pytest
 import torch

@@ -97,6 +97,9 @@ def test_layers_before_norms_of_queries_and_keys_are_corrected(name, layers, nor
     inner = [fix for fix in report.corrections if fix.role == "inner"]
     assert len(inner) == norms
     assert len({fix.path for fix in inner}) == layers
+    linear = {path: module for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    changed = [path for path in linear if not torch.equal(linear[path].weight, before[f"{path}.weight"])]
+    assert report.corrected == len(changed)
     assert all(fix.after < 0.99 * fix.before for fix in inner)
     unnorm.unswap_(model)
     assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in before.items())

@@ -160,7 +160,7 @@ def _show(report: Any) -> None:
     title = f"calibrated on {fit.tokens:,} tokens in {fit.seconds:.2f} s"
     emit_table(title, ["site", "R²", "α", "nearly flat", "seconds"], rows)
     if fit.corrections:
-        say(f"corrected {len({fix.path for fix in fit.corrections})} linear layers: {_describe(fit.corrections)}")
+        say(f"corrected {fit.corrected} linear layers: {_describe(fit.corrections)}")
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def describe_swap(swap: SwapReport) -> str:
     if fit is None:
         return f"swapped {len(swap.sites)} sites, bare"
     worst = min(fit.sites, key=lambda site: site.r2)
-    corrected = f"; {len(fit.corrections)} linear layers corrected" if fit.corrections else ""
+    corrected = f"; {fit.corrected} linear layers corrected" if fit.corrections else ""
     return (
         f"swapped {len(swap.sites)} sites, calibrated on {fit.tokens:,} tokens in {fit.seconds:.1f} s; "
         f"lowest R² {worst.r2:.3f} at {worst.path}{corrected}"

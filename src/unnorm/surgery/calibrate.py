@@ -71,6 +71,11 @@ class CalibrationReport:
     several: tuple[str, ...] = ()
     """Paths of the sites that are called at several places, and were therefore fitted as in mode `parallel`."""
 
+    @property
+    def corrected(self) -> int:
+        """How many linear layers were corrected; one may be so more than once, as a reader and before a norm."""
+        return len({fix.path for fix in self.corrections})
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

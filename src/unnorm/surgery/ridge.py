@@ -46,11 +46,12 @@ def ridge(
     t_mean, y_mean = (v.mean(0, dtype=torch.float64) if intercept else v.new_zeros(v.shape[1]).double() for v in (t, y))
     t, y = t.float() - t_mean.float(), y.float() - y_mean.float()
     apart = set_apart(len(t), t.device)
-    own, cross = gram(t[~apart], t[~apart]), gram(t[~apart], y[~apart])
-    own_apart, cross_apart = gram(t[apart], t[apart]), gram(t[apart], y[apart])
+    (t, t_apart), (y, y_apart) = ((v[~apart], v[apart]) for v in (t, y))
+    own, cross = gram(t, t), gram(t, y)
+    own_apart, cross_apart = gram(t_apart, t_apart), gram(t_apart, y_apart)
     share = _PENALTIES[0]
-    if len(t) >= _FEW:
-        size = float(y[apart].double().square().sum())
+    if len(apart) >= _FEW:
+        size = float(y_apart.double().square().sum())
         errors = [
             size + _change_of_size(_slope(own, cross, one, towards_identity), own_apart, cross_apart)
             for one in _PENALTIES
